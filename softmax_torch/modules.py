@@ -1,0 +1,167 @@
+"""The model, as a module: one ``nn.Linear``, a log-softmax, and the fused loss.
+
+    z = x W^T + b                    logits
+    log p(c | x) = z_c - log sum_k exp(z_k)
+
+>>> import torch
+>>> _ = torch.manual_seed(0)
+>>> model = SoftmaxRegression(in_features=4, num_classes=3)
+>>> x, y = torch.randn(8, 4), torch.randint(3, (8,))
+>>> model(x).exp().sum(-1).allclose(torch.ones(8))
+True
+>>> model.loss(x, y).backward()
+>>> model.linear.weight.grad.shape
+torch.Size([3, 4])
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from softmax_torch import checks
+from softmax_torch.functional import cross_entropy, linear_cross_entropy
+
+__all__ = ["CrossEntropyLoss", "SoftmaxRegression"]
+
+
+class SoftmaxRegression(nn.Module):
+    """Multinomial logistic regression: a linear map to logits and a softmax over classes.
+
+    Args:
+        in_features: D, the number of features of a sample.
+        num_classes: C, the number of classes.
+        bias: whether the logits have an intercept per class.
+        device: where the parameters live.
+        dtype: floating-point type of the parameters.
+
+    Attributes:
+        linear: the one ``nn.Linear``; weight (C, D), bias (C,).
+
+    Inputs are (..., D). An input whose trailing dimensions flatten to D is accepted as well: images
+    of 28 x 28 in shape (N, 28, 28) or (N, 1, 28, 28) with ``in_features=784`` are N samples.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if in_features < 1:
+            raise ValueError(f"in_features: expected at least 1, got {in_features}")
+        if num_classes < 1:
+            raise ValueError(f"num_classes: expected at least 1, got {num_classes}")
+        self.linear = nn.Linear(in_features, num_classes, bias=bias, device=device, dtype=dtype)
+
+    @property
+    def in_features(self) -> int:
+        """D, the number of features of a sample."""
+        return self.linear.in_features
+
+    @property
+    def num_classes(self) -> int:
+        """C, the number of classes."""
+        return self.linear.out_features
+
+    def _features(self, x: Tensor) -> Tensor:
+        """x as (..., D)."""
+        D = self.in_features
+        if x.dim() >= 1 and x.shape[-1] == D:
+            return x
+        if x.dim() > 2 and math.prod(x.shape[1:]) == D:
+            return x.flatten(1)
+        raise ValueError(
+            f"input: expected shape (..., {D}), or (N, ...) whose trailing dimensions flatten to "
+            f"in_features={D}; got {tuple(x.shape)}"
+        )
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits z = x W^T + b, of shape (..., C)."""
+        z: Tensor = self.linear(self._features(x))
+        return z
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Log-probabilities log p(c | x), of shape (..., C)."""
+        return self.logits(x).log_softmax(-1)
+
+    def predict_proba(self, x: Tensor) -> Tensor:
+        """Class probabilities, of shape (..., C); each row sums to 1."""
+        return self.logits(x).softmax(-1)
+
+    def predict(self, x: Tensor) -> Tensor:
+        """The most probable class of each sample, int64, of shape (...)."""
+        return self.logits(x).argmax(-1)
+
+    def loss(self, x: Tensor, target: Tensor, **options: Any) -> Tensor:
+        """Cross-entropy of the model's predictions, fused with the linear layer.
+
+        Args:
+            x: inputs (..., D), or images as above.
+            target: class indices (...), or class probabilities (..., C).
+            **options: ``weight``, ``ignore_index``, ``reduction``, ``label_smoothing``,
+                ``sample_weight`` and ``z_loss`` of ``functional.linear_cross_entropy``.
+
+        Returns:
+            A scalar, or one number a sample with ``reduction="none"``.
+        """
+        return linear_cross_entropy(
+            self._features(x),
+            self.linear.weight,
+            target,
+            linear_bias=self.linear.bias,
+            **options,
+        )
+
+
+class CrossEntropyLoss(nn.Module):
+    """``nn.CrossEntropyLoss`` on the fused operator: the same constructor, the same results.
+
+    Args:
+        weight: class weights (C,), kept as a buffer.
+        size_average: deprecated in torch; refused here in favour of ``reduction``.
+        ignore_index: rows with this class index count for nothing.
+        reduce: deprecated in torch; refused here in favour of ``reduction``.
+        reduction: "none", "mean" or "sum".
+        label_smoothing: share of the target that is spread over all classes, in [0, 1].
+    """
+
+    weight: Tensor | None
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        size_average: None = None,
+        ignore_index: int = -100,
+        reduce: None = None,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if size_average is not None or reduce is not None:
+            raise ValueError(
+                'size_average and reduce: expected None, use reduction="none", "mean" or "sum"; '
+                f"got {size_average!r} and {reduce!r}"
+            )
+        checks.options(reduction, label_smoothing, 0.0)
+        self.register_buffer("weight", weight)
+        self.ignore_index = ignore_index
+        self.reduction = reduction
+        self.label_smoothing = label_smoothing
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """The loss of logits (C,) or (N, C, ...); see ``functional.cross_entropy``."""
+        return cross_entropy(
+            input,
+            target,
+            weight=self.weight,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+            label_smoothing=self.label_smoothing,
+        )

@@ -1,0 +1,111 @@
+"""The one place that asks where a computation runs: device, transforms, compiling."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch._C._functorch import is_legacy_batchedtensor
+from torch.autograd import forward_ad
+
+from softmax_torch import maths
+from softmax_torch.maths import RowValues, RowWeight
+from softmax_torch.ops import cpu
+
+__all__ = [
+    "Kernels",
+    "final",
+    "kernels",
+    "logits_budget",
+    "plain",
+    "scaled_",
+    "traced",
+    "values_at_hand",
+]
+
+
+class Kernels(Protocol):
+    """What a backend offers; ``maths`` says what each function computes."""
+
+    def row_values(
+        self, z: Tensor, y: Tensor | None, u: Tensor | None, lse: bool = False
+    ) -> RowValues: ...
+
+    def row_vjp(
+        self,
+        z: Tensor,
+        y: Tensor | None,
+        u: Tensor | None,
+        g_nll: Tensor | None,
+        g_smooth: Tensor | None,
+        g_lse: Tensor | None,
+    ) -> Tensor: ...
+
+    def weighted_total(
+        self,
+        z: Tensor,
+        y: Tensor | None,
+        u: Tensor | None,
+        a: RowWeight,
+        b: RowWeight,
+        c: RowWeight,
+        dz: Tensor | None = None,
+    ) -> Tensor: ...
+
+
+def kernels(z: Tensor) -> Kernels:
+    """The kernels for logits z: blocked ones on a CPU, the formulas of ``maths`` elsewhere."""
+    return cpu if z.device.type == "cpu" else maths
+
+
+def traced() -> bool:
+    """Whether something looks into every operation, so that only plain torch will do.
+
+    That is torch.compile and torch.export, and forward-mode AD. An autograd Function could have a
+    jvp, but torch runs it with forward AD switched off: the jvp of a jvp through it loses its
+    second tangent without a word (``jacfwd(jacfwd(f))``, torch 2.15).
+    """
+    return torch.compiler.is_compiling() or forward_ad._current_level >= 0
+
+
+def plain() -> bool:
+    """Whether this is plain eager code: nothing traced, and no torch.func transform.
+
+    A kernel writes into plain memory, where batches and tangents would be lost: elsewhere only the
+    autograd rule that knows how to fold a batch, or the formulas, may run.
+    """
+    return not (torch._C._are_functorch_transforms_active() or traced())
+
+
+def final(*gradients: Tensor | None) -> bool:
+    """Whether a backward pass is handed plain numbers and nobody differentiates what it returns.
+
+    ``torch.autograd.grad(..., is_grads_batched=True)`` hides a batch in its gradients.
+    """
+    return (
+        not torch.is_grad_enabled()
+        and plain()
+        and not any(g is not None and is_legacy_batchedtensor(g) for g in gradients)
+    )
+
+
+def scaled_(gradient: Tensor, scale: Tensor) -> Tensor:
+    """gradient times the 0-dimensional scale, in place; on a CPU a scale of 1 costs nothing."""
+    if scale.device.type == "cpu" and scale.item() == 1:
+        return gradient
+    return gradient.mul_(scale)
+
+
+def values_at_hand(x: Tensor) -> bool:
+    """Whether looking at the values of x waits for no device and breaks no trace or batch."""
+    return x.device.type == "cpu" and plain()
+
+
+def logits_budget(x: Tensor) -> int:
+    """Bytes of logits that a blocked linear layer with input x may hold at a time.
+
+    32 MiB on a CPU: at (N, D, C) = (2048, 512, 32000) blocks of 16, 32 and 64 MiB take 669, 619 and
+    649 ms.
+    """
+    return (32 if x.device.type == "cpu" else 256) << 20
