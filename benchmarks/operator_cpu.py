@@ -1,0 +1,235 @@
+"""The operator on a CPU against torch's: is it right, how fast is it, what memory does it take.
+
+    python benchmarks/operator_cpu.py [--threads 2] [--repeats 15] [--only cross_entropy] [--json F]
+
+Each case is first compared with torch in float64, loss and gradients; a case that differs stops the
+program. Times are medians of loss + backward in one process, the contestants taking turns; a turn is
+as many calls as fill 20 ms, since a training step too follows one of its kind. Memory is the most
+that torch's allocator held during one call beyond what was there before, the gradients included.
+"Bandwidth" is the least a loss and its gradient can move (read the logits, write the gradient) over
+the time, as a share of what a copy of the same size reaches in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from softmax_torch import cross_entropy, linear_cross_entropy
+
+Call = Callable[[], Any]
+
+
+class Case(NamedTuple):
+    """A shape, its contestants (each takes the leaf tensors and the target) and its leaves."""
+
+    name: str
+    contestants: dict[str, Callable[..., Tensor]]
+    leaves: list[Tensor]
+    target: Tensor
+    moved: int | None  # bytes read and written at least, where memory is the limit
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--only", choices=["cross_entropy", "linear_cross_entropy"])
+    parser.add_argument("--json", type=Path, help="write the figures to this file too")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {cpu_name()}, float32")
+    print(f"{'case':38s} {'contestant':34s} {'ms':>9s} {'ours/':>7s} {'extra MB':>9s} {'bandwidth':>9s}")
+
+    figures = []
+    for make, sizes in (
+        (cross_entropy_case, [(128, 10), (60000, 10), (8192, 1000), (4096, 32000)]),
+        (
+            linear_case,
+            [(128, 784, 10), (60000, 784, 10), (4096, 512, 1000), (2048, 512, 32000)],
+        ),
+    ):
+        if options.only and not make.__name__.startswith(options.only.split("_")[0]):
+            continue
+        for size in sizes:
+            case = make(*size)
+            check(case)
+            figures.append(measure(case, options.repeats))
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def cross_entropy_case(N: int, C: int) -> Case:
+    z, y = torch.randn(N, C), torch.randint(C, (N,))
+    compiled = torch.compile(F.cross_entropy)
+    contestants = {
+        "softmax_torch": cross_entropy,
+        "F.cross_entropy": F.cross_entropy,
+        "torch.compile(F.cross_entropy)": compiled,
+    }
+    return Case(f"cross_entropy {N} x {C}", contestants, [z], y, 2 * z.numel() * 4)
+
+
+def linear_case(N: int, D: int, C: int) -> Case:
+    x, y = torch.randn(N, D), torch.randint(C, (N,))
+    weight, bias = torch.randn(C, D) / D**0.5, torch.zeros(C)
+    frozen = N == 60000  # a data set: nobody asks for the gradient of the inputs
+
+    def ours(weight: Tensor, bias: Tensor, *x_leaf: Tensor, target: Tensor) -> Tensor:
+        (inputs,) = x_leaf or (x,)
+        return linear_cross_entropy(inputs, weight, target, linear_bias=bias)
+
+    def torchs(weight: Tensor, bias: Tensor, *x_leaf: Tensor, target: Tensor) -> Tensor:
+        (inputs,) = x_leaf or (x.to(weight.dtype),)
+        return F.cross_entropy(F.linear(inputs, weight, bias), target)
+
+    contestants: dict[str, Callable[..., Tensor]] = {
+        "softmax_torch": ours,
+        "F.linear + F.cross_entropy": torchs,
+        "torch.compile of it": torch.compile(torchs),
+    }
+    chunked = torch_chunked(x)
+    # With fewer classes than features torch 2.15 takes one row at a time: minutes at 60000 rows.
+    if chunked is not None and not frozen:
+        contestants["F.linear_cross_entropy(options)"] = chunked
+    name = f"linear {N} x {D} x {C}" + (", frozen input" if frozen else "")
+    return Case(name, contestants, [weight, bias] + ([] if frozen else [x]), y, None)
+
+
+def torch_chunked(x: Tensor) -> Callable[..., Tensor] | None:
+    """torch's own chunked form, where this torch has it."""
+    options = getattr(F, "LinearCrossEntropyOptions", None)
+    if options is None:
+        options = getattr(torch.nn, "LinearCrossEntropyOptions", None)
+    if options is None or not hasattr(F, "linear_cross_entropy"):
+        return None
+
+    def chunked(weight: Tensor, bias: Tensor, *x_leaf: Tensor, target: Tensor) -> Tensor:
+        (inputs,) = x_leaf or (x,)
+        return F.linear_cross_entropy(
+            inputs, weight, target, linear_bias=bias, options=options()
+        )
+
+    return chunked
+
+
+def check(case: Case) -> None:
+    """Ours against torch in float64: loss and every gradient within float32's rounding."""
+    names = list(case.contestants)
+    ours, torchs = case.contestants[names[0]], case.contestants[names[1]]
+    got = value_and_gradients(ours, case.leaves, case.target)
+    truth = value_and_gradients(torchs, [leaf.double() for leaf in case.leaves], case.target)
+    for mine, true in zip(got, truth, strict=True):
+        error = ((mine.double() - true).abs().max() / true.abs().max()).item()
+        if not error < 1e-5:
+            raise SystemExit(f"{case.name}: relative error {error:.1e} against float64, not timed")
+
+
+def value_and_gradients(
+    f: Callable[..., Tensor], leaves: list[Tensor], target: Tensor
+) -> list[Tensor]:
+    inputs = [leaf.detach().requires_grad_() for leaf in leaves]
+    loss = f(*inputs, target=target)
+    return [loss.detach(), *torch.autograd.grad(loss, inputs)]
+
+
+def measure(case: Case, repeats: int) -> dict[str, Any]:
+    inputs = [leaf.detach().requires_grad_() for leaf in case.leaves]
+
+    def step(f: Callable[..., Tensor]) -> Call:
+        def run() -> None:
+            for leaf in inputs:
+                leaf.grad = None
+            f(*inputs, target=case.target).backward()
+
+        return run
+
+    steps = {name: step(f) for name, f in case.contestants.items()}
+    times = median_times(steps, repeats)
+    result: dict[str, Any] = {"case": case.name, "contestants": {}}
+    ours = times["softmax_torch"]
+    gradient = sum(leaf.numel() * leaf.element_size() for leaf in inputs)
+    bandwidth = None if case.moved is None else copy_bandwidth(inputs[0].detach())
+    for name, run in steps.items():
+        for leaf in inputs:
+            leaf.grad = None
+        peak = peak_bytes(run)
+        share = "" if bandwidth is None else f"{case.moved / times[name] / bandwidth:9.0%}"
+        ratio = "" if name == "softmax_torch" else f"{ours / times[name]:6.2f}x"
+        print(
+            f"{case.name if not ratio else '':38s} {name:34s} {times[name] * 1e3:9.3f} {ratio:>7s} "
+            f"{peak / 1e6:9.2f} {share}"
+        )
+        result["contestants"][name] = {
+            "ms": times[name] * 1e3,
+            "ours_to_this": ours / times[name],
+            "peak_extra_bytes": peak,
+            "gradient_bytes": gradient,
+        }
+    print(f"{'':38s} {'(the gradients alone)':34s} {'':9s} {'':7s} {gradient / 1e6:9.2f}")
+    return result
+
+
+def median_times(steps: dict[str, Call], repeats: int) -> dict[str, float]:
+    """Seconds a call, in turns."""
+    calls = {}
+    for name, run in steps.items():
+        for _ in range(3):
+            run()
+        start = time.perf_counter()
+        run()
+        calls[name] = max(1, int(0.02 / (time.perf_counter() - start)))
+    samples: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(repeats):
+        for name, run in steps.items():
+            run()  # not timed: the turn of another has emptied the caches
+            start = time.perf_counter()
+            for _ in range(calls[name]):
+                run()
+            samples[name].append((time.perf_counter() - start) / calls[name])
+    return {name: statistics.median(sample) for name, sample in samples.items()}
+
+
+def copy_bandwidth(z: Tensor) -> float:
+    """Bytes a second that a copy of z reads and writes."""
+    out = torch.empty_like(z)
+    times = median_times({"copy": lambda: out.copy_(z)}, 15)
+    return 2 * z.numel() * z.element_size() / times["copy"]
+
+
+def peak_bytes(run: Call) -> int:
+    """The most that torch's CPU allocator holds during a call, beyond what it held before."""
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
+        run()
+    held = peak = 0
+    events = profile.profiler.kineto_results.events()
+    for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
+
+
+def cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return "unknown processor"
+    return next((line.split(":")[1].strip() for line in lines if "model name" in line), "?")
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore", message=".*CUDA.*")
+    main()
