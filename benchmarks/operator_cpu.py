@@ -2,10 +2,10 @@
 
     python benchmarks/operator_cpu.py [--threads 2] [--repeats 15] [--only cross_entropy] [--json F]
 
-Each case is first compared with torch in float64, loss and gradients; a case that differs stops the
-program. Times are medians of loss + backward in one process, the contestants taking turns; a turn is
-as many calls as fill 20 ms, since a training step too follows one of its kind. Memory is the most
-that torch's allocator held during one call beyond what was there before, the gradients included.
+Each case is first compared with torch in float64, loss and gradients; one that differs stops the
+program. Times are medians of loss + backward in one process, the contestants taking turns. A turn
+is as many calls as fill 20 ms, since a training step too follows one of its kind. Memory is the
+most that torch's allocator held during one call beyond what was there before, gradients included.
 "Bandwidth" is the least a loss and its gradient can move (read the logits, write the gradient) over
 the time, as a share of what a copy of the same size reaches in the same run.
 """
@@ -50,7 +50,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {cpu_name()}, float32")
-    print(f"{'case':38s} {'contestant':34s} {'ms':>9s} {'ours/':>7s} {'extra MB':>9s} {'bandwidth':>9s}")
+    head = f"{'ms':>9s} {'ours/':>7s} {'extra MB':>9s} {'bandwidth':>9s}"
+    print(f"{'case':38s} {'contestant':34s} {head}")
 
     figures = []
     for make, sizes in (
@@ -117,9 +118,7 @@ def torch_chunked(x: Tensor) -> Callable[..., Tensor] | None:
 
     def chunked(weight: Tensor, bias: Tensor, *x_leaf: Tensor, target: Tensor) -> Tensor:
         (inputs,) = x_leaf or (x,)
-        return F.linear_cross_entropy(
-            inputs, weight, target, linear_bias=bias, options=options()
-        )
+        return F.linear_cross_entropy(inputs, weight, target, linear_bias=bias, options=options())
 
     return chunked
 

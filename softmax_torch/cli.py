@@ -1,0 +1,301 @@
+"""The command line: ``fit``, ``validate``, ``test`` and ``predict``, each made of a YAML and flags.
+
+    fit                                    train; without --config: on scikit-learn's digits
+    validate | test --ckpt_path CKPT       figures of a checkpoint
+    predict --ckpt_path CKPT               class probabilities of the test set, as CSV
+
+A run writes ``runs/<name>/version_<n>``: config.yaml, metrics.csv, best.ckpt (lowest validation
+NLL) and last.ckpt. A checkpoint is used with the config.yaml beside it unless --config is given.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+try:
+    import torch
+    from lightning.pytorch.callbacks import ModelCheckpoint, Timer
+    from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+    from lightning.pytorch.trainer import Trainer
+except ImportError as error:
+    raise ImportError(
+        f"{error}. The command line needs more than the operator does: "
+        "pip install 'softmax-torch[train]'"
+    ) from error
+
+from softmax_torch.data import TensorDataModule
+from softmax_torch.training import LitSoftmaxRegression, checkpoint
+from softmax_torch.training.progress import EpochBar
+from softmax_torch.training.runs import RunLogger
+
+__all__ = ["main"]
+
+CALLERS_MISTAKES = (ValueError, IndexError, OSError, ArithmeticError)
+"""What this package raises for input that cannot be used."""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the program with these arguments, by default those of the command line.
+
+    Raises:
+        SystemExit: arguments that cannot be used, and, started from the command line, input that
+            cannot: with a message instead of a traceback.
+    """
+    given = list(sys.argv[1:] if args is None else args)
+    with quiet():
+        try:
+            CLI(args=with_config(given))
+        except CALLERS_MISTAKES as error:
+            mistake = ours(error)
+            if args is not None or mistake is None:
+                raise
+            sys.exit(f"error: {mistake}")
+
+
+class CLI(LightningCLI):
+    """LightningCLI with the model given, sizes taken from the data, and a report at the end."""
+
+    def __init__(self, args: list[str]) -> None:
+        self.best = ModelCheckpoint(monitor="val/nll", filename="best", save_last=True)
+        self.timer = Timer()
+        super().__init__(
+            LitSoftmaxRegression,
+            TensorDataModule,
+            subclass_mode_data=True,
+            save_config_callback=None,
+            seed_everything_default=0,
+            trainer_defaults={
+                "callbacks": [EpochBar()],
+                "devices": 1,  # a second device costs more than it gives at this size
+                "enable_model_summary": False,
+                "log_every_n_steps": 1,
+                "num_sanity_val_steps": 0,  # the data were checked as a whole
+            },
+            # The usage that is made for us fills a screen; it would hide the error below it.
+            parser_kwargs={
+                name: {"usage": f"{program()} {name} [options]"} for name in self.subcommands()
+            },
+            args=args,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's, without those of their arguments that are settled here."""
+        settled = {"weights_only", "verbose", "return_predictions"}
+        return {name: skip | settled for name, skip in LightningCLI.subcommands().items()}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Where a run goes, and sizes that follow from the data."""
+        parser.add_argument("--name", default="softmax_regression", help="Name of the run.")
+        parser.add_argument("--runs", default="runs", help="Folder that runs are written to.")
+        for size in ("in_features", "num_classes"):
+            parser.link_arguments(f"data.{size}", f"model.{size}", apply_on="instantiate")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse these arguments; Lightning warns where they differ from those of the process."""
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Look at the checkpoint, and leave the configuration alone.
+
+        Lightning would put the hyper-parameters of the checkpoint over those given as flags.
+        """
+        path = self.config[self.config["subcommand"]]["ckpt_path"]
+        if path is not None:
+            checkpoint.check(Path(path))
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """A trainer that writes to a directory of its own when it fits, and nowhere otherwise."""
+        if self.subcommand != "fit":
+            return super().instantiate_trainer(logger=False, enable_checkpointing=False, **kwargs)
+        self.trainer_defaults["callbacks"] += [self.best, self.timer]
+        if self._get(self.config_init, "trainer").logger in (None, True):
+            run = self._get(self.config, "runs"), self._get(self.config, "name")
+            kwargs["logger"] = RunLogger(*run)
+        return super().instantiate_trainer(**kwargs)
+
+    def before_fit(self) -> None:
+        """Keep the configuration beside what will be made of it."""
+        logger = self.trainer.logger
+        if not isinstance(logger, RunLogger):
+            return
+        self.best.dirpath = logger.log_dir
+        if self.trainer.is_global_zero:
+            _ = logger.experiment  # which looks whether its directory is empty
+            path = Path(logger.log_dir, "config.yaml")
+            self._parser("fit").save(self.config["fit"], str(path), skip_none=False)
+
+    def fit(self, **kwargs: Any) -> None:
+        """Train, evaluate the best checkpoint, and report."""
+        trainer = self.trainer
+        trainer.fit(**kwargs, weights_only=True)
+        seconds = self.timer.time_elapsed("train")  # a checkpoint that is loaded winds it back
+        best = self.best.best_model_path or None
+        evaluated = {"model": self.model, "datamodule": self.datamodule, "verbose": False}
+        # The curve of the validation ends with the training.
+        loggers, trainer.loggers = trainer.loggers, []
+        [val] = trainer.validate(**evaluated, ckpt_path=best, weights_only=True)
+        trainer.loggers = loggers
+        [test] = trainer.test(**evaluated, ckpt_path=best, weights_only=True)
+        if not trainer.is_global_zero:
+            return
+        steps = trainer.global_step
+        say("trained", f"{steps} steps in {seconds:.1f} s ({steps / seconds:.0f} a second)")
+        say("device", device(trainer))
+        say("best val", figures(val))
+        say("test", figures(test))
+        if best is not None:
+            say("checkpoint", shown(best))
+            say("next", f"{program()} test --ckpt_path {shown(best)}")
+
+    def validate(self, **kwargs: Any) -> None:
+        """Print the figures of the validation set."""
+        [val] = self.trainer.validate(**kwargs, verbose=False, weights_only=True)
+        say("val", figures(val))
+
+    def test(self, **kwargs: Any) -> None:
+        """Print the figures of the test set."""
+        [test] = self.trainer.test(**kwargs, verbose=False, weights_only=True)
+        say("test", figures(test))
+
+    def predict(self, **kwargs: Any) -> None:
+        """Write the class probabilities of the test set, one row a sample."""
+        batches = self.trainer.predict(**kwargs, weights_only=True)
+        p = torch.cat([batch for batch in batches or [] if isinstance(batch, torch.Tensor)])
+        path = write_predictions(p, Path(kwargs["ckpt_path"]).parent)
+        say("predictions", f"{shown(path)} ({len(p)} samples, {p.shape[1]} classes)")
+
+
+def with_config(args: list[str]) -> list[str]:
+    """The arguments with the --config that goes without saying.
+
+    A checkpoint is used as its run was configured; a ``fit`` with nothing else trains on digits.
+
+    Raises:
+        ValueError, FileNotFoundError: there is no checkpoint to use, or no configuration beside it.
+    """
+    at = next((i for i, a in enumerate(args) if a in LightningCLI.subcommands()), None)
+    told = ("-c", "--config", "-h", "--help")
+    if at is None or any(a in told or a.startswith(("--config=", "--help")) for a in args):
+        return args
+    path = value_of("--ckpt_path", args)
+    if path is None and args[at] != "fit":
+        raise ValueError(
+            f"{args[at]}: expected --ckpt_path and a checkpoint, such as "
+            "runs/digits/version_0/best.ckpt"
+        )
+    config = digits_config()
+    if path is not None:
+        checkpoint.check(Path(path))
+        config = Path(path).parent / "config.yaml"
+        if not config.is_file():
+            raise FileNotFoundError(
+                f"--ckpt_path: expected the configuration of the run beside {path}, got no "
+                f"{config}; give one with --config"
+            )
+    return [*args[: at + 1], "--config", str(config), *args[at + 1 :]]
+
+
+def value_of(flag: str, args: list[str]) -> str | None:
+    """What follows a flag, in either form, at its last place."""
+    for argument, following in reversed(list(zip(args, [*args[1:], None], strict=True))):
+        if argument == flag:
+            return following
+        if argument.startswith(f"{flag}="):
+            return argument.partition("=")[2]
+    return None
+
+
+def digits_config() -> Path:
+    """configs/digits.yaml: beside the package in a checkout, within it where it is installed."""
+    package = Path(__file__).parent
+    installed = package / "configs" / "digits.yaml"
+    return installed if installed.exists() else package.parent / "configs" / "digits.yaml"
+
+
+def write_predictions(p: torch.Tensor, folder: Path) -> Path:
+    """Write predictions.csv, or the first of predictions_1.csv, ... that does not exist.
+
+    Columns: predicted, the most probable class, and p_0, ..., the probabilities, with all digits.
+    """
+    path, number = folder / "predictions.csv", 0
+    while path.exists():
+        number += 1
+        path = folder / f"predictions_{number}.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["predicted", *(f"p_{c}" for c in range(p.shape[1]))])
+        for predicted, row in zip(p.argmax(1).tolist(), p.tolist(), strict=True):
+            writer.writerow([predicted, *(f"{x:.9g}" for x in row)])
+    return path
+
+
+def say(label: str, text: str) -> None:
+    """A line of the report."""
+    print(f"{label:12s}{text}")
+
+
+def figures(results: Mapping[str, float]) -> str:
+    """The figures of a stage, without its name."""
+    return "  ".join(f"{name.partition('/')[2]} {value:.4f}" for name, value in results.items())
+
+
+def device(trainer: Trainer) -> str:
+    """What the training ran on."""
+    root = trainer.strategy.root_device
+    if root.type == "cuda":
+        return f"{trainer.num_devices} x {torch.cuda.get_device_name(root)}"
+    return f"{root.type}, {torch.get_num_threads()} threads" if root.type == "cpu" else root.type
+
+
+def shown(path: str | Path) -> str:
+    """A path as short as it can be typed here."""
+    path, here = Path(path).absolute(), Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def program() -> str:
+    """How this program was started, as the user would type it."""
+    name = Path(sys.argv[0]).name
+    return f"python {name}" if name.endswith(".py") else "softmax-torch"
+
+
+def ours(error: BaseException | None) -> BaseException | None:
+    """The error of this package that led to ``error``, if one did: its message says it all."""
+    while error is not None:
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if str(frame.f_globals.get("__name__", "")).startswith("softmax_torch."):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Lightning without its notes and advertisements; warnings still come through."""
+    loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        # Lightning's own use of a torch interface that torch 2.15 deprecates.
+        warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated")
+        # A checkpoint holds the state of callbacks that evaluation has no use for.
+        warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")
+        # A run's directory holds its configuration before its first checkpoint.
+        warnings.filterwarnings("ignore", message="Checkpoint directory .* is not empty")
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

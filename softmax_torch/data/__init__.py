@@ -1,0 +1,8 @@
+"""Data sets, held in memory as tensors and cut into batches. Needs the ``train`` extra."""
+
+from softmax_torch.data.batches import Batches
+from softmax_torch.data.digits import DigitsDataModule
+from softmax_torch.data.mnist import MNISTDataModule
+from softmax_torch.data.module import Split, TensorDataModule
+
+__all__ = ["Batches", "DigitsDataModule", "MNISTDataModule", "Split", "TensorDataModule"]

@@ -1,0 +1,62 @@
+"""A reader of IDX files, the format of MNIST and its relatives, that believes nothing.
+
+    bytes 0-1   0
+    byte  2     type: 0x08 unsigned byte, 0x0C big-endian int32
+    byte  3     number of dimensions d
+    4 d bytes   the dimensions, big-endian uint32
+    the rest    the elements, row-major
+
+(http://yann.lecun.com/exdb/mnist, "File formats".) A file may be gzipped, its name ending in .gz.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["find", "read"]
+
+TYPES: dict[int, np.dtype[Any]] = {0x08: np.dtype(np.uint8), 0x0C: np.dtype(">i4")}
+
+
+def find(folder: Path, name: str) -> Path | None:
+    """The file of that name in the folder, plain or gzipped; None where there is neither."""
+    candidates = (folder / name, folder / f"{name}.gz")
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def read(path: Path) -> Tensor:
+    """The tensor in an IDX file: uint8 or int32.
+
+    Raises:
+        ValueError: it is not a whole IDX file; the message names it and says what is wrong.
+    """
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path}: expected a gzip file, got one that is broken: {error}") from None
+    if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in TYPES:
+        raise ValueError(
+            f"{path}: expected an IDX file of bytes or int32 (starting 00 00 08 or 00 00 0c), got "
+            f"one starting {content[:4].hex(' ') or 'with nothing'}"
+        )
+    dtype, start = TYPES[content[2]], 4 + 4 * content[3]
+    if len(content) < start:
+        raise ValueError(f"{path}: expected a header of {start} bytes, got {len(content)} bytes")
+    shape = struct.unpack(f">{content[3]}I", content[4:start])
+    expected = start + math.prod(shape) * dtype.itemsize
+    if len(content) != expected:
+        raise ValueError(
+            f"{path}: expected {expected} bytes for shape {shape}, got {len(content)}: the file is "
+            "damaged or its download was cut off"
+        )
+    values = np.frombuffer(content, dtype, offset=start).reshape(shape)
+    return torch.from_numpy(values.astype(dtype.newbyteorder("=")))  # a copy: bytes are read-only

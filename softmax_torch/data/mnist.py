@@ -1,0 +1,156 @@
+"""MNIST and its relatives: 28 x 28 grey images, official training and test sets."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torchvision import datasets
+
+from softmax_torch.data import idx
+from softmax_torch.data.module import Split, TensorDataModule
+
+__all__ = ["MNISTDataModule", "Variant"]
+
+Variant = Literal[
+    "MNIST",
+    "FashionMNIST",
+    "KMNIST",
+    "QMNIST",
+    "EMNIST-byclass",
+    "EMNIST-bymerge",
+    "EMNIST-balanced",
+    "EMNIST-letters",
+    "EMNIST-digits",
+    "EMNIST-mnist",
+]
+
+CLASSES = {"byclass": 62, "bymerge": 47, "balanced": 47, "letters": 26, "digits": 10, "mnist": 10}
+"""Classes of EMNIST's splits (Cohen et al. 2017, table II)."""
+
+
+class Files(NamedTuple):
+    """Where a part of a variant lies."""
+
+    images: str
+    labels: str
+
+
+class MNISTDataModule(TensorDataModule):
+    """MNIST, Fashion-MNIST, KMNIST, QMNIST or a split of EMNIST: 784 pixels in [0, 1].
+
+    The official test set is the test set and never anything else; validation samples are taken from
+    the training set.
+
+    Args:
+        variant: which data set.
+        root: folder that holds ``<data set>/raw/...`` as torchvision lays it out; by default the
+            environment variable SOFTMAX_TORCH_DATA, or ``data`` where that is not set.
+        download: whether files that are missing are fetched with torchvision, which checks them.
+        batch_size, val_fraction, seed: see ``TensorDataModule``.
+    """
+
+    def __init__(
+        self,
+        variant: Variant = "MNIST",
+        root: str | None = None,
+        download: bool = True,
+        batch_size: int | None = 128,
+        val_fraction: float = 0.1,
+        seed: int = 0,
+    ) -> None:
+        name, _, part = variant.partition("-")
+        super().__init__(784, CLASSES.get(part, 10), batch_size, val_fraction, seed, 1 / 255)
+        self.variant, self.download = variant, download
+        self.dataset = name
+        self.part = part  # of EMNIST; empty for the other data sets
+        self.root = Path(root or os.environ.get("SOFTMAX_TORCH_DATA", "data"))
+
+    @property
+    def folder(self) -> Path:
+        """Where the files lie."""
+        return self.root / self.dataset / "raw"
+
+    def prepare_data(self) -> None:
+        """Fetch what is missing.
+
+        Raises:
+            FileNotFoundError: files are missing and could not be fetched.
+        """
+        if self.download and self._missing():
+            self._fetch()
+        missing = self._missing()
+        if missing:
+            raise FileNotFoundError(self._how_to_get(missing))
+
+    def read(self) -> tuple[Split, Split]:
+        """The official training and test sets."""
+        missing = self._missing()
+        if missing:
+            raise FileNotFoundError(self._how_to_get(missing))
+        return self._read("train"), self._read("test")
+
+    def _read(self, part: Literal["train", "test"]) -> Split:
+        images, labels = self._files(part)
+        x, y = self._tensor(images), self._tensor(labels)
+        if x.dim() != 3 or x.shape[1:] != (28, 28) or x.dtype != torch.uint8:
+            raise ValueError(
+                f"{self.folder / images}: expected images (N, 28, 28) of bytes, got "
+                f"{tuple(x.shape)} of {x.dtype}"
+            )
+        if self.dataset == "QMNIST" and y.dim() == 2:
+            y = y[:, 0]  # then writer, place in NIST and the like
+        y = y.long()
+        if self.dataset == "EMNIST":
+            x = x.transpose(1, 2)  # stored lying on their side
+            y = y - 1 if self.part == "letters" else y  # letters are counted from 1
+        if y.dim() != 1 or len(y) != len(x):
+            raise ValueError(
+                f"{self.folder / labels}: expected a label for each of the {len(x)} images, got "
+                f"shape {tuple(y.shape)}"
+            )
+        return Split(x, y)
+
+    def _files(self, part: Literal["train", "test"]) -> Files:
+        """Images and labels of the training or test set."""
+        if self.dataset == "EMNIST":
+            stem = f"emnist-{self.part}-{part}"
+        elif self.dataset == "QMNIST":
+            stem = f"qmnist-{part}"
+        else:
+            stem = "train" if part == "train" else "t10k"
+        labels = "labels-idx2-int" if self.dataset == "QMNIST" else "labels-idx1-ubyte"
+        return Files(f"{stem}-images-idx3-ubyte", f"{stem}-{labels}")
+
+    def _missing(self) -> list[str]:
+        names = (*self._files("train"), *self._files("test"))
+        return [name for name in names if idx.find(self.folder, name) is None]
+
+    def _tensor(self, name: str) -> Tensor:
+        path = idx.find(self.folder, name)
+        assert path is not None, "read looked for it"
+        return idx.read(path)
+
+    def _fetch(self) -> None:
+        """Download both sets with torchvision; what cannot be had stays missing."""
+        fetch = getattr(datasets, self.dataset)
+        options = {"split": self.part} if self.part else {}
+        # torchvision prints each mirror that fails; what is still missing is said once, later.
+        with contextlib.suppress(RuntimeError, OSError), contextlib.redirect_stdout(io.StringIO()):
+            for train in (True, False):
+                fetch(self.root, train=train, download=True, **options)
+
+    def _how_to_get(self, missing: list[str]) -> str:
+        tried = "and they could not be downloaded" if self.download else "and download is off"
+        return (
+            f"{self.variant}: expected {', '.join(missing)} (or the same with .gz) in "
+            f"{self.folder.absolute()}; they are not there, {tried}.\n"
+            f"With a network, run again with --data.download true; or put the files there; or give "
+            f"the folder that holds {self.dataset}/raw with --data.root or SOFTMAX_TORCH_DATA.\n"
+            "To start without any download: python train.py fit --config configs/digits.yaml"
+        )

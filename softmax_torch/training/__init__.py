@@ -1,0 +1,5 @@
+"""Training with Lightning. Needs the ``train`` extra."""
+
+from softmax_torch.training.lit import LitSoftmaxRegression
+
+__all__ = ["LitSoftmaxRegression"]

@@ -1,0 +1,97 @@
+"""One calm progress bar: epochs, time, and how the last validation went."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+__all__ = ["EpochBar"]
+
+UPDATES = 500
+"""Times a bar moves from end to end: telling it of every step would cost more than some steps."""
+
+
+class EpochBar(ProgressBar):
+    """A bar over all epochs of ``fit``; validation, test and prediction pass without one.
+
+    Where the output is not a terminal, one line is written at the end.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._enabled = True
+        self._bar: Progress | None = None
+        self._figures = ""
+        self._stride = 1
+
+    def enable(self) -> None:
+        """Show the bar."""
+        self._enabled = True
+
+    def disable(self) -> None:
+        """Show no bar; Lightning calls it on every process but the first."""
+        self._enabled = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the bar."""
+        if not self._enabled:
+            return
+        steps = trainer.estimated_stepping_batches
+        self._stride = max(1, int(steps / UPDATES)) if math.isfinite(steps) else 50
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[figures]}"),
+        )
+        total = steps if math.isfinite(steps) else None
+        self._bar.add_task(self._epoch(trainer), total=total, figures="")
+        self._bar.start()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Move the bar now and then."""
+        if trainer.global_step % self._stride == 0:
+            self._show(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show how the validation went."""
+        got = trainer.callback_metrics
+        names = ("val/accuracy", "val/nll")
+        self._figures = "  ".join(f"{name} {got[name]:.4f}" for name in names if name in got)
+        self._show(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the bar as it is."""
+        self._show(trainer)
+        self._stop()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Free the terminal for the message."""
+        self._stop()
+
+    def _epoch(self, trainer: Trainer) -> str:
+        last = trainer.max_epochs
+        epoch = trainer.current_epoch + (0 if trainer.current_epoch == last else 1)
+        return f"epoch {epoch}" + (f"/{last}" if last is not None and last > 0 else "")
+
+    def _show(self, trainer: Trainer) -> None:
+        if self._bar is not None:
+            self._bar.update(
+                self._bar.task_ids[0],
+                description=self._epoch(trainer),
+                completed=trainer.global_step,
+                figures=self._figures,
+            )
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
