@@ -22,7 +22,7 @@ from typing import Any
 
 try:
     import torch
-    from lightning.pytorch.callbacks import ModelCheckpoint, Timer
+    from lightning.pytorch.callbacks import Callback, ModelCheckpoint, Timer
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
     from lightning.pytorch.trainer import Trainer
 except ImportError as error:
@@ -73,7 +73,6 @@ class CLI(LightningCLI):
             save_config_callback=None,
             seed_everything_default=0,
             trainer_defaults={
-                "callbacks": [EpochBar()],
                 "devices": 1,  # a second device costs more than it gives at this size
                 "enable_model_summary": False,
                 "log_every_n_steps": 1,
@@ -116,10 +115,17 @@ class CLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer that writes to a directory of its own when it fits, and nowhere otherwise."""
-        if self.subcommand != "fit":
-            return super().instantiate_trainer(logger=False, enable_checkpointing=False, **kwargs)
-        self.trainer_defaults["callbacks"] += [self.best, self.timer]
-        if self._get(self.config_init, "trainer").logger in (None, True):
+        config = self._get(self.config_init, "trainer")
+        fits = self.subcommand == "fit"
+        callbacks: list[Callback] = [self.timer] if fits else []
+        if config.enable_progress_bar is not False:
+            callbacks.append(EpochBar())
+        if fits and config.enable_checkpointing is not False:
+            callbacks.append(self.best)
+        self.trainer_defaults["callbacks"] = callbacks
+        if not fits:
+            kwargs |= {"logger": False, "enable_checkpointing": False}
+        elif config.logger in (None, True):
             run = self._get(self.config, "runs"), self._get(self.config, "name")
             kwargs["logger"] = RunLogger(*run)
         return super().instantiate_trainer(**kwargs)
@@ -139,7 +145,8 @@ class CLI(LightningCLI):
         """Train, evaluate the best checkpoint, and report."""
         trainer = self.trainer
         trainer.fit(**kwargs, weights_only=True)
-        seconds = self.timer.time_elapsed("train")  # a checkpoint that is loaded winds it back
+        # Read now: the state of a checkpoint that is loaded would wind it back.
+        seconds = self.timer.time_elapsed("train") or 0.0
         best = self.best.best_model_path or None
         evaluated = {"model": self.model, "datamodule": self.datamodule, "verbose": False}
         # The curve of the validation ends with the training.
@@ -150,9 +157,12 @@ class CLI(LightningCLI):
         if not trainer.is_global_zero:
             return
         steps = trainer.global_step
-        say("trained", f"{steps} steps in {seconds:.1f} s ({steps / seconds:.0f} a second)")
+        say(
+            "trained",
+            f"{steps} steps in {seconds:.1f} s ({steps / max(seconds, 1e-9):.0f} a second)",
+        )
         say("device", device(trainer))
-        say("best val", figures(val))
+        say("val" if best is None else "best val", figures(val))
         say("test", figures(test))
         if best is not None:
             say("checkpoint", shown(best))

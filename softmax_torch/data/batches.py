@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -63,6 +64,8 @@ class Batches:
             raise ValueError(f"x and y: expected the same length, got {len(x)} and {len(y)}")
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1 or None, got {batch_size}")
+        if seed < 0:
+            raise ValueError(f"seed: expected a number >= 0, got {seed}")
         if not 0 <= rank < world_size:
             raise ValueError(f"rank: expected a number in [0, {world_size}), got {rank}")
         self.x, self.y = x, y
@@ -71,7 +74,7 @@ class Batches:
         self.epoch = 0
         rows = len(x) - rank if not shuffle else len(x)
         self.rows = math.ceil(max(rows, 0) / world_size)
-        self.batch_size = self.rows if batch_size is None else min(batch_size, self.rows)
+        self.batch_size = max(1, self.rows if batch_size is None else min(batch_size, self.rows))
         self._whole: tuple[Tensor, Tensor] | None = None
 
     @property
@@ -85,7 +88,7 @@ class Batches:
 
     def __len__(self) -> int:
         """Number of batches."""
-        return math.ceil(self.rows / self.batch_size) if self.rows else 0
+        return math.ceil(self.rows / self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         if len(self) == 1 and self.world_size == 1:
@@ -104,8 +107,10 @@ class Batches:
         n = len(self.x)
         if not self.shuffle:
             return torch.arange(self.rank, n, self.world_size)
-        # One seed out of two; with seed + epoch, neighbouring seeds would share their orders.
-        generator = torch.Generator().manual_seed(((self.seed & 0x7FFFFFFF) << 32) + self.epoch)
+        # One seed out of two: torch's generator looks at 32 bits only, and with seed + epoch
+        # neighbouring seeds would share their orders.
+        mixed = np.random.SeedSequence((self.seed, self.epoch)).generate_state(1)
+        generator = torch.Generator().manual_seed(int(mixed[0]))
         order = torch.randperm(n, generator=generator)
         if self.rows * self.world_size > n:
             order = torch.cat([order, order[: self.rows * self.world_size - n]])

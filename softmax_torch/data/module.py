@@ -56,6 +56,8 @@ class TensorDataModule(LightningDataModule):
             raise ValueError(f"batch_size: expected at least 1 or null, got {batch_size}")
         if not 0 < val_fraction < 1:
             raise ValueError(f"val_fraction: expected a number in (0, 1), got {val_fraction}")
+        if seed < 0:
+            raise ValueError(f"seed: expected a number >= 0, got {seed}")
         self.in_features, self.num_classes = in_features, num_classes
         self.batch_size, self.val_fraction = batch_size, val_fraction
         self.seed, self.scale = seed, scale

@@ -68,15 +68,7 @@ class LitSoftmaxRegression(LightningModule):
         class_weight: Literal["balanced"] | list[float] | None = None,
     ) -> None:
         super().__init__()
-        if C is not None and not C > 0:
-            raise ValueError(f"C: expected a number above 0 (the smaller, the stronger), got {C}")
-        if not 0 <= label_smoothing <= 1:
-            raise ValueError(f"label_smoothing: expected a number in [0, 1], got {label_smoothing}")
-        if isinstance(class_weight, list) and len(class_weight) != num_classes:
-            raise ValueError(
-                f"class_weight: expected one number for each of the {num_classes} classes, got "
-                f"{len(class_weight)}"
-            )
+        check_options(num_classes, C, label_smoothing, class_weight)
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"], logger=False)
         self.model = SoftmaxRegression(in_features, num_classes, bias)
         self.optimizer = optimizer or partial(torch.optim.SGD, lr=0.1, momentum=0.9)
@@ -213,3 +205,29 @@ class LitSoftmaxRegression(LightningModule):
                 f"{self.current_epoch}: the optimization diverged; try a smaller learning rate"
             )
         self.log_dict({f"{prefix}/{name}": value for name, value in figures.items()})
+
+
+def check_options(
+    num_classes: int,
+    C: float | None,
+    label_smoothing: float,
+    class_weight: str | list[float] | None,
+) -> None:
+    """What can be said of the objective before there are data; ValueError."""
+    if C is not None and not C > 0:
+        raise ValueError(f"C: expected a number above 0 (the smaller, the stronger), got {C}")
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing: expected a number in [0, 1], got {label_smoothing}")
+    if class_weight is None or class_weight == "balanced":
+        return
+    if isinstance(class_weight, str):
+        raise ValueError(
+            f'class_weight: expected "balanced", numbers or None, got {class_weight!r}'
+        )
+    if len(class_weight) != num_classes:
+        raise ValueError(
+            f"class_weight: expected one number for each of the {num_classes} classes, got "
+            f"{len(class_weight)}"
+        )
+    if not min(class_weight) >= 0:
+        raise ValueError(f"class_weight: expected numbers >= 0, got {min(class_weight)}")

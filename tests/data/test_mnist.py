@@ -1,0 +1,147 @@
+"""MNIST and its relatives: the official split, and clear words where something is missing."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import write_idx, write_mnist
+from torchvision import datasets
+
+from softmax_torch.data import MNISTDataModule
+
+
+def offline(root: Path, variant: str = "MNIST") -> MNISTDataModule:
+    return MNISTDataModule(variant, root=str(root), download=False)
+
+
+def test_official_split_is_kept(mnist_root: Path) -> None:
+    data = offline(mnist_root)
+    data.prepare_data()
+    data.setup()
+    assert {name: len(s) for name, s in data.splits.items()} == {
+        "train": 540,
+        "val": 60,
+        "test": 100,
+    }
+    test = datasets.MNIST(mnist_root, train=False)
+    assert torch.equal(data.splits["test"].x, test.data)
+    assert torch.equal(data.splits["test"].y, test.targets)
+    x, _ = next(iter(data.train_dataloader()))
+    assert x.dtype == torch.float32
+    assert 0 <= x.min() < x.max() <= 1
+
+
+def test_real_mnist(real_mnist_root: Path) -> None:
+    data = offline(real_mnist_root)
+    data.prepare_data()
+    data.setup()
+    assert {name: len(s) for name, s in data.splits.items()} == {
+        "train": 54000,
+        "val": 6000,
+        "test": 10000,
+    }
+    together = data.class_counts + torch.bincount(data.splits["val"].y)
+    # http://yann.lecun.com/exdb/mnist: 60,000 images, 5,923 zeros, 6,742 ones, ...
+    assert together.tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+
+
+def test_root_comes_from_the_environment(mnist_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOFTMAX_TORCH_DATA", str(mnist_root))
+    assert MNISTDataModule().root == mnist_root
+    assert MNISTDataModule(root="elsewhere").root == Path("elsewhere")
+    monkeypatch.delenv("SOFTMAX_TORCH_DATA")
+    assert MNISTDataModule().root == Path("data")
+
+
+@pytest.mark.parametrize("variant", ["FashionMNIST", "KMNIST"])
+def test_relatives_with_the_same_file_names(tmp_path: Path, variant: str) -> None:
+    data = offline(write_mnist(tmp_path, variant), variant)
+    data.setup()
+    assert len(data.splits["test"]) == 100
+
+
+def test_qmnist_labels_are_the_first_column(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        labels = torch.arange(20 * 8, dtype=torch.int32).reshape(20, 8)
+        labels[:, 0] = torch.arange(20) % 10
+        raw = tmp_path / "QMNIST" / "raw"
+        write_idx(raw / f"qmnist-{part}-images-idx3-ubyte.gz", torch.zeros(20, 28, 28).byte())
+        write_idx(raw / f"qmnist-{part}-labels-idx2-int.gz", labels)
+    data = offline(tmp_path, "QMNIST")
+    data.setup()
+    assert data.splits["test"].y.tolist() == [*range(10), *range(10)]
+
+
+def test_emnist_letters_stand_upright_and_count_from_zero(tmp_path: Path) -> None:
+    lying = torch.zeros(26, 28, 28, dtype=torch.uint8)
+    lying[:, 3, :] = 255  # a column, as EMNIST stores it
+    for part in ("train", "test"):
+        raw = tmp_path / "EMNIST" / "raw"
+        write_idx(raw / f"emnist-letters-{part}-images-idx3-ubyte", lying)
+        write_idx(raw / f"emnist-letters-{part}-labels-idx1-ubyte", torch.arange(1, 27).byte())
+    data = offline(tmp_path, "EMNIST-letters")
+    assert data.num_classes == 26
+    data.setup()
+    assert data.splits["test"].y.tolist() == list(range(26))
+    assert (data.splits["test"].x[:, :, 3] == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("variant", "classes"),
+    [("MNIST", 10), ("EMNIST-byclass", 62), ("EMNIST-bymerge", 47), ("EMNIST-balanced", 47)],
+)
+def test_sizes_are_known_before_the_data(variant: str, classes: int) -> None:
+    data = MNISTDataModule(variant)
+    assert (data.in_features, data.num_classes) == (784, classes)
+
+
+def test_torchvision_agrees_on_classes_and_file_names(tmp_path: Path) -> None:
+    for part, names in datasets.EMNIST.classes_split_dict.items():
+        data = offline(tmp_path, f"EMNIST-{part}")
+        assert data.num_classes == len([name for name in names if name != "N/A"])
+    urls = [url for part in ("train", "test") for url, _ in datasets.QMNIST.resources[part]]
+    assert [Path(url).stem for url in urls] == offline(tmp_path, "QMNIST")._missing()
+    names = [Path(name).stem for name, _ in datasets.MNIST.resources]
+    assert names == offline(tmp_path)._missing()
+
+
+@pytest.mark.parametrize("download", [False, True])
+def test_missing_data_say_what_to_do(
+    tmp_path: Path, download: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    def no_network(*args: object, **kwargs: object) -> None:
+        sys.stdout.write("Downloading ...")
+        raise RuntimeError("Error downloading train-images-idx3-ubyte.gz")
+
+    monkeypatch.setattr(datasets.MNIST, "download", no_network)
+    data = MNISTDataModule(root=str(tmp_path), download=download)
+    with pytest.raises(FileNotFoundError) as raised:
+        data.prepare_data()
+    message = str(raised.value)
+    assert str(tmp_path / "MNIST" / "raw") in message
+    for name in ("train-images-idx3-ubyte", "t10k-labels-idx1-ubyte", "--data.root", "digits.yaml"):
+        assert name in message
+    assert ("could not be downloaded" in message) is download
+    assert capfd.readouterr().out == ""
+
+
+def test_what_is_there_is_not_fetched_again(
+    mnist_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MNISTDataModule, "_fetch", lambda self: pytest.fail("fetched"))
+    MNISTDataModule(root=str(mnist_root)).prepare_data()
+
+
+def test_files_that_do_not_fit_are_named(mnist_root: Path) -> None:
+    labels = mnist_root / "MNIST" / "raw" / "train-labels-idx1-ubyte"
+    write_idx(labels, torch.zeros(599, dtype=torch.uint8))
+    with pytest.raises(ValueError, match=r"train-labels.*each of the 600 images, got shape \(599,"):
+        offline(mnist_root).setup()
+    write_idx(labels, torch.full((600,), 250, dtype=torch.uint8))
+    with pytest.raises(IndexError, match=r"labels in \[0, 10\), got 250 in row 0"):
+        offline(mnist_root).setup()
+    images = mnist_root / "MNIST" / "raw" / "train-images-idx3-ubyte"
+    write_idx(images, torch.zeros(600, 8, 8, dtype=torch.uint8))
+    with pytest.raises(ValueError, match=r"expected images \(N, 28, 28\) of bytes, got \(600, 8"):
+        offline(mnist_root).setup()

@@ -1,0 +1,259 @@
+"""The command line: what a user types, reads, and is told when something is wrong."""
+
+import csv
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from softmax_torch import cli
+
+ROOT = Path(__file__).parents[1]
+SHORT = ["--trainer.max_epochs", "2", "--trainer.accelerator", "cpu"]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The best checkpoint of a whole run on digits, and what the run printed."""
+    folder = tmp_path_factory.mktemp("whole")
+    done = run("fit", folder=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "runs" / "digits" / "version_0" / "best.ckpt", done.stdout
+
+
+def run(*args: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """train.py as a user starts it, from another folder."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *args],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "COLUMNS": "100"},
+    )
+
+
+def figures(text: str, label: str) -> str:
+    """The line of a report that starts with a label."""
+    [line] = [line for line in text.splitlines() if line.startswith(f"{label}  ")]
+    return line
+
+
+def test_fit_alone_trains_on_digits(digits: tuple[Path, str]) -> None:
+    path, output = digits
+    assert path.exists()
+    accuracy = re.search(r"accuracy (\S+)", figures(output, "test"))
+    assert accuracy is not None
+    assert float(accuracy[1]) >= 0.95
+    labels = [line[:12].strip() for line in output.splitlines()[-6:]]
+    assert labels == ["trained", "device", "best val", "test", "checkpoint", "next"]
+    assert "runs/digits/version_0/best.ckpt" in output.splitlines()[-1]
+
+
+def test_the_console_is_calm(digits: tuple[Path, str]) -> None:
+    """One line of progress where there is no terminal, the report, and no advice."""
+    _, output = digits
+    assert len(output.splitlines()) == 7
+    assert output.startswith("epoch 30/30")
+
+
+@pytest.mark.parametrize(("command", "label"), [("test", "test"), ("validate", "val")])
+def test_a_checkpoint_reproduces_the_printed_figures(
+    digits: tuple[Path, str], command: str, label: str, here: Path, capsys: Any
+) -> None:
+    path, output = digits
+    cli.main([command, "--ckpt_path", str(path)])
+    printed = figures(capsys.readouterr().out, label)
+    expected = figures(output, "test" if command == "test" else "best val")
+    assert printed.split("accuracy")[1] == expected.split("accuracy")[1]
+    assert list(here.iterdir()) == []  # evaluation writes nothing
+
+
+def test_a_checkpoint_reproduces_the_logged_figures_exactly(
+    digits: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """to the last bit, not to what is printed of them."""
+    path, _ = digits
+    with (path.parent / "metrics.csv").open() as file:
+        [logged] = [row for row in csv.DictReader(file) if row["test/nll"]]
+    results: list[dict[str, float]] = []
+    monkeypatch.setattr(cli, "figures", lambda result: results.append(result) or "")
+    cli.main(["test", "--ckpt_path", str(path)])
+    assert {name: float(logged[name]) for name in results[0]} == results[0]
+
+
+def test_the_console_program_is_the_same(
+    digits: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert 'softmax-torch = "softmax_torch.cli:main"' in (ROOT / "pyproject.toml").read_text()
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/softmax-torch"])
+    assert cli.program() == "softmax-torch"
+
+
+def test_predict_writes_probabilities(digits: tuple[Path, str], capsys: Any) -> None:
+    path, _ = digits
+    for name in ("predictions.csv", "predictions_1.csv"):  # nothing is written over
+        cli.main(["predict", "--ckpt_path", str(path)])
+        assert f"{name} (359 samples, 10 classes)" in capsys.readouterr().out
+        with (path.parent / name).open() as file:
+            rows = list(csv.DictReader(file))
+        p = torch.tensor([[float(row[f"p_{c}"]) for c in range(10)] for row in rows])
+        assert p.shape == (359, 10)
+        assert ((0 <= p) & (p <= 1)).all()
+        torch.testing.assert_close(p.sum(1), torch.ones(359), rtol=0, atol=1e-6)
+        assert p.argmax(1).tolist() == [int(row["predicted"]) for row in rows]
+
+
+def test_a_run_directory_is_never_written_twice(here: Path) -> None:
+    cli.main(["fit", *SHORT])
+    first = here / "runs" / "digits" / "version_0"
+    before = {path: path.read_bytes() for path in first.iterdir()}
+    cli.main(["fit", *SHORT, "--model.optimizer.lr", "0.01"])
+    assert {path: path.read_bytes() for path in first.iterdir()} == before
+    assert (here / "runs" / "digits" / "version_1" / "best.ckpt").exists()
+
+
+def test_a_run_goes_on_from_a_checkpoint(here: Path, capsys: Any) -> None:
+    cli.main(["fit", *SHORT])
+    with pytest.warns(UserWarning, match="The dirpath has changed"):
+        cli.main(
+            ["fit", "--ckpt_path", "runs/digits/version_0/last.ckpt", "--trainer.max_epochs", "3"]
+        )
+    text = (here / "runs" / "digits" / "version_1" / "metrics.csv").read_text()
+    assert {row["epoch"] for row in csv.DictReader(text.splitlines()) if row["train/loss"]} == {"2"}
+
+
+def test_flags_go_over_the_configuration(here: Path) -> None:
+    cli.main(
+        ["fit", *SHORT, "--name", "mine", "--runs", "elsewhere"]
+        + ["--model.optimizer", "AdamW", "--model.optimizer.lr", "0.02"]
+        + ["--model.class_weight", "balanced", "--model.label_smoothing", "0.1"]
+    )
+    config = (here / "elsewhere" / "mine" / "version_0" / "config.yaml").read_text()
+    for line in ("class_path: torch.optim.AdamW", "lr: 0.02", "class_weight: balanced"):
+        assert line in config
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--trainer.fast_dev_run", "true"],
+        ["--trainer.enable_progress_bar", "false", "--trainer.enable_checkpointing", "false"],
+    ],
+)
+def test_without_checkpoints(flags: list[str], here: Path, capsys: Any) -> None:
+    cli.main(["fit", *SHORT, *flags])
+    output = capsys.readouterr().out
+    assert "test  " in output
+    assert "checkpoint" not in output
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["fit", "--model.nonsense", "3"], "model.nonsense"),
+        (["fit", "--data", "NoSuchData"], "NoSuchData"),
+        (["fit", "--model.optimizer", "torch.optim.Nope"], "torch.optim.*Nope"),
+        (["fit", "--model.num_classes", "7"], "num_classes"),
+        (["fit", "--config", "nowhere.yaml"], "does not exist"),
+        (["fit", "--config", "unknown.yaml"], "does not accept option 'model.nonsense'"),
+        (["train"], "invalid choice: 'train'"),
+    ],
+)
+def test_arguments_that_do_not_exist(
+    args: list[str], message: str, here: Path, capsys: Any
+) -> None:
+    (here / "unknown.yaml").write_text("model:\n  nonsense: 3\n")
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(args)
+    assert stopped.value.code == 2
+    output = capsys.readouterr().err
+    assert re.search(message, output)
+    assert len(output.splitlines()) < 15  # the message is not buried under a list of options
+    assert not (here / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "kind", "message"),
+    [
+        (["test"], ValueError, "test: expected --ckpt_path"),
+        (["predict", "--ckpt_path", "no.ckpt"], FileNotFoundError, "got no.ckpt, which does not"),
+        (["test", "--ckpt_path", "text.ckpt"], ValueError, "damaged or another thing"),
+        (["test", "--ckpt_path", "other.ckpt"], ValueError, r"state_dict.*got \['weights'\]"),
+        (["test", "--ckpt_path", "alone.ckpt"], FileNotFoundError, "give one with --config"),
+        (["fit", "--model.C", "-1"], ValueError, "C: expected a number above 0"),
+        (["fit", "--data.batch_size", "0"], ValueError, "batch_size: expected at least 1"),
+    ],
+)
+def test_input_that_cannot_be_used(
+    args: list[str], kind: type[Exception], message: str, here: Path
+) -> None:
+    (here / "text.ckpt").write_text("not a checkpoint")
+    torch.save({"weights": torch.ones(1)}, here / "other.ckpt")
+    torch.save({"state_dict": {}, "hyper_parameters": {}}, here / "alone.ckpt")
+    with pytest.raises(kind, match=message):
+        cli.main(args)
+    assert not (here / "runs").exists()
+
+
+def test_a_checkpoint_for_other_data_is_refused(
+    digits: tuple[Path, str], mnist_root: Path, here: Path
+) -> None:
+    config = str(ROOT / "configs" / "mnist.yaml")
+    args = ["test", "--ckpt_path", str(digits[0]), "--config", config]
+    with pytest.raises(ValueError, match=r"in_features: .* has 784, the checkpoint 64"):
+        cli.main([*args, "--data.root", str(mnist_root)])
+
+
+def test_code_in_a_checkpoint_is_not_run(here: Path) -> None:
+    class Mischief:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (here / "ran",)
+
+    torch.save({"state_dict": Mischief(), "hyper_parameters": {}}, here / "bad.ckpt")
+    with pytest.raises(ValueError, match="damaged or another thing"):
+        cli.main(["test", "--ckpt_path", "bad.ckpt"])
+    assert not (here / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (
+            ["fit", "--data.batch_size", "0"],
+            "error: batch_size: expected at least 1 or null",
+        ),
+        (["test", "--ckpt_path", "no.ckpt"], "error: --ckpt_path: expected a file, got no.ckpt"),
+        (
+            ["fit", "--config", str(ROOT / "configs" / "mnist.yaml"), "--data.download", "false"],
+            "error: MNIST: expected train-images-idx3-ubyte",
+        ),
+        (["fit", "--model.optimizer.lr", "1e38"], "error: val/nll: expected a finite number"),
+    ],
+)
+def test_a_user_reads_a_message_and_no_traceback(
+    args: list[str], message: str, tmp_path: Path
+) -> None:
+    done = run(*args, folder=tmp_path)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_errors_of_others_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: object) -> None:
+        int("not ours")
+
+    monkeypatch.setattr(cli.CLI, "before_fit", lambda self: int("not ours"))
+    monkeypatch.setattr(sys, "argv", ["train.py", "fit", "--trainer.fast_dev_run", "true"])
+    with pytest.raises(ValueError, match="invalid literal"):
+        cli.main()

@@ -1,0 +1,79 @@
+"""Every YAML in configs/ is run, for a few batches, and digits to the end."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import write_mnist
+
+from softmax_torch import cli
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+
+
+@pytest.fixture
+def data_root(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """Generated data under the name of each relative of MNIST."""
+    for name in ("MNIST", "FashionMNIST"):
+        write_mnist(tmp_path / "data", name)
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_config_runs(
+    config: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(data_root.parent)
+    monkeypatch.setenv("SOFTMAX_TORCH_DATA", str(data_root))
+    cli.main(
+        ["fit", "--config", str(config)]
+        + ["--trainer.max_epochs", "2", "--trainer.limit_train_batches", "3"]
+        + ["--trainer.check_val_every_n_epoch", "1", "--trainer.accelerator", "cpu"]
+    )
+    name = yaml.safe_load(config.read_text())["name"]
+    assert name == config.stem
+    run = data_root.parent / "runs" / name / "version_0"
+    assert {path.name for path in run.iterdir()} == {
+        "config.yaml",
+        "metrics.csv",
+        "best.ckpt",
+        "last.ckpt",
+    }
+    assert f"next        {cli.program()} test --ckpt_path runs/{name}/version_0/best.ckpt" in (
+        capsys.readouterr().out
+    )
+
+
+def test_there_is_one_of_each_kind() -> None:
+    names = {path.stem for path in CONFIGS}
+    assert {"digits", "mnist", "fashion_mnist", "digits_gradient_descent"} <= names
+
+
+def test_gradient_descent_takes_one_step_an_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """and its objective never rises, as that of SGD does."""
+    monkeypatch.chdir(tmp_path)
+    config = next(path for path in CONFIGS if path.stem == "digits_gradient_descent")
+    cli.main(["fit", "--config", str(config), "--trainer.max_epochs", "40"])
+    with (tmp_path / "runs" / "digits_gradient_descent" / "version_0" / "metrics.csv").open() as f:
+        rows = [row for row in csv.DictReader(f) if row["train/loss"]]
+    assert [int(row["step"]) for row in rows] == list(range(40))
+    losses = torch.tensor([float(row["train/loss"]) for row in rows])
+    assert (losses.diff() < 0).all()
+
+
+def test_mnist_learns(real_mnist_root: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    """Two epochs of the shipped configuration reach 91% of the real test set."""
+    monkeypatch.chdir(tmp_path)
+    config = next(path for path in CONFIGS if path.stem == "mnist")
+    cli.main(
+        ["fit", "--config", str(config), "--data.root", str(real_mnist_root)]
+        + ["--trainer.max_epochs", "2"]
+    )
+    text = (tmp_path / "runs" / "mnist" / "version_0" / "metrics.csv").read_text().splitlines()
+    [test] = [float(row["test/accuracy"]) for row in csv.DictReader(text) if row["test/accuracy"]]
+    assert test > 0.91
