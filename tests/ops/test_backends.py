@@ -1,0 +1,128 @@
+"""Where a computation runs, as seen from everywhere that it may."""
+
+import pytest
+import torch
+from torch.autograd import forward_ad
+
+from softmax_torch import maths
+from softmax_torch.ops import backends, cpu
+
+# torch loads its rules of forward AD through torch.jit.script, which it has itself deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is:FutureWarning")
+
+
+def seen(x: torch.Tensor) -> tuple[bool, bool, bool, bool]:
+    return backends.traced(), backends.plain(), backends.final(x), backends.values_at_hand(x)
+
+
+def seen_within(transform) -> tuple[bool, bool, bool, bool]:
+    """What the function sees that ``transform`` runs on a number."""
+    answers = []
+
+    def f(x: torch.Tensor) -> torch.Tensor:
+        answers.append(seen(x))
+        return x * 1
+
+    transform(f)
+    return answers[-1]
+
+
+def test_kernels_of_a_cpu_and_formulas_elsewhere():
+    assert backends.kernels(torch.empty(2, 3)) is cpu
+    assert backends.kernels(torch.empty(2, 3, device="meta")) is maths
+
+
+def test_plain_eager_code():
+    x = torch.ones(())
+    assert seen(x) == (False, True, False, True)  # someone may differentiate: gradients are on
+    with torch.no_grad():
+        assert seen(x) == (False, True, True, True)
+        assert backends.final(None, x)
+
+
+TRANSFORMS = {
+    "vmap": lambda f: torch.func.vmap(f)(torch.ones(2)),
+    "grad": lambda f: torch.func.grad(f)(torch.ones(())),
+    "vjp": lambda f: torch.func.vjp(f, torch.ones(())),
+    "functionalize": lambda f: torch.func.functionalize(f)(torch.ones(())),
+}
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS.keys())
+def test_a_transform_is_not_plain_but_its_rules_apply(transform):
+    assert seen_within(transform) == (False, False, False, False)
+
+
+TRACERS = {
+    "jvp": lambda f: torch.func.jvp(f, (torch.ones(()),), (torch.ones(()),)),
+    "jacfwd of grad": lambda f: torch.func.jacfwd(torch.func.grad(f))(torch.ones(())),
+    "export": lambda f: torch.export.export(Calls(f), (torch.ones(3),), strict=False),
+}
+
+
+class Calls(torch.nn.Module):
+    def __init__(self, f) -> None:
+        super().__init__()
+        self.f = f
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.f(x)
+
+
+@pytest.mark.parametrize("transform", TRACERS.values(), ids=TRACERS.keys())
+def test_forward_mode_and_tracing_need_formulas(transform):
+    assert seen_within(transform) == (True, False, False, False)
+
+
+def test_a_dual_level_needs_formulas():
+    with forward_ad.dual_level():
+        assert seen(torch.ones(())) == (True, False, False, False)
+    assert not backends.traced()
+
+
+def test_compiled_code_knows_that_it_is():
+    @torch.compile(backend="eager", fullgraph=True)
+    def f(x: torch.Tensor) -> torch.Tensor:
+        assert backends.traced()
+        assert not backends.plain()
+        return x + backends.traced()
+
+    assert f(torch.zeros(())).item() == 1
+    assert not backends.traced()
+
+
+def test_a_batch_hidden_in_gradients_is_not_final():
+    answers = []
+
+    class Identity(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, g):
+            answers.append(backends.final(g))
+            return g
+
+    x = torch.ones(2, requires_grad=True)
+    y = Identity.apply(x)
+    torch.autograd.grad(y, x, torch.ones(2), retain_graph=True)
+    torch.autograd.grad(y, x, torch.eye(2), is_grads_batched=True, retain_graph=True)
+    torch.autograd.grad(y, x, torch.ones(2), create_graph=True)
+    assert answers == [True, False, False]
+
+
+def test_a_scale_of_1_gives_the_gradient_itself_and_any_other_is_taken_in_place():
+    gradient = torch.tensor([1.0, 2.0])
+    address = gradient.data_ptr()
+    for scale, expected in ((1.0, [1.0, 2.0]), (3.0, [3.0, 6.0])):
+        version = gradient._version
+        assert backends.scaled_(gradient, torch.tensor(scale)) is gradient
+        assert gradient.tolist() == expected
+        assert gradient.data_ptr() == address
+        assert (gradient._version == version) == (scale == 1.0)  # 1 costs nothing
+
+
+def test_the_budget_of_logits_depends_on_the_device():
+    here, there = torch.empty(1), torch.empty(1, device="meta")
+    assert 0 < backends.logits_budget(here) < backends.logits_budget(there)

@@ -1,0 +1,348 @@
+"""Derivatives of every order, in both modes, in every argument, against finite differences."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
+from torch.func import grad, hessian, jvp
+
+from softmax_torch import cross_entropy, linear_cross_entropy
+from softmax_torch.ops import backends
+
+# torch loads its rules of forward AD through torch.jit.script, which it has itself deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is:FutureWarning")
+
+C, D = 4, 3
+SHAPES = [(C,), (3, C), (2, C, 2)]
+OPTIONS = {
+    "plain": {},
+    "sum, weight": {"reduction": "sum", "weight": True},
+    "smoothing, sample weight": {"label_smoothing": 0.2, "sample_weight": True},
+    "ignored, z-loss": {"ignored": True, "z_loss": 0.1},
+    "none, all": {
+        "reduction": "none",
+        "ignored": True,
+        "weight": True,
+        "sample_weight": True,
+        "label_smoothing": 0.2,
+        "z_loss": 0.1,
+    },
+    "mean, all": {
+        "ignored": True,
+        "weight": True,
+        "sample_weight": True,
+        "label_smoothing": 0.2,
+        "z_loss": 0.1,
+    },
+    "soft": {"soft": True},
+    "soft, none, z-loss": {"soft": True, "reduction": "none", "z_loss": 0.1},
+    "soft, mean, all": {
+        "soft": True,
+        "weight": True,
+        "sample_weight": True,
+        "label_smoothing": 0.2,
+        "z_loss": 0.1,
+    },
+}
+LINEAR_SHAPES = [((D,), C), ((3, D), C), ((2, 2, D), 2)]  # more classes than features, and fewer
+
+shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
+linear_shapes = pytest.mark.parametrize(("shape", "classes"), LINEAR_SHAPES, ids=str)
+options = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
+
+
+def leaf(*shape: int) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64, requires_grad=True)
+
+
+def positive(*shape: int) -> Tensor:
+    return (torch.rand(shape, dtype=torch.float64) + 0.5).requires_grad_()
+
+
+def target_and_options(
+    rows: tuple[int, ...],
+    probabilities: tuple[int, ...],
+    classes: int,
+    soft: bool = False,
+    ignored: bool = False,
+    weight: bool = False,
+    sample_weight: bool = False,
+    **rest,
+):
+    """Targets, the differentiable tensors among the options, and the options that are numbers."""
+    if soft:
+        target = positive(*probabilities)
+    else:
+        target = torch.randint(classes, rows)
+        if ignored:
+            rest["ignore_index"] = 0
+            target = target.clamp(min=1)
+            if target.dim() > 0:
+                target[0] = 0
+    tensors = {}
+    if weight:
+        tensors["weight"] = positive(classes)
+    if sample_weight:
+        tensors["sample_weight"] = positive(*rows)
+    return target, tensors, rest
+
+
+def logits_case(shape: tuple[int, ...], everything: bool, options: dict):
+    """A function of tensors in which cross_entropy is differentiable, and those tensors."""
+    torch.manual_seed(0)
+    rows = () if len(shape) == 1 else (shape[0], *shape[2:])
+    target, tensors, numbers = target_and_options(rows, shape, C, **options)
+    return _case(
+        lambda z, target, **kw: cross_entropy(z, target, **kw),
+        {"z": leaf(*shape)},
+        target,
+        tensors,
+        numbers,
+        everything,
+    )
+
+
+def linear_case(shape: tuple[int, ...], classes: int, everything: bool, options: dict):
+    """``logits_case`` of linear_cross_entropy."""
+    torch.manual_seed(0)
+    rows = shape[:-1]
+    target, tensors, numbers = target_and_options(rows, (*rows, classes), classes, **options)
+    return _case(
+        lambda x, W, b, target, **kw: linear_cross_entropy(x, W, target, linear_bias=b, **kw),
+        {"x": leaf(*shape), "W": leaf(classes, shape[-1]), "b": leaf(classes)},
+        target,
+        tensors,
+        numbers,
+        everything,
+    )
+
+
+def _case(loss, arguments, target, tensors, numbers, everything):
+    others = {**tensors, "target": target}
+    moving = dict(arguments)
+    if everything:
+        moving |= {name: t for name, t in others.items() if t.is_floating_point()}
+    fixed = {name: t.detach() for name, t in others.items() if name not in moving}
+    names = list(moving)
+
+    def f(*values: Tensor) -> Tensor:
+        return loss(**dict(zip(names, values, strict=True)), **fixed, **numbers)
+
+    return f, tuple(moving.values())
+
+
+def check_first_and_second(f, inputs) -> None:
+    for fast_mode in (False, True):
+        assert gradcheck(
+            f,
+            inputs,
+            fast_mode=fast_mode,
+            check_forward_ad=True,
+            check_batched_grad=True,
+            check_batched_forward_grad=True,
+        )
+    assert gradgradcheck(f, inputs, check_batched_grad=True, check_fwd_over_rev=True)
+
+
+@pytest.mark.parametrize("everything", [False, True], ids=["logits", "everything"])
+@options
+@shapes
+def test_cross_entropy_against_finite_differences(shape, options, everything):
+    check_first_and_second(*logits_case(shape, everything, options))
+
+
+@pytest.mark.parametrize("everything", [False, True], ids=["layer", "everything"])
+@options
+@linear_shapes
+def test_linear_cross_entropy_against_finite_differences(shape, classes, options, everything):
+    check_first_and_second(*linear_case(shape, classes, everything, options))
+
+
+def nth_derivatives(loss, z: Tensor, order: int) -> list[Tensor]:
+    """The first ``order`` reverse-mode derivatives of loss in z, along fixed directions."""
+    directions = torch.Generator().manual_seed(1)
+    value, found = loss(z), []
+    for _ in range(order):
+        (derivative,) = torch.autograd.grad(value, z, create_graph=True)
+        found.append(derivative)
+        value = (derivative * torch.randn(z.shape, generator=directions, dtype=z.dtype)).sum()
+    return found
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
+def test_reverse_derivatives_up_to_the_fourth_are_those_of_torch(reduction, label_smoothing):
+    torch.manual_seed(0)
+    z, y = leaf(3, C), torch.tensor([0, 3, 1])
+    kw = {"reduction": reduction, "label_smoothing": label_smoothing}
+    ours = nth_derivatives(lambda z: cross_entropy(z, y, **kw).sum(), z, 4)
+    truth = nth_derivatives(lambda z: F.cross_entropy(z, y, **kw).sum(), z, 4)
+    assert truth[-1].abs().max() > 1e-3
+    torch.testing.assert_close(ours, truth)
+
+
+@pytest.mark.parametrize("classes", [C, 2])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_third_derivative_of_the_linear_layer_is_that_of_torch(classes, reduction):
+    torch.manual_seed(0)
+    x, W, y = leaf(5, D).detach(), leaf(classes, D), torch.randint(classes, (5,))
+    ours = nth_derivatives(lambda W: linear_cross_entropy(x, W, y, reduction=reduction).sum(), W, 3)
+    truth = nth_derivatives(
+        lambda W: F.cross_entropy(x @ W.t(), y, reduction=reduction).sum(), W, 3
+    )
+    assert truth[-1].abs().max() > 1e-3
+    torch.testing.assert_close(ours, truth)
+
+
+@options
+def test_forward_over_reverse_equals_reverse_over_reverse(options):
+    f, (z,) = logits_case((3, C), everything=False, options=options)
+    v = torch.randn_like(z)
+    _, hvp = jvp(grad(lambda z: f(z).sum()), (z.detach(),), (v,))
+    (g,) = torch.autograd.grad(f(z).sum(), z, create_graph=True)
+    (truth,) = torch.autograd.grad((g * v).sum(), z)
+    assert truth.abs().max() > 1e-3
+    torch.testing.assert_close(hvp, truth)
+
+
+# What a caller may do with a graph and with the gradients it is handed.
+
+
+def fused_cases():
+    """A loss and the leaves it is differentiable in, for every rule that forms gradients early."""
+    return {
+        "logits": lambda: logits_case((3, C), False, {}),
+        "logits, positions": lambda: logits_case((2, C, 2), False, {"label_smoothing": 0.2}),
+        "logits, none": lambda: logits_case((3, C), False, {"reduction": "none"}),
+        "float32 logits": lambda: plain_float32_case(),
+        "linear, many classes": lambda: linear_case((3, D), 5, False, {"z_loss": 0.1}),
+        "linear, few classes": lambda: linear_case((3, D), 2, False, {}),
+        "linear, none": lambda: linear_case((3, D), 5, False, {"reduction": "none"}),
+    }
+
+
+def plain_float32_case():
+    torch.manual_seed(0)
+    y = torch.tensor([0, 3, 1])
+    return lambda z: cross_entropy(z, y), (torch.randn(3, C, requires_grad=True),)
+
+
+@pytest.fixture(params=fused_cases().values(), ids=fused_cases().keys())
+def fused(request):
+    f, leaves = request.param()
+    return (lambda: f(*leaves).sum()), leaves
+
+
+def clones(tensors) -> list[Tensor]:
+    return [t.clone() for t in tensors]
+
+
+def test_a_retained_graph_gives_the_gradient_again_whatever_the_scale(fused):
+    loss, leaves = fused
+    value = loss()
+    first = torch.autograd.grad(value, leaves, retain_graph=True)
+    kept = clones(first)
+    for scale in (3.0, 1.0, -0.5):
+        again = torch.autograd.grad(value, leaves, torch.tensor(scale), retain_graph=True)
+        torch.testing.assert_close(list(again), [scale * g for g in kept])
+    torch.testing.assert_close(list(first), kept, rtol=0, atol=0)
+
+
+def test_what_happens_to_a_grad_does_not_come_back_through_the_graph(fused):
+    loss, leaves = fused
+    value = loss()
+    value.backward(retain_graph=True)
+    truth = clones(t.grad for t in leaves)
+    for t in leaves:
+        t.grad.fill_(torch.nan)
+        t.grad = None
+    value.backward()
+    torch.testing.assert_close([t.grad for t in leaves], truth)
+
+
+def test_backward_twice_accumulates(fused):
+    loss, leaves = fused
+    value = loss()
+    value.backward(retain_graph=True)
+    truth = [2 * t.grad for t in leaves]
+    value.backward()
+    torch.testing.assert_close([t.grad for t in leaves], truth)
+
+
+def test_a_second_backward_of_a_freed_graph_is_refused(fused):
+    loss, _ = fused
+    value = loss()
+    value.backward()
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        value.backward()
+
+
+def test_a_differentiable_backward_after_a_plain_one(fused):
+    loss, leaves = fused
+    value = loss()
+    plain = torch.autograd.grad(value, leaves, retain_graph=True)
+    differentiable = torch.autograd.grad(value, leaves, create_graph=True)
+    torch.testing.assert_close(list(differentiable), list(plain))
+    assert all(g.requires_grad for g in differentiable)
+    seconds = torch.autograd.grad(sum((g * g).sum() for g in differentiable), leaves)
+    assert all(second.abs().max() > 1e-4 for second in seconds)
+
+
+@pytest.mark.parametrize("function", ["cross_entropy", "linear_cross_entropy"])
+def test_gradients_of_micro_batches_add_up_to_that_of_the_batch(function):
+    torch.manual_seed(0)
+    x, W, y = leaf(8, D).detach(), leaf(C, D), torch.randint(C, (8,))
+
+    def loss(rows: slice) -> Tensor:
+        if function == "cross_entropy":
+            return cross_entropy(F.linear(x[rows], W), y[rows])
+        return linear_cross_entropy(x[rows], W, y[rows])
+
+    (truth,) = torch.autograd.grad(loss(slice(None)), W)
+    for n in range(0, 8, 2):
+        (loss(slice(n, n + 2)) / 4).backward()
+    torch.testing.assert_close(W.grad, truth)
+
+
+# The Hessian of softmax regression is known in closed form.
+
+
+def closed_form(x: Tensor, W: Tensor) -> Tensor:
+    """d2 loss / dW_k dW_l = X^T diag(p_k (delta_kl - p_l)) X / N, of shape (C, D, C, D)."""
+    p = (x @ W.t()).softmax(1)
+    curvature = torch.diag_embed(p) - p.unsqueeze(2) * p.unsqueeze(1)
+    return torch.einsum("nkl,nd,ne->kdle", curvature, x, x) / len(x)
+
+
+def by_double_backward(f, W: Tensor) -> Tensor:
+    (g,) = torch.autograd.grad(f(W), W, create_graph=True)
+    rows = [torch.autograd.grad(g_i, W, retain_graph=True)[0] for g_i in g.flatten()]
+    return torch.stack(rows).view(*W.shape, *W.shape)
+
+
+HESSIANS = {
+    "torch.func": lambda f, W: hessian(f)(W),
+    "torch.autograd.functional": torch.autograd.functional.hessian,
+    "double backward": by_double_backward,
+}
+
+
+@pytest.mark.parametrize("blocks", [False, True], ids=["whole", "blocks"])
+@pytest.mark.parametrize("classes", [5, 2])
+@pytest.mark.parametrize("hessian_of", HESSIANS.values(), ids=HESSIANS.keys())
+def test_hessian_of_the_linear_layer_is_the_closed_form(hessian_of, classes, blocks, monkeypatch):
+    if blocks:
+        monkeypatch.setattr(backends, "logits_budget", lambda x: 2 * classes * x.element_size())
+    torch.manual_seed(0)
+    x, W, y = leaf(7, D).detach(), leaf(classes, D), torch.randint(classes, (7,))
+    found = hessian_of(lambda W: linear_cross_entropy(x, W, y), W)
+    torch.testing.assert_close(found, closed_form(x, W))
+
+
+@pytest.mark.parametrize("classes", [C, 2])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_derivatives_in_blocks_against_finite_differences(classes, reduction, monkeypatch):
+    monkeypatch.setattr(backends, "logits_budget", lambda x: 2 * classes * x.element_size())
+    options = {"reduction": reduction, "label_smoothing": 0.2, "z_loss": 0.1, "sample_weight": True}
+    check_first_and_second(*linear_case((5, D), classes, False, options))
