@@ -89,20 +89,33 @@ def _is_target(z: Tensor, y: Tensor) -> Tensor:
 
 
 def row_values(z: Tensor, y: Tensor | None, u: Tensor | None, lse: bool = False) -> RowValues:
-    """The row numbers of logits z: nll where y is given, smooth where u is, lse where asked for.
-
-    nll is written as log(1 + exp(L)) with L = log sum_{c != y} exp(z_c) - z_y, which keeps its
-    digits, and those of its derivatives of every order, however certain the prediction.
-    """
+    """The row numbers of logits z: nll where y is given, smooth where u is, lse where asked for."""
     z = upcast(z)
-    nll = smooth = None
-    if y is not None:
-        z_y = z.gather(1, y.unsqueeze(1)).squeeze(1)
-        others = z.masked_fill(_is_target(z, y), -torch.inf).logsumexp(1)
-        nll = torch.logaddexp(others - z_y, torch.zeros_like(z_y))
-    if u is not None:
-        smooth = -(z.log_softmax(1) * class_view(u, z)).sum(1)
-    return RowValues(nll, smooth, z.logsumexp(1) if lse else None)
+    smooth = None if u is None else -(z.log_softmax(1) * class_view(u, z)).sum(1)
+    return RowValues(None if y is None else _nll(z, y), smooth, z.logsumexp(1) if lse else None)
+
+
+def _nll(z: Tensor, y: Tensor) -> Tensor:
+    """The negative log-likelihoods, as log(1 + exp(L)) with L = log sum_{c != y} exp(z_c) - z_y.
+
+    That keeps its digits, and those of its derivatives of every order, however certain the
+    prediction is. It is spelled out because the second tangents of torch.logsumexp and
+    torch.logaddexp are NaN where all rivals of a class are masked by -inf. A row whose largest
+    logit is not finite is NaN throughout, as in torch.
+    """
+    finite = z.detach().amax(1).isfinite()
+    z = z * torch.where(finite, 1.0, torch.nan).to(z.dtype).unsqueeze(1)
+    rivals = z.masked_fill(_is_target(z, y), -torch.inf)
+    largest = rivals.detach().amax(1)
+    without_rivals = largest == -torch.inf
+    shift = torch.where(without_rivals, 0.0, largest)
+    total = (rivals - shift.unsqueeze(1)).exp().sum(1)  # at least 1, or 0 without rivals
+    z_y = z.gather(1, y.unsqueeze(1)).squeeze(1)
+    L = torch.where(without_rivals, 1.0, total).log() + shift - z_y
+    # exp of what is not positive; relu and abs would have the wrong slope at L = 0
+    positive = L > 0
+    nll = torch.where(positive, L, 0.0) + torch.where(positive, -L, L).exp().log1p()
+    return torch.where(without_rivals & finite, 0.0, nll)
 
 
 def row_vjp(

@@ -8,15 +8,12 @@ taken, e_y, and the sum of what is left (see ``maths`` for why the true class is
 
 How a block is filled was measured (2 cores, AVX-512, torch 2.15, float32):
 
- - exp(z) as it stands where that is safe: 20 us for 262 rows of 1000 in cache. ``torch.softmax``
-   takes 63 us there, and 4500 us for 60000 rows of 10, 75 ns a row whatever its length, where exp
-   takes 55 us.
- - ``torch.softmax`` otherwise. exp is no choice then: an argument below -87, where float32
-   underflows, makes torch.exp up to 200 times slower (4 ms for that block).
- - narrow rows get a second chance at exp, with the largest logit of each row subtracted.
-
-Whether exp is safe is guessed from the first 16th of the rows before it, since looking at all of
-them would cost more than the exp, and checked on the sums after it. A wrong guess costs time only.
+ - wide rows by ``torch.softmax``: 80 us for 262 rows of 1000 in cache. exp takes 20 us on one make
+   of processor and 110 on another, and wants the range of the logits looked at first.
+ - narrow rows by exp2(z log2 e): softmax costs 75 ns a row whatever its length, 5300 us for 60000
+   rows of 10, where exp takes 250 us, multiplication and exp2 120. Besides, torch.exp starts the
+   threads of another library from 1000 elements on, which stalls for milliseconds where the other
+   core is busy, and is up to 200 times slower where float32 underflows; exp2 does neither.
 
 The arguments are those of the functions of the same names in ``maths``.
 """
@@ -28,12 +25,13 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from softmax_torch import maths
 from softmax_torch.maths import RowValues, RowWeight, class_sum, class_view
 
-__all__ = ["row_values", "row_vjp", "weighted_total"]
+__all__ = ["mean_nll", "row_values", "row_vjp", "weighted_total"]
 
 BLOCK = 1 << 20
 """Elements of a block: 4 MiB of float32, the second-level caches of two cores. At 8192 x 1000 a
@@ -42,26 +40,19 @@ quarter of it takes 1.25 times as long, for the fixed price of some twenty calls
 BLOCK_ROWS = (8192, 65536)
 """Rows of a block: the first number where there are that many, more where the scratch for their
 numbers stays below a 20th of the gradient, never more than the second. From 32768 rows on, torch
-works on them with all threads: 60000 x 10 in one block takes 0.59 ms, in blocks of 8192 1.14 ms."""
+works on them with all threads: 60000 x 10 in one block takes 0.7 ms, in blocks of 8192 1.2 ms."""
 
 NARROW = 64
 """Rows of at most this many classes are narrow."""
 
-FEW_ROWS = 1024
-"""Below it, the simplest call is the fastest one."""
+FEW = 32768
+"""Up to so many logits, 128 KiB of float32, the number of calls counts and nothing else."""
 
-SAMPLE = 16
-"""One row in so many is looked at before exp is tried."""
+NEAR = 8.0
+"""exp2 is taken of narrow logits as they stand where all lie within +-NEAR: rounding z log2 e makes
+e wrong by |z| / 2 units in the last place. Elsewhere the largest of its row is subtracted first."""
 
-SAFE = 30.0
-"""exp(z) is tried where a sample of the logits lies within +-SAFE ..."""
-
-SAFE_SUM = (1e-8, 1e30)
-"""... and kept where the sum of every row lies in here: none overflowed, and a class whose exp
-underflowed has a probability below 1e-30."""
-
-UNDERFLOW = -80.0
-"""exp of anything above it is a normal float32."""
+LOG2E = 1 / math.log(2)
 
 RARE = 1e-30
 """Below this e_y has lost digits, or all of them, to underflow."""
@@ -77,7 +68,7 @@ def _accumulation_dtype(z: Tensor) -> torch.dtype:
 def _row_limit(numel: int) -> int:
     """The most rows of a block of logits with numel elements, three numbers of scratch a row."""
     low, high = BLOCK_ROWS
-    return min(max(low, numel // (3 * 20)), high)
+    return min(max(low, numel // (3 * 21)), high)
 
 
 def _blocks(z: Tensor) -> Iterator[tuple[Index, Index]]:
@@ -112,15 +103,11 @@ class _Block(NamedTuple):
 
 def _fill(z: Tensor, y: Tensor | None, e: Tensor, need_lse: bool) -> _Block:
     """Fill e for the logits z of one block."""
-    if _within(z[: z.shape[0] // SAMPLE + 1], -SAFE, SAFE):
-        block = _take_out(torch.exp(z, out=e), y, z, 0.0)
-        if _within(block.s, *SAFE_SUM):
-            return block
     if _narrow(z):
-        shift = z.amax(1, keepdim=True)
-        shifted = z - shift
-        if shifted.amin().item() >= UNDERFLOW:
-            return _take_out(torch.exp(shifted, out=e), y, shifted, shift)
+        shift = None if _within(z, -NEAR, NEAR) else z.amax(1, keepdim=True)
+        log_e = z if shift is None else z - shift
+        torch.mul(log_e, LOG2E, out=e).exp2_()
+        return _take_out(e, y, log_e, 0.0 if shift is None else shift)
     torch.softmax(z, 1, out=e)
     # The largest p of a row is exp(max z) / sum exp(z).
     log_sum = z.amax(1, keepdim=True) - e.amax(1, keepdim=True).log_() if need_lse else None
@@ -161,7 +148,7 @@ def _values(block: _Block, z: Tensor, u: Tensor | None, lse: bool) -> RowValues:
     nll = smooth = log_sum = None
     if block.e_y is not None and block.true is not None:
         nll = torch.div(block.others, block.e_y).log1p_()
-        if block.e_y.amin().item() < RARE:  # these rows are done by the book
+        if not block.e_y.amin().item() >= RARE:  # these rows, and NaN, are done by the book
             rare = (block.e_y < RARE).squeeze(1)
             y = block.true.squeeze(1)[rare]
             exact = maths.row_values(z.movedim(1, -1)[rare], y, None).nll
@@ -324,48 +311,60 @@ def weighted_total(
 def _plain_total(z: Tensor, y: Tensor, a: Tensor | float, dz: Tensor) -> Tensor | None:
     """``weighted_total`` of nll alone and its gradient for narrow rows of unremarkable logits.
 
-    The same steps as the blocks above in the fewest calls, half of theirs: calls are what 128 rows
-    of 10 cost. None where it does not apply.
+    The same steps as the blocks above in the fewest calls. None where it does not apply.
     """
     N, C = z.shape[:2]
     if not _narrow(z) or z.dtype != dz.dtype or dz is z or z.dtype != _accumulation_dtype(z):
         return None
+    if not _within(z, -NEAR, NEAR):
+        return None
     step = _row_limit(N * C)
-    if N <= step:
-        return _plain_block(z, y, a, dz)
     total = 0.0
     for n in range(0, N, step):
         rows = slice(n, n + step)
-        a_b = a[rows] if isinstance(a, Tensor) and a.dim() > 0 else a
-        part = _plain_block(z[rows], y[rows], a_b, dz[rows])
-        if part is None:
-            return None
-        total += part.item()
+        a_b = a[rows].unsqueeze(1) if isinstance(a, Tensor) and a.dim() > 0 else a
+        total += _plain_block(z[rows], y[rows].unsqueeze(1), a_b, dz[rows])
     return torch.scalar_tensor(total, dtype=z.dtype)
 
 
-def _plain_block(z: Tensor, y: Tensor, a: Tensor | float, e: Tensor) -> Tensor | None:
-    if not _within(z, -SAFE, SAFE):
-        return None
-    torch.exp(z, out=e)
-    true = y.unsqueeze(1)
+def _plain_block(z: Tensor, true: Tensor, a: Tensor | float, e: Tensor) -> float:
+    """One block of it, with three numbers of scratch a row."""
+    torch.mul(z, LOG2E, out=e).exp2_()
     e_y = e.gather(1, true)
-    if len(y) < FEW_ROWS:
-        e.scatter_(1, true, 0.0)
-        others = e.sum(1, keepdim=True)
-    else:
-        e.scatter_(1, true, torch.zeros_like(e_y))
-        others = _sum_narrow(e)
+    e.scatter_(1, true, torch.zeros_like(e_y))
+    others = _sum_narrow(e)
     nll = torch.div(others, e_y).log1p_()
-    factor = e_y.add_(others).reciprocal_()
-    if isinstance(a, Tensor) and a.dim() > 0:
-        a = a.unsqueeze(1)
-        total = torch.where(a == 0, 0.0, nll * a).sum()
-    else:
-        total = nll.sum().mul_(a)
+    factor = e_y.add_(others).reciprocal_().mul_(a)
     e.scatter_(1, true, others.neg_())
-    e.mul_(factor.mul_(a))
-    return total
+    e.mul_(factor)
+    return _weighted_sum(a, nll)
+
+
+def mean_nll(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean of nll over float32 or float64 logits (N, C), and its gradient.
+
+    Raises:
+        IndexError, RuntimeError: a class index that is not in [0, C).
+    """
+    N = len(y)
+    if z.numel() > FEW:
+        if not _within(y, 0, z.shape[1] - 1):
+            raise IndexError("class index out of range")
+        dz = torch.empty_like(z)
+        return weighted_total(z, y, None, 1 / N, None, None, dz), dz
+    # Calls are what few logits cost, 3 to 10 us each between a forward and a backward pass, hence
+    # those that do most at once, and the sum q = 1 - p_y of the other classes, which keeps its
+    # digits where p_y rounds to 1.
+    log_p = torch.log_softmax(z, 1)
+    total = F.nll_loss(log_p, y)
+    dz = log_p.mul_(LOG2E).exp2_()
+    true = y.unsqueeze(1)
+    dz.scatter_(1, true, 0.0)
+    q = dz.sum(1, keepdim=True)
+    if total.item() * N < 1:  # every p_y is above 1/e, and most may be near 1
+        total = torch.log1p(-q).mean().neg_()
+    dz.scatter_(1, true, q.neg_())
+    return total, dz.mul_(1 / N)
 
 
 def _weighted_sum(weight: Tensor | float, value: Tensor) -> float:

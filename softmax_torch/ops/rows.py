@@ -18,9 +18,9 @@ from torch.autograd import Function
 
 from softmax_torch import maths
 from softmax_torch.maths import RowValues, RowWeight
-from softmax_torch.ops import backends
+from softmax_torch.ops import backends, cpu
 
-__all__ = ["row_values", "weighted_total"]
+__all__ = ["mean_nll", "row_values", "weighted_total"]
 
 
 def row_values(z: Tensor, y: Tensor | None, u: Tensor | None, lse: bool = False) -> RowValues:
@@ -42,6 +42,16 @@ def weighted_total(
         total: Tensor = _WeightedTotal.apply(z, y, u, a, b, c)
         return total
     return backends.kernels(z).weighted_total(z, y, u, a, b, c)
+
+
+def mean_nll(z: Tensor, y: Tensor) -> Tensor:
+    """The mean of nll over logits (N, C) on a CPU that require a gradient, in plain eager code.
+
+    Raises:
+        IndexError, RuntimeError: a class index that is not in [0, C).
+    """
+    total: Tensor = _MeanNLL.apply(z, y)
+    return total
 
 
 def row_vjp(
@@ -184,3 +194,23 @@ class _WeightedTotal(Function):
                 backends.kernels(z).weighted_total(z, y, u, a, b, c, dz)
             dz = backends.scaled_(dz, g)
         return dz, None, None, None, None, None
+
+
+class _MeanNLL(Function):
+    """``_WeightedTotal`` of the mean NLL of float32 logits on a CPU, with the fewest steps."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, y: Tensor) -> Tensor:
+        ctx.save_for_backward(z, y)
+        total, ctx.formed = cpu.mean_nll(z, y)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, None]:
+        dz, ctx.formed = ctx.formed, None
+        if not backends.final(g):
+            z, y = ctx.saved_tensors
+            return total_vjp(z, y, None, 1 / len(y), None, None, g), None
+        if dz is None:
+            _, dz = cpu.mean_nll(*ctx.saved_tensors)
+        return backends.scaled_(dz, g), None
