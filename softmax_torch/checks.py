@@ -114,6 +114,11 @@ def linear_shapes(input: Tensor, linear_weight: Tensor, linear_bias: Tensor | No
             f"input and linear_weight: expected shapes (..., D) and (C, D), got "
             f"{tuple(input.shape)} and {tuple(linear_weight.shape)}"
         )
+    if linear_weight.dim() > 2 and input.dim() != 2:
+        raise RuntimeError(
+            f"input: expected shape (N, D) with linear_weight of shape {tuple(linear_weight.shape)}"
+            f", a logit for each class and position; got {tuple(input.shape)}"
+        )
     if input.shape[-1] != linear_weight.shape[-1]:
         raise RuntimeError(
             f"input: expected {linear_weight.shape[-1]} features as linear_weight of shape "

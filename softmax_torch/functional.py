@@ -119,8 +119,8 @@ def linear_cross_entropy(
 
     Args:
         input: features of shape (..., D).
-        linear_weight: (C, D); or (C, d1, ..., dK, D) as in torch, where a sample has a logit for
-            each class and position, and the logits are those of ``cross_entropy``.
+        linear_weight: (C, D); or (C, d1, ..., dK, D) as in torch, where a sample of an input (N, D)
+            has a logit for each class and position, and the logits are those of ``cross_entropy``.
         target: class indices (...), or class probabilities (..., C).
         linear_bias: (C,), or None; of the shape of linear_weight without D.
         weight, ignore_index, reduction, label_smoothing, sample_weight, z_loss: as in
@@ -206,10 +206,11 @@ def _cross_entropy(
         dtype = torch.promote_types(dtype, target.dtype)
         if weight is not None:
             dtype = torch.promote_types(dtype, weight.dtype)
-    z = _class_second(input.to(dtype))
+    input = input.to(dtype)
+    z = _class_second(input, input)
     row_shape = z.shape[:1] + z.shape[2:]
     if soft:
-        goal = reductions.class_probabilities(_class_second(target), weight, options)
+        goal = reductions.class_probabilities(_class_second(target, input), weight, options)
     else:
         y = target.reshape(row_shape)
         goal = reductions.class_indices(y, z.shape[1], weight, options, upcast(z[:0]).dtype)
@@ -241,15 +242,15 @@ def _plain_rows(input: Tensor, target: Tensor, ignore_index: int) -> bool:
     return not (0 <= ignore_index < shape[1] or torch.is_autocast_enabled("cpu"))
 
 
-def _class_second(x: Tensor) -> Tensor:
-    """x as (N, C) or (N, C, M), without a copy where its layout allows."""
-    if x.dim() == 1:
+def _class_second(x: Tensor, z: Tensor) -> Tensor:
+    """x, of the shape of logits z, as (N, C) or (N, C, M), without a copy where z allows it."""
+    if z.dim() == 1:
         return x.unsqueeze(0)
-    if x.dim() == 2:
+    if z.dim() == 2:
         # Classes far apart and rows side by side: the layout of (1, C, M), transposed.
-        if x.stride(0) == 1 and x.stride(1) > 1 and x.shape[1] > 1:
+        if z.stride(0) == 1 and z.stride(1) > 1 and z.shape[1] > 1:
             return x.t().unsqueeze(0)
         return x
-    if x.stride(1) == 1 and x.shape[1] > 1:  # channels last: rows of classes
+    if z.stride(1) == 1 and z.shape[1] > 1:  # channels last: rows of classes
         return x.movedim(1, -1).flatten(0, -2)
     return x.flatten(2)

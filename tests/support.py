@@ -1,0 +1,87 @@
+"""A plain reference of the losses, and the options that tests go through."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def reference(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    *,
+    sample_weight: Tensor | None = None,
+    z_loss: float = 0.0,
+) -> Tensor:
+    """``cross_entropy`` by its definition: -sum_c w_c t_c log p_c with t smoothed, and the rest."""
+    at = min(1, input.dim() - 1)
+    C, soft = input.shape[at], target.shape == input.shape
+    ignored = torch.zeros(target.shape, dtype=torch.bool) if soft else target == ignore_index
+    target = target if soft else F.one_hot(target.masked_fill(ignored, 0), C).movedim(-1, at)
+    w = torch.ones(C, dtype=input.dtype) if weight is None else weight
+    w = w.view(-1, *(1 for _ in input.shape[at + 1 :]))
+    t = (1 - label_smoothing) * target + label_smoothing / C
+    loss = -(w * t * input.log_softmax(at)).sum(at)
+    counts = torch.ones_like(loss) if soft else (~ignored).to(loss.dtype)
+    if sample_weight is not None:
+        counts = counts * sample_weight
+    z = z_loss * input.logsumexp(at).square()
+    if reduction == "none":
+        return (loss + z) * counts
+    if reduction == "sum":
+        return ((loss + z) * counts).sum()
+    share = counts if soft else counts * (w * target).sum(at)
+    return (loss * counts).sum() / share.sum() + (z * counts).sum() / counts.sum()
+
+
+def results(f: Callable[..., Tensor], *leaves: Tensor) -> list[Tensor]:
+    """The value of f and, with a fixed weighting of its elements, its gradients in the leaves."""
+    leaves = tuple(leaf.detach().clone().requires_grad_() for leaf in leaves)
+    value = f(*leaves)
+    upstream = torch.linspace(0.5, 2, value.numel(), dtype=value.dtype).view(value.shape)
+    gradients: Sequence[Tensor] = torch.autograd.grad(value, leaves, upstream) if leaves else ()
+    return [value.detach(), *gradients]
+
+
+TORCHS = {
+    "plain": {},
+    "sum": {"reduction": "sum"},
+    "none": {"reduction": "none"},
+    "weight": {"weight": True},
+    "weight, none": {"weight": True, "reduction": "none"},
+    "smoothing": {"label_smoothing": 0.1},
+    "all smoothing": {"label_smoothing": 1.0},
+    "weight, smoothing": {"weight": True, "label_smoothing": 0.3},
+    "weight, smoothing, sum": {"weight": True, "label_smoothing": 0.3, "reduction": "sum"},
+    "weight, smoothing, none": {"weight": True, "label_smoothing": 0.3, "reduction": "none"},
+}
+"""Options that torch has too; True stands for a tensor, see ``options``."""
+
+OURS = {
+    "sample weight": {"sample_weight": True},
+    "sample weight, none": {"sample_weight": True, "reduction": "none"},
+    "z-loss": {"z_loss": 0.1},
+    "z-loss, sum": {"z_loss": 0.1, "reduction": "sum"},
+    "all": {"weight": True, "label_smoothing": 0.3, "sample_weight": True, "z_loss": 0.1},
+    "all, none": {
+        "weight": True,
+        "label_smoothing": 0.3,
+        "sample_weight": True,
+        "z_loss": 0.1,
+        "reduction": "none",
+    },
+}
+
+
+def options(chosen: dict, classes: int, rows: tuple[int, ...], dtype: torch.dtype) -> dict:
+    """The options with their tensors in place."""
+    tensors = {"weight": (classes,), "sample_weight": rows}
+    return {
+        name: torch.rand(tensors[name], dtype=dtype) + 0.5 if value is True else value
+        for name, value in chosen.items()
+    }

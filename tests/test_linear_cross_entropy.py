@@ -1,0 +1,225 @@
+"""linear_cross_entropy is cross_entropy of F.linear, for every option and every set of leaves."""
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from support import OURS, TORCHS, options, reference, results
+from torch import Tensor
+
+from softmax_torch import SoftmaxRegression, functional, linear_cross_entropy
+from softmax_torch.ops import backends
+
+D = 6
+LEAVES = [set(names) for n in range(4) for names in itertools.combinations(("x", "W", "b"), n)]
+every_option = pytest.mark.parametrize("chosen", (TORCHS | OURS).values(), ids=TORCHS | OURS)
+classes = pytest.mark.parametrize("C", [1, 4, 11])
+
+
+@pytest.fixture(params=["whole", "blocks"])
+def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rule for many logits also for few, in one block or in blocks of two rows."""
+    monkeypatch.setattr(functional, "FEW", 0)
+    if request.param == "blocks":
+        monkeypatch.setattr(backends, "logits_budget", lambda x: 2 * 11 * x.element_size())
+
+
+def problem(
+    rows: tuple[int, ...], C: int, dtype: torch.dtype = torch.float64, soft: bool = False
+) -> tuple[dict[str, Tensor], Tensor]:
+    torch.manual_seed(0)
+    tensors = {
+        "x": torch.randn(*rows, D, dtype=dtype),
+        "W": torch.randn(C, D, dtype=dtype),
+        "b": torch.randn(C, dtype=dtype),
+    }
+    target = torch.randn(*rows, C, dtype=dtype).softmax(-1) if soft else torch.randint(C, rows)
+    return tensors, target
+
+
+def by_definition(
+    x: Tensor, W: Tensor, target: Tensor, linear_bias: Tensor | None, **given
+) -> Tensor:
+    """``reference`` of the logits, with classes last."""
+    z = F.linear(x, W, linear_bias)
+    if z.dim() < 3:
+        return reference(z, target, **given)
+    rows = z.shape[:-1]
+    target = target.flatten(0, -2) if target.shape == z.shape else target.flatten()
+    given = {k: v.flatten() if k == "sample_weight" else v for k, v in given.items()}
+    loss = reference(z.flatten(0, -2), target, **given)
+    return loss.view(rows) if loss.dim() else loss
+
+
+def both(tensors: dict[str, Tensor], target: Tensor, leaves: set[str], **given):
+    """Value and gradients in the leaves, ours and by definition."""
+
+    def call(f):
+        def g(*values: Tensor) -> Tensor:
+            t = tensors | dict(zip(sorted(leaves), values, strict=True))
+            return f(t["x"], t["W"], target, linear_bias=t["b"], **given)
+
+        return g
+
+    return [
+        results(call(f), *(tensors[name] for name in sorted(leaves)))
+        for f in (linear_cross_entropy, by_definition)
+    ]
+
+
+@every_option
+@classes
+@pytest.mark.parametrize("leaves", LEAVES, ids=lambda s: "".join(sorted(s)) or "none")
+def test_every_option_and_set_of_leaves(
+    leaves: set[str], C: int, chosen: dict, blocks: None
+) -> None:
+    tensors, y = problem((5,), C)
+    ours, truth = both(tensors, y, leaves, **options(chosen, C, (5,), y.double().dtype))
+    torch.testing.assert_close(ours, truth)
+
+
+@every_option
+@classes
+def test_class_probabilities(C: int, chosen: dict, blocks: None) -> None:
+    tensors, t = problem((5,), C, soft=True)
+    ours, truth = both(tensors, t, {"x", "W", "b"}, **options(chosen, C, (5,), t.dtype))
+    torch.testing.assert_close(ours, truth)
+
+
+@classes
+@pytest.mark.parametrize("rows", [(), (5,), (2, 3), (2, 2, 2), (0,)], ids=str)
+@pytest.mark.parametrize("chosen", [{}, {"reduction": "none"}, {"label_smoothing": 0.2}], ids=str)
+def test_shapes(rows: tuple[int, ...], C: int, chosen: dict, blocks: None) -> None:
+    tensors, y = problem(rows, C)
+    ours, truth = both(tensors, y, {"x", "W", "b"}, **chosen)
+    torch.testing.assert_close(ours, truth, equal_nan=True)
+
+
+@classes
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_ignored_rows(C: int, reduction: str, blocks: None) -> None:
+    tensors, y = problem((5,), C)
+    y[[1, 4]] = -100
+    ours, truth = both(tensors, y, {"x", "W", "b"}, reduction=reduction)
+    torch.testing.assert_close(ours, truth)
+    tensors["x"][[1, 4]] = torch.nan  # what is ignored is not looked at
+    value, *_ = both(tensors, y, {"x"}, reduction=reduction)[0]
+    assert value.isfinite().all()
+
+
+@classes
+def test_without_bias(C: int, blocks: None) -> None:
+    tensors, y = problem((5,), C)
+    ours, truth = (
+        results(lambda x, W, f=f: f(x, W, y, linear_bias=None), tensors["x"], tensors["W"])
+        for f in (linear_cross_entropy, by_definition)
+    )
+    torch.testing.assert_close(ours, truth)
+
+
+@classes
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_lower_precision(C: int, dtype: torch.dtype, blocks: None) -> None:
+    """The gradient of the weight is summed in float32, whatever the blocks."""
+    tensors, y = problem((200,), C, dtype)
+    ours, _ = both(tensors, y, {"x", "W", "b"})
+    assert [t.dtype for t in ours] == [dtype] * 4
+    doubles = {name: t.double() for name, t in tensors.items()}
+    _, truth = both(doubles, y, {"x", "W", "b"})
+    for x, true in zip(ours, truth, strict=True):
+        size = max(true.abs().max().item(), 1e-2)
+        torch.testing.assert_close(x.double(), true, rtol=0, atol=4 * torch.finfo(dtype).eps * size)
+
+
+@pytest.mark.parametrize("C", [4, 11])
+def test_autocast(C: int, blocks: None) -> None:
+    tensors, y = problem((5,), C, torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = linear_cross_entropy(tensors["x"], tensors["W"], y, linear_bias=tensors["b"])
+        torchs = F.cross_entropy(F.linear(tensors["x"], tensors["W"], tensors["b"]), y)
+    assert ours.dtype == torchs.dtype == torch.float32
+    torch.testing.assert_close(ours, torchs, rtol=1e-2, atol=1e-2)
+
+
+def test_a_weight_with_positions() -> None:
+    """(C, d, D), as in torch: a logit for each class and position."""
+    torch.manual_seed(0)
+    x, W = torch.randn(5, D, dtype=torch.float64), torch.randn(4, 3, D, dtype=torch.float64)
+    y = torch.randint(4, (5, 3))
+    ours, truth = (
+        results(f, x, W)
+        for f in (
+            lambda x, W: linear_cross_entropy(x, W, y),
+            lambda x, W: F.cross_entropy(torch.einsum("nd,cpd->ncp", x, W), y),
+        )
+    )
+    torch.testing.assert_close(ours, truth)
+
+
+@classes
+@every_option
+def test_arguments_are_not_written_to(C: int, chosen: dict, blocks: None) -> None:
+    tensors, y = problem((5,), C)
+    for tensor in tensors.values():
+        tensor.requires_grad_()
+    given = options(chosen, C, (5,), torch.float64)
+    everything = [*tensors.values(), y, *(v for v in given.values() if isinstance(v, Tensor))]
+    before = [(t.detach().clone(), t._version) for t in everything]
+    loss = linear_cross_entropy(tensors["x"], tensors["W"], y, linear_bias=tensors["b"], **given)
+    loss.sum().backward()
+    for tensor, (values, version) in zip(everything, before, strict=True):
+        assert torch.equal(tensor, values)
+        assert tensor._version == version
+
+
+def test_only_the_gradients_that_are_needed_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frozen input saves a product of matrices, a frozen weight another."""
+    monkeypatch.setattr(functional, "FEW", 0)
+    counted = []
+    for name in ("mm", "addmm"):
+        plain = getattr(torch, name)
+        monkeypatch.setattr(torch, name, lambda *a, f=plain, **k: counted.append(1) or f(*a, **k))
+    added = Tensor.addmm_
+    monkeypatch.setattr(Tensor, "addmm_", lambda *a, **k: counted.append(1) or added(*a, **k))
+    products = {}
+    for leaves in LEAVES:
+        tensors, y = problem((5,), 11)
+        for name in leaves:
+            tensors[name].requires_grad_()
+        counted.clear()
+        loss = linear_cross_entropy(tensors["x"], tensors["W"], y, linear_bias=tensors["b"])
+        if leaves:
+            loss.backward()
+        assert {name for name, t in tensors.items() if t.grad is not None} == leaves
+        products["".join(sorted(leaves))] = len(counted)
+    assert products == {
+        "": 1, "x": 2, "W": 2, "b": 1, "Wx": 3, "bx": 2, "Wb": 2, "Wbx": 3
+    }  # fmt: skip
+
+
+def test_many_classes_need_no_memory_for_their_logits() -> None:
+    """The largest tensor that is made is a block, not the (N, C) logits of 80 MB."""
+    x, W = torch.randn(1000, 8, requires_grad=True), torch.randn(20000, 8, requires_grad=True)
+    y = torch.randint(20000, (1000,))
+    with torch.profiler.profile(profile_memory=True, acc_events=True) as profile:
+        linear_cross_entropy(x, W, y).backward()
+    held = peak = 0
+    for event in profile.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    assert peak < 75e6  # two blocks of 32 MiB, and the gradients
+
+
+def test_the_module_uses_it_and_never_its_log_probabilities(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(SoftmaxRegression, "forward", lambda *_: pytest.fail("log-probabilities"))
+    monkeypatch.setattr(SoftmaxRegression, "logits", lambda *_: pytest.fail("logits"))
+    model = SoftmaxRegression(D, 4)
+    x, y = torch.randn(5, D), torch.randint(4, (5,))
+    expected = linear_cross_entropy(
+        x, model.linear.weight, y, linear_bias=model.linear.bias, label_smoothing=0.1
+    )
+    assert torch.equal(model.loss(x, y, label_smoothing=0.1), expected)

@@ -1,0 +1,108 @@
+"""The samples that torch tests its own operators with, run through ours."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.testing._internal.common_methods_invocations import op_db
+
+from softmax_torch import cross_entropy, linear_cross_entropy
+
+OPS = {op.name: op for op in op_db}
+OURS = {
+    "nn.functional.cross_entropy": cross_entropy,
+    "nn.functional.linear_cross_entropy": linear_cross_entropy,
+}
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+names = pytest.mark.parametrize("name", OURS)
+
+
+def op_named(name: str):
+    if name not in OPS:
+        pytest.skip(f"torch {torch.__version__} has no {name}")
+    return OPS[name]
+
+
+def arguments(sample) -> tuple[list, dict]:
+    """What the sample calls the operator with, without options of how torch divides its work.
+
+    torch draws class weights from a normal distribution; ours refuses them where negative.
+    """
+    given = {k: v for k, v in sample.kwargs.items() if k not in ("options", "chunking_method")}
+    if isinstance(given.get("weight"), Tensor):
+        given["weight"] = given["weight"].detach().abs()
+    return [sample.input, *sample.args], given
+
+
+def torchs(op) -> Callable[..., Tensor]:
+    """torch's operator; the linear one by its definition, which has no samples it gets wrong."""
+    if not op.name.endswith("linear_cross_entropy"):
+        return op.op
+
+    def f(input: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias=None, **given):
+        classes_and_positions = linear_weight.shape[:-1]
+        bias = None if linear_bias is None else linear_bias.flatten()
+        z = F.linear(input, linear_weight.flatten(0, -2), bias)
+        if len(classes_and_positions) > 1:
+            z = z.unflatten(-1, classes_and_positions)
+        elif z.dim() > 2:
+            z, target = z.flatten(0, -2), target.flatten()
+        return F.cross_entropy(z, target, **given)
+
+    return f
+
+
+def value_and_gradients(f: Callable[..., Tensor], args: list, given: dict) -> list[Tensor]:
+    """The value and the gradients in whatever asks for one."""
+    tensors = [x for x in [*args, *given.values()] if isinstance(x, Tensor)]
+    leaves = [x for x in tensors if x.requires_grad]
+    value = f(*args, **given)
+    if not leaves or not value.requires_grad:
+        return [value]
+    found = torch.autograd.grad(value.sum(), leaves, allow_unused=True)
+    return [value, *(x for x in found if x is not None)]
+
+
+def samples(name: str, dtype: torch.dtype) -> Iterator:
+    op = op_named(name)
+    if dtype not in op.supported_dtypes("cpu"):
+        pytest.skip(f"torch has no {name} in {dtype} on a CPU")
+    return op.sample_inputs("cpu", dtype, requires_grad=True)
+
+
+@names
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_samples(name: str, dtype: torch.dtype) -> None:
+    reference, count = torchs(op_named(name)), 0
+    for sample in samples(name, dtype):
+        args, given = arguments(sample)
+        ours = value_and_gradients(OURS[name], args, given)
+        theirs = value_and_gradients(reference, args, given)
+        assert len(ours) >= len(theirs)
+        assert ours[0].shape == theirs[0].shape
+        eps = torch.finfo(dtype).eps
+        for x, y in zip(ours, theirs, strict=False):
+            assert x.dtype == y.dtype
+            size = max(1.0, y.detach().nan_to_num().abs().max().item()) if y.numel() else 1.0
+            torch.testing.assert_close(x, y, rtol=16 * eps, atol=16 * eps * size, equal_nan=True)
+        count += 1
+    assert count > 20
+
+
+@names
+def test_error_inputs(name: str) -> None:
+    op = op_named(name)
+    if op.error_inputs_func is None:
+        pytest.skip(f"torch {torch.__version__} has no error inputs for {name}")
+    count = 0
+    for error in op.error_inputs("cpu"):
+        args, given = arguments(error.sample_input)
+        # Ours takes inputs of any dimension; this one's target does not fit it, which is a
+        # ValueError in F.cross_entropy.
+        kind = ValueError if "dimensionality 1 or 2" in error.error_regex else error.error_type
+        with pytest.raises(kind):
+            OURS[name](*args, **given)
+        count += 1
+    assert count > 0
