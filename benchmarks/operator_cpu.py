@@ -1,6 +1,7 @@
 """The operator on a CPU against torch's: is it right, how fast is it, what memory does it take.
 
-    python benchmarks/operator_cpu.py [--threads 2] [--repeats 15] [--only cross_entropy] [--json F]
+    python benchmarks/operator_cpu.py [--threads 2] [--repeats 15] [--only cross_entropy]
+                                      [--json FILE] [--markdown FILE]
 
 Each case is first compared with torch in float64, loss and gradients; one that differs stops the
 program. Times are medians of loss + backward in one process, the contestants taking turns. A turn
@@ -14,12 +15,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
+import os
 import statistics
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+
+# Before torch is imported: its profiler writes what it could not find to the console otherwise.
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 import torch
 import torch.nn.functional as F
@@ -46,7 +52,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--only", choices=["cross_entropy", "linear_cross_entropy"])
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
+    parser.add_argument("--markdown", type=Path, help="write a table of the ratios to this file")
     options = parser.parse_args()
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # "no CUDA" is no news
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {cpu_name()}, float32")
@@ -69,6 +77,8 @@ def main() -> None:
             figures.append(measure(case, options.repeats))
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
+    if options.markdown:
+        options.markdown.write_text(markdown(figures))
 
 
 def cross_entropy_case(N: int, C: int) -> Case:
@@ -178,6 +188,25 @@ def measure(case: Case, repeats: int) -> dict[str, Any]:
         }
     print(f"{'':38s} {'(the gradients alone)':34s} {'':9s} {'':7s} {gradient / 1e6:9.2f}")
     return result
+
+
+def markdown(figures: list[dict[str, Any]]) -> str:
+    """A table with a row for each case: our time, and its ratio to that of each contestant."""
+    peers = ("torch", "torch.compile", "torch, in chunks")
+    lines = [
+        f"| case (N x [D x] C) | ms | {' | '.join(f'/ {peer}' for peer in peers)} | extra memory "
+        "/ gradients |",
+        f"| --- | ---: | {' | '.join('---:' for _ in peers)} | ---: |",
+    ]
+    for figure in figures:
+        ours, *others = figure["contestants"].values()
+        ratios = [f"{other['ours_to_this']:.2f}" for other in others]
+        ratios += [""] * (len(peers) - len(ratios))
+        memory = ours["peak_extra_bytes"] / ours["gradient_bytes"]
+        lines.append(
+            f"| {figure['case']} | {ours['ms']:.3g} | {' | '.join(ratios)} | {memory:.2f} |"
+        )
+    return "\n".join(lines) + "\n"
 
 
 def median_times(steps: dict[str, Call], repeats: int) -> dict[str, float]:

@@ -108,10 +108,12 @@ class _Piece(NamedTuple):
 
 
 def _pieces(linear: Linear) -> Iterator[_Piece]:
-    """Cut the rows so that the logits of a piece stay within the budget of the device."""
+    """Cut the rows so that the logits and the input of a piece stay within the device's budgets."""
     x, weight, _ = linear
     N, C, D = x.shape[0], weight.shape[0], x.shape[1]
-    step = max(1, min(N, backends.logits_budget(x) // (C * x.element_size())))
+    of_logits = backends.logits_budget(x) // (C * x.element_size())
+    of_input = backends.input_budget(x) // (D * x.element_size())
+    step = max(1, min(N, of_logits, of_input))
     z = x.new_empty(step, C)
     dz = None if C > D else torch.empty_like(z)  # up to D classes it is no larger than the input
     for n in range(0, N, step):
