@@ -52,6 +52,7 @@ def cross_entropy_shapes(
     if len(shape) == 0:
         raise RuntimeError("input: expected logits of shape (C,) or (N, C, ...), got a scalar")
     if not input.dtype.is_floating_point:
+        # torch's type for it, hence ours
         raise NotImplementedError(f"input: expected a floating-point tensor, got {input.dtype}")
     classes = shape[0] if len(shape) == 1 else shape[1]
     rows = torch.Size() if len(shape) == 1 else torch.Size((shape[0], *shape[2:]))

@@ -14,7 +14,11 @@ from typing import Any, Literal
 
 import torch
 from lightning import LightningModule
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from lightning.pytorch.utilities.types import (
+    LRSchedulerConfigType,
+    OptimizerLRScheduler,
+    OptimizerLRSchedulerConfig,
+)
 from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
@@ -145,10 +149,10 @@ class LitSoftmaxRegression(LightningModule):
         if self.lr_scheduler is None:
             return optimizer
         scheduler = self.lr_scheduler(optimizer)
-        config: dict[str, Any] = {"scheduler": scheduler, "interval": self.lr_interval}
+        config = LRSchedulerConfigType(scheduler=scheduler, interval=self.lr_interval)
         if isinstance(scheduler, ReduceLROnPlateau):
             config["monitor"] = "val/nll"
-        return {"optimizer": optimizer, "lr_scheduler": config}  # type: ignore[return-value]
+        return OptimizerLRSchedulerConfig(optimizer=optimizer, lr_scheduler=config)
 
     def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         """The objective on a batch; the mean is over the batch's own class weights."""

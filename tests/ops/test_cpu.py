@@ -32,10 +32,12 @@ kinds = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
 @pytest.fixture(autouse=True)
 def stale_memory(monkeypatch):
     """New memory holds NaN, so that whatever is not written shows."""
+
+    def filled(new):
+        return lambda *args, **kw: new(*args, **kw).fill_(torch.nan)
+
     for name in ("empty", "empty_like"):
-        new = getattr(torch, name)
-        filled = lambda *args, new=new, **kw: new(*args, **kw).fill_(torch.nan)  # noqa: E731
-        monkeypatch.setattr(torch, name, filled)
+        monkeypatch.setattr(torch, name, filled(getattr(torch, name)))
 
 
 @pytest.fixture(params=[None, (100, (8, 16))], ids=["one block", "many blocks"])
