@@ -10,8 +10,6 @@ from torch.func import grad, hessian, jvp
 from softmax_torch import cross_entropy, linear_cross_entropy
 from softmax_torch.ops import backends
 
-# torch loads its rules of forward AD through torch.jit.script, which it has itself deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is:FutureWarning")
 
 C, D = 4, 3
 SHAPES = [(C,), (3, C), (2, C, 2)]

@@ -14,8 +14,6 @@ from torch.func import jacfwd, jacrev
 
 from softmax_torch import cross_entropy, linear_cross_entropy
 
-# torch loads its rules of forward AD through torch.jit.script, which it has itself deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is:FutureWarning")
 
 SLACK = {
     # Where torch happens to hit the truth we may miss it by what our own steps round: the argument

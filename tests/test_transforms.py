@@ -21,8 +21,6 @@ from torch.func import (
 
 from softmax_torch import SoftmaxRegression, cross_entropy, linear_cross_entropy
 
-# torch loads its rules of forward AD through torch.jit.script, which it has itself deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is:FutureWarning")
 
 B, N, C, D = 2, 5, 4, 3
 

@@ -7,9 +7,6 @@ from torch.autograd import forward_ad
 from softmax_torch import maths
 from softmax_torch.ops import backends, cpu
 
-# torch loads its rules of forward AD through torch.jit.script, which it has itself deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is:FutureWarning")
-
 
 def seen(x: torch.Tensor) -> tuple[bool, bool, bool, bool]:
     return backends.traced(), backends.plain(), backends.final(x), backends.values_at_hand(x)
