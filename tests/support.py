@@ -22,7 +22,8 @@ def reference(
     at = min(1, input.dim() - 1)
     C, soft = input.shape[at], target.shape == input.shape
     ignored = torch.zeros(target.shape, dtype=torch.bool) if soft else target == ignore_index
-    target = target if soft else F.one_hot(target.masked_fill(ignored, 0), C).movedim(-1, at)
+    if not soft:
+        target = F.one_hot(target.masked_fill(ignored, 0), C).movedim(-1, at).to(input.dtype)
     w = torch.ones(C, dtype=input.dtype) if weight is None else weight
     w = w.view(-1, *(1 for _ in input.shape[at + 1 :]))
     t = (1 - label_smoothing) * target + label_smoothing / C

@@ -10,7 +10,6 @@ from torch.func import grad, hessian, jvp
 from softmax_torch import cross_entropy, linear_cross_entropy
 from softmax_torch.ops import backends
 
-
 C, D = 4, 3
 SHAPES = [(C,), (3, C), (2, C, 2)]
 OPTIONS = {

@@ -14,7 +14,6 @@ from torch.func import jacfwd, jacrev
 
 from softmax_torch import cross_entropy, linear_cross_entropy
 
-
 SLACK = {
     # Where torch happens to hit the truth we may miss it by what our own steps round: the argument
     # of exp, exp, a sum, a reciprocal and two products, about an eps each.

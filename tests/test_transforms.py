@@ -21,7 +21,6 @@ from torch.func import (
 
 from softmax_torch import SoftmaxRegression, cross_entropy, linear_cross_entropy
 
-
 B, N, C, D = 2, 5, 4, 3
 
 
