@@ -1,0 +1,65 @@
+"""The progress bar: one line in the end, nothing when disabled, and no thread of its own."""
+
+import threading
+from typing import Any
+
+import pytest
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+from softmax_torch.data import DigitsDataModule
+from softmax_torch.training import LitSoftmaxRegression
+from softmax_torch.training.progress import EpochBar
+
+
+class Threads(Callback):
+    """Counts the threads of Python at each step, and stops at one if told to."""
+
+    def __init__(self, fail_at: int | None = None) -> None:
+        self.counts: set[int] = set()
+        self.fail_at = fail_at
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self.counts.add(threading.active_count())
+        if trainer.global_step == self.fail_at:
+            raise RuntimeError("on purpose")
+
+
+def fit(*callbacks: Callback) -> None:
+    torch.manual_seed(0)
+    Trainer(
+        max_epochs=2,
+        accelerator="cpu",
+        callbacks=list(callbacks),
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+    ).fit(LitSoftmaxRegression(64, 10), DigitsDataModule())
+
+
+def test_one_line_and_no_thread(capsys: pytest.CaptureFixture[str]) -> None:
+    """A thread that draws takes turns with those of the operators: ten times slower on digits."""
+    threads, before = Threads(), threading.active_count()
+    fit(EpochBar(), threads)
+    assert threads.counts == {before}
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "epoch" in line]
+    assert line.startswith("epoch 2/2")
+    assert "val/accuracy 0." in line
+    assert "val/nll 0." in line
+
+
+def test_disabled(capsys: pytest.CaptureFixture[str]) -> None:
+    bar = EpochBar()
+    bar.disable()
+    fit(bar)
+    assert "epoch" not in capsys.readouterr().out
+
+
+def test_an_error_frees_the_terminal() -> None:
+    bar = EpochBar()
+    with pytest.raises(RuntimeError, match="on purpose"):
+        fit(bar, Threads(fail_at=3))
+    assert bar._bar is None
