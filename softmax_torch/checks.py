@@ -51,9 +51,7 @@ def cross_entropy_shapes(
     shape = input.shape
     if len(shape) == 0:
         raise RuntimeError("input: expected logits of shape (C,) or (N, C, ...), got a scalar")
-    if not input.dtype.is_floating_point:
-        # torch's type for it, hence ours
-        raise NotImplementedError(f"input: expected a floating-point tensor, got {input.dtype}")
+    _floating(input)
     classes = shape[0] if len(shape) == 1 else shape[1]
     rows = torch.Size() if len(shape) == 1 else torch.Size((shape[0], *shape[2:]))
     return _targets(input, shape, classes, rows, target, weight, ignore_index, sample_weight)
@@ -92,7 +90,7 @@ def _targets(
         _probabilities(target, ignore_index)
     else:
         _index_shape(shape, rows, target)
-    _class_weight(weight, classes, None if soft else input.dtype)
+    _class_weight(weight, classes, None if soft or backends.autocast(input) else input.dtype)
     _sample_weight(sample_weight, rows if soft else target.shape)
     for name, tensor in (("target", target), ("weight", weight), ("sample_weight", sample_weight)):
         _same_device(name, tensor, input)
@@ -102,7 +100,7 @@ def _targets(
 def loss_shape(input: Tensor, target: Tensor, soft: bool) -> torch.Size:
     """The shape of the unreduced loss."""
     if not soft:
-        return target.shape
+        return target.shape if input.dim() > 1 else torch.Size()
     return input.shape[:1] + input.shape[2:] if input.dim() > 1 else torch.Size()
 
 
@@ -110,11 +108,14 @@ def linear_shapes(input: Tensor, linear_weight: Tensor, linear_bias: Tensor | No
     """The arguments of the linear layer."""
     _tensor("input", input)
     _tensor("linear_weight", linear_weight)
+    if linear_bias is not None:
+        _tensor("linear_bias", linear_bias)
     if linear_weight.dim() < 2 or input.dim() < 1:
         raise RuntimeError(
             f"input and linear_weight: expected shapes (..., D) and (C, D), got "
             f"{tuple(input.shape)} and {tuple(linear_weight.shape)}"
         )
+    _floating(input)
     if linear_weight.dim() > 2 and input.dim() != 2:
         raise RuntimeError(
             f"input: expected shape (N, D) with linear_weight of shape {tuple(linear_weight.shape)}"
@@ -132,11 +133,7 @@ def linear_shapes(input: Tensor, linear_weight: Tensor, linear_bias: Tensor | No
         )
     for name, tensor in (("linear_weight", linear_weight), ("linear_bias", linear_bias)):
         _same_device(name, tensor, input)
-        if (
-            tensor is not None
-            and tensor.dtype != input.dtype
-            and not torch.is_autocast_enabled(input.device.type)
-        ):
+        if tensor is not None and tensor.dtype != input.dtype and not backends.autocast(input):
             raise RuntimeError(f"{name}: expected {input.dtype} as input, got {tensor.dtype}")
 
 
@@ -166,6 +163,12 @@ def _tensor(name: str, value: object) -> None:
         raise TypeError(f"{name}: expected a Tensor, got {type(value).__name__}")
 
 
+def _floating(input: Tensor) -> None:
+    if not input.dtype.is_floating_point:
+        # torch's type for it, hence ours
+        raise NotImplementedError(f"input: expected a floating-point tensor, got {input.dtype}")
+
+
 def _same_device(name: str, tensor: Tensor | None, input: Tensor) -> None:
     if tensor is not None and tensor.device != input.device:
         raise RuntimeError(f"{name}: expected it on {input.device} as input, got {tensor.device}")
@@ -191,7 +194,7 @@ def _index_shape(shape: torch.Size, expected: torch.Size, target: Tensor) -> Non
             f"shape {tuple(shape)}, got {tuple(got)}"
         )
         # torch tells a wrong batch size from other shapes by the type of the exception.
-        batch_differs = len(shape) > 1 and got[:1] != shape[:1] and len(got) <= len(expected)
+        batch_differs = got[:1] != shape[:1] if len(shape) > 1 else len(got) == 1
         raise ValueError(message) if batch_differs else RuntimeError(message)
     if target.dtype.is_floating_point or target.dtype.is_complex or target.dtype == torch.bool:
         raise RuntimeError(

@@ -21,6 +21,7 @@ True
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -92,7 +93,7 @@ def cross_entropy(
     checks.options(reduction, label_smoothing, z_loss)
     soft = checks.cross_entropy_shapes(input, target, weight, ignore_index, sample_weight)
     options = Options(ignore_index, reduction, label_smoothing, z_loss)
-    if not torch.is_autocast_enabled(input.device.type):
+    if not backends.autocast(input):
         return _cross_entropy(input, target, soft, weight, sample_weight, options)
     with torch.autocast(input.device.type, enabled=False):
         return _cross_entropy(upcast(input), target, soft, weight, sample_weight, options)
@@ -165,16 +166,18 @@ def linear_cross_entropy(
         )
     options = Options(ignore_index, reduction, label_smoothing, z_loss)
     soft = checks.linear_target_shapes(input, C, target, weight, ignore_index, sample_weight)
-    x = input.reshape(-1, D)
+    x = input.reshape(math.prod(input.shape[:-1]), D)
     target = target.reshape(-1, C) if soft else target.reshape(-1)
     if sample_weight is not None:
         sample_weight = sample_weight.reshape(-1)
-    autocast = torch.is_autocast_enabled(input.device.type)
+    dtype = _loss_dtype(x, target, soft, weight)
+    autocast = backends.autocast(x) and x.dtype != torch.float64
     if autocast:
+        dtype = torch.promote_types(dtype, torch.float32)
         low = torch.get_autocast_dtype(input.device.type)
         x, linear_weight = x.to(low), linear_weight.to(low)
         linear_bias = None if linear_bias is None else linear_bias.to(low)
-    with torch.autocast(input.device.type, enabled=False):
+    with _without_autocast(x):
         linear = Linear(x, linear_weight, linear_bias)
         # Numbers per row of few classes are cheapest from the logits, which are smaller than x.
         kept = (reduction == "none" and C <= D) or x.numel() == 0
@@ -188,7 +191,7 @@ def linear_cross_entropy(
             else:
                 goal = reductions.class_indices(target, C, weight, options, upcast(x[:0]).dtype)
             loss = reductions.loss(linear, len(x), goal, sample_weight, options)
-            loss = loss if autocast else loss.to(x.dtype)
+            loss = loss.to(dtype)
     return loss.reshape(input.shape[:-1]) if reduction == "none" else loss
 
 
@@ -201,11 +204,7 @@ def _cross_entropy(
     options: Options,
 ) -> Tensor:
     """``cross_entropy`` of arguments that fit, without autocast."""
-    dtype = input.dtype
-    if soft:
-        dtype = torch.promote_types(dtype, target.dtype)
-        if weight is not None:
-            dtype = torch.promote_types(dtype, weight.dtype)
+    dtype = _loss_dtype(input, target, soft, weight)
     input = input.to(dtype)
     z = _class_second(input, input)
     row_shape = z.shape[:1] + z.shape[2:]
@@ -220,6 +219,21 @@ def _cross_entropy(
     if options.reduction == "none":
         loss = loss.reshape(checks.loss_shape(input, target, soft))
     return loss.to(dtype)
+
+
+def _loss_dtype(input: Tensor, target: Tensor, soft: bool, weight: Tensor | None) -> torch.dtype:
+    """The type of the loss, without autocast: class probabilities and their weights have a say."""
+    dtype = input.dtype
+    if soft:
+        dtype = torch.promote_types(dtype, target.dtype)
+        if weight is not None:
+            dtype = torch.promote_types(dtype, weight.dtype)
+    return dtype
+
+
+def _without_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """Autocast switched off for the device of x, where it is on."""
+    return torch.autocast(x.device.type, enabled=False) if backends.autocast(x) else nullcontext()
 
 
 def _plain_rows(input: Tensor, target: Tensor, ignore_index: int) -> bool:

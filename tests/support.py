@@ -49,6 +49,18 @@ def results(f: Callable[..., Tensor], *leaves: Tensor) -> list[Tensor]:
     return [value.detach(), *gradients]
 
 
+def in_everything(f: Callable[..., Tensor], *tensors: Tensor, **given) -> list[Tensor]:
+    """``results`` of f in the tensors and in the tensors among its options."""
+    leaves = {name: value for name, value in given.items() if isinstance(value, Tensor)}
+    numbers = {name: value for name, value in given.items() if name not in leaves}
+
+    def g(*values: Tensor) -> Tensor:
+        options = dict(zip(leaves, values[len(tensors) :], strict=True))
+        return f(*values[: len(tensors)], **options, **numbers)
+
+    return results(g, *tensors, *leaves.values())
+
+
 TORCHS = {
     "plain": {},
     "sum": {"reduction": "sum"},

@@ -1,13 +1,14 @@
 """Callers' mistakes: torch's type of exception, the name of the argument, expected and got."""
 
 import re
+from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from softmax_torch import cross_entropy, linear_cross_entropy
+from softmax_torch import cross_entropy, functional, linear_cross_entropy
 
 N, C, D = 5, 3, 4
 
@@ -40,6 +41,11 @@ MISTAKES = {
         (torch.randn(2, C, 4), torch.ones(2, 5).long()),
         r"target: .* got \(2, 5",
     ),
+    "targets of another batch and shape": (
+        (z(), torch.ones(4, 2).long()),
+        r"target: .* \(5,\) .* got \(4, 2\)",
+    ),
+    "two targets of one sample": ((torch.randn(C), torch.ones(2).long()), r"target: .* got \(2,\)"),
     "targets of more dimensions": ((z(), torch.ones(N, 2, 2).long()), r"target: .* got \(5, 2, 2"),
     "floating-point indices": ((z(), y().float()), "target: .* integer .* got torch.float32"),
     "boolean indices": ((z(), y().bool()), "target: .* integer .* got torch.bool"),
@@ -56,6 +62,14 @@ MISTAKES = {
     "class weights of another type": (
         (z(), y(), {"weight": torch.ones(C).double()}),
         "weight: expected torch.float32 .* got torch.float64",
+    ),
+    "class weights that are a list": (
+        (z(), y(), {"weight": [1.0] * C}),
+        "weight: expected a Tensor, got list",
+    ),
+    "class weights on another device": (
+        (z(), y(), {"weight": torch.ones(C, device="meta")}),
+        "weight: .* cpu .* got meta",
     ),
     "too much smoothing": ((z(), y(), {"label_smoothing": 1.5}), r"label_smoothing: .* got 1\.5"),
     "unknown reduction": ((z(), y(), {"reduction": "average"}), "reduction: .* got 'average'"),
@@ -125,6 +139,21 @@ OURS = {
         ValueError,
         r"sample_weight: expected numbers >= 0, got -1\.0",
     ),
+    "sample weights that are a list": (
+        (z(), y(), {"sample_weight": [1.0] * N}),
+        TypeError,
+        "sample_weight: expected a Tensor, got list",
+    ),
+    "sample weights on another device": (
+        (z(), y(), {"sample_weight": torch.ones(N, device="meta")}),
+        RuntimeError,
+        "sample_weight: .* cpu .* got meta",
+    ),
+    "a z-loss that is NaN": (
+        (z(), y(), {"z_loss": float("nan")}),
+        RuntimeError,
+        "z_loss: .* got nan",
+    ),
     "negative z-loss": ((z(), y(), {"z_loss": -1.0}), RuntimeError, r"z_loss: .* got -1\.0"),
     "infinite z-loss": ((z(), y(), {"z_loss": float("inf")}), RuntimeError, "z_loss: .* got inf"),
 }
@@ -134,14 +163,28 @@ def call(f, input, target, given: dict | None = None) -> Tensor:
     return f(input, target, **(given or {}))
 
 
+def refused(message: str, ours: Callable[[], Tensor], torchs: Callable[[], Tensor]) -> None:
+    """Both raise, the same type of exception, and ours says what is wrong."""
+    with pytest.raises(Exception) as expected:
+        torchs()
+    with pytest.raises(expected.type) as raised:
+        ours()
+    assert raised.type is expected.type
+    assert re.search(message, str(raised.value)), str(raised.value)
+
+
+@pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize(("arguments", "message"), MISTAKES.values(), ids=MISTAKES)
-def test_mistakes_that_torch_knows(arguments: tuple, message: str) -> None:
-    with pytest.raises(Exception) as torchs:
-        call(F.cross_entropy, *arguments)
-    with pytest.raises(torchs.type) as ours:
-        call(cross_entropy, *arguments)
-    assert ours.type is torchs.type
-    assert re.search(message, str(ours.value)), str(ours.value)
+def test_mistakes_that_torch_knows(arguments: tuple, message: str, training: bool) -> None:
+    """with and without a gradient to compute, which takes other paths"""
+    logits, *rest = arguments
+    if training and logits.is_floating_point():
+        logits = logits.clone().requires_grad_()
+    refused(
+        message,
+        lambda: call(cross_entropy, logits, *rest),
+        lambda: call(F.cross_entropy, logits, *rest),
+    )
 
 
 @pytest.mark.parametrize(("arguments", "kind", "message"), OURS.values(), ids=OURS)
@@ -158,6 +201,23 @@ LINEAR = {
     "positions without a batch": (
         torch.randn(D), torch.randn(C, 2, D), None, r"input: expected shape \(N, D\) .* got \(4,\)",
     ),
+    "a scalar input": (
+        torch.tensor(1.0), torch.randn(C, D), None, r"\(C, D\), got \(\) and \(3, 4\)",
+    ),
+    "no features": (None, torch.randn(C, D), None, "input: expected a Tensor, got NoneType"),
+    "a weight that is a list": (
+        torch.randn(N, D), [[1.0] * D] * C, None, "linear_weight: expected a Tensor, got list",
+    ),
+    "a bias that is a list": (
+        torch.randn(N, D), torch.randn(C, D), [1.0] * C, "linear_bias: expected a Tensor, got list",
+    ),
+    "integer features": (
+        torch.ones(N, D).long(), torch.ones(C, D).long(), None, "input: .* got torch.int64",
+    ),
+    "complex features": (
+        torch.randn(N, D).cfloat(), torch.randn(C, D).cfloat(), None,
+        "input: .* got torch.complex64",
+    ),
     "a bias of another shape": (
         torch.randn(N, D), torch.randn(C, D), torch.randn(D), r"linear_bias: .* \(3,\), got \(4,\)",
     ),
@@ -172,26 +232,44 @@ LINEAR = {
 }  # fmt: skip
 
 
+@pytest.fixture(params=["few", "many"])
+def size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rule of the linear layer for few logits, and that for many."""
+    if request.param == "many":
+        monkeypatch.setattr(functional, "FEW", 0)
+
+
 @pytest.mark.parametrize(("x", "W", "b", "message"), LINEAR.values(), ids=LINEAR)
-def test_mistakes_in_the_linear_layer(x: Tensor, W: Tensor, b: Tensor | None, message: str) -> None:
-    with pytest.raises(RuntimeError, match=message):
-        linear_cross_entropy(x, W, y(), linear_bias=b)
+def test_mistakes_in_the_linear_layer(x, W, b, message: str, size: None) -> None:
+    refused(
+        message,
+        lambda: linear_cross_entropy(x, W, y(), linear_bias=b),
+        lambda: F.cross_entropy(F.linear(x, W, b), y()),
+    )
 
 
-OF_TARGETS = [n for n in MISTAKES if not {"logits", "classes", "pixels"} & set(n.split())]
+def test_a_bias_is_not_broadcast() -> None:
+    """F.linear takes it; here it is a mistake, as in nn.Linear."""
+    x, W = torch.randn(N, D), torch.randn(C, D)
+    with pytest.raises(RuntimeError, match=r"linear_bias: expected shape \(3,\), got \(1,\)"):
+        linear_cross_entropy(x, W, y(), linear_bias=torch.zeros(1))
+
+
+OF_TARGETS = [n for n in MISTAKES if not {"logits", "classes", "pixels", "sample"} & set(n.split())]
 
 
 @pytest.mark.parametrize("name", OF_TARGETS)
-def test_mistakes_in_the_target_of_a_linear_layer(name: str) -> None:
+def test_mistakes_in_the_target_of_a_linear_layer(name: str, size: None) -> None:
     (logits, target, *given), message = MISTAKES[name]
     x, W = torch.randn(len(logits), D), torch.randn(logits.shape[1], D)
-    with pytest.raises(Exception) as torchs:
-        call(F.cross_entropy, logits, target, *given)
-    with pytest.raises(torchs.type, match=message):
-        linear_cross_entropy(x, W, target, **(given[0] if given else {}))
+    refused(
+        message,
+        lambda: linear_cross_entropy(x, W, target, **(given[0] if given else {})),
+        lambda: call(F.cross_entropy, logits, target, *given),
+    )
 
 
-def test_nothing_is_half_done() -> None:
+def test_nothing_is_half_done(size: None) -> None:
     x, W = torch.randn(N, D, requires_grad=True), torch.randn(C, D, requires_grad=True)
     logits = z().requires_grad_()
     before = [tensor.detach().clone() for tensor in (x, W, logits)]

@@ -6,8 +6,9 @@ import inspect
 import pytest
 import torch
 import torch.nn.functional as F
-from support import OURS, TORCHS, options, reference, results
+from support import OURS, TORCHS, in_everything, options, reference, results
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 
 from softmax_torch import cross_entropy, functional, maths, modules
 
@@ -74,8 +75,26 @@ def test_ignored_rows(shape: tuple[int, ...], ignore_index: int, chosen: dict) -
     z, y = problem(shape)
     y.view(-1)[::3] = ignore_index
     given = options(chosen, shape[1], rows_of(shape), z.dtype) | {"ignore_index": ignore_index}
-    ours, truth = (results(lambda z, f=f: f(z, y, **given), z) for f in (cross_entropy, reference))
+    ours, truth = (
+        in_everything(lambda z, f=f, **k: f(z, y, **k), z, **given)
+        for f in (cross_entropy, reference)
+    )
     torch.testing.assert_close(ours, truth)
+
+
+@torchs_options
+@pytest.mark.parametrize("target", ["indices", "some ignored", "probabilities"])
+@pytest.mark.parametrize("shape", [(7,), (6, 3), (4, 3, 6), (2, 5, 3, 4)], ids=str)
+def test_the_reference_is_torchs(shape: tuple[int, ...], target: str, chosen: dict) -> None:
+    """What the other tests compare with is right where torch can tell."""
+    z, t = problem(shape, soft=target == "probabilities")
+    if target == "some ignored" and len(shape) > 1:
+        t.view(-1)[::3] = -100
+    given = options(chosen, classes_of(shape), rows_of(shape), z.dtype)
+    ours, torchs = (
+        results(lambda z, f=f: f(z, t, **given), z) for f in (reference, F.cross_entropy)
+    )
+    torch.testing.assert_close(ours, torchs, **near(z.dtype))
 
 
 @every_option
@@ -88,6 +107,16 @@ def test_all_rows_ignored(chosen: dict) -> None:
         assert value.isnan()
     else:
         assert (value == 0).all()
+    assert (gradient == 0).all()
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_sample_weights_of_nothing(soft: bool) -> None:
+    z, target = problem((5, 3), soft=soft)
+    none = torch.zeros(5, dtype=z.dtype)
+    value, gradient = results(lambda z: cross_entropy(z, target, sample_weight=none), z)
+    if not soft:
+        assert value.isnan()
     assert (gradient == 0).all()
 
 
@@ -106,12 +135,27 @@ def test_empty_batches(shape: tuple[int, ...], soft: bool, reduction: str) -> No
 @pytest.mark.parametrize(
     "dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64], ids=str
 )
-def test_class_indices_of_any_integer_type(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_class_indices_of_any_integer_type(dtype: torch.dtype, label_smoothing: float) -> None:
+    """also where a row is ignored, in the only number there is for it: 255 of a uint8"""
     z, y = problem((50, 7))
+    ignore_index = -100 if dtype.is_signed else 255
+    y[::3] = ignore_index
+    given = {"ignore_index": ignore_index, "label_smoothing": label_smoothing}
     torch.testing.assert_close(
-        results(lambda z: cross_entropy(z, y.to(dtype)), z),
-        results(lambda z: F.cross_entropy(z, y), z),
+        results(lambda z: cross_entropy(z, y.to(dtype), **given), z),
+        results(lambda z: F.cross_entropy(z, y, **given), z),
     )
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_one_sample_with_a_target_of_one_element(reduction: str, label_smoothing: float) -> None:
+    """torch takes (1,) for () beside logits (C,), and its loss has no dimension."""
+    z, y = problem((7,))
+    given = {"reduction": reduction, "label_smoothing": label_smoothing}
+    ours = results(lambda z: cross_entropy(z, y.view(1), **given), z)
+    torch.testing.assert_close(ours, results(lambda z: F.cross_entropy(z, y, **given), z))
 
 
 @every_option
@@ -121,13 +165,11 @@ def test_definition(shape: tuple[int, ...], soft: bool, chosen: dict) -> None:
     """in every tensor that may need a gradient: class weights and sample weights too"""
     z, target = problem(shape, soft=soft)
     given = options(chosen, classes_of(shape), rows_of(shape), z.dtype)
-    tensors = {name: value for name, value in given.items() if isinstance(value, Tensor)}
-    numbers = {name: value for name, value in given.items() if name not in tensors}
-
-    def call(f):
-        return lambda z, *leaves: f(z, target, **dict(zip(tensors, leaves, strict=True)), **numbers)
-
-    ours, truth = (results(call(f), z, *tensors.values()) for f in (cross_entropy, reference))
+    leaves, fixed = ((z, target), ()) if soft else ((z,), (target,))
+    ours, truth = (
+        in_everything(lambda *t, f=f, **k: f(*t, *fixed, **k), *leaves, **given)
+        for f in (cross_entropy, reference)
+    )
     torch.testing.assert_close(ours, truth)
 
 
@@ -201,13 +243,50 @@ def test_half_precision(dtype: torch.dtype, chosen: dict, soft: bool) -> None:
         )
 
 
-@pytest.mark.parametrize("soft", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_autocast(dtype: torch.dtype, soft: bool) -> None:
-    z, target = problem((5, 3), dtype, soft)
-    with torch.autocast("cpu", torch.bfloat16):
-        ours, torchs = cross_entropy(z, target), F.cross_entropy(z, target)
-    assert ours.dtype == torchs.dtype
+FLOATS = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+
+
+@pytest.mark.parametrize("probabilities", FLOATS, ids=str)
+@pytest.mark.parametrize("logits", FLOATS, ids=str)
+@pytest.mark.parametrize("weight", [None, torch.float64], ids=str)
+def test_class_probabilities_of_another_type(
+    logits: torch.dtype, probabilities: torch.dtype, weight: torch.dtype | None
+) -> None:
+    z, t = problem((5, 3), soft=True)
+    z, t = z.to(logits), t.to(probabilities)
+    w = None if weight is None else torch.tensor([1.0, 2.0, 0.5], dtype=weight)
+    ours, torchs = (
+        results(lambda z, t, f=f: f(z, t, w), z, t) for f in (cross_entropy, F.cross_entropy)
+    )
+    assert [x.dtype for x in ours] == [x.dtype for x in torchs]
+    coarsest = max(torch.finfo(d).eps for d in (logits, probabilities))
+    torch.testing.assert_close(ours, torchs, rtol=0, atol=8 * coarsest)
+
+
+@pytest.mark.parametrize("target", ["indices", "probabilities"])
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_autocast(dtype: torch.dtype, target: str) -> None:
+    z, t = problem((5, 3), dtype, soft=target == "probabilities")
+    under = torch.autocast("cpu", torch.bfloat16)
+    ours, torchs = (
+        results(under(lambda z, f=f: f(z, t)), z) for f in (cross_entropy, F.cross_entropy)
+    )
+    assert [x.dtype for x in ours] == [x.dtype for x in torchs]
+    torch.testing.assert_close(ours, torchs)
+
+
+@pytest.mark.parametrize("target", ["indices", "probabilities"])
+@pytest.mark.parametrize("weight", FLOATS[1:], ids=str)
+@pytest.mark.parametrize("dtype", FLOATS[1:], ids=str)
+def test_class_weights_under_autocast(dtype: torch.dtype, weight: torch.dtype, target: str) -> None:
+    """Logits come in half precision there, and class weights as they were made."""
+    z, t = problem((5, 3), dtype, soft=target == "probabilities")
+    w = torch.tensor([1.0, 2.0, 0.5], dtype=weight)
+    under = torch.autocast("cpu", torch.bfloat16)
+    ours, torchs = (
+        results(under(lambda z, f=f: f(z, t, w)), z) for f in (cross_entropy, F.cross_entropy)
+    )
+    assert [x.dtype for x in ours] == [x.dtype for x in torchs]
     torch.testing.assert_close(ours, torchs)
 
 
@@ -235,6 +314,34 @@ def test_nothing_is_asked_for_where_nothing_needs_a_gradient() -> None:
         loss = cross_entropy(z.requires_grad_(), y)
     assert not loss.requires_grad
     torch.testing.assert_close(loss, F.cross_entropy(z.detach(), y))
+
+
+@pytest.mark.parametrize("chosen", [{}, {"label_smoothing": 0.1}, {"reduction": "none"}], ids=str)
+@pytest.mark.parametrize("shape", [(5, 3), (200, 200), (2, 3, 4)], ids=str)
+@pytest.mark.parametrize("with_gradient", [True, False])
+def test_another_default_device(shape: tuple[int, ...], chosen: dict, with_gradient: bool) -> None:
+    """What is computed lives where the logits are, not where tensors are made by default."""
+    z, y = problem(shape, torch.float32)
+    leaves = [z] if with_gradient else []
+    expected = results(lambda z=z: F.cross_entropy(z, y, **chosen), *leaves)
+
+    def on_meta(z: Tensor = z) -> Tensor:
+        with torch.device("meta"):
+            return cross_entropy(z, y, **chosen)
+
+    torch.testing.assert_close(results(on_meta, *leaves), expected, **near(torch.float32))
+
+
+@pytest.mark.parametrize("chosen", [{}, {"label_smoothing": 0.1}, {"reduction": "none"}], ids=str)
+@pytest.mark.parametrize("kind", ["meta", "fake"])
+def test_tensors_without_values(kind: str, chosen: dict) -> None:
+    """Shapes and types can be had without them, as torch's operators give them."""
+    with FakeTensorMode() if kind == "fake" else torch.device("meta"):
+        z, y = torch.randn(5, 3, requires_grad=True), torch.zeros(5, dtype=torch.long)
+        ours, torchs = (f(z, y, **chosen) for f in (cross_entropy, F.cross_entropy))
+        ours.sum().backward()
+    assert (ours.shape, ours.dtype, ours.device) == (torchs.shape, torchs.dtype, torchs.device)
+    assert z.grad.shape == z.shape
 
 
 def test_signature_is_torchs() -> None:

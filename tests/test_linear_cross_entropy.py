@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
-from support import OURS, TORCHS, options, reference, results
+from support import OURS, TORCHS, in_everything, options, reference, results
 from torch import Tensor
 
 from softmax_torch import SoftmaxRegression, functional, linear_cross_entropy
@@ -19,10 +19,11 @@ classes = pytest.mark.parametrize("C", [1, 4, 11])
 
 @pytest.fixture(params=["whole", "blocks"])
 def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rule for many logits also for few, in one block or in blocks of two rows."""
+    """The rule for many logits also for few, in one block or in blocks of two rows at most."""
     monkeypatch.setattr(functional, "FEW", 0)
     if request.param == "blocks":
         monkeypatch.setattr(backends, "logits_budget", lambda x: 2 * 11 * x.element_size())
+        monkeypatch.setattr(backends, "input_budget", lambda x: 2 * D * x.element_size())
 
 
 def problem(
@@ -50,6 +51,16 @@ def by_definition(
     given = {k: v.flatten() if k == "sample_weight" else v for k, v in given.items()}
     loss = reference(z.flatten(0, -2), target, **given)
     return loss.view(rows) if loss.dim() else loss
+
+
+def of_torch(
+    x: Tensor, W: Tensor, target: Tensor, linear_bias: Tensor | None = None, **given
+) -> Tensor:
+    """The same by torch's two operators, for x (N, D)."""
+    return F.cross_entropy(F.linear(x, W, linear_bias), target, **given)
+
+
+OPERATORS = (linear_cross_entropy, of_torch)
 
 
 def both(tensors: dict[str, Tensor], target: Tensor, leaves: set[str], **given):
@@ -85,6 +96,53 @@ def test_class_probabilities(C: int, chosen: dict, blocks: None) -> None:
     tensors, t = problem((5,), C, soft=True)
     ours, truth = both(tensors, t, {"x", "W", "b"}, **options(chosen, C, (5,), t.dtype))
     torch.testing.assert_close(ours, truth)
+
+
+@every_option
+@classes
+@pytest.mark.parametrize("soft", [False, True])
+def test_every_tensor_has_a_gradient(soft: bool, C: int, chosen: dict, blocks: None) -> None:
+    """class probabilities, class weights and sample weights too"""
+    tensors, target = problem((5,), C, soft=soft)
+    leaves, fixed = ((target,), ()) if soft else ((), (target,))
+    given = options(chosen, C, (5,), torch.float64)
+
+    def call(f):
+        return lambda x, W, b, *rest, **k: f(x, W, *rest, *fixed, linear_bias=b, **k)
+
+    ours, truth = (
+        in_everything(call(f), *tensors.values(), *leaves, **given)
+        for f in (linear_cross_entropy, by_definition)
+    )
+    torch.testing.assert_close(ours, truth)
+
+
+LAYOUTS = {
+    "transposed": lambda t: t.t().contiguous().t(),
+    "with gaps": lambda t: t.repeat_interleave(2, 1)[:, ::2],
+    "one row for all": lambda t: t[:1].expand(t.shape),
+}
+
+
+@classes
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("chosen", [{}, {"reduction": "none"}], ids=str)
+def test_layouts(chosen: dict, layout, C: int, blocks: None) -> None:
+    """of the input and of the weight"""
+    tensors, y = problem((5,), C)
+
+    def call(f, change):
+        return lambda x, W: f(change(x), change(W), y, linear_bias=tensors["b"], **chosen)
+
+    leaves = tensors["x"], tensors["W"]
+    expected = results(call(by_definition, layout), *leaves)
+    torch.testing.assert_close(results(call(linear_cross_entropy, layout), *leaves), expected)
+    # and as leaves, whose gradients have their values whatever the layout
+    x, W = (layout(t).detach().requires_grad_() for t in leaves)
+    loss = linear_cross_entropy(x, W, y, linear_bias=tensors["b"], **chosen)
+    found = torch.autograd.grad(loss.sum(), (x, W))
+    loss = by_definition(x, W, y, linear_bias=tensors["b"], **chosen)
+    torch.testing.assert_close(found, torch.autograd.grad(loss.sum(), (x, W)))
 
 
 @classes
@@ -133,13 +191,56 @@ def test_lower_precision(C: int, dtype: torch.dtype, blocks: None) -> None:
 
 
 @pytest.mark.parametrize("C", [4, 11])
-def test_autocast(C: int, blocks: None) -> None:
-    tensors, y = problem((5,), C, torch.float32)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_autocast(reduction: str, dtype: torch.dtype, C: int, blocks: None) -> None:
+    """In half precision, but for float64, which autocast leaves alone."""
+    tensors, y = problem((5,), C, dtype)
+    under = torch.autocast("cpu", torch.bfloat16)
+    ours, torchs = (
+        results(
+            under(lambda x, W, b, f=f: f(x, W, y, linear_bias=b, reduction=reduction)),
+            *tensors.values(),
+        )
+        for f in (linear_cross_entropy, of_torch)
+    )
+    assert [t.dtype for t in ours] == [t.dtype for t in torchs]
+    tolerance = 1e-10 if dtype == torch.float64 else 2e-2
+    torch.testing.assert_close(ours, torchs, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("C", [4, 11])
+def test_class_weights_under_autocast(C: int, blocks: None) -> None:
+    """Features come in half precision from the layer before, and class weights as they were."""
+    tensors, y = problem((5,), C, torch.bfloat16)
+    w = torch.linspace(0.5, 2, C)
     with torch.autocast("cpu", torch.bfloat16):
-        ours = linear_cross_entropy(tensors["x"], tensors["W"], y, linear_bias=tensors["b"])
-        torchs = F.cross_entropy(F.linear(tensors["x"], tensors["W"], tensors["b"]), y)
+        ours, torchs = (f(tensors["x"], tensors["W"], y, weight=w) for f in OPERATORS)
     assert ours.dtype == torchs.dtype == torch.float32
-    torch.testing.assert_close(ours, torchs, rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(ours, torchs, rtol=2e-2, atol=2e-2)
+
+
+@classes
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_class_probabilities_of_another_type(
+    dtype: torch.dtype, reduction: str, C: int, blocks: None
+) -> None:
+    """The type of the loss is that of torch, however the logits are divided."""
+    tensors, t = problem((5,), C, torch.float32, soft=True)
+    ours, torchs = (
+        f(tensors["x"], tensors["W"], t.to(dtype), reduction=reduction) for f in OPERATORS
+    )
+    assert ours.dtype == torchs.dtype
+    torch.testing.assert_close(ours, torchs, rtol=1e-4, atol=1e-4)
+
+
+def test_without_features(blocks: None) -> None:
+    """What is left is the bias."""
+    x, W, b = torch.randn(5, 0), torch.randn(3, 0), torch.randn(3)
+    y = torch.arange(5) % 3
+    ours, torchs = (results(lambda b, f=f: f(x, W, y, linear_bias=b), b) for f in OPERATORS)
+    torch.testing.assert_close(ours, torchs)
 
 
 def test_a_weight_with_positions() -> None:

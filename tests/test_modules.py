@@ -5,6 +5,7 @@ import inspect
 import pytest
 import torch
 import torch.nn.functional as F
+from support import results
 from torch import nn
 
 from softmax_torch import CrossEntropyLoss, SoftmaxRegression
@@ -64,6 +65,25 @@ def test_device_and_dtype_are_those_of_the_parameters() -> None:
     assert {(p.device.type, p.dtype) for p in model.parameters()} == {("meta", torch.float64)}
 
 
+def test_a_model_on_the_meta_device_has_a_loss() -> None:
+    """so that its shapes can be had before its memory is"""
+    with torch.device("meta"):
+        model, x = SoftmaxRegression(4, 3), torch.randn(5, 4)
+        loss = model.loss(x, torch.zeros(5, dtype=torch.long))
+    assert (loss.shape, loss.device.type) == ((), "meta")
+
+
+def test_without_an_intercept() -> None:
+    torch.manual_seed(0)
+    model, x, y = SoftmaxRegression(4, 3, bias=False), torch.randn(5, 4), torch.randint(3, (5,))
+    z = x @ model.linear.weight.t()
+    torch.testing.assert_close(model(x), z.log_softmax(-1))
+    loss = model.loss(x, y)
+    torch.testing.assert_close(loss, F.cross_entropy(z, y))
+    expected = torch.autograd.grad(F.cross_entropy(z, y), model.linear.weight)
+    torch.testing.assert_close(torch.autograd.grad(loss, model.linear.weight), expected)
+
+
 def test_the_loss_has_the_constructor_of_torchs() -> None:
     ours, torchs = (
         inspect.signature(c).parameters for c in (CrossEntropyLoss, nn.CrossEntropyLoss)
@@ -86,9 +106,20 @@ def test_the_loss_is_torchs(given: dict) -> None:
     torch.manual_seed(0)
     z, y = torch.randn(6, 3), torch.randint(3, (6,))
     ours, torchs = CrossEntropyLoss(**given), nn.CrossEntropyLoss(**given)
-    torch.testing.assert_close(ours(z, y), torchs(z, y))
+    torch.testing.assert_close(results(lambda z: ours(z, y), z), results(lambda z: torchs(z, y), z))
     assert ours.state_dict().keys() == torchs.state_dict().keys()
+    assert list(ours.parameters()) == []
     assert ours.double().weight is None or ours.weight.dtype == torch.float64
+
+
+def test_the_loss_of_class_probabilities_is_torchs() -> None:
+    torch.manual_seed(0)
+    z, t = torch.randn(6, 3), torch.randn(6, 3).softmax(1)
+    ours, torchs = (
+        results(c(torch.tensor([1.0, 2.0, 0.5]), label_smoothing=0.2), z, t)
+        for c in (CrossEntropyLoss, nn.CrossEntropyLoss)
+    )
+    torch.testing.assert_close(ours, torchs)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,8 @@ def problems(draw: st.DrawFn, dtypes=(torch.float32, torch.float64, torch.bfloat
     z = z.permute(order).contiguous().permute([order.index(i) for i in range(z.dim())])
     if draw(st.booleans()):  # with gaps
         z = z.repeat_interleave(2, -1)[..., ::2]
+    if draw(st.booleans()):  # one sample for all
+        z = z[:1].expand(shape)
     rows = shape[:1] + shape[2:]
     soft = draw(st.booleans())
     target = torch.randn(shape).softmax(1).to(dtype) if soft else torch.randint(C, rows)

@@ -16,6 +16,7 @@ from softmax_torch.ops import cpu
 
 __all__ = [
     "Kernels",
+    "autocast",
     "final",
     "input_budget",
     "kernels",
@@ -67,8 +68,14 @@ def traced() -> bool:
     That is torch.compile and torch.export, and forward-mode AD. An autograd Function could have a
     jvp, but torch runs it with forward AD switched off: the jvp of a jvp through it loses its
     second tangent without a word (``jacfwd(jacfwd(f))``, torch 2.15).
+
+    A dispatch mode looks into every operation too, that of fake tensors, which have no values.
     """
-    return torch.compiler.is_compiling() or forward_ad._current_level >= 0
+    return (
+        torch.compiler.is_compiling()
+        or forward_ad._current_level >= 0
+        or torch._C._len_torch_dispatch_stack() > 0
+    )
 
 
 def plain() -> bool:
@@ -98,6 +105,12 @@ def scaled_(gradient: Tensor, scale: Tensor) -> Tensor:
     if scale.device.type == "cpu" and scale.item() == 1:
         return gradient
     return gradient.mul_(scale)
+
+
+def autocast(x: Tensor) -> bool:
+    """Whether autocast is on for the device of x; the meta device, for one, has none."""
+    device = x.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def values_at_hand(x: Tensor) -> bool:

@@ -230,7 +230,7 @@ def _pieces(
             e, dz_b = dz_b, None
         else:
             if scratch is None:  # the first block is the largest
-                scratch = torch.empty(z_b.numel(), dtype=dtype)
+                scratch = z.new_empty(z_b.numel(), dtype=dtype)
             e = scratch[: z_b.numel()].view(z_b.shape)
         block = _fill(z_b, None if y is None else y[rows], e, lse)
         yield _Piece(rows, z_b, u_b, block, dz_b)
@@ -247,7 +247,7 @@ def row_values(z: Tensor, y: Tensor | None, u: Tensor | None, lse: bool = False)
     """The row numbers of logits z, in float32 where z is float16 or bfloat16."""
     shape, dtype = z.shape[:1] + z.shape[2:], _accumulation_dtype(z)
     asked = (y is not None, u is not None, lse)
-    result = RowValues(*(torch.empty(shape, dtype=dtype) if a else None for a in asked))
+    result = RowValues(*(z.new_empty(shape, dtype=dtype) if a else None for a in asked))
     for rows, z_b, u_b, block, _ in _pieces(z, y, u, None, lse):
         for whole, part in zip(result, _values(block, z_b, u_b, lse), strict=True):
             if whole is not None and part is not None:
@@ -305,7 +305,7 @@ def weighted_total(
             e = _to_gradient(block, u_b, a_b, b_b, g_lse)
             if dz_b is not None:
                 dz_b.copy_(e)
-    return torch.scalar_tensor(total, dtype=_accumulation_dtype(z))
+    return torch.scalar_tensor(total, dtype=_accumulation_dtype(z), device=z.device)
 
 
 def _plain_total(z: Tensor, y: Tensor, a: Tensor | float, dz: Tensor) -> Tensor | None:
@@ -324,7 +324,7 @@ def _plain_total(z: Tensor, y: Tensor, a: Tensor | float, dz: Tensor) -> Tensor 
         rows = slice(n, n + step)
         a_b = a[rows].unsqueeze(1) if isinstance(a, Tensor) and a.dim() > 0 else a
         total += _plain_block(z[rows], y[rows].unsqueeze(1), a_b, dz[rows])
-    return torch.scalar_tensor(total, dtype=z.dtype)
+    return torch.scalar_tensor(total, dtype=z.dtype, device=z.device)
 
 
 def _plain_block(z: Tensor, true: Tensor, a: Tensor | float, e: Tensor) -> float:
