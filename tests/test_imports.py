@@ -19,6 +19,8 @@ FLOORS = [
     ["ops"],
     ["checks", "reductions", "functional"],
     ["modules"],
+    ["solvers"],
+    ["estimator"],
     ["data"],
     ["training"],
     ["cli"],

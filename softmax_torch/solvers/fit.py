@@ -1,0 +1,340 @@
+"""Fit softmax regression to its optimum, and say how near that is.
+
+    F(W, b) = 1/S sum_i w_i nll_i  +  1/(C S) ((1 - l1_ratio)/2 ||W||^2 + l1_ratio ||W||_1)
+
+with S = sum_i w_i, which is scikit-learn's objective over C S.
+
+>>> import torch
+>>> _ = torch.manual_seed(0)
+>>> X, y = torch.randn(200, 5), torch.randint(3, (200,))
+>>> solution = fit(X, y, C=1.0)
+>>> solution.converged and solution.duality_gap <= 1e-6 * solution.objective
+True
+>>> solution.weight.shape, solution.bias.shape
+(torch.Size([3, 5]), torch.Size([3]))
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from softmax_torch.modules import SoftmaxRegression
+from softmax_torch.solvers import inputs
+from softmax_torch.solvers.certificate import Certificate, certify, gap_bound, subgradient
+from softmax_torch.solvers.descent import GradientDescent
+from softmax_torch.solvers.lbfgs import PreconditionedLBFGS
+from softmax_torch.solvers.newton import NewtonCG
+from softmax_torch.solvers.objective import Objective, Penalty
+from softmax_torch.solvers.processes import Processes
+from softmax_torch.solvers.solver import Solver
+
+__all__ = ["ConvergenceWarning", "Progress", "Solution", "fit"]
+
+SOLVERS: dict[str, type[Solver]] = {
+    "lbfgs": PreconditionedLBFGS,
+    "newton": NewtonCG,
+    "gradient_descent": GradientDescent,
+}
+"""What ``solver`` may be, besides "auto"."""
+
+WITH_L1 = {"proximal_newton"}
+"""Those of them that are for an L1 term."""
+
+
+class ConvergenceWarning(UserWarning):
+    """A fit ended before it was as near to the optimum as was asked for."""
+
+
+class Progress(NamedTuple):
+    """How far a fit is after an iteration; the gap is what the passes' own precision can tell."""
+
+    iteration: int
+    objective: float
+    gradient_norm: float
+    duality_gap: float | None
+    passes: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The answer of ``fit`` and what is known of it.
+
+    Attributes:
+        weight: (K, D) float64.
+        bias: (K,) float64; zeros without an intercept.
+        objective: F, in float64 over the data as given.
+        gradient_norm: Euclidean norm of the gradient of F (the least subgradient with L1).
+        duality_gap: F is at most this far above its minimum; None with L1 or without a penalty.
+        kkt_residual: largest entry of the (sub)gradient of F.
+        iterations: outer iterations.
+        passes: how often X was read for both of its products.
+        converged: whether the certificate is within ``tol``.
+        history: one ``Progress`` an iteration.
+    """
+
+    weight: Tensor = field(repr=False)
+    bias: Tensor = field(repr=False)
+    objective: float
+    gradient_norm: float
+    duality_gap: float | None
+    kkt_residual: float
+    iterations: int
+    passes: float
+    converged: bool
+    history: list[Progress] = field(repr=False)
+
+    def module(self) -> SoftmaxRegression:
+        """The fitted model as a module, in float32 on the device of the fit."""
+        K, D = self.weight.shape
+        model = SoftmaxRegression(D, K, device=self.weight.device)
+        with torch.no_grad():
+            model.linear.weight.copy_(self.weight)
+            model.linear.bias.copy_(self.bias)
+        return model
+
+
+def fit(
+    X: Any,
+    y: Any,
+    *,
+    C: float = 1.0,
+    l1_ratio: float = 0.0,
+    fit_intercept: bool = True,
+    sample_weight: Any = None,
+    class_weight: Any = None,
+    solver: str = "auto",
+    tol: float = 1e-6,
+    max_iter: int = 1000,
+    warm_start: Solution | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    callback: Callable[[Progress], Any] | None = None,
+    distributed: bool = False,
+) -> Solution:
+    """The optimum of softmax regression on X and y, with a certificate.
+
+    Args:
+        X: (n, D). A torch or numpy array, a memory map, a sparse matrix (torch CSR, scipy), or
+            blocks of rows: whatever yields arrays (B, D) each time it is iterated.
+        y: class indices (n,) in [0, K), each of which occurs.
+        C: inverse strength of the penalty, as in scikit-learn; ``math.inf`` for none.
+        l1_ratio: share of the L1 norm in the penalty, in [0, 1].
+        fit_intercept: whether the logits have a bias.
+        sample_weight: (n,), >= 0; None for ones.
+        class_weight: one number a class, a dict of such, "balanced" or None.
+        solver: "lbfgs", "newton" or "gradient_descent"; with L1 "proximal_newton". "auto" is the
+            fastest of them.
+        tol: what is enough: a duality gap of tol F with an L2 penalty; with L1 a KKT residual of
+            tol times that of weights that are 0; without a penalty an estimated descent of tol F.
+        max_iter: outer iterations at most.
+        warm_start: a solution of the same shape to begin at; None for zeros.
+        device: where to compute; by default where X is.
+        dtype: of the passes, torch.float32 or torch.float64; by default float32, or float64 where X
+            is small. The last digits are found in float64 in any case.
+        callback: called with a ``Progress`` after each iteration; the fit ends if it returns true.
+        distributed: whether each process of the default group of ``torch.distributed`` has passed
+            its own part of the samples; all get the same answer.
+
+    Returns:
+        A ``Solution``.
+
+    Raises:
+        ValueError, TypeError: what cannot be used, with what was expected and what came; classes
+            that can be separated without a penalty, for which there is no optimum.
+
+    Warns:
+        ConvergenceWarning: ``max_iter`` came first, or nothing more can be gained in float64.
+    """
+    check_options(C, l1_ratio, tol, max_iter, solver)
+    if device is not None:
+        device = torch.device(device)
+    processes = Processes(distributed)
+    samples = inputs.as_samples(X, device, dtype)
+    target, classes = inputs.as_class_indices(y, samples.n, samples.device, processes)
+    weight = inputs.as_sample_weight(sample_weight, class_weight, target, classes, processes)
+    objective = Objective(samples, target, classes, weight, fit_intercept, processes)
+    penalty = Penalty.of_strength(C, l1_ratio, objective.total)
+    theta = objective.zeros() if warm_start is None else _theta(warm_start, objective)
+    kind = SOLVERS[_chosen(solver, penalty)]
+    return minimize(kind(objective, penalty, theta, samples.dtype), tol, max_iter, callback)
+
+
+def check_options(C: float, l1_ratio: float, tol: float, max_iter: int, solver: str) -> None:
+    """What can be said before the data are looked at; ValueError. NaN fails every comparison."""
+    if not C > 0:
+        raise ValueError(f"C: expected a number above 0 (the smaller, the stronger), got {C}")
+    if not 0 <= l1_ratio <= 1:
+        raise ValueError(f"l1_ratio: expected a number in [0, 1], got {l1_ratio}")
+    if not tol > 0:
+        raise ValueError(f"tol: expected a number above 0, got {tol}")
+    if not max_iter >= 1:
+        raise ValueError(f"max_iter: expected at least 1, got {max_iter}")
+    if solver != "auto" and solver not in SOLVERS:
+        raise ValueError(f"solver: expected auto, {', '.join(SOLVERS)}; got {solver!r}")
+    if solver != "auto" and (solver in WITH_L1) != (l1_ratio > 0 and C < math.inf):
+        expected = "proximal_newton" if l1_ratio > 0 else "one for a smooth objective"
+        raise ValueError(f"solver: expected {expected} for l1_ratio={l1_ratio}, got {solver!r}")
+
+
+def minimize(
+    solver: Solver,
+    tol: float,
+    max_iter: int,
+    callback: Callable[[Progress], Any] | None = None,
+) -> Solution:
+    """Step until the certificate is within ``tol``; see ``fit``.
+
+    Passes in float32 go on in float64 where float32 cannot tell any more.
+    """
+    objective, penalty = solver.objective, solver.penalty
+    goal = Goal(solver, tol)
+    history: list[Progress] = []
+    began = time.perf_counter()
+    stopped = False
+    while True:
+        stuck = False
+        if not stopped and solver.iterations < max_iter and not goal.promised():
+            before = solver.theta
+            stuck = not solver.step()
+            if not stuck:
+                history.append(_progress(solver, time.perf_counter() - began))
+                stopped = callback is not None and bool(callback(history[-1]))
+                _refuse_separable(solver, before)
+                continue
+        certificate = certify(objective, solver.theta, penalty)
+        converged = goal.met(certificate)
+        if converged or stopped or solver.iterations >= max_iter:
+            break
+        if solver.dtype == torch.float64 and (stuck or solver.theta.equal(certificate.theta)):
+            break
+        solver.dtype = torch.float64
+        solver.restart(certificate.theta)
+    if not converged and not stopped:
+        warnings.warn(goal.complaint(certificate, stuck), ConvergenceWarning, stacklevel=3)
+    return _solution(solver, certificate, converged, history)
+
+
+class Goal:
+    """When a fit has arrived: by the passes' own figures, and by the certificate."""
+
+    def __init__(self, solver: Solver, tol: float) -> None:
+        self.solver, self.tol = solver, tol
+        self.penalty = solver.penalty
+        at_zero = 1.0
+        if self.penalty.l1 > 0:
+            objective = solver.objective
+            at_zero = certify(objective, objective.zeros(), self.penalty._replace(l1=0.0)).residual
+        self.residual = tol * at_zero
+
+    def promised(self) -> bool:
+        """Whether it is time for a certificate; the margin is what rounding may take."""
+        solver, penalty = self.solver, self.penalty
+        if penalty.l1 > 0:
+            s = subgradient(solver.objective, solver.theta, solver.gradient, penalty.l1)
+            return float(s.abs().max()) <= 0.9 * self.residual
+        if penalty.l2 > 0:
+            gap = gap_bound(solver.objective, solver.gradient, penalty)
+            return gap <= 0.9 * self.tol * solver.value
+        return solver.descent <= 0.9 * self.tol * solver.value
+
+    def met(self, certificate: Certificate) -> bool:
+        """Whether the certificate says so."""
+        if self.penalty.l1 > 0:
+            return certificate.residual <= self.residual
+        if certificate.gap is not None:
+            return certificate.gap <= self.tol * certificate.value
+        return self.solver.descent <= self.tol * certificate.value
+
+    def complaint(self, certificate: Certificate, stuck: bool) -> str:
+        """What to say when it is not."""
+        if certificate.gap is not None:
+            reached = f"relative duality gap {certificate.gap / certificate.value:.1e}"
+        elif self.penalty.l1 > 0:
+            reached = f"KKT residual {certificate.residual * self.tol / self.residual:.1e}"
+        else:
+            reached = f"gradient {certificate.residual:.1e}"
+        limit = "float64 can tell no more" if stuck else "max_iter came first"
+        return (
+            f"the fit ended after {self.solver.iterations} iterations at a {reached}, expected "
+            f"tol={self.tol:.1e}: {limit}"
+        )
+
+
+def _chosen(solver: str, penalty: Penalty) -> str:
+    if solver != "auto":
+        return solver
+    return "proximal_newton" if penalty.l1 > 0 else "lbfgs"
+
+
+def _theta(start: Solution, objective: Objective) -> Tensor:
+    """theta of a solution; ValueError if it has another shape."""
+    K, D = objective.classes, objective.samples.d
+    if tuple(start.weight.shape) != (K, D) or tuple(start.bias.shape) != (K,):
+        raise ValueError(
+            f"warm_start: expected a solution with weight ({K}, {D}) and bias ({K},), got "
+            f"{tuple(start.weight.shape)} and {tuple(start.bias.shape)}"
+        )
+    theta = objective.zeros()
+    objective.weight_of(theta).copy_(start.weight)
+    if objective.bias:
+        theta[:, -1] = start.bias
+    return theta
+
+
+def _progress(solver: Solver, seconds: float) -> Progress:
+    objective, penalty = solver.objective, solver.penalty
+    value = solver.value + penalty.l1 * float(objective.weight_of(solver.theta).abs().sum())
+    g = subgradient(objective, solver.theta, solver.gradient, penalty.l1)
+    gap = None
+    if penalty.l1 == 0 < penalty.l2:
+        gap = gap_bound(objective, solver.gradient, penalty)
+    return Progress(solver.iterations, value, float(g.norm()), gap, objective.passes, seconds)
+
+
+def _solution(
+    solver: Solver, certificate: Certificate, converged: bool, history: list[Progress]
+) -> Solution:
+    objective, theta = solver.objective, certificate.theta
+    g = subgradient(objective, theta, certificate.gradient, solver.penalty.l1)
+    return Solution(
+        weight=objective.weight_of(theta).clone(),
+        bias=theta[:, -1].clone() if objective.bias else theta.new_zeros(len(theta)),
+        objective=certificate.value,
+        gradient_norm=float(g.norm()),
+        duality_gap=certificate.gap,
+        kkt_residual=certificate.residual,
+        iterations=solver.iterations,
+        passes=objective.passes,
+        converged=converged,
+        history=history,
+    )
+
+
+def _refuse_separable(solver: Solver, before: Tensor) -> None:
+    """Say so where there is no optimum.
+
+    Without a penalty F falls for ever along weights that put every sample on its own side. Where
+    the sum of all NLL is below that of one sample with probability 1/2, such weights are found.
+    """
+    objective = solver.objective
+    if solver.penalty != Penalty(0.0):
+        return
+    lightest = (
+        1.0 if objective.weight is None else float(objective.weight[objective.weight > 0].min())
+    )
+    if solver.value * objective.total < math.log(2) * lightest:
+        raise ValueError(
+            "C: expected a finite one, as the classes can be separated and without a penalty there "
+            "is no optimum: the NLL goes to 0 while the norm of the weight grows without end (from "
+            f"{float(before.norm()):.3g} to {float(solver.theta.norm()):.3g} in iteration "
+            f"{solver.iterations})"
+        )

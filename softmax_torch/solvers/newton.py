@@ -1,0 +1,104 @@
+"""Newton's method, whose steps are found by preconditioned conjugate gradients.
+
+A step d minimizes the quadratic model q(d) = g.d + d.H d / 2 of F, roughly: the inner iteration j
+stops where j (q_{j-1} - q_j) <= -ETA q_j, since a step that is no better for the model by what the
+average inner iteration gave is not worth its pass (Nash & Sofer 1990; on logistic regression Galli
+& Lin 2021, "A study on truncated Newton methods for linear classification").
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from softmax_torch.solvers.objective import Objective, Penalty
+from softmax_torch.solvers.preconditioner import sketch
+from softmax_torch.solvers.solver import Solver
+
+__all__ = ["NewtonCG"]
+
+ETA = 0.3
+"""Share of the average descent of the inner iterations below which one is the last."""
+
+INNER = 200
+"""Inner iterations of a step, at most."""
+
+ENOUGH, SHORTEST = 1e-4, 1e-6
+"""Share of the promised descent that a step has to make, and the shortest that is tried."""
+
+ROUNDING = {torch.float32: 1e-7, torch.float64: 1e-15}
+"""Relative to F, what an evaluation in this type may be off."""
+
+
+class NewtonCG(Solver):
+    """Newton-CG; the preconditioner is made anew for every step."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        penalty: Penalty,
+        theta: Tensor,
+        dtype: torch.dtype,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(objective, penalty, theta - theta.mean(0), dtype)
+        self.seed = seed
+        self._descent = float("inf")
+
+    def step(self) -> bool:
+        d, slope = self._direction()
+        self._descent = -slope / 2
+        step, slack = 1.0, ROUNDING[self.dtype] * abs(self.value)
+        while step >= SHORTEST:
+            trial = self.theta + step * d
+            value, gradient = self._evaluate(trial)
+            if value <= self.value + ENOUGH * step * slope + slack:
+                break
+            step /= 2
+        else:
+            return False
+        moved = value < self.value or float(gradient.norm()) < float(self.gradient.norm())
+        if moved:
+            self.theta, self.value, self.gradient = trial, value, gradient
+            self.iterations += 1
+        return moved
+
+    def _direction(self) -> tuple[Tensor, float]:
+        """A descent direction d and its slope g.d."""
+        generator = torch.Generator().manual_seed(self.seed + self.iterations)
+        precondition = sketch(self.objective, self.theta, generator).inverse(self.penalty.l2)
+        p = self.objective.probabilities(self.theta, self.dtype)
+        g = self.gradient
+        d, r = torch.zeros_like(g), -g
+        z = precondition(r)
+        direction, rz, q = z, float((r * z).sum()), 0.0
+        for j in range(1, INNER + 1):
+            Hd = self.objective.hessian_product(p, direction, self.penalty)
+            curvature = float((direction * Hd).sum())
+            if curvature <= 0:  # rounding, where F is flat
+                break
+            d = d + (rz / curvature) * direction
+            r = r - (rz / curvature) * Hd
+            previous, q = q, 0.5 * float(((g - r) * d).sum())
+            if j * (previous - q) <= -ETA * q:
+                break
+            z = precondition(r)
+            previous_rz, rz = rz, float((r * z).sum())
+            direction = z + (rz / previous_rz) * direction
+        return d, float((g * d).sum())
+
+    def restart(self, theta: Tensor) -> None:
+        super().restart(theta - theta.mean(0))
+
+    @property
+    def descent(self) -> float:
+        return self._descent
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"descent": self._descent}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._descent = state["descent"]

@@ -1,0 +1,32 @@
+"""Sums over the processes that share a fit, each of which holds some of the samples."""
+
+from __future__ import annotations
+
+import torch.distributed as dist
+from torch import Tensor
+
+__all__ = ["Processes"]
+
+
+class Processes:
+    """All processes of the default group of ``torch.distributed``, or this one alone."""
+
+    def __init__(self, distributed: bool = False) -> None:
+        if distributed and not dist.is_initialized():
+            raise ValueError(
+                "distributed=True: expected a process group (torch.distributed."
+                "init_process_group), got none"
+            )
+        self.distributed = distributed
+
+    def summed(self, x: Tensor) -> Tensor:
+        """x added up over the processes, in place."""
+        if self.distributed:
+            dist.all_reduce(x)
+        return x
+
+    def largest(self, x: Tensor) -> Tensor:
+        """The largest x of any process, in place."""
+        if self.distributed:
+            dist.all_reduce(x, dist.ReduceOp.MAX)
+        return x
