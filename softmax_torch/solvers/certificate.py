@@ -92,20 +92,21 @@ def _improve_bias(objective: Objective, z: Tensor, w: Tensor) -> tuple[Tensor, T
     analysis for logistic regression"), and 1 in the end.
     """
     kernels, y = backends.kernels(z), objective.y
-    true = y.unsqueeze(1)
+    ones, true = torch.ones_like(w), y.unsqueeze(1)
     moved = z.new_zeros(objective.classes)
     least = torch.inf
     while True:
-        r = kernels.row_vjp(z, y, None, w, None, None)
+        p = kernels.row_vjp(z, y, None, ones, None, None)  # p - e_y
+        r = p * w.unsqueeze(1)
         residual = objective.summed(r.sum(0))
         largest = float(residual.abs().max())
         if not objective.bias or largest <= 1e-15 or least / 2 <= largest < 1e-12:
             return moved, r
         least = min(least, largest)
-        wp = r.scatter_add(1, true, w.unsqueeze(1))
-        products = objective.summed(wp.T @ (wp / w.unsqueeze(1)))
+        p.scatter_add_(1, true, ones.unsqueeze(1))
+        wp = p * w.unsqueeze(1)
         # To move all logits alike changes nothing; 1/K makes that direction regular.
-        A = torch.diag(objective.summed(wp.sum(0))) - products + 1 / len(moved)
+        A = torch.diag(objective.summed(wp.sum(0))) - objective.summed(wp.T @ p) + 1 / len(moved)
         step = torch.linalg.solve(A, -residual)
         span = float(step.max() - step.min())
         step *= math.log1p(span) / span

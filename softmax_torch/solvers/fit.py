@@ -155,17 +155,33 @@ def fit(
         ConvergenceWarning: ``max_iter`` came first, or nothing more can be gained in float64.
     """
     check_options(C, l1_ratio, tol, max_iter, solver)
-    if device is not None:
-        device = torch.device(device)
+    objective = objective_of(
+        X, y, fit_intercept, sample_weight, class_weight, device, dtype, distributed
+    )
+    penalty = Penalty.of_strength(C, l1_ratio, objective.total)
+    theta = objective.zeros() if warm_start is None else theta_of(warm_start, objective)
+    kind = SOLVERS[chosen(solver, penalty)]
+    return minimize(
+        kind(objective, penalty, theta, objective.samples.dtype), tol, max_iter, callback
+    )
+
+
+def objective_of(
+    X: Any,
+    y: Any,
+    fit_intercept: bool,
+    sample_weight: Any,
+    class_weight: Any,
+    device: torch.device | str | None,
+    dtype: torch.dtype | None,
+    distributed: bool = False,
+) -> Objective:
+    """The objective of these samples; see ``fit``."""
     processes = Processes(distributed)
-    samples = inputs.as_samples(X, device, dtype)
+    samples = inputs.as_samples(X, None if device is None else torch.device(device), dtype)
     target, classes = inputs.as_class_indices(y, samples.n, samples.device, processes)
     weight = inputs.as_sample_weight(sample_weight, class_weight, target, classes, processes)
-    objective = Objective(samples, target, classes, weight, fit_intercept, processes)
-    penalty = Penalty.of_strength(C, l1_ratio, objective.total)
-    theta = objective.zeros() if warm_start is None else _theta(warm_start, objective)
-    kind = SOLVERS[_chosen(solver, penalty)]
-    return minimize(kind(objective, penalty, theta, samples.dtype), tol, max_iter, callback)
+    return Objective(samples, target, classes, weight, fit_intercept, processes)
 
 
 def check_options(C: float, l1_ratio: float, tol: float, max_iter: int, solver: str) -> None:
@@ -214,9 +230,10 @@ def minimize(
         converged = goal.met(certificate)
         if converged or stopped or solver.iterations >= max_iter:
             break
-        if solver.dtype == torch.float64 and (stuck or solver.theta.equal(certificate.theta)):
+        if stuck and solver.dtype == torch.float64:
             break
-        solver.dtype = torch.float64
+        if stuck or goal.missed():
+            solver.dtype = torch.float64
         solver.restart(certificate.theta)
     if not converged and not stopped:
         warnings.warn(goal.complaint(certificate, stuck), ConvergenceWarning, stacklevel=3)
@@ -234,17 +251,24 @@ class Goal:
             objective = solver.objective
             at_zero = certify(objective, objective.zeros(), self.penalty._replace(l1=0.0)).residual
         self.residual = tol * at_zero
+        self.margin = 0.9  # rounding takes its share
 
     def promised(self) -> bool:
-        """Whether it is time for a certificate; the margin is what rounding may take."""
+        """Whether it is time for a certificate."""
         solver, penalty = self.solver, self.penalty
         if penalty.l1 > 0:
             s = subgradient(solver.objective, solver.theta, solver.gradient, penalty.l1)
-            return float(s.abs().max()) <= 0.9 * self.residual
+            return float(s.abs().max()) <= self.margin * self.residual
         if penalty.l2 > 0:
-            gap = gap_bound(solver.objective, solver.gradient, penalty)
-            return gap <= 0.9 * self.tol * solver.value
-        return solver.descent <= 0.9 * self.tol * solver.value
+            gap = promised_gap(solver.objective, solver.gradient, penalty)
+            return gap <= self.margin * self.tol * solver.value
+        return solver.descent <= self.margin * self.tol * solver.value
+
+    def missed(self) -> bool:
+        """Ask for more before the next certificate: whether that has been tried already."""
+        again = self.margin < 0.9
+        self.margin /= 3
+        return again
 
     def met(self, certificate: Certificate) -> bool:
         """Whether the certificate says so."""
@@ -269,13 +293,25 @@ class Goal:
         )
 
 
-def _chosen(solver: str, penalty: Penalty) -> str:
+def promised_gap(objective: Objective, gradient: Tensor, penalty: Penalty) -> float:
+    """What the duality gap will be once the bias is at its optimum.
+
+    A change of the bias that takes its gradient g_b away changes that of the weight by about
+    g_b times the mean of the samples.
+    """
+    square = float(objective.weight_of(gradient).square().sum())
+    if objective.bias:
+        square += float(gradient[:, -1].square().sum()) * float(objective.mean.square().sum())
+    return square / (2 * penalty.l2)
+
+
+def chosen(solver: str, penalty: Penalty) -> str:
     if solver != "auto":
         return solver
     return "proximal_newton" if penalty.l1 > 0 else "lbfgs"
 
 
-def _theta(start: Solution, objective: Objective) -> Tensor:
+def theta_of(start: Solution, objective: Objective) -> Tensor:
     """theta of a solution; ValueError if it has another shape."""
     K, D = objective.classes, objective.samples.d
     if tuple(start.weight.shape) != (K, D) or tuple(start.bias.shape) != (K,):

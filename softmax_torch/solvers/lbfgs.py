@@ -51,13 +51,15 @@ class LBFGS:
     Attributes:
         theta, value, gradient: the last point that was accepted.
         trial: the point to be evaluated next.
+        step: its length, in units of the direction that was found.
+        steps: how many were accepted.
         decrement: -g.d, twice the descent that a quadratic F would have for the step at hand.
     """
 
     def __init__(self, theta: Tensor, at_theta: Evaluated, precondition: Preconditioner) -> None:
         self.theta, (self.value, self.gradient) = theta, at_theta
         self.precondition = precondition
-        self.step = 1.0
+        self.step, self.steps = 1.0, 0
         self.memory: deque[tuple[Tensor, Tensor, float]] = deque(maxlen=MEMORY)
         self.gamma = 1.0
         self._propose()
@@ -82,6 +84,7 @@ class LBFGS:
             self.memory.append((s, y, sy))
             self.gamma = sy / float((y * self.precondition(y)).sum())
         self.theta, self.value, self.gradient = self.trial, value, gradient
+        self.steps += 1
         self._propose()
         return True
 
@@ -129,6 +132,18 @@ class PreconditionedLBFGS(Solver):
         super().__init__(objective, penalty, theta - theta.mean(0), dtype)
         self.seed = seed
         self._sketch()
+
+    @classmethod
+    def of(
+        cls, lbfgs: LBFGS, objective: Objective, penalty: Penalty, dtype: torch.dtype
+    ) -> PreconditionedLBFGS:
+        """Go on from an iteration that was begun elsewhere."""
+        self = cls.__new__(cls)
+        self.objective, self.penalty, self.dtype, self.seed = objective, penalty, dtype, 0
+        self.iterations = self.sketched = lbfgs.steps
+        self.lbfgs, self.sketched_theta, self.sketched_value = lbfgs, lbfgs.theta, lbfgs.value
+        self.theta, self.value, self.gradient = lbfgs.theta, lbfgs.value, lbfgs.gradient
+        return self
 
     def _sketch(self) -> None:
         generator = torch.Generator().manual_seed(self.seed + self.iterations)

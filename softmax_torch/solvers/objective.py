@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -88,6 +89,17 @@ class Objective:
         total = torch.tensor(float(samples.n) if weight is None else float(weight.double().sum()))
         self.total = float(self.summed(total.double().to(samples.device)))
 
+    @cached_property
+    def mean(self) -> Tensor:
+        """The weighted mean of the samples (D,), from half a pass."""
+        w = self.y.new_ones(len(self.y), 1, dtype=torch.float64)
+        w = w if self.weight is None else self.weight.double().unsqueeze(1)
+        result = w.new_zeros(self.samples.d)
+        for at, block in self.samples.blocks():
+            result += block.transposed_dot(w[at].to(self.samples.dtype)).squeeze(0)
+        self.passes += 0.5
+        return self.summed(result) / self.total
+
     @property
     def shape(self) -> tuple[int, int]:
         """(K, P) of theta."""
@@ -134,6 +146,10 @@ class Objective:
             value = float(values[j]) + penalty.l2 / 2 * float(W.square().sum())
             results.append(Evaluated(value, g))
         return results
+
+    def reweighted(self, weight: Tensor) -> Objective:
+        """The same samples with other weights; one of 0 leaves a sample out."""
+        return Objective(self.samples, self.y, self.classes, weight, self.bias, self.processes)
 
     def probabilities(self, theta: Tensor, dtype: torch.dtype) -> Tensor:
         """Class probabilities (n, K) of the samples, from half a pass."""
