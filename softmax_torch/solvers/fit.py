@@ -211,33 +211,79 @@ def minimize(
 
     Passes in float32 go on in float64 where float32 cannot tell any more.
     """
-    objective, penalty = solver.objective, solver.penalty
-    goal = Goal(solver, tol)
+    run = Run(solver, tol)
     history: list[Progress] = []
     began = time.perf_counter()
     stopped = False
-    while True:
+    while not (run.ended or stopped or solver.iterations >= max_iter):
+        iterations = solver.iterations
+        run.advance()
+        if solver.iterations > iterations:
+            history.append(progress(solver, time.perf_counter() - began))
+            stopped = callback is not None and bool(callback(history[-1]))
+    certificate = run.conclude()
+    if not run.converged and not stopped:
+        warnings.warn(run.complaint(), ConvergenceWarning, stacklevel=3)
+    return _solution(solver, certificate, run.converged, history)
+
+
+class Run:
+    """A fit in progress: steps, and a certificate when the passes' own figures promise one.
+
+    Attributes:
+        converged: whether a certificate was within ``tol``.
+        ended: whether that is so, or nothing more can be gained in float64.
+    """
+
+    def __init__(self, solver: Solver, tol: float) -> None:
+        self.solver, self.goal = solver, Goal(solver, tol)
+        self.converged = self.ended = False
+        self._certificate: Certificate | None = None
+
+    def advance(self) -> None:
+        """One outer iteration of the solver, or what comes between two of them."""
+        solver = self.solver
         stuck = False
-        if not stopped and solver.iterations < max_iter and not goal.promised():
+        if not self.goal.promised():
             before = solver.theta
-            stuck = not solver.step()
-            if not stuck:
-                history.append(_progress(solver, time.perf_counter() - began))
-                stopped = callback is not None and bool(callback(history[-1]))
+            self._certificate = None
+            if solver.step():
                 _refuse_separable(solver, before)
-                continue
-        certificate = certify(objective, solver.theta, penalty)
-        converged = goal.met(certificate)
-        if converged or stopped or solver.iterations >= max_iter:
-            break
-        if stuck and solver.dtype == torch.float64:
-            break
-        if stuck or goal.missed():
+                return
+            stuck = True
+        certificate = self.conclude()
+        if self.converged or (stuck and solver.dtype == torch.float64):
+            self.ended = True
+            return
+        if stuck or self.goal.missed():
             solver.dtype = torch.float64
         solver.restart(certificate.theta)
-    if not converged and not stopped:
-        warnings.warn(goal.complaint(certificate, stuck), ConvergenceWarning, stacklevel=3)
-    return _solution(solver, certificate, converged, history)
+
+    def conclude(self) -> Certificate:
+        """The certificate of where the solver stands."""
+        if self._certificate is None:
+            solver = self.solver
+            self._certificate = certify(solver.objective, solver.theta, solver.penalty)
+            self.converged = self.goal.met(self._certificate)
+        return self._certificate
+
+    def complaint(self) -> str:
+        """What to say where it did not converge."""
+        reached = self.goal.reached(self.conclude())
+        limit = "float64 can tell no more" if self.ended else "max_iter came first"
+        return (
+            f"the fit ended after {self.solver.iterations} iterations at a {reached}, expected "
+            f"tol={self.goal.tol:.1e}: {limit}"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What ``load_state_dict`` of a run on the same problem goes on from, bit for bit."""
+        return {"solver": self.solver.state_dict(), "margin": self.goal.margin}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.solver.load_state_dict(state["solver"])
+        self.goal.margin = state["margin"]
 
 
 class Goal:
@@ -278,19 +324,13 @@ class Goal:
             return certificate.gap <= self.tol * certificate.value
         return self.solver.descent <= self.tol * certificate.value
 
-    def complaint(self, certificate: Certificate, stuck: bool) -> str:
-        """What to say when it is not."""
+    def reached(self, certificate: Certificate) -> str:
+        """How near a certificate is, in words."""
         if certificate.gap is not None:
-            reached = f"relative duality gap {certificate.gap / certificate.value:.1e}"
-        elif self.penalty.l1 > 0:
-            reached = f"KKT residual {certificate.residual * self.tol / self.residual:.1e}"
-        else:
-            reached = f"gradient {certificate.residual:.1e}"
-        limit = "float64 can tell no more" if stuck else "max_iter came first"
-        return (
-            f"the fit ended after {self.solver.iterations} iterations at a {reached}, expected "
-            f"tol={self.tol:.1e}: {limit}"
-        )
+            return f"relative duality gap of {certificate.gap / certificate.value:.1e}"
+        if self.penalty.l1 > 0:
+            return f"KKT residual of {certificate.residual * self.tol / self.residual:.1e}"
+        return f"gradient of {certificate.residual:.1e}"
 
 
 def promised_gap(objective: Objective, gradient: Tensor, penalty: Penalty) -> float:
@@ -326,7 +366,8 @@ def theta_of(start: Solution, objective: Objective) -> Tensor:
     return theta
 
 
-def _progress(solver: Solver, seconds: float) -> Progress:
+def progress(solver: Solver, seconds: float) -> Progress:
+    """How far a solver is."""
     objective, penalty = solver.objective, solver.penalty
     value = solver.value + penalty.l1 * float(objective.weight_of(solver.theta).abs().sum())
     g = subgradient(objective, solver.theta, solver.gradient, penalty.l1)
