@@ -147,7 +147,9 @@ class CLI(LightningCLI):
         trainer.fit(**kwargs, weights_only=True)
         # Read now: the state of a checkpoint that is loaded would wind it back.
         seconds = self.timer.time_elapsed("train") or 0.0
-        best = self.best.best_model_path or None
+        # The least validation NLL is that of the best epoch; a solver is asked for the optimum.
+        solved = self.model.solver is not None
+        best = (self.best.last_model_path if solved else self.best.best_model_path) or None
         evaluated = {"model": self.model, "datamodule": self.datamodule, "verbose": False}
         # The curve of the validation ends with the training.
         loggers, trainer.loggers = trainer.loggers, []
@@ -162,7 +164,9 @@ class CLI(LightningCLI):
             f"{steps} steps in {seconds:.1f} s ({steps / max(seconds, 1e-9):.0f} a second)",
         )
         say("device", device(trainer))
-        say("val" if best is None else "best val", figures(val))
+        if self.model.certificate is not None:
+            say("optimum", self.model.certificate)
+        say("val" if best is None or solved else "best val", figures(val))
         say("test", figures(test))
         if best is not None:
             say("checkpoint", shown(best))

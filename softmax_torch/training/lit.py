@@ -8,12 +8,15 @@ penalty as in scikit-learn's LogisticRegression: the smaller, the stronger. The 
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Literal
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import (
     LRSchedulerConfigType,
     OptimizerLRScheduler,
@@ -26,6 +29,8 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from softmax_torch.functional import cross_entropy
 from softmax_torch.modules import SoftmaxRegression
+from softmax_torch.solvers import ConvergenceWarning
+from softmax_torch.training.convex import ConvexSolver
 from softmax_torch.training.evaluation import Evaluation
 
 __all__ = ["LitSoftmaxRegression"]
@@ -51,6 +56,15 @@ class LitSoftmaxRegression(LightningModule):
         label_smoothing: share of the target that is spread over all classes, in [0, 1].
         class_weight: one weight a class; "balanced" for n / (num_classes * count), as in
             scikit-learn; None for none.
+        solver: None for gradient descent by ``optimizer``. Otherwise a full-batch solver, "auto",
+            "lbfgs", "newton" or "gradient_descent" (see ``softmax_torch.solvers``), which makes one
+            outer iteration an epoch and ends the training at the optimum. It starts from weights
+            of 0 and wants a data module whose ``batch_size`` is None.
+        tol: the duality gap relative to the objective at which a solver ends.
+
+    A solver logs ``train/loss`` (the objective), ``train/gap`` (the relative duality gap, as far as
+    the precision of its passes can tell) and ``train/gradient_norm`` in place of the figures of
+    ``train``.
 
     Logged once an epoch: ``train/loss`` (the objective, mean over the steps), and ``accuracy``,
     ``nll`` and ``ece`` (see ``training.evaluation``) for ``train``, ``val`` and ``test``. Those of
@@ -70,15 +84,25 @@ class LitSoftmaxRegression(LightningModule):
         C: float | None = None,
         label_smoothing: float = 0.0,
         class_weight: Literal["balanced"] | list[float] | None = None,
+        solver: Literal["auto", "lbfgs", "newton", "gradient_descent"] | None = None,
+        tol: float = 1e-6,
     ) -> None:
         super().__init__()
         check_options(num_classes, C, label_smoothing, class_weight)
+        if solver is not None:
+            check_solver(solver, tol, optimizer, lr_scheduler, label_smoothing)
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"], logger=False)
         self.model = SoftmaxRegression(in_features, num_classes, bias)
         self.optimizer = optimizer or partial(torch.optim.SGD, lr=0.1, momentum=0.9)
         self.lr_scheduler = lr_scheduler
         self.lr_interval = lr_interval
         self.C, self.label_smoothing, self.class_weight = C, label_smoothing, class_weight
+        self.solver, self.tol = solver, tol
+        self.certificate: str | None = None
+        self.automatic_optimization = solver is None
+        if solver is not None:
+            for parameter in self.model.parameters():
+                torch.nn.init.zeros_(parameter)
         self.train_evaluation = Evaluation(num_classes)
         self.val_evaluation = Evaluation(num_classes)
         self.test_evaluation = Evaluation(num_classes)
@@ -108,6 +132,11 @@ class LitSoftmaxRegression(LightningModule):
                 )
         if stage == "fit":
             self._set_objective(getattr(data, "class_counts", None))
+            if self.solver is not None and self.trainer.world_size > 1:
+                raise ValueError(
+                    f"solver: expected one process, got {self.trainer.world_size}; "
+                    "softmax_torch.solvers.fit(..., distributed=True) takes several"
+                )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Compare the sizes of a checkpoint with those of the model; ValueError if they differ."""
@@ -144,7 +173,9 @@ class LitSoftmaxRegression(LightningModule):
         self.weight = None if weight is None else weight.to(self.device, torch.float32)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer, and the schedule where there is one."""
+        """The optimizer, and the schedule where there is one; or the solver."""
+        if self.solver is not None:
+            return ConvexSolver(self.model.linear, self.solver, self.tol)
         optimizer = self.optimizer(self.parameters())
         if self.lr_scheduler is None:
             return optimizer
@@ -154,8 +185,11 @@ class LitSoftmaxRegression(LightningModule):
             config["monitor"] = "val/nll"
         return OptimizerLRSchedulerConfig(optimizer=optimizer, lr_scheduler=config)
 
-    def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+    def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor | None:
         """The objective on a batch; the mean is over the batch's own class weights."""
+        if self.solver is not None:
+            self._outer_iteration(*batch)
+            return None
         x, y = batch
         logits = self.model.logits(x)
         self.train_evaluation.add(logits, y)
@@ -165,6 +199,48 @@ class LitSoftmaxRegression(LightningModule):
             loss = loss + self.penalty * self.model.linear.weight.square().sum()
         self.losses.append(loss.detach())
         return loss
+
+    def on_train_end(self) -> None:
+        """Note what a solver can say of its result, and warn if it is not what was asked for."""
+        solver = self._convex_solver()
+        if solver is None or solver.run is None:
+            return
+        certificate = solver.run.conclude()
+        self.certificate = (
+            f"objective {certificate.value:.8f}, {solver.run.goal.reached(certificate)}"
+        )
+        if not solver.run.converged:
+            warnings.warn(
+                solver.run.complaint().replace("max_iter", "trainer.max_epochs"),
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+
+    def _convex_solver(self) -> ConvexSolver | None:
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        return optimizer if isinstance(optimizer, ConvexSolver) else None
+
+    def _outer_iteration(self, x: Tensor, y: Tensor) -> None:
+        """One step of the solver on all training samples, which are this batch."""
+        solver, optimizer = self._convex_solver(), self.optimizers()
+        assert solver is not None
+        assert isinstance(optimizer, LightningOptimizer)
+        if self.trainer.num_training_batches != 1:
+            raise ValueError(
+                "solver: expected all training samples in one batch (data.batch_size null), got "
+                f"{self.trainer.num_training_batches} batches"
+            )
+        weight = None if self.weight is None else self.weight.double()[y]
+        solver.bind(x.flatten(1), y, weight, math.inf if self.C is None else self.C)
+        optimizer.step()
+        now = solver.progress()
+        self.log("train/loss", now.objective)
+        self.log("train/gradient_norm", now.gradient_norm)
+        if now.duality_gap is not None:
+            self.log("train/gap", now.duality_gap / now.objective)
+        assert solver.run is not None
+        if solver.run.ended:
+            self.trainer.should_stop = True
 
     def validation_step(self, batch: tuple[Tensor, Tensor]) -> None:
         """Logits of a validation batch."""
@@ -183,6 +259,8 @@ class LitSoftmaxRegression(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """The figures of the training set and the mean objective."""
+        if self.solver is not None:
+            return
         self.log("train/loss", torch.stack(self.losses).mean(), sync_dist=True)
         self.losses = []
         self._log_figures("train", self.train_evaluation)
@@ -235,3 +313,25 @@ def check_options(
         )
     if not min(class_weight) >= 0:
         raise ValueError(f"class_weight: expected numbers >= 0, got {min(class_weight)}")
+
+
+def check_solver(
+    solver: str,
+    tol: float,
+    optimizer: OptimizerFactory | None,
+    lr_scheduler: SchedulerFactory | None,
+    label_smoothing: float,
+) -> None:
+    """What does not go together with a solver; ValueError."""
+    names = ("auto", "lbfgs", "newton", "gradient_descent")
+    if solver not in names:
+        raise ValueError(f"solver: expected {', '.join(names)} or None, got {solver!r}")
+    if not tol > 0:
+        raise ValueError(f"tol: expected a number above 0, got {tol}")
+    if optimizer is not None or lr_scheduler is not None:
+        raise ValueError(
+            "solver: expected neither an optimizer nor a learning-rate schedule beside it, got "
+            f"{'an optimizer' if optimizer is not None else 'a schedule'}"
+        )
+    if label_smoothing > 0:
+        raise ValueError(f"solver: expected label_smoothing=0, got {label_smoothing}")
