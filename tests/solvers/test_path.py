@@ -1,0 +1,116 @@
+"""A path is the fits one by one; cross-validation leaves out what it says."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor
+
+from softmax_torch.solvers import cross_validate, fit, path
+
+CS = [1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0]
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[Tensor, Tensor]:
+    X, y = load_digits(return_X_y=True)
+    return torch.from_numpy(X / 16), torch.from_numpy(y)
+
+
+def sparse(X: Tensor) -> Any:
+    return X.to_sparse_csr()
+
+
+def streamed(X: Tensor) -> Any:
+    return list(X.numpy()[:, :].reshape(3, -1, X.shape[1]))
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
+@pytest.mark.parametrize("form", [Tensor.numpy, sparse, streamed])
+def test_path_is_the_fits_one_by_one(form: Any, digits: tuple[Tensor, Tensor]) -> None:
+    X, y = digits
+    solutions = path(form(X), y, CS, tol=1e-8)
+    assert len(solutions) == len(CS)
+    for C, solution in zip(CS, solutions, strict=True):
+        alone = fit(X, y, C=C, tol=1e-8)
+        assert solution.converged
+        assert solution.duality_gap is not None
+        assert solution.duality_gap <= 1e-8 * solution.objective
+        assert solution.objective == pytest.approx(alone.objective, rel=1e-8)
+
+
+def test_path_needs_fewer_passes_than_the_fits(digits: tuple[Tensor, Tensor]) -> None:
+    """In company a pass serves five strengths; alone each start is predicted."""
+    X, y = digits
+    alone = sum(fit(X, y, C=C).passes for C in CS)
+    assert path(X, y, CS)[-1].passes < alone / 2
+
+
+def test_order_of_the_strengths_is_the_caller_s(digits: tuple[Tensor, Tensor]) -> None:
+    X, y = digits
+    some = [1.0, 0.01, 0.01, 100.0]
+    objectives = [s.objective for s in path(X, y, some)]
+    assert objectives == pytest.approx([fit(X, y, C=C).objective for C in some], rel=2e-6)
+
+
+def test_weights_and_intercept_are_those_of_fit(digits: tuple[Tensor, Tensor]) -> None:
+    X, y = digits
+    options: dict[str, Any] = {
+        "fit_intercept": False,
+        "sample_weight": np.linspace(0.5, 2, len(y)),
+        "class_weight": "balanced",
+    }
+    [_, solution] = path(X, y, [0.1, 1.0], **options)
+    alone = fit(X, y, C=1.0, **options)
+    assert solution.objective == pytest.approx(alone.objective, rel=2e-6)
+    assert not solution.bias.any()
+
+
+def test_cross_validation_is_that_by_hand(digits: tuple[Tensor, Tensor]) -> None:
+    X, y = digits
+    cv = cross_validate(X, y, [0.1, 10.0], folds=3, seed=5, tol=1e-9)
+    assert cv.nll.shape == cv.accuracy.shape == (3, 2)
+    # the folds are dealt out class by class, so that their sizes are known
+    from softmax_torch.solvers.path import _deal
+
+    part = _deal(y, 3, 5)
+    for fold in range(3):
+        counts = torch.bincount(y[part == fold])
+        assert (counts - torch.bincount(y) / 3).abs().max() < 1
+        model = fit(X[part != fold], y[part != fold], C=0.1, tol=1e-9)
+        z = X[part == fold] @ model.weight.T + model.bias
+        nll = torch.nn.functional.cross_entropy(z, y[part == fold])
+        assert cv.nll[fold, 0].item() == pytest.approx(nll.item(), rel=1e-3)
+        right = (z.argmax(1) == y[part == fold]).double().mean().item()
+        assert cv.accuracy[fold, 0].item() == pytest.approx(right, abs=2e-3)
+    assert cv.best == [0.1, 10.0][int(cv.nll.mean(0).argmin())]
+    assert cv.solution.objective == pytest.approx(fit(X, y, C=cv.best).objective, rel=2e-6)
+
+
+def test_cross_validation_finds_the_strength_that_generalizes() -> None:
+    """Noise features: no penalty and a huge one are both worse than one in between."""
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(300, 60, generator=generator, dtype=torch.float64)
+    z = X[:, :2] @ torch.randn(2, 3, generator=generator, dtype=torch.float64) * 2
+    y = torch.multinomial(z.softmax(1), 1, generator=generator).squeeze(1)
+    cv = cross_validate(X, y, [1e-5, 3e-2, 1e5])
+    assert cv.best == 3e-2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"Cs": []}, "Cs: expected at least one"),
+        ({"Cs": [1.0, -1.0]}, "C: expected a number above 0 .* got -1.0"),
+        ({"Cs": [float("inf")]}, "Cs: expected finite numbers, got inf"),
+        ({"Cs": [1.0], "folds": 1}, "folds: expected at least 2, got 1"),
+        ({"Cs": [1.0], "folds": 175}, "at most the 174 samples of class 8, got 175"),
+    ],
+)
+def test_what_cannot_be_used(
+    arguments: dict[str, Any], match: str, digits: tuple[Tensor, Tensor]
+) -> None:
+    with pytest.raises(ValueError, match=match):
+        cross_validate(*digits, **arguments)
