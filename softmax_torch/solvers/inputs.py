@@ -76,8 +76,10 @@ def as_tensor(name: str, value: Any) -> Tensor:
 def _dense(x: Tensor, dtype: torch.dtype | None) -> Samples:
     if dtype is None:
         dtype = torch.float64 if x.numel() <= SMALL else torch.float32
-    if not x.dtype.is_floating_point or dtype == torch.float64:
-        x = x.to(dtype)
+    if dtype == torch.float64 or x.dtype in (torch.int32, torch.int64):  # exact only in float64
+        x = x.double()
+    elif not x.dtype.is_floating_point:
+        x = x.float()
     fast = x.float() if x.dtype == torch.float64 and dtype == torch.float32 else x
     worth_it = x.device.type == "cpu" and x.numel() > SMALL and torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
     if worth_it and _density(x) < samples.SPARSE_BELOW:

@@ -129,8 +129,7 @@ class PreconditionedLBFGS(Solver):
         dtype: torch.dtype,
         seed: int = 0,
     ) -> None:
-        super().__init__(objective, penalty, theta - theta.mean(0), dtype)
-        self.seed = seed
+        super().__init__(objective, penalty, theta, dtype, seed)
         self._sketch()
 
     @classmethod
@@ -168,7 +167,7 @@ class PreconditionedLBFGS(Solver):
         return True
 
     def restart(self, theta: Tensor) -> None:
-        super().restart(theta - theta.mean(0))
+        super().restart(theta)
         self.lbfgs = LBFGS(
             self.theta, Evaluated(self.value, self.gradient), self.lbfgs.precondition
         )

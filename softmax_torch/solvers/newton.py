@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softmax_torch.solvers.objective import Objective, Penalty
 from softmax_torch.solvers.preconditioner import sketch
 from softmax_torch.solvers.solver import Solver
 
@@ -35,17 +34,7 @@ ROUNDING = {torch.float32: 1e-7, torch.float64: 1e-15}
 class NewtonCG(Solver):
     """Newton-CG; the preconditioner is made anew for every step."""
 
-    def __init__(
-        self,
-        objective: Objective,
-        penalty: Penalty,
-        theta: Tensor,
-        dtype: torch.dtype,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(objective, penalty, theta - theta.mean(0), dtype)
-        self.seed = seed
-        self._descent = float("inf")
+    _descent = float("inf")
 
     def step(self) -> bool:
         d, slope = self._direction()
@@ -88,9 +77,6 @@ class NewtonCG(Solver):
             previous_rz, rz = rz, float((r * z).sum())
             direction = z + (rz / previous_rz) * direction
         return d, float((g * d).sum())
-
-    def restart(self, theta: Tensor) -> None:
-        super().restart(theta - theta.mean(0))
 
     @property
     def descent(self) -> float:

@@ -19,9 +19,11 @@ class Solver(ABC):
     Args:
         objective: the samples.
         penalty: what is added.
-        theta: where to start, float64.
+        theta: where to start, float64; without an L1 term the mean over the classes is taken out of
+            it, which changes no probability and makes the penalty less.
         dtype: the type that passes are computed in; ``dtype`` may be set to float64 between steps,
             with ``restart`` after it.
+        seed: of what is drawn at random.
 
     Attributes:
         theta, value, gradient: the point, the smooth part of F there, and its gradient.
@@ -29,12 +31,16 @@ class Solver(ABC):
     """
 
     def __init__(
-        self, objective: Objective, penalty: Penalty, theta: Tensor, dtype: torch.dtype
+        self,
+        objective: Objective,
+        penalty: Penalty,
+        theta: Tensor,
+        dtype: torch.dtype,
+        seed: int = 0,
     ) -> None:
         self.objective, self.penalty, self.dtype = objective, penalty, dtype
-        self.iterations = 0
-        self.theta = theta
-        self.value, self.gradient = self._evaluate(theta)
+        self.seed, self.iterations = seed, 0
+        Solver.restart(self, theta)
 
     def _evaluate(self, theta: Tensor) -> tuple[float, Tensor]:
         return self.objective.evaluate(theta, self.penalty, self.dtype)
@@ -45,8 +51,8 @@ class Solver(ABC):
 
     def restart(self, theta: Tensor) -> None:
         """Go on from theta."""
-        self.theta = theta
-        self.value, self.gradient = self._evaluate(theta)
+        self.theta = theta if self.penalty.l1 else theta - theta.mean(0)
+        self.value, self.gradient = self._evaluate(self.theta)
 
     @property
     def descent(self) -> float:
