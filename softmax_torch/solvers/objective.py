@@ -86,8 +86,9 @@ class Objective:
         self.samples, self.y, self.classes, self.weight = samples, y, classes, weight
         self.bias, self.processes = bias, processes or Processes()
         self.passes = 0.0
-        total = torch.tensor(float(samples.n) if weight is None else float(weight.double().sum()))
-        self.total = float(self.summed(total.double().to(samples.device)))
+        total = float(samples.n if weight is None else weight.double().sum())
+        whole = torch.tensor(total, dtype=torch.float64, device=samples.device)
+        self.total = float(self.summed(whole))
 
     @cached_property
     def mean(self) -> Tensor:
