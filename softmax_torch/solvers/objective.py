@@ -86,8 +86,10 @@ class Objective:
         self.samples, self.y, self.classes, self.weight = samples, y, classes, weight
         self.bias, self.processes = bias, processes or Processes()
         self.passes = 0.0
-        total = torch.tensor(float(samples.n) if weight is None else float(weight.double().sum()))
-        self.total = float(self.summed(total.double().to(samples.device)))
+        # In float64 from the start: float32 would put S, and F with it, off by up to 6e-8.
+        own = float(samples.n) if weight is None else float(weight.double().sum())
+        total = torch.tensor(own, dtype=torch.float64, device=samples.device)
+        self.total = float(self.summed(total))
 
     @cached_property
     def mean(self) -> Tensor:
