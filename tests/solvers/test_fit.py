@@ -27,3 +27,9 @@ def test_a_sparse_matrix_of_the_caller_stays_as_it_is() -> None:
     for part, given in zip((X.data, X.indices, X.indptr), entries, strict=True):
         assert part.tolist() == given
     torch.testing.assert_close(solution.weight, fit(X.toarray(), [0, 1, 0]).weight)
+
+
+@pytest.mark.parametrize("wrong", [{"C": "1"}, {"tol": None}, {"l1_ratio": []}, {"max_iter": "x"}])
+def test_what_is_no_number_is_named(wrong: dict) -> None:
+    with pytest.raises(TypeError, match=r"C, l1_ratio, tol and max_iter: expected numbers, got"):
+        fit(torch.eye(2), [0, 1], **wrong)
