@@ -25,7 +25,8 @@ FLOORS = [
     ["training"],
     ["cli"],
 ]
-WITH_LIGHTNING = ("data", "training", "cli")
+# What rooms may import besides torch: those of training all of HEAVY.
+EXTRAS = dict.fromkeys(("data", "training", "cli"), HEAVY) | {"estimator": ["sklearn"]}
 
 
 def imports(path: Path) -> set[str]:
@@ -56,6 +57,8 @@ def room(path: Path) -> str:
         # and using it on a CPU
         "import torch, softmax_torch as s; m = s.SoftmaxRegression(2, 3);"
         "m.loss(torch.ones(4, 2), torch.zeros(4, dtype=torch.long)).backward()",
+        # what a star takes, and what there is
+        "import softmax_torch; from softmax_torch import *; dir(softmax_torch)",
     ],
 )
 def test_import_needs_torch_alone(program: str) -> None:
@@ -80,10 +83,10 @@ def test_imports_point_one_way(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_only_training_needs_the_extra(path: Path) -> None:
-    if room(path) not in WITH_LIGHTNING:
-        heavy = {name for name in imports(path) if name.split(".")[0] in HEAVY}
-        assert not heavy, f"{room(path)} imports {heavy}"
+def test_only_training_and_the_estimator_need_an_extra(path: Path) -> None:
+    heavy = {name for name in imports(path) if name.split(".")[0] in HEAVY}
+    allowed = EXTRAS.get(room(path), [])
+    assert all(name.split(".")[0] in allowed for name in heavy), f"{room(path)} imports {heavy}"
 
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:

@@ -117,6 +117,7 @@ def fit(
     warm_start: Solution | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
+    seed: int = 0,
     callback: Callable[[Progress], Any] | None = None,
     distributed: bool = False,
 ) -> Solution:
@@ -140,6 +141,8 @@ def fit(
         device: where to compute; by default where X is.
         dtype: of the passes, torch.float32 or torch.float64; by default float32, or float64 where X
             is small. The last digits are found in float64 in any case.
+        seed: of the draw of rows that steps are shaped by, where there are many; the answer depends
+            on it by less than ``tol``.
         callback: called with a ``Progress`` after each iteration; the fit ends if it returns true.
         distributed: whether each process of the default group of ``torch.distributed`` has passed
             its own part of the samples; all get the same answer.
@@ -161,9 +164,8 @@ def fit(
     penalty = Penalty.of_strength(C, l1_ratio, objective.total)
     theta = objective.zeros() if warm_start is None else theta_of(warm_start, objective)
     kind = SOLVERS[chosen(solver, penalty)]
-    return minimize(
-        kind(objective, penalty, theta, objective.samples.dtype), tol, max_iter, callback
-    )
+    begun = kind(objective, penalty, theta, objective.samples.dtype, seed)
+    return minimize(begun, tol, max_iter, callback)
 
 
 def objective_of(
@@ -185,15 +187,21 @@ def objective_of(
 
 
 def check_options(C: float, l1_ratio: float, tol: float, max_iter: int, solver: str) -> None:
-    """What can be said before the data are looked at; ValueError. NaN fails every comparison."""
-    if not C > 0:
-        raise ValueError(f"C: expected a number above 0 (the smaller, the stronger), got {C}")
-    if not 0 <= l1_ratio <= 1:
-        raise ValueError(f"l1_ratio: expected a number in [0, 1], got {l1_ratio}")
-    if not tol > 0:
-        raise ValueError(f"tol: expected a number above 0, got {tol}")
-    if not max_iter >= 1:
-        raise ValueError(f"max_iter: expected at least 1, got {max_iter}")
+    """What can be said before the data are looked at. NaN fails every comparison."""
+    try:
+        if not C > 0:
+            raise ValueError(f"C: expected a number above 0 (the smaller, the stronger), got {C}")
+        if not 0 <= l1_ratio <= 1:
+            raise ValueError(f"l1_ratio: expected a number in [0, 1], got {l1_ratio}")
+        if not tol > 0:
+            raise ValueError(f"tol: expected a number above 0, got {tol}")
+        if not max_iter >= 1:
+            raise ValueError(f"max_iter: expected at least 1, got {max_iter}")
+    except TypeError:
+        raise TypeError(
+            f"C, l1_ratio, tol and max_iter: expected numbers, got {C!r}, {l1_ratio!r}, {tol!r} "
+            f"and {max_iter!r}"
+        ) from None
     if solver != "auto" and solver not in SOLVERS:
         raise ValueError(f"solver: expected auto, {', '.join(SOLVERS)}; got {solver!r}")
     if solver != "auto" and (solver in WITH_L1) != (l1_ratio > 0 and C < math.inf):
@@ -206,8 +214,9 @@ def minimize(
     tol: float,
     max_iter: int,
     callback: Callable[[Progress], Any] | None = None,
+    category: type[Warning] = ConvergenceWarning,
 ) -> Solution:
-    """Step until the certificate is within ``tol``; see ``fit``.
+    """Step until the certificate is within ``tol``, or warn in this category; see ``fit``.
 
     Passes in float32 go on in float64 where float32 cannot tell any more.
     """
@@ -223,7 +232,7 @@ def minimize(
             stopped = callback is not None and bool(callback(history[-1]))
     certificate = run.conclude()
     if not run.converged and not stopped:
-        warnings.warn(run.complaint(), ConvergenceWarning, stacklevel=3)
+        warnings.warn(run.complaint(), category, stacklevel=3)
     return _solution(solver, certificate, run.converged, history)
 
 

@@ -282,8 +282,10 @@ def _check_finite(x: Tensor) -> None:
 
 
 def _from_scipy(X: Any) -> Tensor:
-    X = X.tocsr()
-    X.sum_duplicates()
+    X = X.tocsr()  # itself where it is in CSR, and then it is the caller's
+    if not X.has_canonical_format:
+        X = X.copy()
+        X.sum_duplicates()
     rows, columns, values = (as_tensor("X", part) for part in (X.indptr, X.indices, X.data))
     return csr(rows, columns, values, X.shape)
 

@@ -1,0 +1,254 @@
+"""Softmax regression as scikit-learn has it: fit, predict, and the names of ``LogisticRegression``.
+
+    F(W, b) = 1/S sum_i w_i nll_i  +  1/(C S) ((1 - l1_ratio)/2 ||W||^2 + l1_ratio ||W||_1)
+
+with S = sum_i w_i. For two classes scikit-learn has one row w in place of W, whose logits are
+(0, w.x + b), and penalizes that. As the loss depends on w = W_1 - W_0 alone, the same problem with
+two rows has the penalty of which
+
+    min over W_1 - W_0 = w  of  l2' / 2 ||W||^2 + l1' ||W||_1  =  l2 / 2 ||w||^2 + l1 ||w||_1
+
+holds: at W = (-w/2, w/2) the left is l2'/4 ||w||^2 + l1' ||w||_1, so l2' = 2 l2 and l1' = l1.
+
+>>> from sklearn.datasets import load_iris
+>>> X, y = load_iris(return_X_y=True)
+>>> model = SoftmaxClassifier(C=1.0).fit(X, y)
+>>> model.coef_.shape, round(model.score(X, y), 3), bool(model.duality_gap_ < 1e-12)
+((3, 4), 0.973, True)
+"""
+
+from __future__ import annotations
+
+from numbers import Number
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+try:
+    from scipy.special import log_softmax, softmax
+    from sklearn.base import BaseEstimator, ClassifierMixin
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.utils import check_array, check_random_state
+    from sklearn.utils.class_weight import compute_class_weight
+    from sklearn.utils.multiclass import check_classification_targets
+    from sklearn.utils.validation import check_is_fitted, validate_data
+except ImportError as error:
+    raise ImportError(
+        "SoftmaxClassifier needs scikit-learn 1.6 or later: pip install 'softmax-torch[sklearn]'"
+    ) from error
+
+from softmax_torch.solvers.fit import (
+    SOLVERS,
+    Solution,
+    check_options,
+    chosen,
+    minimize,
+    objective_of,
+)
+from softmax_torch.solvers.objective import Objective, Penalty
+
+__all__ = ["SoftmaxClassifier"]
+
+
+class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """A classifier with the parameters and the optimum of scikit-learn's ``LogisticRegression``.
+
+    Args:
+        C: inverse strength of the penalty; ``math.inf`` for none.
+        l1_ratio: share of the L1 norm in the penalty, in [0, 1].
+        fit_intercept: whether there is an intercept; it is not penalized.
+        class_weight: a dict from labels to weights, "balanced" or None.
+        tol: the relative duality gap that is enough (see ``solvers.fit``).
+        max_iter: outer iterations at most.
+        warm_start: begin at the last solution, if it was one for the same classes and as many
+            features.
+        random_state: for the draw of rows that steps are shaped by, where there are thousands. The
+            answer depends on it in its last digits alone, hence None stands for a fixed draw.
+        solver: "lbfgs", "newton" or "gradient_descent"; with L1 "proximal_newton"; or "auto".
+        device: where to fit, such as "cuda"; None for the CPU. Predictions are made on the CPU.
+        dtype: of the passes, torch.float32 or torch.float64; None for the faster of them that is
+            good enough.
+
+    Attributes:
+        classes_: labels in order (K,); for K = 2 the shapes below have 1 for K.
+        coef_: (K, D), float32 if X was and float64 otherwise.
+        intercept_: (K,).
+        objective_: F as above, the penalty of w for two classes.
+        duality_gap_: ``objective_`` is at most this far above its minimum; None with L1 or without
+            a penalty.
+        n_iter_: outer iterations (1,).
+        n_features_in_, feature_names_in_: what X had; the names where they are strings.
+    """
+
+    def __init__(
+        self,
+        *,
+        C: float = 1.0,
+        l1_ratio: float = 0.0,
+        fit_intercept: bool = True,
+        class_weight: dict[Any, float] | str | None = None,
+        tol: float = 1e-12,
+        max_iter: int = 1000,
+        warm_start: bool = False,
+        random_state: Any = None,
+        solver: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.C = C
+        self.l1_ratio = l1_ratio
+        self.fit_intercept = fit_intercept
+        self.class_weight = class_weight
+        self.tol = tol
+        self.max_iter = max_iter
+        self.warm_start = warm_start
+        self.random_state = random_state
+        self.solver = solver
+        self.device = device
+        self.dtype = dtype
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Find the optimum for X (n, D) with labels y (n,).
+
+        Samples of weight 0, that of their class included, are as good as absent: a class that has
+        no others is none of ``classes_``.
+
+        Args:
+            X: an array, a frame or a sparse matrix, of floats or whole numbers of any size.
+            y: labels, numbers or strings.
+            sample_weight: (n,) or one number, >= 0; None for ones.
+
+        Raises:
+            ValueError, TypeError: what cannot be used, with what was expected and what came.
+
+        Warns:
+            sklearn.exceptions.ConvergenceWarning: ``max_iter`` came before ``tol`` was reached.
+        """
+        check_options(self.C, self.l1_ratio, self.tol, self.max_iter, self.solver)
+        X, y = validate_data(self, X, y, accept_sparse="csr")
+        check_classification_targets(y)
+        weight = self._weight(y, sample_weight)
+        if weight is not None and not weight.all():
+            kept = weight > 0
+            X, y, weight = X[kept], y[kept], weight[kept]
+        classes, target = np.unique(y, return_inverse=True)
+        if len(classes) < 2:
+            raise ValueError(
+                "y: expected at least 2 classes with samples of weight > 0, got 1 class: "
+                f"{classes[0]}"
+            )
+        balanced = "balanced" if self.class_weight == "balanced" else None
+        objective = objective_of(
+            X, target, self.fit_intercept, weight, balanced, self.device, self.dtype
+        )
+        penalty = Penalty.of_strength(self.C, self.l1_ratio, objective.total)
+        if len(classes) == 2:
+            penalty = penalty._replace(l2=2 * penalty.l2)
+        kind = SOLVERS[chosen(self.solver, penalty)]
+        theta, dtype = self._start(objective, classes), objective.samples.dtype
+        solver = kind(objective, penalty, theta, dtype, self._seed())
+        self._set(
+            minimize(solver, self.tol, self.max_iter, category=ConvergenceWarning),
+            np.float32 if X.dtype == np.float32 else np.float64,
+        )
+        self.classes_ = classes
+        return self
+
+    def decision_function(self, X: Any) -> NDArray[Any]:
+        """Logits (n, K); for two classes w.x + b (n,), above 0 for ``classes_[1]``."""
+        check_is_fitted(self)
+        X = validate_data(self, X, accept_sparse="csr", reset=False)
+        scores: NDArray[Any] = X @ self.coef_.T + self.intercept_
+        return scores[:, 0] if len(self.classes_) == 2 else scores
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """The most probable label of each row (n,)."""
+        scores = self.decision_function(X)
+        index = scores.argmax(1) if scores.ndim == 2 else (scores > 0).astype(np.intp)
+        labels: NDArray[Any] = self.classes_[index]
+        return labels
+
+    def predict_proba(self, X: Any) -> NDArray[Any]:
+        """Class probabilities (n, K), in the order of ``classes_``."""
+        probabilities: NDArray[Any] = softmax(self._logits(X), axis=1)
+        return probabilities
+
+    def predict_log_proba(self, X: Any) -> NDArray[Any]:
+        """Log-probabilities (n, K); finite where probabilities are 0 to rounding."""
+        log_probabilities: NDArray[Any] = log_softmax(self._logits(X), axis=1)
+        return log_probabilities
+
+    def _logits(self, X: Any) -> NDArray[Any]:
+        scores = self.decision_function(X)
+        return scores if scores.ndim == 2 else np.stack([np.zeros_like(scores), scores], 1)
+
+    def _weight(self, y: NDArray[Any], sample_weight: Any) -> NDArray[np.float64] | None:
+        """The weights of samples and of their labels, multiplied (n,); "balanced" comes later."""
+        weight = None
+        if sample_weight is not None:
+            weight = _checked_weight(sample_weight, len(y))
+        if isinstance(self.class_weight, dict):
+            labels, index = np.unique(y, return_inverse=True)
+            per_label = compute_class_weight(self.class_weight, classes=labels, y=y)
+            per_sample = _checked_weight(per_label[index], len(y), "class_weight")
+            weight = per_sample if weight is None else weight * per_sample
+        elif self.class_weight not in (None, "balanced"):
+            raise ValueError(
+                f'class_weight: expected a dict, "balanced" or None, got {self.class_weight!r}'
+            )
+        if weight is not None and not weight.any():
+            raise ValueError(
+                "sample_weight and class_weight: expected a weight > 0 for some samples, got zeros"
+            )
+        return weight
+
+    def _start(self, objective: Objective, classes: NDArray[Any]) -> Tensor:
+        """theta of the last solution if that is of use, otherwise zeros."""
+        theta = objective.zeros()
+        if not (self.warm_start and hasattr(self, "coef_")):
+            return theta
+        if self.coef_.shape[1] == objective.samples.d and np.array_equal(self.classes_, classes):
+            W, b = torch.from_numpy(self.coef_), torch.from_numpy(self.intercept_)
+            if len(W) == 1:
+                W, b = torch.cat([-W, W]) / 2, torch.cat([-b, b]) / 2
+            objective.weight_of(theta).copy_(W)
+            if objective.bias:
+                theta[:, -1] = b
+        return theta
+
+    def _seed(self) -> int:
+        if self.random_state is None:
+            return 0
+        return int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+
+    def _set(self, solution: Solution, dtype: type[np.floating[Any]]) -> None:
+        W, b = solution.weight.cpu(), solution.bias.cpu()
+        if len(W) == 2:
+            W, b = W[1:] - W[:1], b[1:] - b[:1]
+        self.coef_ = W.numpy().astype(dtype, copy=False)
+        self.intercept_ = b.numpy().astype(dtype, copy=False)
+        self.objective_ = solution.objective
+        self.duality_gap_ = solution.duality_gap
+        self.n_iter_ = np.array([solution.iterations], np.int32)
+
+
+def _checked_weight(given: Any, n: int, name: str = "sample_weight") -> NDArray[np.float64]:
+    """Weights (n,), of which none is negative."""
+    if isinstance(given, Number):
+        given = np.full(n, given)
+    weight: NDArray[np.float64] = check_array(
+        given, ensure_2d=False, dtype=np.float64, input_name=name
+    )
+    if weight.shape != (n,):
+        raise ValueError(f"{name}: expected shape ({n},), got {weight.shape}")
+    if weight.min() < 0:
+        raise ValueError(f"{name}: expected numbers >= 0, got {weight.min()}")
+    return weight

@@ -1,0 +1,35 @@
+"""What a fit says of itself is so, to the digits of float64."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+
+from softmax_torch.solvers import fit
+
+
+def test_objective_has_the_digits_of_float64() -> None:
+    """Sums of weights too, which float32 does not hold."""
+    rng = np.random.default_rng(0)
+    X, y, w = rng.normal(size=(50, 3)), rng.integers(3, size=50), rng.uniform(0.1, 3, 50)
+    solution = fit(X, y, C=0.5, sample_weight=w)
+    W, b = solution.weight, solution.bias
+    nll = -(torch.from_numpy(X) @ W.T + b).log_softmax(1)[range(50), y].numpy()
+    F = (w @ nll + W.square().sum().item()) / w.sum()  # 1 / 2 C is 1
+    assert solution.objective == pytest.approx(F, rel=1e-14)
+
+
+def test_a_sparse_matrix_of_the_caller_stays_as_it_is() -> None:
+    # Entries out of order, and one that stands twice.
+    entries = [1.0, 2.0, 3.0, 4.0, 5.0], [2, 0, 1, 1, 0], [0, 2, 4, 5]
+    X = sparse.csr_array(entries, shape=(3, 3))
+    solution = fit(X, [0, 1, 0])
+    for part, given in zip((X.data, X.indices, X.indptr), entries, strict=True):
+        assert part.tolist() == given
+    torch.testing.assert_close(solution.weight, fit(X.toarray(), [0, 1, 0]).weight)
+
+
+@pytest.mark.parametrize("wrong", [{"C": "1"}, {"tol": None}, {"l1_ratio": []}, {"max_iter": "x"}])
+def test_what_is_no_number_is_named(wrong: dict) -> None:
+    with pytest.raises(TypeError, match=r"C, l1_ratio, tol and max_iter: expected numbers, got"):
+        fit(torch.eye(2), [0, 1], **wrong)
