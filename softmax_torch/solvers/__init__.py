@@ -1,14 +1,17 @@
 """Full-batch solvers for softmax regression, with certificates. They need torch alone."""
 
 from softmax_torch.solvers.fit import ConvergenceWarning, Progress, Solution, fit
+from softmax_torch.solvers.inference import Inference, inference
 from softmax_torch.solvers.path import CrossValidation, cross_validate, path
 
 __all__ = [
     "ConvergenceWarning",
     "CrossValidation",
+    "Inference",
     "Progress",
     "Solution",
     "cross_validate",
     "fit",
+    "inference",
     "path",
 ]

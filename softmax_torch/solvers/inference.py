@@ -1,0 +1,189 @@
+"""Standard errors, tests and intervals of the coefficients of an unpenalised fit.
+
+Moving all classes' coefficients by the same vector changes no probability, so that only differences
+have a standard error. Relative to a reference class r, gamma_k = theta_k - theta_r for k != r, the
+Hessian of minus the log-likelihood sum_i w_i log p_{i,y_i} is
+
+    H_{kl} = sum_i w_i p_ik ([k = l] - p_il) [x_i, 1] [x_i, 1]^T           k, l != r
+
+and at the optimum its inverse is the large-sample covariance of the estimates (Agresti 2013,
+"Categorical Data Analysis", 8.1), which is what statsmodels' MNLogit reports. Without a reference
+theta_k minus the mean over the classes, linear in gamma, has the covariance that follows.
+
+    z = estimate / standard error,    p = P(|Z| >= |z|),    estimate -+ quantile * standard error
+
+Sample weights are frequencies: a weight of 2 is two samples. A penalty biases the estimates, and
+these formulas would not hold; hence there is none here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from softmax_torch.solvers.fit import minimize, objective_of, theta_of
+from softmax_torch.solvers.newton import NewtonCG
+from softmax_torch.solvers.objective import Objective, Penalty
+
+__all__ = ["Inference", "inference"]
+
+ROWS = 1024
+"""Rows that are multiplied at a time; each is made K - 1 times as long."""
+
+TOL, MAX_ITER = 1e-13, 200
+"""Relative descent that Newton's method leaves, and its steps at most; it takes some ten."""
+
+SINGULAR = 1e-12
+"""Columns are collinear where their correlations have an eigenvalue below this."""
+
+
+@dataclass(frozen=True)
+class Inference:
+    """Estimates with their uncertainty, float64.
+
+    Rows are the classes but for the reference, in order, or all classes without one; columns are
+    the features, and the intercept as the last where there is one: (R, P) each.
+
+    Attributes:
+        coefficients: the estimates.
+        standard_errors: square roots of the diagonal of the covariance.
+        z_values: coefficients / standard_errors.
+        p_values: of the two-sided test that a coefficient is 0.
+        confidence_intervals: (R, P, 2), lower and upper end.
+        covariance: (R P, R P), of the coefficients row by row.
+        log_likelihood: at the optimum.
+        reference: class that the others are compared with, or None.
+        confidence: of the intervals.
+    """
+
+    coefficients: Tensor
+    standard_errors: Tensor
+    z_values: Tensor
+    p_values: Tensor
+    confidence_intervals: Tensor
+    covariance: Tensor
+    log_likelihood: float
+    reference: int | None
+    confidence: float
+
+
+def inference(
+    X: Any,
+    y: Any,
+    *,
+    reference: int | None = 0,
+    confidence: float = 0.95,
+    fit_intercept: bool = True,
+    sample_weight: Any = None,
+    device: torch.device | str | None = None,
+) -> Inference:
+    """Fit without a penalty, and say how certain each coefficient is.
+
+    Args:
+        X: (n, D), as for ``fit``.
+        y: class indices (n,).
+        reference: the class that the others are compared with; None for all classes, relative to
+            their mean.
+        confidence: probability that an interval covers its coefficient, in (0, 1).
+        fit_intercept: whether the logits have a bias.
+        sample_weight: frequencies (n,); None for ones.
+        device: where to compute; by default where X is.
+
+    Raises:
+        ValueError, TypeError: as ``fit``; separable classes; collinear columns, which are named; a
+            reference that is no class.
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence: expected a number in (0, 1), got {confidence}")
+    objective = objective_of(X, y, fit_intercept, sample_weight, None, device, None)
+    K, P = objective.shape
+    if reference is not None and not 0 <= reference < K:
+        raise ValueError(f"reference: expected a class in [0, {K}) or None, got {reference}")
+    _refuse_collinear(objective)
+    newton = NewtonCG(objective, Penalty(0.0), objective.zeros(), torch.float64)
+    solution = minimize(newton, TOL, MAX_ITER)
+    theta = theta_of(solution, objective)
+    r = 0 if reference is None else reference
+    others = [k for k in range(K) if k != r]
+    H = _hessian(objective, theta, others)
+    covariance = torch.cholesky_inverse(torch.linalg.cholesky(H))
+    coefficients = theta[others] - theta[r]
+    if reference is None:
+        centred = torch.eye(K, dtype=H.dtype, device=H.device)[:, others] - 1 / K
+        coefficients = centred @ coefficients
+        full = torch.kron(centred, torch.eye(P, dtype=H.dtype, device=H.device))
+        covariance = full @ covariance @ full.T
+    errors = covariance.diagonal().sqrt().view_as(coefficients)
+    z = coefficients / errors
+    quantile = torch.special.ndtri(torch.tensor((1 + confidence) / 2, dtype=torch.float64))
+    spread = float(quantile) * errors
+    return Inference(
+        coefficients=coefficients,
+        standard_errors=errors,
+        z_values=z,
+        p_values=torch.special.erfc(z.abs() / math.sqrt(2)),
+        confidence_intervals=torch.stack([coefficients - spread, coefficients + spread], 2),
+        covariance=covariance,
+        log_likelihood=-solution.objective * objective.total,
+        reference=reference,
+        confidence=confidence,
+    )
+
+
+def _hessian(objective: Objective, theta: Tensor, classes: list[int]) -> Tensor:
+    """H (R P, R P) over these R classes, in one pass."""
+    R, P = len(classes), objective.shape[1]
+    p = objective.probabilities(theta, torch.float64)[:, classes]
+    H = p.new_zeros(R * P, R * P)
+    blocks = H.view(R, P, R, P)
+    for x, at in _rows(objective):
+        w = None if objective.weight is None else objective.weight[at].double()
+        px = (p[at].unsqueeze(2) * x.unsqueeze(1)).flatten(1)
+        weighted = px if w is None else px * w.unsqueeze(1)
+        H -= weighted.T @ px
+        for k in range(R):
+            blocks[k, :, k] += weighted.view(-1, R, P)[:, k].T @ x
+    return objective.summed(H)
+
+
+def _rows(objective: Objective) -> Iterator[tuple[Tensor, slice]]:
+    """Pieces [x, 1] (B, P) of the samples, float64, each with its place."""
+    eye = torch.eye(objective.samples.d, dtype=torch.float64, device=objective.samples.device)
+    for at, block in objective.samples.blocks():
+        dense = block.dot(eye)
+        if objective.bias:
+            dense = torch.cat([dense, dense.new_ones(len(dense), 1)], 1)
+        for start in range(0, len(dense), ROWS):
+            x = dense[start : start + ROWS]
+            yield x, slice(at.start + start, at.start + start + len(x))
+
+
+def _refuse_collinear(objective: Objective) -> None:
+    """ValueError if a column is a combination of others."""
+    P = objective.shape[1]
+    gram = objective.zeros().new_zeros(P, P)
+    for x, at in _rows(objective):
+        weighted = x if objective.weight is None else x * objective.weight[at].unsqueeze(1)
+        gram += weighted.T @ x
+    objective.summed(gram)
+    scale = gram.diagonal().sqrt()
+    if not scale.all():
+        raise ValueError(
+            f"X: expected columns that are not all 0, got column {int((scale == 0).nonzero()[0])}"
+        )
+    values, vectors = torch.linalg.eigh(gram / scale / scale.unsqueeze(1))
+    if values[0] < SINGULAR:
+        involved = (vectors[:, 0].abs() > 0.01 * vectors[:, 0].abs().max()).nonzero().flatten()
+        names = [
+            "the intercept" if objective.bias and i == P - 1 else f"column {i}"
+            for i in involved.tolist()
+        ]
+        raise ValueError(
+            "X: expected columns none of which is a combination of others, got such among "
+            + ", ".join(names)
+        )
