@@ -272,6 +272,8 @@ class Run:
         """The certificate of where the solver stands."""
         if self._certificate is None:
             solver = self.solver
+            if solver.penalty == Penalty(0.0):
+                _refuse_receding(solver.objective, solver.theta)
             self._certificate = certify(solver.objective, solver.theta, solver.penalty)
             self.converged = self.goal.met(self._certificate)
         return self._certificate
@@ -357,7 +359,11 @@ def promised_gap(objective: Objective, gradient: Tensor, penalty: Penalty) -> fl
 def chosen(solver: str, penalty: Penalty) -> str:
     if solver != "auto":
         return solver
-    return "proximal_newton" if penalty.l1 > 0 else "lbfgs"
+    if penalty.l1 > 0:
+        return "proximal_newton"
+    # Without a penalty its estimate of F - F* decides when to end: that of a step by conjugate
+    # gradients can be trusted, that of L-BFGS is as good as its preconditioner.
+    return "lbfgs" if penalty.l2 > 0 else "newton"
 
 
 def theta_of(start: Solution, objective: Objective) -> Tensor:
@@ -406,7 +412,7 @@ def _solution(
 
 
 def _refuse_separable(solver: Solver, before: Tensor) -> None:
-    """Say so where there is no optimum.
+    """Say so where the classes can be separated.
 
     Without a penalty F falls for ever along weights that put every sample on its own side. Where
     the sum of all NLL is below that of one sample with probability 1/2, such weights are found.
@@ -418,9 +424,32 @@ def _refuse_separable(solver: Solver, before: Tensor) -> None:
         1.0 if objective.weight is None else float(objective.weight[objective.weight > 0].min())
     )
     if solver.value * objective.total < math.log(2) * lightest:
-        raise ValueError(
-            "C: expected a finite one, as the classes can be separated and without a penalty there "
-            "is no optimum: the NLL goes to 0 while the norm of the weight grows without end (from "
-            f"{float(before.norm()):.3g} to {float(solver.theta.norm()):.3g} in iteration "
-            f"{solver.iterations})"
-        )
+        raise _no_optimum("the classes can be separated", before, solver.theta)
+
+
+def _refuse_receding(objective: Objective, theta: Tensor) -> None:
+    """Say so where some samples can be separated from others for ever, and the rest does not mind.
+
+    F has no minimum if along some direction no sample's margin over another class shrinks and one
+    grows (Albert & Anderson 1984, Biometrika 71). Near an optimum Newton's steps come to nothing;
+    along such a direction each adds about 1 to the margins, and little else.
+    """
+    newton = NewtonCG(objective, Penalty(0.0), theta, torch.float64)
+    for _ in range(3):
+        newton.step()
+    z, y = objective.logits(newton.theta - theta, torch.float64), objective.y.unsqueeze(1)
+    if objective.weight is not None:
+        z, y = z[objective.weight > 0], y[objective.weight > 0]
+    margins = z.gather(1, y) - z.scatter(1, y, -torch.inf)
+    grown, shrunk = margins.masked_fill(margins == torch.inf, 0.0).amax(), -margins.amin()
+    largest = objective.processes.largest(torch.stack([grown, shrunk]))
+    if largest[0] > 0.5 and largest[1] < 1e-3 * largest[0]:
+        raise _no_optimum("some classes can be separated", theta, newton.theta)
+
+
+def _no_optimum(why: str, before: Tensor, after: Tensor) -> ValueError:
+    return ValueError(
+        f"C: expected a finite one, as {why} and without a penalty there is no optimum: the NLL "
+        "falls for ever while the norm of the weight grows without end (from "
+        f"{float(before.norm()):.3g} to {float(after.norm()):.3g} in the last steps)"
+    )

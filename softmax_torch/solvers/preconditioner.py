@@ -68,8 +68,8 @@ PASSES = 60
 """The same in passes over the samples: a Gram matrix is multiplied three times as fast."""
 
 RIDGE = 1e-7
-"""Added to a Gram matrix, in units of its mean diagonal entry: constant and repeated columns leave
-it singular where the penalty is small."""
+"""Added to the diagonal of a Gram matrix, in units of its entries: constant and repeated columns
+leave it singular where the penalty is small."""
 
 
 class Sketch(Protocol):
@@ -250,12 +250,16 @@ def _symmetric_product(x: Tensor) -> Tensor:
 
 
 def _inverse(gram: Tensor, l2: Tensor) -> Tensor:
-    """(gram + diag l2)^-1, with as much of a ridge as it takes to be positive."""
+    """(gram + diag l2)^-1, with as much of a ridge as it takes to be positive.
+
+    The ridge is in units of each diagonal entry, so that the scale of a column does not matter.
+    """
     diagonal = gram.diagonal()
-    ridge = RIDGE * float(diagonal.mean()) or 1.0
+    unit = diagonal + RIDGE * (diagonal.mean() + torch.finfo(gram.dtype).tiny)
+    ridge = RIDGE
     while True:
         shifted = gram.clone()
-        shifted.diagonal().add_(l2 + ridge)
+        shifted.diagonal().add_(l2 + ridge * unit)
         factor, info = torch.linalg.cholesky_ex(shifted)
         if info.item() == 0:
             return torch.cholesky_inverse(factor)
