@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 from scipy import sparse
+from sklearn.datasets import load_digits
 
-from softmax_torch.solvers import fit
+from softmax_torch.solvers import ConvergenceWarning, fit
 
 
 def test_objective_has_the_digits_of_float64() -> None:
@@ -33,3 +34,20 @@ def test_a_sparse_matrix_of_the_caller_stays_as_it_is() -> None:
 def test_what_is_no_number_is_named(wrong: dict) -> None:
     with pytest.raises(TypeError, match=r"C, l1_ratio, tol and max_iter: expected numbers, got"):
         fit(torch.eye(2), [0, 1], **wrong)
+
+
+def test_what_float32_cannot_tell_is_found_in_float64() -> None:
+    """And not when float32 has been tried for long."""
+    X, y = load_digits(return_X_y=True)
+    in_float64 = fit(X / 16, y, tol=1e-12, dtype=torch.float64)
+    solution = fit(X / 16, y, tol=1e-12, dtype=torch.float32)
+    assert solution.converged
+    assert solution.iterations <= in_float64.iterations + 20
+    torch.testing.assert_close(solution.weight, in_float64.weight, rtol=0, atol=1e-5)
+
+
+def test_what_float64_cannot_tell_is_not_looked_for() -> None:
+    X, y = load_digits(return_X_y=True)
+    with pytest.warns(ConvergenceWarning, match="float64 can tell no more"):
+        solution = fit(X / 16, y, tol=1e-30)
+    assert solution.iterations <= 100
