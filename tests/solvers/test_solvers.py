@@ -1,0 +1,236 @@
+"""The pieces of the solvers against what they stand for."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from sklearn.datasets import load_digits, load_iris, load_wine
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+
+from softmax_torch.solvers import ConvergenceWarning, Progress, fit, inputs
+from softmax_torch.solvers.fit import SOLVERS, WITH_L1
+from softmax_torch.solvers.objective import Objective, Penalty
+from softmax_torch.solvers.preconditioner import Blocks, Diagonal, Full, Kronecker, _Rows, sketch
+
+SMOOTH = sorted(set(SOLVERS) - WITH_L1)
+L2 = Penalty(0.05)
+
+
+@cache
+def generated(n: int = 80, classes: int = 3) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(n, 4, generator=generator, dtype=torch.float64)
+    y = torch.arange(n) % classes
+    return X, y, torch.rand(n, generator=generator, dtype=torch.float64) + 0.5
+
+
+def objective(weighted: bool = True, bias: bool = True) -> Objective:
+    X, y, weight = generated()
+    return Objective(inputs.as_samples(X, None, None), y, 3, weight if weighted else None, bias)
+
+
+def by_torch(theta: Tensor, weighted: bool, bias: bool) -> Tensor:
+    """F in plain torch."""
+    X, y, weight = generated()
+    W = theta[:, :4]
+    z = X @ W.T + (theta[:, 4] if bias else 0)
+    nll = torch.nn.functional.cross_entropy(z, y, reduction="none")
+    w = weight if weighted else torch.ones_like(weight)
+    return w @ nll / w.sum() + L2.l2 / 2 * W.square().sum()
+
+
+def somewhere(bias: bool = True) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(3, 4 + bias, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+def test_derivatives_are_those_of_autograd(weighted: bool, bias: bool) -> None:
+    own, theta, v = objective(weighted, bias), somewhere(bias), somewhere(bias).flip(0)
+
+    def F(t: Tensor) -> Tensor:
+        return by_torch(t, weighted, bias)
+
+    value, gradient = own.evaluate(theta, L2, torch.float64)
+    assert value == pytest.approx(float(F(theta)), rel=1e-13)
+    torch.testing.assert_close(gradient, torch.func.grad(F)(theta))
+    Hv = torch.func.jvp(torch.func.grad(F), (theta,), (v,))[1]
+    p = own.probabilities(theta, torch.float64)
+    torch.testing.assert_close(own.hessian_product(p, v, L2), Hv)
+    several = own.evaluate_many([theta, 2 * theta], [L2, Penalty(0.0)], torch.float64)
+    torch.testing.assert_close(several[0].gradient, gradient)
+    alone = own.evaluate(2 * theta, Penalty(0.0), torch.float64)
+    assert several[1].value == pytest.approx(alone.value, rel=1e-14)
+    torch.testing.assert_close(several[1].gradient, alone.gradient)
+
+
+def hessian() -> Tensor:
+    H: Tensor = torch.func.hessian(lambda t: by_torch(t, True, True))(somewhere())
+    return H
+
+
+def matrix(apply: Callable[[Tensor], Tensor]) -> Tensor:
+    """A linear map of (3, 5) to the same as a matrix."""
+    eye = torch.eye(15, dtype=torch.float64)
+    return torch.stack([apply(row.view(3, 5)).flatten() for row in eye], 1)
+
+
+def centre() -> Tensor:
+    return matrix(lambda t: t - t.mean(0))
+
+
+def test_full_sketch_is_the_hessian() -> None:
+    """as long as all rows are used, on what is orthogonal to moving all classes alike."""
+    rows = _Rows(objective(), somewhere(), torch.Generator())
+    inverse = matrix(Full(rows).inverse(L2.l2))
+    H, P = hessian().view(15, 15), centre()
+    torch.testing.assert_close(inverse @ H @ P, P, atol=1e-5, rtol=0)
+
+
+def test_blocks_are_those_of_the_hessian() -> None:
+    rows = _Rows(objective(), somewhere(), torch.Generator())
+    expected = torch.zeros(3, 5, 3, 5, dtype=torch.float64)
+    for k in range(3):
+        expected[k, :, k] = torch.linalg.inv(hessian()[k, :, k])
+    got = matrix(Blocks(rows).inverse(L2.l2))
+    torch.testing.assert_close(got, centre() @ expected.view(15, 15), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [Full, Blocks, Kronecker, Diagonal])
+def test_preconditioners_are_symmetric_and_positive(kind: Any) -> None:
+    M = matrix(kind(_Rows(objective(), somewhere(), torch.Generator())).inverse(L2.l2))
+    P = centre()
+    M = P @ M @ P
+    torch.testing.assert_close(M, M.T)
+    eigenvalues = torch.linalg.eigvalsh(M)
+    assert eigenvalues[:5].abs().max() < 1e-9  # what all classes share
+    assert eigenvalues[5] > 0
+    H = P @ hessian().view(15, 15) @ P
+    spectrum = torch.linalg.eigvals(M @ H).real.sort().values[5:]
+    assert spectrum[-1] / spectrum[0] < {Full: 1.1, Blocks: 6, Kronecker: 9, Diagonal: 12}[kind]
+
+
+def test_drawn_rows_stand_for_all() -> None:
+    """The mean of many sketches of few rows is the sketch of all rows."""
+    X, y, weight = generated(3000)
+    own = Objective(inputs.as_samples(X, None, None), y, 3, weight)
+    rows = _Rows(own, somewhere(), torch.Generator().manual_seed(0))
+    c = rows.w * rows.p[:, 0]
+    exact = rows.gram(c)
+    rows.wanted = 100
+    sampled = [rows.gram(c) for _ in range(300)]
+    torch.testing.assert_close(torch.stack(sampled).mean(0), exact, atol=5e-3, rtol=0.05)
+    assert not sampled[0].allclose(sampled[1])
+
+
+@pytest.mark.parametrize("pool", [500, 10**6])
+def test_a_sketch_of_a_pool(pool: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from softmax_torch.solvers import preconditioner
+
+    monkeypatch.setattr(preconditioner, "POOL", pool)
+    monkeypatch.setattr(preconditioner, "FULL", 0)
+    X, y, weight = generated(3000)
+    own = Objective(inputs.as_samples(X, None, None), y, 3, weight)
+    blocks = sketch(own, somewhere(), torch.Generator().manual_seed(0))
+    assert isinstance(blocks, Blocks)
+    p = own.probabilities(somewhere(), torch.float64)
+    X1 = torch.cat([X, torch.ones(3000, 1, dtype=X.dtype)], 1)
+    c = weight * p[:, 0] * (1 - p[:, 0]) / weight.sum()
+    torch.testing.assert_close(blocks.grams[0], (X1.T * c) @ X1, atol=0.03, rtol=0.3)
+
+
+@pytest.mark.parametrize("load", [load_digits, load_iris, load_wine])
+@pytest.mark.parametrize("solver", ["lbfgs", "newton"])
+def test_finds_the_optimum_of_scikit_learn(load: Any, solver: str) -> None:
+    X, y = load(return_X_y=True)
+    peer = LogisticRegression(solver="newton-cholesky", tol=1e-12, max_iter=1000).fit(X, y)
+    z = torch.from_numpy(X @ peer.coef_.T + peer.intercept_)
+    F = float(torch.nn.functional.cross_entropy(z, torch.from_numpy(y)))
+    F += (peer.coef_**2).sum() / 2 / len(y)
+    ours = fit(X, y, solver=solver, tol=1e-9)
+    assert abs(ours.objective - F) < 1e-8
+
+
+def test_gradient_descent_gets_there_too() -> None:
+    X, y, weight = generated()
+    slow = fit(X, y, sample_weight=weight, solver="gradient_descent")
+    quick = fit(X, y, sample_weight=weight)
+    assert slow.iterations > quick.iterations
+    assert slow.objective == pytest.approx(quick.objective, rel=2e-6)
+
+
+@pytest.mark.filterwarnings("ignore:the fit ended")
+@pytest.mark.parametrize("solver", SMOOTH)
+def test_history_and_callback(solver: str) -> None:
+    X, y, _ = generated()
+    seen: list[Progress] = []
+
+    def stop(now: Progress) -> bool:
+        seen.append(now)
+        return now.iteration == 2
+
+    solution = fit(X, y, solver=solver, tol=1e-12, callback=stop)
+    assert solution.history == seen
+    assert [now.iteration for now in seen] == [1, 2]
+    assert seen[0].objective >= seen[1].objective
+    assert solution.iterations == 2
+    assert 0 < seen[1].passes <= solution.passes
+
+
+def test_iterations_that_end_first_are_told() -> None:
+    X, y, _ = generated()
+    with pytest.warns(ConvergenceWarning, match=r"after 1 iterations at a relative duality gap of"):
+        solution = fit(X, y, max_iter=1, tol=1e-12)
+    assert not solution.converged
+
+
+def test_warm_start_needs_less() -> None:
+    X, y = load_digits(return_X_y=True)
+    first = fit(X, y)
+    assert fit(X, y, warm_start=first).iterations <= 1
+    assert fit(X, y, C=1.1, warm_start=first).iterations < first.iterations
+
+
+@pytest.mark.parametrize("solver", ["lbfgs", "newton"])
+def test_last_digits_come_from_float64(solver: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs, "SMALL", 0)  # as for data that are large
+    X, y = load_digits(return_X_y=True)
+    X = X / 16
+    assert inputs.as_samples(X, None, None).dtype == torch.float32
+    solution = fit(X, y, solver=solver, tol=1e-13)
+    assert solution.converged
+    assert solution.objective == pytest.approx(fit(X, y, tol=1e-13).objective, rel=1e-13)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_module_predicts_the_same(bias: bool) -> None:
+    X, y, _ = generated()
+    solution = fit(X, y, fit_intercept=bias)
+    z = X @ solution.weight.T + solution.bias
+    torch.testing.assert_close(solution.module().predict_proba(X.float()), z.softmax(1).float())
+
+
+@pytest.mark.parametrize("solver", ["lbfgs", "newton"])
+def test_what_must_not_matter_does_not(solver: str) -> None:
+    """Order of samples and of classes, and repeated samples in place of weights; to 1e-6."""
+    X, y = load_iris(return_X_y=True)
+    X, y = torch.from_numpy(X), torch.from_numpy(y)
+    options: dict[str, Any] = {"solver": solver, "tol": 1e-13}
+    base = fit(X, y, **options).weight
+    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
+    close: dict[str, Any] = {"atol": 1e-6, "rtol": 1e-6}
+    torch.testing.assert_close(fit(X[order], y[order], **options).weight, base, **close)
+    renamed = fit(X, (y + 1) % 3, **options).weight
+    torch.testing.assert_close(renamed[[1, 2, 0]], base, **close)
+    counts = torch.tensor([1, 3, 2])
+    repeated = fit(X.repeat_interleave(counts[y], 0), y.repeat_interleave(counts[y]), **options)
+    for weights in ({"class_weight": [1, 3, 2]}, {"sample_weight": counts[y]}):
+        torch.testing.assert_close(fit(X, y, **weights, **options).weight, repeated.weight, **close)
+    heavy = fit(X, y, class_weight="balanced", sample_weight=counts[y].double(), **options)
+    # iris has as many samples of each class, so that all weigh 2
+    balanced = fit(X, y, C=2.0, **options)
+    torch.testing.assert_close(heavy.weight, balanced.weight, **close)
