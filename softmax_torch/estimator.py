@@ -13,7 +13,7 @@ holds: at W = (-w/2, w/2) the left is l2'/4 ||w||^2 + l1' ||w||_1, so l2' = 2 l2
 >>> from sklearn.datasets import load_iris
 >>> X, y = load_iris(return_X_y=True)
 >>> model = SoftmaxClassifier(C=1.0).fit(X, y)
->>> model.coef_.shape, round(model.score(X, y), 3), bool(model.duality_gap_ < 1e-12)
+>>> model.coef_.shape, round(model.score(X, y), 3), model.duality_gap_ < 1e-8
 ((3, 4), 0.973, True)
 """
 
@@ -61,7 +61,9 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         l1_ratio: share of the L1 norm in the penalty, in [0, 1].
         fit_intercept: whether there is an intercept; it is not penalized.
         class_weight: a dict from labels to weights, "balanced" or None.
-        tol: the relative duality gap that is enough (see ``solvers.fit``).
+        tol: the relative duality gap that is enough (see ``solvers.fit``). Probabilities on the
+            data sets of scikit-learn are right to 1e-5 with 1e-8, to 5e-5 with 1e-6 and to 1e-7
+            with 1e-12. MNIST takes 40, 36 and 71 passes: less than 1e-9 float32 cannot tell.
         max_iter: outer iterations at most.
         warm_start: begin at the last solution, if it was one for the same classes and as many
             features.
@@ -90,7 +92,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         l1_ratio: float = 0.0,
         fit_intercept: bool = True,
         class_weight: dict[Any, float] | str | None = None,
-        tol: float = 1e-12,
+        tol: float = 1e-8,
         max_iter: int = 1000,
         warm_start: bool = False,
         random_state: Any = None,
@@ -145,7 +147,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 "y: expected at least 2 classes with samples of weight > 0, got 1 class: "
                 f"{classes[0]}"
             )
-        balanced = "balanced" if self.class_weight == "balanced" else None
+        balanced = "balanced" if self._balanced() else None
         objective = objective_of(
             X, target, self.fit_intercept, weight, balanced, self.device, self.dtype
         )
@@ -200,7 +202,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             per_label = compute_class_weight(self.class_weight, classes=labels, y=y)
             per_sample = _checked_weight(per_label[index], len(y), "class_weight")
             weight = per_sample if weight is None else weight * per_sample
-        elif self.class_weight not in (None, "balanced"):
+        elif not (self.class_weight is None or self._balanced()):
             raise ValueError(
                 f'class_weight: expected a dict, "balanced" or None, got {self.class_weight!r}'
             )
@@ -209,6 +211,9 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 "sample_weight and class_weight: expected a weight > 0 for some samples, got zeros"
             )
         return weight
+
+    def _balanced(self) -> bool:
+        return isinstance(self.class_weight, str) and self.class_weight == "balanced"
 
     def _start(self, objective: Objective, classes: NDArray[Any]) -> Tensor:
         """theta of the last solution if that is of use, otherwise zeros."""
