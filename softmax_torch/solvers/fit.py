@@ -34,6 +34,7 @@ from softmax_torch.solvers.lbfgs import PreconditionedLBFGS
 from softmax_torch.solvers.newton import NewtonCG
 from softmax_torch.solvers.objective import Objective, Penalty
 from softmax_torch.solvers.processes import Processes
+from softmax_torch.solvers.proximal import ProximalNewton
 from softmax_torch.solvers.solver import Solver
 
 __all__ = ["ConvergenceWarning", "Progress", "Solution", "fit"]
@@ -42,6 +43,7 @@ SOLVERS: dict[str, type[Solver]] = {
     "lbfgs": PreconditionedLBFGS,
     "newton": NewtonCG,
     "gradient_descent": GradientDescent,
+    "proximal_newton": ProximalNewton,
 }
 """What ``solver`` may be, besides "auto"."""
 
