@@ -23,6 +23,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import softmax_torch
 from softmax_torch import SoftmaxClassifier, estimator
+from softmax_torch.solvers.fit import SOLVERS
 
 NEAR = 1e-6
 
@@ -95,6 +96,21 @@ def test_optimum_is_that_of_logistic_regression(
     near(ours.decision_function(X), theirs.decision_function(X))
     assert (ours.predict(X) == theirs.predict(X)).all()
     assert ours.score(X, y, w) == theirs.score(X, y, w)
+
+
+@pytest.mark.skipif("proximal_newton" not in SOLVERS, reason="there is no solver for L1")
+@pytest.mark.parametrize("l1_ratio", [0.5, 1.0])
+@pytest.mark.parametrize("name", ["wine", "breast cancer"])
+def test_sparse_optimum_is_that_of_logistic_regression(
+    name: str, l1_ratio: float, data: Any
+) -> None:
+    X, y = data[name]
+    theirs = LogisticRegression(C=0.1, l1_ratio=l1_ratio, solver="saga", tol=1e-9, max_iter=20000)
+    theirs.fit(X, y)
+    ours = SoftmaxClassifier(C=0.1, l1_ratio=l1_ratio, tol=1e-9).fit(X, y)
+    same_model(ours, theirs)
+    assert ((ours.coef_ == 0) == (theirs.coef_ == 0)).all()
+    assert ours.duality_gap_ is None
 
 
 @pytest.mark.parametrize("name", ["wine", "breast cancer"])
@@ -234,9 +250,9 @@ def test_warm_start(name: str, data: Any) -> None:
     same_model(warm, cold)
     warm.fit(X, y)
     assert warm.n_iter_[0] == 0
-    # The last solution is no start for other features or classes.
-    near(warm.fit(X[:, :9], y).coef_, exact(C=1.1).fit(X[:, :9], y).coef_)
+    # The last solution is no start for other classes or features.
     near(warm.fit(X, y == 1).coef_, exact(C=1.1).fit(X, y == 1).coef_)
+    near(warm.fit(X[:, :9], y == 1).coef_, exact(C=1.1).fit(X[:, :9], y == 1).coef_)
 
 
 def test_log_probabilities_are_finite_where_probabilities_are_not_there(data: Any) -> None:
