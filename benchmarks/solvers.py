@@ -113,7 +113,7 @@ def l2(X: Tensor, y: Tensor, options: argparse.Namespace) -> tuple[str, list[Poi
     problem = Problem(X, y, C)
     points = ours(problem, "lbfgs", options.repeats) + ours(problem, "newton", 1)
     host = problem._replace(X=X.cpu(), y=y.cpu())
-    points += scikit(host, "lbfgs", [25, 50, 100, 200, 400, 800], 1e-7)
+    points += scikit(host, "lbfgs", [25, 50, 100, 400], 1e-7)
     points += scikit(host, "newton-cg", [4, 8, 100], 1e-6)
     if not options.quick:
         points += scikit(host, "newton-cholesky", [5, 100], 1e-6)

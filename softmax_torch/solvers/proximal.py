@@ -61,7 +61,7 @@ ROWS, ROWS_PER_COLUMN = 3000, 4
 ROW_BYTES = 1 << 28
 """What is held of them at a time."""
 
-RIDGE = 2e-5
+RIDGE, TINY = 2e-5, 1e-30
 """Added to B, relative to its diagonal, for directions in which it is 0 but for rounding."""
 
 RENEW_FALLEN, FALLEN = 3, 0.002
@@ -230,8 +230,9 @@ class _Model:
         for k_b, column_b in zip(torch.split(k, sizes), torch.split(column, sizes), strict=True):
             block = _hessian(rows, k_b, column_b)
             diagonal = block.diagonal()
-            diagonal.add_(RIDGE * diagonal + (diagonal == 0))
-            diagonal.add_(penalty.l2 * (column_b < D))
+            # A column of zeros has none of its own.
+            unit = torch.where(diagonal > 0, diagonal, diagonal.mean()).clamp_min(TINY)
+            diagonal.add_(RIDGE * unit + penalty.l2 * (column_b < D))
             self.blocks.append(block)
         self.diagonal = torch.cat([block.diagonal() for block in self.blocks])
         self.factors: list[tuple[Tensor, Tensor] | None] = [None] * len(sizes)

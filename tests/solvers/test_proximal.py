@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -256,6 +257,20 @@ def test_a_warm_start_from_the_optimum_is_done() -> None:
     again = fit(X, y, C=1.0, l1_ratio=1.0, warm_start=s)
     assert again.iterations == 0
     assert (again.weight == 0).equal(s.weight == 0)
+
+
+@pytest.mark.parametrize("l1_ratio", [1.0, 0.5])
+def test_weights_of_features_that_say_nothing_any_more_become_zero(l1_ratio: float) -> None:
+    X, y = digits()
+    s = fit(X, y, C=1.0, l1_ratio=l1_ratio)
+    dead = ~X.any(0)
+    assert dead.any()
+    generator = torch.Generator().manual_seed(0)
+    weight = s.weight + dead * torch.randn(s.weight.shape, generator=generator)
+    again = fit(X, y, C=1.0, l1_ratio=l1_ratio, warm_start=replace(s, weight=weight))
+    assert again.converged
+    assert again.iterations <= 10
+    assert not again.weight[:, dead].any()
 
 
 def test_what_float64_cannot_reach_ends_with_a_warning() -> None:
