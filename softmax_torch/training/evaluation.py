@@ -50,7 +50,8 @@ class Evaluation(nn.Module):
         logits, targets = torch.cat(self.logits).float(), torch.cat(self.targets)
         self.logits, self.targets = [], []
         self.accuracy.update(logits, targets)
-        self.nll.update(cross_entropy(logits, targets), weight=len(targets))
+        # One number a sample: torchmetrics 1.9 passes over weights where NaN is let through.
+        self.nll.update(cross_entropy(logits, targets, reduction="none"))
         self.ece.update(logits.softmax(1), targets)
         metrics = {"accuracy": self.accuracy, "nll": self.nll, "ece": self.ece}
         figures: dict[str, Tensor] = {}
