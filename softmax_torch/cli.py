@@ -1,30 +1,37 @@
 """The command line: ``fit``, ``validate``, ``test`` and ``predict``, each made of a YAML and flags.
 
     fit                                    train; without --config: on scikit-learn's digits
+    fit --resume [RUN]                     go on with a run, by default the newest of its name
     validate | test --ckpt_path CKPT       figures of a checkpoint
     predict --ckpt_path CKPT               class probabilities of the test set, as CSV
 
 A run writes ``runs/<name>/version_<n>``: config.yaml, metrics.csv, best.ckpt (lowest validation
-NLL) and last.ckpt. A checkpoint is used with the config.yaml beside it unless --config is given.
+NLL), last.ckpt and previous.ckpt. A checkpoint is used with the config.yaml beside it unless
+--config is given. SIGTERM and SIGINT end a run after one more checkpoint, with status 143 and 130.
 """
 
 from __future__ import annotations
 
 import csv
+import ctypes
 import logging
+import os
+import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 try:
     import torch
-    from lightning.pytorch.callbacks import Callback, ModelCheckpoint, Timer
+    import yaml
+    from lightning.pytorch.callbacks import Callback, Timer
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
     from lightning.pytorch.trainer import Trainer
+    from lightning.pytorch.utilities import rank_zero_only
 except ImportError as error:
     raise ImportError(
         f"{error}. The command line needs more than the operator does: "
@@ -34,9 +41,22 @@ except ImportError as error:
 from softmax_torch.data import TensorDataModule
 from softmax_torch.training import LitSoftmaxRegression, checkpoint
 from softmax_torch.training.progress import EpochBar
-from softmax_torch.training.runs import RunLogger
+from softmax_torch.training.runs import RunLogger, latest
+from softmax_torch.training.saving import SECONDS, RunCheckpoint, Stopped
 
 __all__ = ["main"]
+
+FREE = {"ckpt_path", "resume", "runs", "name", "checkpoint_seconds"} | {
+    f"trainer.{name}"
+    for name in ("max_epochs", "max_steps", "max_time", "enable_progress_bar", "profiler")
+}
+"""Settings that may differ in a resumed run, since its steps stay the same."""
+
+PLACES = ("root", "download")
+"""Arguments of data modules that say where data is, not which."""
+
+PARENT, PR_SET_PDEATHSIG = "SOFTMAX_TORCH_PARENT", 1
+"""Variable by which a process knows the one that started it, and a number of <linux/prctl.h>."""
 
 CALLERS_MISTAKES = (ValueError, IndexError, OSError, ArithmeticError)
 """What this package raises for input that cannot be used."""
@@ -50,21 +70,33 @@ def main(args: Sequence[str] | None = None) -> None:
             cannot: with a message instead of a traceback.
     """
     given = list(sys.argv[1:] if args is None else args)
+    if args is None:
+        # Lightning would leave with status 0 or 1.
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, lambda signum, _: sys.exit(128 + signum))
+        end_with_parent()
     with quiet():
+        closing = ExitStack()  # run directories are free again afterwards
         try:
-            CLI(args=with_config(given))
+            run = resumed(given)
+            CLI(with_config(given if run is None else run.args), closing, run)
+        except Stopped as stopped:
+            say_how_to_go_on(stopped)
+            raise
         except CALLERS_MISTAKES as error:
             mistake = ours(error)
             if args is not None or mistake is None:
                 raise
             sys.exit(f"error: {mistake}")
+        finally:
+            closing.close()
 
 
 class CLI(LightningCLI):
     """LightningCLI with the model given, sizes taken from the data, and a report at the end."""
 
-    def __init__(self, args: list[str]) -> None:
-        self.best = ModelCheckpoint(monitor="val/nll", filename="best", save_last=True)
+    def __init__(self, args: list[str], closing: ExitStack, run: Resumed | None = None) -> None:
+        self.keeper, self.closing, self.run = RunCheckpoint(), closing, run
         self.timer = Timer()
         super().__init__(
             LitSoftmaxRegression,
@@ -97,6 +129,16 @@ class CLI(LightningCLI):
         """Where a run goes, and sizes that follow from the data."""
         parser.add_argument("--name", default="softmax_regression", help="Name of the run.")
         parser.add_argument("--runs", default="runs", help="Folder that runs are written to.")
+        # It is taken from the arguments before they are parsed, and stands here for the help.
+        parser.add_argument(
+            "--resume", help="With fit: directory of a run to go on with; without one, the newest."
+        )
+        parser.add_argument(
+            "--checkpoint_seconds",
+            type=float,
+            default=SECONDS,
+            help="Time between two checkpoints within an epoch; there is one at its end.",
+        )
         for size in ("in_features", "num_classes"):
             parser.link_arguments(f"data.{size}", f"model.{size}", apply_on="instantiate")
 
@@ -121,25 +163,45 @@ class CLI(LightningCLI):
         if config.enable_progress_bar is not False:
             callbacks.append(EpochBar())
         if fits and config.enable_checkpointing is not False:
-            callbacks.append(self.best)
+            self.keeper.seconds = self._get(self.config, "checkpoint_seconds")
+            callbacks.append(self.keeper)
         self.trainer_defaults["callbacks"] = callbacks
         if not fits:
             kwargs |= {"logger": False, "enable_checkpointing": False}
         elif config.logger in (None, True):
-            run = self._get(self.config, "runs"), self._get(self.config, "name")
-            kwargs["logger"] = RunLogger(*run)
+            where = self._get(self.config, "runs"), self._get(self.config, "name")
+            logger = RunLogger(*where, self.run.folder if self.run else None)
+            self.closing.callback(logger.close)
+            kwargs["logger"] = logger
         return super().instantiate_trainer(**kwargs)
 
     def before_fit(self) -> None:
-        """Keep the configuration beside what will be made of it."""
+        """Keep the configuration beside what will be made of it, or compare it with what was.
+
+        Raises:
+            ValueError: a run is resumed with other settings.
+        """
         logger = self.trainer.logger
-        if not isinstance(logger, RunLogger):
+        if not isinstance(logger, RunLogger) or not self.trainer.is_global_zero:
             return
-        self.best.dirpath = logger.log_dir
-        if self.trainer.is_global_zero:
-            _ = logger.experiment  # which looks whether its directory is empty
-            path = Path(logger.log_dir, "config.yaml")
-            self._parser("fit").save(self.config["fit"], str(path), skip_none=False)
+        config = self.config["fit"].clone()
+        for name in ("resume", "ckpt_path"):
+            config.pop(name, None)
+        text = self._parser("fit").dump(config, skip_none=False)
+        path = logger.folder / "config.yaml"
+        if self.run is None:
+            checkpoint.replace(path, text.encode())
+            return
+        changed = differences(yaml.safe_load(path.read_text()), yaml.safe_load(text))
+        if changed:
+            raise ValueError(
+                f"--resume: expected the settings of {shown(path)}, got others:\n  "
+                + "\n  ".join(changed)
+            )
+        if self.run.found is None:
+            say("resumed", f"{shown(logger.folder)}, from its start: it has no checkpoint")
+        else:
+            say("resumed", f"{shown(self.run.found.path)}, step {self.run.found.step}")
 
     def fit(self, **kwargs: Any) -> None:
         """Train, evaluate the best checkpoint, and report."""
@@ -149,7 +211,8 @@ class CLI(LightningCLI):
         seconds = self.timer.time_elapsed("train") or 0.0
         # The least validation NLL is that of the best epoch; a solver is asked for the optimum.
         solved = self.model.solver is not None
-        best = (self.best.last_model_path if solved else self.best.best_model_path) or None
+        keeper = self.keeper
+        best = (keeper.last_model_path if solved else keeper.best_model_path) or None
         evaluated = {"model": self.model, "datamodule": self.datamodule, "verbose": False}
         # The curve of the validation ends with the training.
         loggers, trainer.loggers = trainer.loggers, []
@@ -183,11 +246,85 @@ class CLI(LightningCLI):
         say("test", figures(test))
 
     def predict(self, **kwargs: Any) -> None:
-        """Write the class probabilities of the test set, one row a sample."""
+        """Write the class probabilities of the test set, one row a sample.
+
+        Raises:
+            ValueError: several processes, each of which would have some of the rows.
+        """
+        if self.trainer.world_size > 1:
+            raise ValueError(f"predict: expected one process, got {self.trainer.world_size}")
         batches = self.trainer.predict(**kwargs, weights_only=True)
         p = torch.cat([batch for batch in batches or [] if isinstance(batch, torch.Tensor)])
         path = write_predictions(p, Path(kwargs["ckpt_path"]).parent)
         say("predictions", f"{shown(path)} ({len(p)} samples, {p.shape[1]} classes)")
+
+
+class Resumed(NamedTuple):
+    """A run to go on with."""
+
+    folder: Path
+    found: checkpoint.Found | None  # where; None for its start
+    args: list[str]
+
+
+def resumed(args: list[str]) -> Resumed | None:
+    """What --resume asks for, and the arguments in which it is spelled out; None without it.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such run.
+    """
+    at = next((i for i, a in enumerate(args) if a.partition("=")[0] == "--resume"), None)
+    if at is None:
+        return None
+    if "fit" not in args[:at]:
+        raise ValueError("--resume: expected it after fit")
+    after = args[at + 1 : at + 2]
+    named = args[at].partition("=")[2] or next((a for a in after if not a.startswith("-")), "")
+    rest = args[:at] + args[at + (2 if after == [named] else 1) :]
+    if value_of("--ckpt_path", rest) is not None:
+        raise ValueError("--resume: expected no --ckpt_path beside it, as it finds the last one")
+    folder = Path(named) if named else latest(*place_of(rest))
+    config = folder / "config.yaml"
+    if not config.is_file():
+        raise FileNotFoundError(
+            f"--resume: expected the directory of a run, with config.yaml in it, got {folder}"
+        )
+    found, passed_over = checkpoint.newest(folder)
+    for complaint in passed_over:
+        print(f"warning: {complaint}", file=sys.stderr)
+    fit = rest.index("fit") + 1
+    given = [] if is_configured(rest) else ["--config", str(config)]
+    path = [] if found is None else ["--ckpt_path", str(found.path)]
+    return Resumed(folder, found, [*rest[:fit], *given, *path, *rest[fit:]])
+
+
+def place_of(args: list[str]) -> tuple[Path, str]:
+    """The folder of all runs and the name of the one that these arguments are for."""
+    given = value_of("--config", args) or value_of("-c", args) or str(digits_config())
+    config = yaml.safe_load(Path(given).read_text()) if Path(given).is_file() else {}
+    runs = value_of("--runs", args) or config.get("runs", "runs")
+    return Path(runs), value_of("--name", args) or config.get("name", "softmax_regression")
+
+
+def differences(saved: Any, given: Any, name: str = "") -> list[str]:
+    """The settings in which two configurations differ, those aside that may: a line each."""
+    if name in FREE or name.rpartition(".")[2] in PLACES:
+        return []
+    if isinstance(saved, dict) and isinstance(given, dict):
+        prefix = f"{name}." if name else ""
+        keys = [*saved, *(key for key in given if key not in saved)]
+        return [
+            line
+            for key in keys
+            for line in differences(saved.get(key), given.get(key), f"{prefix}{key}")
+        ]
+    return [] if saved == given else [f"{name}: expected {saved}, got {given}"]
+
+
+def is_configured(args: list[str]) -> bool:
+    """Whether the arguments say which configuration to use, or ask for help."""
+    told = ("-c", "--config", "-h", "--help")
+    return any(a in told or a.startswith(("--config=", "--help")) for a in args)
 
 
 def with_config(args: list[str]) -> list[str]:
@@ -199,8 +336,7 @@ def with_config(args: list[str]) -> list[str]:
         ValueError, FileNotFoundError: there is no checkpoint to use, or no configuration beside it.
     """
     at = next((i for i, a in enumerate(args) if a in LightningCLI.subcommands()), None)
-    told = ("-c", "--config", "-h", "--help")
-    if at is None or any(a in told or a.startswith(("--config=", "--help")) for a in args):
+    if at is None or is_configured(args):
         return args
     path = value_of("--ckpt_path", args)
     if path is None and args[at] != "fit":
@@ -254,6 +390,25 @@ def write_predictions(p: torch.Tensor, folder: Path) -> Path:
     return path
 
 
+def end_with_parent() -> None:
+    """Let the processes that Lightning starts from this one, for other devices, end with it.
+
+    One that waits for the first to meet it would go on waiting for half an hour. (Linux only.)
+    """
+    if os.environ.get(PARENT) == str(os.getppid()):
+        with suppress(AttributeError, OSError):
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    os.environ[PARENT] = str(os.getpid())
+
+
+@rank_zero_only
+def say_how_to_go_on(stopped: Stopped) -> None:
+    """What became of a run that a signal ended."""
+    print(f"{stopped.message}; go on with", file=sys.stderr)
+    print(f"    {program()} fit --resume {shown(stopped.path.parent)}", file=sys.stderr)
+
+
+@rank_zero_only
 def say(label: str, text: str) -> None:
     """A line of the report."""
     print(f"{label:12s}{text}")
@@ -261,7 +416,8 @@ def say(label: str, text: str) -> None:
 
 def figures(results: Mapping[str, float]) -> str:
     """The figures of a stage, without its name."""
-    return "  ".join(f"{name.partition('/')[2]} {value:.4f}" for name, value in results.items())
+    named = {name.partition("/")[2]: value for name, value in results.items() if "/" in name}
+    return "  ".join(f"{name} {value:.4f}" for name, value in named.items())
 
 
 def device(trainer: Trainer) -> str:
@@ -304,8 +460,8 @@ def quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated")
         # A checkpoint holds the state of callbacks that evaluation has no use for.
         warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")
-        # A run's directory holds its configuration before its first checkpoint.
-        warnings.filterwarnings("ignore", message="Checkpoint directory .* is not empty")
+        # Figures are the same in all processes by the time they are logged.
+        warnings.filterwarnings("ignore", message="It is recommended to use .*sync_dist=True")
         for logger in loggers:
             logger.setLevel(logging.WARNING)
         try:

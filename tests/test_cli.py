@@ -2,8 +2,11 @@
 
 import csv
 import re
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import pytest
 import torch
 
 from softmax_torch import cli
+from softmax_torch.training.runs import RunLogger
 
 ROOT = Path(__file__).parents[1]
 SHORT = ["--trainer.max_epochs", "2", "--trainer.accelerator", "cpu"]
@@ -124,12 +128,129 @@ def test_a_run_directory_is_never_written_twice(here: Path) -> None:
 
 def test_a_run_goes_on_from_a_checkpoint(here: Path, capsys: Any) -> None:
     cli.main(["fit", *SHORT])
-    with pytest.warns(UserWarning, match="The dirpath has changed"):
-        cli.main(
-            ["fit", "--ckpt_path", "runs/digits/version_0/last.ckpt", "--trainer.max_epochs", "3"]
-        )
+    cli.main(["fit", "--ckpt_path", "runs/digits/version_0/last.ckpt", "--trainer.max_epochs", "3"])
     text = (here / "runs" / "digits" / "version_1" / "metrics.csv").read_text()
     assert {row["epoch"] for row in csv.DictReader(text.splitlines()) if row["train/loss"]} == {"2"}
+
+
+def metrics(here: Path, version: int = 0) -> list[str]:
+    path = here / "runs" / "digits" / f"version_{version}" / "metrics.csv"
+    return path.read_text().splitlines()
+
+
+@pytest.mark.parametrize("where", [[], ["runs/digits/version_0"]])
+def test_resume_goes_on_in_the_directory_of_the_run(
+    where: list[str], here: Path, capsys: Any
+) -> None:
+    flags = ["--trainer.accelerator", "cpu", "--trainer.max_epochs"]
+    cli.main(["fit", *flags, "4"])
+    expected = metrics(here)
+    shutil.move(here / "runs", here / "other")
+    cli.main(["fit", *flags, "2"])
+    capsys.readouterr()
+    cli.main(["fit", "--resume", *where, *flags, "4"])
+    assert "resumed     runs/digits/version_0/last.ckpt, step 82" in capsys.readouterr().out
+    assert metrics(here) == expected
+    assert [path.name for path in (here / "runs" / "digits").iterdir()] == ["version_0"]
+
+
+def test_resume_takes_the_newest_run_of_the_name(here: Path, capsys: Any) -> None:
+    cli.main(["fit", *SHORT])
+    cli.main(["fit", *SHORT, "--model.C", "2.0"])
+    cli.main(["fit", *SHORT, "--name", "other"])
+    capsys.readouterr()
+    cli.main(["fit", "--resume", "--trainer.max_epochs", "3", "--trainer.accelerator", "cpu"])
+    assert "resumed     runs/digits/version_1/last.ckpt" in capsys.readouterr().out
+    assert len(metrics(here, 1)) > len(metrics(here, 0))
+
+
+def test_resume_without_a_checkpoint_begins_anew_in_place(here: Path, capsys: Any) -> None:
+    cli.main(["fit", *SHORT])
+    expected = metrics(here)
+    for path in (here / "runs" / "digits" / "version_0").glob("*.ckpt"):
+        path.unlink()
+    cli.main(["fit", "--resume", "--trainer.accelerator", "cpu"])
+    assert "from its start: it has no checkpoint" in capsys.readouterr().out
+    assert metrics(here) == expected
+
+
+def test_resume_says_which_files_are_damaged(here: Path, capsys: Any) -> None:
+    cli.main(["fit", *SHORT])
+    last = here / "runs" / "digits" / "version_0" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:-1])
+    cli.main(["fit", "--resume", "--trainer.max_epochs", "3", "--trainer.accelerator", "cpu"])
+    output = capsys.readouterr()
+    assert "warning: runs/digits/version_0/last.ckpt: passed over, as it is cut off" in output.err
+    assert "resumed     runs/digits/version_0/best.ckpt" in output.out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--model.C", "3.0"], r"got others:\n  model.C: expected 10.0, got 3.0"),
+        (["--data.batch_size", "7"], "batch_size: expected 32, got 7"),
+        (["--model.optimizer", "Adam"], "model.optimizer.class_path: expected torch.optim.SGD"),
+        (["--config", "mnist.yaml"], "class_path: expected softmax_torch.data.DigitsDataModule"),
+    ],
+)
+def test_resume_with_other_settings_is_refused(
+    flags: list[str], message: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(ROOT / "configs" / "mnist.yaml", here)
+    cli.main(["fit", *SHORT])
+    before = metrics(here)
+    with pytest.raises(ValueError, match=message):
+        cli.main(["fit", "--resume", "runs/digits/version_0", *flags, *SHORT[2:]])
+    assert metrics(here) == before
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["fit", "--resume"], "expected an earlier run in runs/digits, got none"),
+        (["fit", "--resume", "nowhere"], "expected the directory of a run.*got nowhere"),
+        (["fit", "--resume=nowhere"], "expected the directory of a run.*got nowhere"),
+        (["test", "--resume"], "expected it after fit"),
+        (["fit", "--resume", "--ckpt_path", "a.ckpt"], "expected no --ckpt_path beside it"),
+    ],
+)
+def test_what_cannot_be_resumed(args: list[str], message: str, here: Path) -> None:
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        cli.main(args)
+    assert not (here / "runs").exists()
+
+
+def test_a_run_that_is_under_way_is_left_alone(here: Path) -> None:
+    cli.main(["fit", *SHORT])
+    logger = RunLogger("runs", "digits", Path("runs/digits/version_0"))
+    with pytest.raises(BlockingIOError, match="another process is writing to"):
+        cli.main(["fit", "--resume"])
+    logger.close()
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_program_with_a_checkpoint(
+    signum: int, code: int, tmp_path: Path
+) -> None:
+    job = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), "fit", "--trainer.max_epochs", "100000"],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+    )
+    last = tmp_path / "runs" / "digits" / "version_0" / "last.ckpt"
+    deadline = time.monotonic() + 120
+    while not last.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    job.send_signal(signum)
+    _, errors = job.communicate(timeout=60)
+    assert job.returncode == code, errors
+    lines = errors.splitlines()
+    assert re.match(rf"stopped by {signal.Signals(signum).name} at step \d+, kept in ", lines[-2])
+    assert lines[-1].strip() == "python train.py fit --resume runs/digits/version_0"
+    assert "Traceback" not in errors
 
 
 def test_flags_go_over_the_configuration(here: Path) -> None:
@@ -237,7 +358,7 @@ def test_code_in_a_checkpoint_is_not_run(here: Path) -> None:
             ["fit", "--config", str(ROOT / "configs" / "mnist.yaml"), "--data.download", "false"],
             "error: MNIST: expected train-images-idx3-ubyte",
         ),
-        (["fit", "--model.optimizer.lr", "1e38"], "error: val/nll: expected a finite number"),
+        (["fit", "--model.optimizer.lr", "1e38"], "error: train/loss: expected a finite number"),
     ],
 )
 def test_a_user_reads_a_message_and_no_traceback(

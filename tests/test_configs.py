@@ -45,6 +45,7 @@ def test_config_runs(
         "metrics.csv",
         "best.ckpt",
         "last.ckpt",
+        "previous.ckpt",
     }
     assert f"next        {cli.program()} test --ckpt_path runs/{name}/version_0/{used}" in (
         capsys.readouterr().out
@@ -65,7 +66,7 @@ def test_gradient_descent_takes_one_step_an_epoch(
     cli.main(["fit", "--config", str(config), "--trainer.max_epochs", "40"])
     with (tmp_path / "runs" / "digits_gradient_descent" / "version_0" / "metrics.csv").open() as f:
         rows = [row for row in csv.DictReader(f) if row["train/loss"]]
-    assert [int(row["step"]) for row in rows] == list(range(40))
+    assert [int(row["step"]) for row in rows] == list(range(1, 41))
     losses = torch.tensor([float(row["train/loss"]) for row in rows])
     assert (losses.diff() < 0).all()
 

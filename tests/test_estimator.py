@@ -276,7 +276,7 @@ def test_random_state_draws_rows() -> None:
     assert (first.coef_ != other.coef_).any()
     same_model(other, first)
     default = exact().fit(X, y)
-    np.random.rand()  # noqa: NPY002
+    np.random.rand()
     assert (default.coef_ == exact().fit(X, y).coef_).all()
     drawn = exact(random_state=np.random.RandomState(0)).fit(X, y)
     assert (drawn.coef_ == first.coef_).all()

@@ -49,9 +49,7 @@ class EpochBar(ProgressBar):
             TextColumn("{task.fields[figures]}"),
             auto_refresh=False,
         )
-        steps = trainer.estimated_stepping_batches
-        total = steps if math.isfinite(steps) else None
-        self._bar.add_task(self._epoch(trainer), total=total, figures="")
+        self._bar.add_task(self._epoch(trainer), total=self._total(trainer), figures="")
         self._bar.start()
 
     def on_train_batch_end(
@@ -78,6 +76,14 @@ class EpochBar(ProgressBar):
         """Free the terminal for the message."""
         self._stop()
 
+    @staticmethod
+    def _total(trainer: Trainer) -> float | None:
+        """Batches of the whole run, as far as anyone knows."""
+        if trainer.max_steps != -1:
+            return trainer.max_steps * trainer.accumulate_grad_batches
+        total = trainer.num_training_batches * (trainer.max_epochs or 0)
+        return total if 0 < total < math.inf else None
+
     def _epoch(self, trainer: Trainer) -> str:
         last = trainer.max_epochs
         epoch = trainer.current_epoch + (0 if trainer.current_epoch == last else 1)
@@ -88,7 +94,7 @@ class EpochBar(ProgressBar):
             self._bar.update(
                 self._bar.task_ids[0],
                 description=self._epoch(trainer),
-                completed=trainer.global_step,
+                completed=trainer.fit_loop.total_batch_idx + 1,
                 figures=self._figures,
                 refresh=True,
             )

@@ -1,9 +1,13 @@
 """The in-memory loader: every row once, in an order that is a function of seed and epoch."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
 from softmax_torch.data import Batches
+from softmax_torch.data.batches import Batch
 
 
 def numbered(n: int, **options: object) -> Batches:
@@ -55,16 +59,92 @@ def test_evaluation_is_shared_out_exactly(n: int, world_size: int) -> None:
     assert [len(list(shard)) for shard in shards] == [len(shard) for shard in shards]
 
 
+def steps_of(batches: Batches) -> list[Batch]:
+    return [batch for steps in batches for batch in steps]
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+@pytest.mark.parametrize("steps", [1, 3, 100])
+def test_steps_are_the_batches_on_end(steps: int, ahead: bool) -> None:
+    options = {"batch_size": 4, "shuffle": True, "seed": 5}
+    single = [(x.flatten().tolist(), y.tolist()) for x, y in numbered(30, **options)]
+    batches = numbered(30, steps=steps, ahead=ahead, **options)
+    assert [len(part) for part in batches] == [min(steps, 8 - i) for i in range(0, 8, steps)]
+    assert len(batches) == -(-8 // steps)
+    got = steps_of(batches)
+    assert [(x.flatten().tolist(), y.tolist()) for x, y, _ in got] == single
+    assert all(whole.equal(y) for _, y, whole in got)
+
+
+@pytest.mark.parametrize(
+    ("n", "world_size", "batch_size"), [(10, 2, 4), (11, 2, 4), (9, 2, 4), (7, 4, None), (13, 3, 5)]
+)
+@pytest.mark.parametrize("ahead", [False, True])
+def test_ranks_share_out_the_batches_of_one_process(
+    n: int, world_size: int, batch_size: int | None, ahead: bool
+) -> None:
+    """No row is dropped or doubled, and each step is that of a single process."""
+    options = {"batch_size": batch_size, "shuffle": True, "steps": 2, "ahead": ahead}
+    alone = steps_of(numbered(n, **options))
+    shares = [
+        steps_of(numbered(n, rank=rank, world_size=world_size, **options))
+        for rank in range(world_size)
+    ]
+    for i, batch in enumerate(alone):
+        mine = [share[i] for share in shares]
+        assert sorted(int(y) for part in mine for y in part.y) == sorted(batch.y.tolist())
+        assert max(len(part.y) for part in mine) - min(len(part.y) for part in mine) <= 1
+        for part in mine:
+            assert sorted(part.whole.tolist()) == sorted(batch.y.tolist())
+            assert part.x.flatten().tolist() == part.y.tolist()
+    assert {len(share) for share in shares} == {len(alone)}
+
+
 @pytest.mark.parametrize(("n", "world_size"), [(10, 2), (11, 2), (7, 4)])
-def test_ranks_of_training_take_the_same_number_of_steps(n: int, world_size: int) -> None:
+def test_ranks_of_single_pairs_take_the_same_number_of_steps(n: int, world_size: int) -> None:
     shards = [
-        numbered(n, batch_size=2, shuffle=True, rank=r, world_size=world_size)
+        numbered(n, batch_size=4, shuffle=True, rank=r, world_size=world_size)
         for r in range(world_size)
     ]
     assert len({tuple(len(y) for _, y in shard) for shard in shards}) == 1
     seen = [i for shard in shards for i in rows(shard)]
     assert set(seen) == set(range(n))
     assert len(seen) == -(-n // world_size) * world_size
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_state_goes_on_where_it_was(ahead: bool) -> None:
+    options = {"batch_size": 4, "shuffle": True, "steps": 2, "ahead": ahead}
+    batches = numbered(30, **options)
+    batches.set_epoch(3)
+    iterator = iter(batches)
+    for _ in range(2):
+        next(iterator)
+    state = batches.state_dict()
+    rest = [y.tolist() for steps in iterator for _, y, _ in steps]
+    again = numbered(30, **options)
+    again.load_state_dict(state)
+    iter(again)  # an iterator that is not used changes nothing
+    again.set_epoch(3)
+    assert [y.tolist() for _, y, _ in steps_of(again)] == rest
+    again.set_epoch(4)
+    assert len(steps_of(again)) == 8
+    again.load_state_dict(batches.state_dict())  # of the end of an epoch
+    assert len(steps_of(again)) == 8
+
+
+def test_a_memory_map_is_read_in_ascending_order(tmp_path: Path) -> None:
+    """and gives what the same numbers in memory give."""
+    values = np.random.default_rng(0).integers(0, 255, (50, 3), dtype=np.uint8)
+    np.save(tmp_path / "x.npy", values)
+    mapped = torch.from_numpy(np.load(tmp_path / "x.npy", mmap_mode="r+"))
+    options = {"batch_size": 8, "shuffle": True, "steps": 3, "scale": 1 / 255}
+    y = torch.arange(50)
+    got = steps_of(Batches(mapped, y, ahead=True, **options))
+    expected = steps_of(Batches(torch.from_numpy(values), y, **options))
+    for a, b in zip(got, expected, strict=True):
+        assert torch.equal(a.x, b.x)
+        assert torch.equal(a.y, b.y)
 
 
 def test_bytes_become_scaled_numbers() -> None:
@@ -93,6 +173,7 @@ def test_a_whole_batch_is_made_once() -> None:
     ("options", "message"),
     [
         ({"batch_size": 0}, r"batch_size: expected at least 1 or None, got 0"),
+        ({"steps": 0}, r"steps: expected at least 1 or None, got 0"),
         ({"rank": 2, "world_size": 2}, r"rank: expected a number in \[0, 2\), got 2"),
     ],
 )

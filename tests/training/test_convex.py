@@ -29,8 +29,8 @@ def model(**options: Any) -> LitSoftmaxRegression:
 
 def train_set(data: DigitsDataModule) -> tuple[torch.Tensor, torch.Tensor]:
     data.setup()
-    [(x, y)] = list(data.train_dataloader())
-    return x.flatten(1), y
+    x, y = data.splits["train"]
+    return x.flatten(1).float() / 16, y
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def fit(*callbacks: Callback) -> None:
         enable_model_summary=False,
         num_sanity_val_steps=0,
         log_every_n_steps=1,
-    ).fit(LitSoftmaxRegression(64, 10), DigitsDataModule())
+    ).fit(LitSoftmaxRegression(64, 10, steps_per_call=2), DigitsDataModule())
 
 
 def test_one_line_and_no_thread(capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,5 +61,5 @@ def test_disabled(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_error_frees_the_terminal() -> None:
     bar = EpochBar()
     with pytest.raises(RuntimeError, match="on purpose"):
-        fit(bar, Threads(fail_at=3))
+        fit(bar, Threads(fail_at=4))
     assert bar._bar is None

@@ -1,9 +1,16 @@
-"""A run directory belongs to one run."""
+"""A run directory belongs to one run at a time, and its log goes on where it was."""
 
+import csv
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from softmax_torch.training.runs import RunLogger
+import pytest
+
+from softmax_torch.training.runs import RunLogger, latest
+
+
+def rows(logger: RunLogger) -> list[dict[str, str]]:
+    return list(csv.DictReader(logger.path.read_text().splitlines()))
 
 
 def test_versions_are_taken_one_after_the_other(tmp_path: Path) -> None:
@@ -20,6 +27,12 @@ def test_gaps_and_strangers_are_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "version_0").read_text() == "not even a directory"
 
 
+def test_a_folder_that_is_none_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        _ = RunLogger(tmp_path / "file", "a").folder
+
+
 def test_runs_started_together_do_not_share(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         versions = list(pool.map(lambda _: RunLogger(tmp_path, "a").version, range(32)))
@@ -28,9 +41,67 @@ def test_runs_started_together_do_not_share(tmp_path: Path) -> None:
 
 def test_metrics_of_an_earlier_run_stay(tmp_path: Path) -> None:
     for value in (1.0, 2.0):
-        logger = RunLogger(tmp_path, "a")
-        logger.log_metrics({"nll": value}, step=0)
-        logger.save()
+        RunLogger(tmp_path, "a").log_metrics({"nll": value}, step=0)
     for version, value in enumerate((1.0, 2.0)):
         text = (tmp_path / "a" / f"version_{version}" / "metrics.csv").read_text()
         assert str(value) in text
+
+
+def test_columns_come_as_they_are_logged(tmp_path: Path) -> None:
+    logger = RunLogger(tmp_path, "a")
+    logger.log_metrics({"epoch": 0, "val": 0.1}, step=1)
+    logger.log_metrics({"epoch": 0, "train": 0.2}, step=1)
+    logger.log_metrics({"epoch": 1, "val": 1 / 3}, step=2)
+    assert rows(logger) == [
+        {"step": "1", "epoch": "0", "val": "0.1", "train": ""},
+        {"step": "1", "epoch": "0", "val": "", "train": "0.2"},
+        {"step": "2", "epoch": "1", "val": "0.3333333333333333", "train": ""},
+    ]
+
+
+def test_a_log_goes_on_from_the_rows_of_a_checkpoint(tmp_path: Path) -> None:
+    first = RunLogger(tmp_path, "a")
+    for step in range(4):
+        first.log_metrics({"loss": step / 2}, step)
+    (first.folder / ".last.ckpt.partial").write_text("of a write that was cut off")
+    with first.path.open("a") as file:
+        file.write("4,2.")  # so was this
+    first.close()
+    then = RunLogger(tmp_path, "a", first.folder)
+    assert not list(first.folder.glob(".*"))
+    then.rewind(2)
+    then.log_metrics({"loss": 7.0}, 2)
+    then.log_metrics({"other": 8.0}, 3)
+    assert [(row["step"], row["loss"], row["other"]) for row in rows(then)] == [
+        ("0", "0.0", ""),
+        ("1", "0.5", ""),
+        ("2", "7.0", ""),
+        ("3", "", "8.0"),
+    ]
+
+
+def test_rows_that_were_lost_are_said(tmp_path: Path) -> None:
+    logger = RunLogger(tmp_path, "a")
+    logger.log_metrics({"loss": 1.0}, 0)
+    with pytest.warns(UserWarning, match=r"expected the 3 rows .* got 1"):
+        logger.rewind(3)
+    assert len(rows(logger)) == 1
+
+
+def test_a_directory_is_for_one_run_at_a_time(tmp_path: Path) -> None:
+    first = RunLogger(tmp_path, "a")
+    folder = first.folder
+    with pytest.raises(BlockingIOError, match=r"version_0: expected .* free, got one that another"):
+        RunLogger(tmp_path, "a", folder)
+    first.close()
+    assert RunLogger(tmp_path, "a", folder).version == 0
+
+
+def test_the_latest_run_is_the_one_with_the_highest_number(tmp_path: Path) -> None:
+    for number in (2, 10, 11):
+        (tmp_path / "a" / f"version_{number}").mkdir(parents=True)
+    for number in (2, 10):
+        (tmp_path / "a" / f"version_{number}" / "config.yaml").write_text("")
+    assert latest(tmp_path, "a") == tmp_path / "a" / "version_10"
+    with pytest.raises(FileNotFoundError, match=r"expected an earlier run in .*b, got none"):
+        latest(tmp_path, "b")

@@ -1,0 +1,47 @@
+"""The state of every random number generator that a run may draw from, as plain data.
+
+Checkpoints are read without running code, hence tensors and numbers in place of the tuples and
+arrays that Python and numpy give.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+
+__all__ = ["restore", "state"]
+
+
+def state() -> dict[str, Any]:
+    """The generators of Python, numpy, and torch on every device."""
+    version, internal, gauss = random.getstate()
+    legacy = np.random.get_state(legacy=False)  # noqa: NPY002 it is what people draw from
+    assert isinstance(legacy, dict)
+    key = torch.from_numpy(legacy["state"]["key"].astype(np.int64))
+    result: dict[str, Any] = {
+        "python": {"version": version, "internal": torch.tensor(internal), "gauss": gauss},
+        "numpy": legacy | {"state": {"key": key, "pos": int(legacy["state"]["pos"])}},
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        result["cuda"] = torch.cuda.get_rng_state_all()
+    if torch.backends.mps.is_available():
+        result["mps"] = torch.mps.get_rng_state()
+    return result
+
+
+def restore(saved: dict[str, Any]) -> None:
+    """Go on from there; devices that are not here any more are passed over."""
+    python = saved["python"]
+    random.setstate((python["version"], tuple(python["internal"].tolist()), python["gauss"]))
+    legacy = saved["numpy"]
+    key = legacy["state"]["key"].numpy().astype(np.uint32)
+    np.random.set_state(legacy | {"state": {"key": key, "pos": legacy["state"]["pos"]}})  # noqa: NPY002
+    torch.set_rng_state(saved["torch"])
+    if torch.cuda.is_available() and len(saved.get("cuda", [])) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(saved["cuda"])
+    if torch.backends.mps.is_available() and "mps" in saved:
+        torch.mps.set_rng_state(saved["mps"])

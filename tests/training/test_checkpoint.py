@@ -1,0 +1,129 @@
+"""Checkpoints: written whole or not at all, known by their digest, read without code."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from softmax_torch.training import checkpoint
+from softmax_torch.training.checkpoint import AtomicCheckpointIO, newest
+
+
+def content(step: int = 3) -> dict[str, Any]:
+    weights = {"weight": torch.arange(1000.0) + step}
+    return {"state_dict": weights, "hyper_parameters": {}, "global_step": step}
+
+
+def write(path: Path, step: int = 3) -> Path:
+    AtomicCheckpointIO().save_checkpoint(content(step), path)
+    return path
+
+
+def test_torch_reads_it_as_any_other(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.ckpt")
+    for read in (
+        torch.load(path, weights_only=True),
+        torch.load(path, weights_only=True, mmap=True),
+        AtomicCheckpointIO().load_checkpoint(path),
+    ):
+        assert torch.equal(read["state_dict"]["weight"], content()["state_dict"]["weight"])
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        assert archive.comment.startswith(b"softmax_torch 1 step=3 sha256=")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.ckpt"]
+
+
+def test_the_newest_by_step_wins_and_the_last_of_equals(tmp_path: Path) -> None:
+    for name, step in (("last", 30), ("best", 30), ("previous", 20), ("a", 4)):
+        write(tmp_path / f"{name}.ckpt", step)
+    assert newest(tmp_path) == ((tmp_path / "last.ckpt", 30), [])
+    write(tmp_path / "next.ckpt", 31)
+    assert newest(tmp_path)[0] == (tmp_path / "next.ckpt", 31)
+    assert newest(tmp_path / "nowhere") == (None, [])
+
+
+def test_any_byte_that_changed_is_noticed(tmp_path: Path) -> None:
+    write(tmp_path / "previous.ckpt", 2)
+    last = write(tmp_path / "last.ckpt", 3)
+    good = last.read_bytes()
+    places = [*range(0, len(good), len(good) // 60), *range(len(good) - 110, len(good))]
+    for place in places:
+        last.write_bytes(good[:place] + bytes([good[place] ^ 0x55]) + good[place + 1 :])
+        found, passed_over = newest(tmp_path)
+        assert found == (tmp_path / "previous.ckpt", 2), place
+        assert len(passed_over) == 1
+        assert str(last) in passed_over[0]
+
+
+@pytest.mark.parametrize("keep", [0, 10, 0.5, -1])
+def test_a_torn_file_is_passed_over(keep: float, tmp_path: Path) -> None:
+    write(tmp_path / "previous.ckpt", 2)
+    last = write(tmp_path / "last.ckpt", 3)
+    good = last.read_bytes()
+    last.write_bytes(good[: int(len(good) * keep) if 0 < keep < 1 else int(keep)])
+    found, [said] = newest(tmp_path)
+    assert found == (tmp_path / "previous.ckpt", 2)
+    assert "last.ckpt: passed over, as it is cut off or no checkpoint" in said
+
+
+def test_a_file_of_others_is_passed_over(tmp_path: Path) -> None:
+    torch.save({"state_dict": {}}, tmp_path / "last.ckpt")
+    found, [said] = newest(tmp_path)
+    assert found is None
+    assert "no checkpoint of a run of this program" in said
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
+    """A limit on the size of files stands for the disk; in a process of its own."""
+    path = write(tmp_path / "last.ckpt", 3)
+    good = path.read_bytes()
+    program = f"""
+import resource, signal, torch
+from softmax_torch.training.checkpoint import AtomicCheckpointIO
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+big = {{"state_dict": {{"weight": torch.zeros(10000)}}, "hyper_parameters": {{}}}}
+try:
+    AtomicCheckpointIO().save_checkpoint(big, {str(path)!r})
+except OSError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert f"{path} could not be written" in done.stdout, done.stderr
+    assert "what was there before is as it was" in done.stdout
+    assert path.read_bytes() == good
+    assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_a_reader_never_meets_half_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When it is renamed the new file is whole and on the disk, and the old one is there."""
+    path = write(tmp_path / "last.ckpt", 3)
+    synced: list[int] = []
+    seen: list[tuple[Any, ...]] = []
+    real_sync, real_replace = checkpoint.os.fsync, Path.replace
+
+    def replace(self: Path, target: Path) -> Path:
+        seen.append((len(synced), not checkpoint.damaged(self), checkpoint._inspected(target)[0]))
+        return real_replace(self, target)
+
+    monkeypatch.setattr(checkpoint.os, "fsync", lambda d: (synced.append(d), real_sync(d))[1])
+    monkeypatch.setattr(Path, "replace", replace)
+    write(path, 4)
+    assert seen == [(1, True, 3)]
+    assert len(synced) == 2  # the file, and after the renaming the folder
+    assert checkpoint._inspected(path) == (4, "")
+
+
+def test_code_is_never_run(tmp_path: Path) -> None:
+    class Mischief:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (tmp_path / "ran",)
+
+    torch.save({"state_dict": Mischief()}, tmp_path / "bad.ckpt")
+    with pytest.raises(Exception, match="eights"):
+        AtomicCheckpointIO().load_checkpoint(tmp_path / "bad.ckpt", weights_only=False)
+    assert not (tmp_path / "ran").exists()
