@@ -67,7 +67,7 @@ class EpochBar(ProgressBar):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the bar as it is."""
-        self._show(trainer)
+        self._show(trainer, over=True)
         self._stop()
 
     def on_exception(
@@ -84,16 +84,17 @@ class EpochBar(ProgressBar):
         total = trainer.num_training_batches * (trainer.max_epochs or 0)
         return total if 0 < total < math.inf else None
 
-    def _epoch(self, trainer: Trainer) -> str:
+    @staticmethod
+    def _epoch(trainer: Trainer, over: bool = False) -> str:
         last = trainer.max_epochs
-        epoch = trainer.current_epoch + (0 if trainer.current_epoch == last else 1)
+        epoch = trainer.current_epoch + (0 if over or trainer.current_epoch == last else 1)
         return f"epoch {epoch}" + (f"/{last}" if last is not None and last > 0 else "")
 
-    def _show(self, trainer: Trainer) -> None:
+    def _show(self, trainer: Trainer, over: bool = False) -> None:
         if self._bar is not None:
             self._bar.update(
                 self._bar.task_ids[0],
-                description=self._epoch(trainer),
+                description=self._epoch(trainer, over),
                 completed=trainer.fit_loop.total_batch_idx + 1,
                 figures=self._figures,
                 refresh=True,
