@@ -135,6 +135,8 @@ def csr(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -
     """A CSR matrix with 32-bit indices: products take a third of the time of 64-bit ones."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        # torch 2.11 says so although it was told.
+        warnings.filterwarnings("ignore", message="Sparse invariant checks are implicitly disabled")
         return torch.sparse_csr_tensor(
             rows.int(), columns.int(), values, shape, check_invariants=False
         )
