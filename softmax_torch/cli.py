@@ -163,7 +163,7 @@ class CLI(LightningCLI):
         if config.enable_progress_bar is not False:
             callbacks.append(EpochBar())
         if fits and config.enable_checkpointing is not False:
-            self.keeper.seconds = self._get(self.config, "checkpoint_seconds")
+            self.keeper = RunCheckpoint(seconds=self._get(self.config, "checkpoint_seconds"))
             callbacks.append(self.keeper)
         self.trainer_defaults["callbacks"] = callbacks
         if not fits:

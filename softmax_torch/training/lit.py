@@ -448,8 +448,10 @@ class LitSoftmaxRegression(LightningModule):
         """
         if self.solver is not None:
             return
-        figures = self.sums.result(lambda sums: self.trainer.strategy.reduce(sums, reduce_op="sum"))
-        self._record({f"train/{name}": float(value) for name, value in figures.items()})
+        if self.sums.sums is not None:  # a callback may have skipped the epoch
+            reduce = partial(self.trainer.strategy.reduce, reduce_op="sum")
+            figures = self.sums.result(reduce)
+            self._record({f"train/{name}": float(value) for name, value in figures.items()})
         scheduler = self.lr_schedulers()
         if isinstance(scheduler, ReduceLROnPlateau):
             if self._validated:

@@ -53,9 +53,10 @@ class RunCheckpoint(Checkpoint):
     """Writes the checkpoints of a run, and a last one when it is told to stop.
 
     Args:
-        folder: where to; by default the directory of the run's logger, or ``default_root_dir``.
+        folder: where to; by default the directory of the run's logger, and without one
+            ``checkpoints`` in the trainer's ``default_root_dir``.
         monitor: the figure whose lowest value is the best.
-        seconds: time between two checkpoints within an epoch.
+        seconds: time between two checkpoints within an epoch, >= 0.
 
     Attributes:
         best_model_path, last_model_path: as Lightning's callback has them; empty where there is no
@@ -65,6 +66,8 @@ class RunCheckpoint(Checkpoint):
     def __init__(
         self, folder: Path | None = None, monitor: str = "val/nll", seconds: float = SECONDS
     ) -> None:
+        if not seconds >= 0:
+            raise ValueError(f"checkpoint_seconds: expected a number >= 0, got {seconds}")
         self.folder, self.monitor, self.seconds = folder, monitor, seconds
         self.best_score = math.inf
         self.received: int | None = None  # a signal
@@ -114,7 +117,7 @@ class RunCheckpoint(Checkpoint):
         folder = self.folder
         if folder is None and trainer.is_global_zero:
             of_logger = getattr(trainer.logger, "log_dir", None)
-            folder = Path(of_logger or trainer.default_root_dir)
+            folder = Path(of_logger or Path(trainer.default_root_dir, "checkpoints"))
         self.folder = trainer.strategy.broadcast(folder)
         assert self.folder is not None
         if trainer.is_global_zero:

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -77,42 +79,13 @@ def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
     assert [len(re.findall("^test ", output, re.MULTILINE)) for output in outputs] == [1] * 4
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_killed_process_ends_the_job(victim: int, tmp_path: Path) -> None:
+@contextmanager
+def endless_job(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """A run of two processes that is under way: it has written a checkpoint."""
     flags = ["--trainer.max_epochs", "100000", "--trainer.enable_progress_bar", "false"]
     job = subprocess.Popen(
         command("fit", *FLAGS, *flags, *TWO),
-        cwd=tmp_path,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        last = tmp_path / "runs" / "digits" / "version_0" / "last.ckpt"
-        deadline = time.monotonic() + 120
-        while not last.exists() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert last.exists()
-        group = [job.pid, *children(job.pid)]
-        assert len(group) == 2
-        os.kill(group[victim], signal.SIGKILL)
-        deadline = time.monotonic() + 60
-        while any(alive(pid) for pid in group) and time.monotonic() < deadline:
-            job.poll()
-            time.sleep(0.1)
-        assert not [pid for pid in group if alive(pid)]
-        assert job.wait() != 0
-    finally:
-        if job.poll() is None:
-            os.killpg(job.pid, signal.SIGKILL)
-
-
-def test_a_signal_to_one_process_ends_all_with_a_checkpoint(tmp_path: Path) -> None:
-    flags = ["--trainer.max_epochs", "100000", "--trainer.enable_progress_bar", "false"]
-    job = subprocess.Popen(
-        command("fit", *FLAGS, *flags, *TWO),
-        cwd=tmp_path,
+        cwd=folder,
         env=environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -120,18 +93,38 @@ def test_a_signal_to_one_process_ends_all_with_a_checkpoint(tmp_path: Path) -> N
         start_new_session=True,
     )
     try:
-        last = tmp_path / "runs" / "digits" / "version_0" / "last.ckpt"
+        last = folder / "runs" / "digits" / "version_0" / "last.ckpt"
         deadline = time.monotonic() + 120
         while not last.exists() and time.monotonic() < deadline:
             time.sleep(0.1)
+        assert last.exists()
+        yield job
+    finally:
+        if job.poll() is None:
+            os.killpg(job.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_ends_the_job(victim: int, tmp_path: Path) -> None:
+    with endless_job(tmp_path) as job:
+        group = [job.pid, *children(job.pid)]
+        assert len(group) == 2
+        os.kill(group[victim], signal.SIGKILL)
+        _, errors = job.communicate(timeout=60)
+        assert job.returncode != 0, errors
+        deadline = time.monotonic() + 30
+        while any(alive(pid) for pid in group) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not [pid for pid in group if alive(pid)]
+
+
+def test_a_signal_to_one_process_ends_all_with_a_checkpoint(tmp_path: Path) -> None:
+    with endless_job(tmp_path) as job:
         os.kill(job.pid, signal.SIGTERM)
         _, errors = job.communicate(timeout=60)
         assert job.returncode == 143, errors
         assert errors.count("stopped by SIGTERM at step") == 1
         assert "train.py fit --resume runs/digits/version_0" in errors
-    finally:
-        if job.poll() is None:
-            os.killpg(job.pid, signal.SIGKILL)
 
 
 def children(pid: int) -> list[int]:

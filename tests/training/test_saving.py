@@ -167,6 +167,44 @@ def test_accumulated_gradients_are_never_cut_in_two(tmp_path: Path) -> None:
         assert Fit(root, **options).outcome() == expected, call
 
 
+def test_a_solver_goes_on(tmp_path: Path) -> None:
+    def fit(root: Path, *callbacks: Callback) -> tuple[Any, ...]:
+        torch.manual_seed(0)
+        lit = LitSoftmaxRegression(64, 10, C=1.0, solver="lbfgs")
+        data = DigitsDataModule(batch_size=None)
+        done = Fit(root, *callbacks, lit=lit, data=data, max_epochs=300)
+        rows = done.logger.path.read_text().splitlines()
+        return [value.tolist() for value in lit.state_dict().values()], rows, lit.certificate
+
+    expected = fit(tmp_path / "alone")
+    assert len(expected[1]) > 12
+    for call in (1, 4, 7):
+        root = tmp_path / str(call)
+        with pytest.raises(Stopped):
+            fit(root, At(call, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+        assert fit(root) == expected, call
+
+
+def test_without_a_logger_checkpoints_have_a_folder_of_their_own(tmp_path: Path) -> None:
+    keeper = RunCheckpoint()
+    Trainer(
+        default_root_dir=tmp_path,
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        callbacks=[keeper],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+    ).fit(model(), DigitsDataModule())
+    assert keeper.best_model_path == str(tmp_path / "checkpoints" / "best.ckpt")
+
+
+def test_seconds_are_checked() -> None:
+    with pytest.raises(ValueError, match="checkpoint_seconds: expected a number >= 0, got nan"):
+        RunCheckpoint(seconds=math.nan)
+
+
 def test_a_finished_run_that_is_resumed_does_nothing(
     alone: tuple[Any, ...], tmp_path: Path
 ) -> None:

@@ -203,6 +203,30 @@ def test_a_module_of_others_gets_pairs() -> None:
     assert run.global_step == 52
 
 
+def test_an_epoch_that_a_callback_skips_has_no_figures() -> None:
+    lit = model()
+    lit.on_train_batch_start = lambda *_: -1  # type: ignore[method-assign]
+    run = trainer()
+    run.fit(lit, DigitsDataModule())
+    assert run.global_step == 0
+    assert "train/loss" not in run.callback_metrics
+
+
+@pytest.mark.parametrize("options", [{}, {"C": 1.0}, {"class_weight": [1.0, 2.0] * 5}])
+def test_a_process_without_samples_has_a_gradient_of_nothing(options: dict[str, Any]) -> None:
+    """The last batch of an epoch may have fewer samples than there are processes."""
+    lit = model(**options)
+    run = trainer(limit_train_batches=0)
+    run.fit(lit, DigitsDataModule())
+    x, y, whole = torch.empty(0, 64), torch.empty(0, dtype=torch.long), torch.tensor([3])
+    objective = lit.objective(lit.model.logits(x), y, whole)
+    gradients = torch.autograd.grad(objective, list(lit.model.parameters()))
+    penalty = lit.penalty * lit.model.linear.weight.square().sum()
+    torch.testing.assert_close(objective, penalty if lit.penalty else torch.zeros(()))
+    torch.testing.assert_close(gradients[0], 2 * lit.penalty * lit.model.linear.weight)
+    assert not gradients[1].any()
+
+
 class Spoil(nn.Linear):
     """Gives NaN from a certain call on."""
 
