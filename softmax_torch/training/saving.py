@@ -95,12 +95,12 @@ class RunCheckpoint(Checkpoint):
         """Go on from there; leave of the metrics of the run what came before."""
         if not self._fitting:  # a checkpoint is evaluated
             return
-        self.best_score = state_dict["best_score"]
+        best = self._path("best")
+        there = best.exists() and not checkpoint.damaged(best)
+        # Without one, whichever comes next is better than none.
+        self.best_score = state_dict["best_score"] if there else math.inf
         if self._logger is not None and self._logger.resumed:
             self._logger.rewind(state_dict["rows"])
-            best = self._path("best")
-            if not best.exists() or checkpoint.damaged(best):
-                self.best_score = math.inf  # whichever comes next is better than none
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take over the writing of checkpoints, and see whether there is room for them.
@@ -129,7 +129,7 @@ class RunCheckpoint(Checkpoint):
             return
         if self._logger is not None and self._logger.resumed and trainer.ckpt_path is None:
             self._logger.rewind(0)
-        self._due = time.monotonic() + self.seconds
+        self._due, self.received = time.monotonic() + self.seconds, None
         if threading.current_thread() is threading.main_thread():
             self._handlers = {s: signal.signal(s, self._receive) for s in SIGNALS}
 

@@ -200,6 +200,25 @@ def test_without_a_logger_checkpoints_have_a_folder_of_their_own(tmp_path: Path)
     assert keeper.best_model_path == str(tmp_path / "checkpoints" / "best.ckpt")
 
 
+def test_a_checkpoint_of_elsewhere_brings_no_best_along(tmp_path: Path) -> None:
+    """In a new directory the first epoch is the best so far."""
+    last = Fit(tmp_path / "first").keeper.last_model_path
+    content = torch.load(last, weights_only=True)
+    content["callbacks"]["RunCheckpoint"]["best_score"] = 0.0  # which nothing beats
+    checkpoint.AtomicCheckpointIO().save_checkpoint(content, last)
+    keeper = RunCheckpoint(tmp_path)
+    Trainer(
+        max_epochs=4,
+        accelerator="cpu",
+        logger=False,
+        callbacks=[keeper],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+    ).fit(model(), DigitsDataModule(batch_size=64), ckpt_path=last, weights_only=True)
+    assert keeper.best_model_path == str(tmp_path / "best.ckpt")
+
+
 def test_seconds_are_checked() -> None:
     with pytest.raises(ValueError, match="checkpoint_seconds: expected a number >= 0, got nan"):
         RunCheckpoint(seconds=math.nan)
