@@ -1,13 +1,15 @@
-"""The command line: ``fit``, ``validate``, ``test`` and ``predict``, each made of a YAML and flags.
+"""The command line: commands that are each made of a YAML and flags.
 
     fit                                    train; without --config: on scikit-learn's digits
     fit --resume [RUN]                     go on with a run, by default the newest of its name
     validate | test --ckpt_path CKPT       figures of a checkpoint
     predict --ckpt_path CKPT               class probabilities of the test set, as CSV
+    calibrate --ckpt_path CKPT             fit a temperature, and keep it in the checkpoint
 
 A run writes ``runs/<name>/version_<n>``: config.yaml, metrics.csv, best.ckpt (lowest validation
 NLL), last.ckpt and previous.ckpt. A checkpoint is used with the config.yaml beside it unless
---config is given. SIGTERM and SIGINT end a run after one more checkpoint, with status 143 and 130.
+--config is given; with its calibration where validate, test or predict have --calibrated. SIGTERM
+and SIGINT end a run after one more checkpoint, with status 143 and 130.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ except ImportError as error:
 
 from softmax_torch.data import TensorDataModule
 from softmax_torch.training import LitSoftmaxRegression, checkpoint
+from softmax_torch.training.calibrating import CalibratingTrainer
 from softmax_torch.training.progress import EpochBar
 from softmax_torch.training.runs import RunLogger, latest
 from softmax_torch.training.saving import SECONDS, RunCheckpoint, Stopped
@@ -51,6 +54,9 @@ FREE = {"ckpt_path", "resume", "runs", "name", "checkpoint_seconds"} | {
     for name in ("max_epochs", "max_steps", "max_time", "enable_progress_bar", "profiler")
 }
 """Settings that may differ in a resumed run, since its steps stay the same."""
+
+USES_OF_A_CALIBRATION = ("validate", "test", "predict")
+"""Commands that take --calibrated."""
 
 PLACES = ("root", "download")
 """Arguments of data modules that say where data is, not which."""
@@ -102,6 +108,7 @@ class CLI(LightningCLI):
             LitSoftmaxRegression,
             TensorDataModule,
             subclass_mode_data=True,
+            trainer_class=CalibratingTrainer,
             save_config_callback=None,
             seed_everything_default=0,
             trainer_defaults={
@@ -123,7 +130,20 @@ class CLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         """Lightning's, without those of their arguments that are settled here."""
         settled = {"weights_only", "verbose", "return_predictions"}
-        return {name: skip | settled for name, skip in LightningCLI.subcommands().items()}
+        theirs = {name: skip | settled for name, skip in LightningCLI.subcommands().items()}
+        return theirs | {"calibrate": {"model", "datamodule"}}
+
+    def _prepare_subcommand_parser(
+        self, klass: type, subcommand: str, **kwargs: Any
+    ) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand in USES_OF_A_CALIBRATION:
+            parser.add_argument(
+                "--calibrated",
+                action="store_true",
+                help="Use the calibration that the command calibrate has put into the checkpoint.",
+            )
+        return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Where a run goes, and sizes that follow from the data."""
@@ -173,6 +193,7 @@ class CLI(LightningCLI):
             logger = RunLogger(*where, self.run.folder if self.run else None)
             self.closing.callback(logger.close)
             kwargs["logger"] = logger
+        self.model.calibrated = self._get(self.config, "calibrated", default=False)
         return super().instantiate_trainer(**kwargs)
 
     def before_fit(self) -> None:
@@ -258,6 +279,15 @@ class CLI(LightningCLI):
         path = write_predictions(p, Path(kwargs["ckpt_path"]).parent)
         say("predictions", f"{shown(path)} ({len(p)} samples, {p.shape[1]} classes)")
 
+    def calibrate(self, **kwargs: Any) -> None:
+        """Print what the calibration does to the figures of the validation set."""
+        assert isinstance(self.trainer, CalibratingTrainer)
+        before, after = self.trainer.calibrate(**kwargs)
+        say("before", figures(before))
+        say("after", figures(after))
+        say("calibrated", f"{shown(kwargs['ckpt_path'])}, {self.model.calibration}")
+        say("next", f"{program()} test --calibrated --ckpt_path {shown(kwargs['ckpt_path'])}")
+
 
 class Resumed(NamedTuple):
     """A run to go on with."""
@@ -335,7 +365,7 @@ def with_config(args: list[str]) -> list[str]:
     Raises:
         ValueError, FileNotFoundError: there is no checkpoint to use, or no configuration beside it.
     """
-    at = next((i for i, a in enumerate(args) if a in LightningCLI.subcommands()), None)
+    at = next((i for i, a in enumerate(args) if a in CLI.subcommands()), None)
     if at is None or is_configured(args):
         return args
     path = value_of("--ckpt_path", args)

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from softmax_torch import cli
+from softmax_torch.training import checkpoint
 from softmax_torch.training.runs import RunLogger
 
 ROOT = Path(__file__).parents[1]
@@ -115,6 +116,70 @@ def test_predict_writes_probabilities(digits: tuple[Path, str], capsys: Any) -> 
         assert ((0 <= p) & (p <= 1)).all()
         torch.testing.assert_close(p.sum(1), torch.ones(359), rtol=0, atol=1e-6)
         assert p.argmax(1).tolist() == [int(row["predicted"]) for row in rows]
+
+
+@pytest.fixture
+def to_calibrate(digits: tuple[Path, str], here: Path) -> Path:
+    """A copy of the run on digits, as one that calibrate changes."""
+    shutil.copytree(digits[0].parent, here / "run")
+    return here / "run" / "best.ckpt"
+
+
+@pytest.mark.parametrize("method", ["temperature", "vector"])
+def test_a_calibration_is_kept_and_used_when_asked(
+    method: str, to_calibrate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results: list[dict[str, float]] = []
+    monkeypatch.setattr(cli, "figures", lambda result: results.append(dict(result)) or "")
+    path = ["--ckpt_path", str(to_calibrate)]
+    cli.main(["calibrate", *path, "--method", method])
+    for flags in ([], ["--calibrated"]):
+        cli.main(["validate", *path, *flags])
+    before, after, plain, calibrated = results
+    assert (plain, calibrated) == (before, after)
+    assert after["val/nll"] < before["val/nll"]
+    # the rest of the checkpoint is as it was, and whole
+    assert not checkpoint.damaged(to_calibrate)
+    content = checkpoint.load(to_calibrate)
+    assert set(content) - {"calibration"} == set(checkpoint.load(to_calibrate.parent / "last.ckpt"))
+
+
+def test_predictions_are_calibrated_when_asked(to_calibrate: Path) -> None:
+    path = ["--ckpt_path", str(to_calibrate)]
+    cli.main(["calibrate", *path])
+    temperature = 1 / checkpoint.load(to_calibrate)["calibration"]["scale"].item()
+    assert temperature != pytest.approx(1.0, abs=0.01)
+    cli.main(["predict", *path])
+    cli.main(["predict", *path, "--calibrated"])
+    plain, calibrated = (
+        torch.tensor(
+            [[float(p) for p in row[1:]] for row in csv.reader(file.read_text().splitlines()[1:])],
+            dtype=torch.float64,
+        )
+        for file in (to_calibrate.with_name(f"predictions{n}.csv") for n in ("", "_1"))
+    )
+    expected = (plain.log() / temperature).softmax(1)
+    torch.testing.assert_close(calibrated, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_a_run_goes_on_from_a_calibrated_checkpoint_as_from_another(
+    to_calibrate: Path, here: Path
+) -> None:
+    flags = ["--trainer.max_epochs", "31"]
+    shutil.copytree(to_calibrate.parent, here / "other")
+    cli.main(["calibrate", "--ckpt_path", str(to_calibrate.with_name("last.ckpt"))])
+    for folder in ("run", "other"):
+        cli.main(["fit", "--resume", folder, *flags])
+    mine, other = (checkpoint.load(here / folder / "last.ckpt") for folder in ("run", "other"))
+    assert "calibration" not in mine  # that was of other weights
+    for name, value in mine["state_dict"].items():
+        assert torch.equal(value, other["state_dict"][name])
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_what_is_not_calibrated_is_refused(command: str, to_calibrate: Path) -> None:
+    with pytest.raises(ValueError, match="expected a checkpoint with a calibration, got one with"):
+        cli.main([command, "--ckpt_path", str(to_calibrate), "--calibrated"])
 
 
 def test_a_run_directory_is_never_written_twice(here: Path) -> None:
@@ -307,6 +372,7 @@ def test_arguments_that_do_not_exist(
     ("args", "kind", "message"),
     [
         (["test"], ValueError, "test: expected --ckpt_path"),
+        (["calibrate"], ValueError, "calibrate: expected --ckpt_path"),
         (["predict", "--ckpt_path", "no.ckpt"], FileNotFoundError, "got no.ckpt, which does not"),
         (["test", "--ckpt_path", "text.ckpt"], ValueError, "damaged or another thing"),
         (["test", "--ckpt_path", "other.ckpt"], ValueError, r"state_dict.*got \['weights'\]"),

@@ -19,6 +19,7 @@ FLOORS = [
     ["ops"],
     ["checks", "reductions", "functional"],
     ["modules"],
+    ["calibration"],
     ["solvers"],
     ["estimator"],
     ["data"],

@@ -30,6 +30,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from softmax_torch.calibration import Calibration
 from softmax_torch.data.batches import Batch, Steps
 from softmax_torch.functional import cross_entropy
 from softmax_torch.modules import SoftmaxRegression
@@ -93,7 +94,14 @@ class LitSoftmaxRegression(LightningModule):
     runs with the same data and as many processes.
 
     C and "balanced" count the training samples: they need a data module with ``class_counts``.
+
+    Attributes:
+        calibrated: whether evaluation and prediction use the ``calibration`` of the checkpoint,
+            which must have one then; it is no part of what is trained.
     """
+
+    calibrated = False
+    calibration: Calibration | None = None
 
     def __init__(
         self,
@@ -198,6 +206,7 @@ class LitSoftmaxRegression(LightningModule):
                     f"{name}: the model for this data has {expected}, the checkpoint {saved[name]}"
                 )
         if self._trainer is None or self.trainer.state.fn != "fit":
+            self._load_calibration(checkpoint)
             return
         state = checkpoint.get("softmax_torch", {"format": None, "processes": []})
         if state["format"] != FORMAT:
@@ -210,6 +219,15 @@ class LitSoftmaxRegression(LightningModule):
                 f"now, got one of {len(state['processes'])}"
             )
         self._restored = state["processes"][self.trainer.global_rank]
+
+    def _load_calibration(self, checkpoint: dict[str, Any]) -> None:
+        found = checkpoint.get("calibration")
+        if found is None and self.calibrated:
+            raise ValueError(
+                "calibrated: expected a checkpoint with a calibration, got one without; the "
+                "command calibrate puts one into it"
+            )
+        self.calibration = None if found is None else Calibration.from_state_dict(found)
 
     def on_train_start(self) -> None:
         """Restore what a checkpoint held, last of all: anything before may draw random numbers."""
@@ -425,20 +443,28 @@ class LitSoftmaxRegression(LightningModule):
         if solver.run.ended:
             self.trainer.should_stop = True
 
+    def evaluated_logits(self, x: Tensor) -> Tensor:
+        """Logits (B, C) as figures and predictions see them: calibrated where that was asked."""
+        logits = self.model.logits(x)
+        if not self.calibrated or self.trainer.state.fn == "fit":
+            return logits
+        assert self.calibration is not None, "a checkpoint without one was refused"
+        return self.calibration(logits)
+
     def validation_step(self, batch: tuple[Tensor, Tensor]) -> None:
         """Logits of a validation batch."""
         x, y = batch
-        self.val_evaluation.add(self.model.logits(x), y)
+        self.val_evaluation.add(self.evaluated_logits(x), y)
 
     def test_step(self, batch: tuple[Tensor, Tensor]) -> None:
         """Logits of a test batch."""
         x, y = batch
-        self.test_evaluation.add(self.model.logits(x), y)
+        self.test_evaluation.add(self.evaluated_logits(x), y)
 
     def predict_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         """Class probabilities (B, C) in float32, whatever the precision of the matmul."""
         x, _ = batch
-        return self.model.logits(x).float().softmax(-1)
+        return self.evaluated_logits(x).float().softmax(-1)
 
     def on_train_epoch_end(self) -> None:
         """The figures of the training set, and the schedule where it counts epochs.
