@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import math
 import struct
 import zlib
@@ -33,14 +34,23 @@ def find(folder: Path, name: str) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def read(path: Path) -> Tensor:
+def read(path: Path, sha256: str | None = None) -> Tensor:
     """The tensor in an IDX file: uint8 or int32.
 
+    Args:
+        path: the file.
+        sha256: hexadecimal digest that the file must have, as it lies there.
+
     Raises:
-        ValueError: it is not a whole IDX file; the message names it and says what is wrong.
+        ValueError: it is not a whole IDX file, or not the one with that digest; the message names
+            it and says what is wrong.
     """
+    content = path.read_bytes()
+    digest = sha256 and hashlib.sha256(content).hexdigest()
+    if sha256 and digest != sha256.lower():
+        raise ValueError(f"{path}: expected a file with SHA-256 {sha256}, got one with {digest}")
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path}: expected a gzip file, got one that is broken: {error}") from None
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in TYPES:

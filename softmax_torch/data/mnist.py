@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shutil
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -33,6 +34,8 @@ Variant = Literal[
 CLASSES = {"byclass": 62, "bymerge": 47, "balanced": 47, "letters": 26, "digits": 10, "mnist": 10}
 """Classes of EMNIST's splits (Cohen et al. 2017, table II)."""
 
+ARCHIVES = (".gz", ".zip")
+
 
 class Files(NamedTuple):
     """Where a part of a variant lies."""
@@ -53,6 +56,8 @@ class MNISTDataModule(TensorDataModule):
             environment variable SOFTMAX_TORCH_DATA, or ``data`` where that is not set.
         download: whether files that are missing are fetched with torchvision, which checks them.
         batch_size, val_fraction, seed: see ``TensorDataModule``.
+        sha256: hexadecimal digests that files must have, by the names they lie under (with .gz, if
+            it is the gzipped file); those that are not named may have any.
     """
 
     def __init__(
@@ -63,12 +68,14 @@ class MNISTDataModule(TensorDataModule):
         batch_size: int | None = 128,
         val_fraction: float = 0.1,
         seed: int = 0,
+        sha256: dict[str, str] | None = None,
     ) -> None:
         name, _, part = variant.partition("-")
         super().__init__(784, CLASSES.get(part, 10), batch_size, val_fraction, seed, 1 / 255)
         self.variant, self.download = variant, download
         self.dataset = name
         self.part = part  # of EMNIST; empty for the other data sets
+        self.sha256 = sha256 or {}
         self.root = Path(root or os.environ.get("SOFTMAX_TORCH_DATA", "data"))
 
     @property
@@ -79,20 +86,29 @@ class MNISTDataModule(TensorDataModule):
     def prepare_data(self) -> None:
         """Fetch what is missing.
 
+        A download that was cut off is taken up again by the next one: archives that are whole stay
+        in ``.downloads`` until all of them are there. A file comes to its place at once, after it
+        was read as a whole.
+
         Raises:
             FileNotFoundError: files are missing and could not be fetched.
         """
-        if self.download and self._missing():
-            self._fetch()
+        reason = self._fetch() if self.download and self._missing() else ""
         missing = self._missing()
         if missing:
-            raise FileNotFoundError(self._how_to_get(missing))
+            raise FileNotFoundError(self._how_to_get(missing, reason))
 
     def read(self) -> tuple[Split, Split]:
         """The official training and test sets."""
         missing = self._missing()
         if missing:
             raise FileNotFoundError(self._how_to_get(missing))
+        lying = {path.name for path in map(self._path, self._names()) if path is not None}
+        unknown = sorted(self.sha256.keys() - lying)
+        if unknown:
+            raise ValueError(
+                f"sha256: expected names among {', '.join(sorted(lying))}, got {', '.join(unknown)}"
+            )
         return self._read("train"), self._read("test")
 
     def _read(self, part: Literal["train", "test"]) -> Split:
@@ -114,6 +130,13 @@ class MNISTDataModule(TensorDataModule):
                 f"{self.folder / labels}: expected a label for each of the {len(x)} images, got "
                 f"shape {tuple(y.shape)}"
             )
+        bad = (y < 0) | (y >= self.num_classes)
+        if bad.any():
+            row, first = int(bad.nonzero()[0]), int(self.part == "letters")
+            raise IndexError(
+                f"{self.folder / labels}: expected labels in [{first}, {self.num_classes + first})"
+                f", got {int(y[row]) + first} in row {row}"
+            )
         return Split(x, y)
 
     def _files(self, part: Literal["train", "test"]) -> Files:
@@ -127,30 +150,66 @@ class MNISTDataModule(TensorDataModule):
         labels = "labels-idx2-int" if self.dataset == "QMNIST" else "labels-idx1-ubyte"
         return Files(f"{stem}-images-idx3-ubyte", f"{stem}-{labels}")
 
+    def _names(self) -> tuple[str, ...]:
+        return (*self._files("train"), *self._files("test"))
+
+    def _path(self, name: str) -> Path | None:
+        return idx.find(self.folder, name)
+
     def _missing(self) -> list[str]:
-        names = (*self._files("train"), *self._files("test"))
-        return [name for name in names if idx.find(self.folder, name) is None]
+        return [name for name in self._names() if self._path(name) is None]
 
     def _tensor(self, name: str) -> Tensor:
-        path = idx.find(self.folder, name)
+        path = self._path(name)
         assert path is not None, "read looked for it"
-        return idx.read(path)
+        return idx.read(path, self.sha256.get(path.name))
 
-    def _fetch(self) -> None:
-        """Download both sets with torchvision; what cannot be had stays missing."""
+    def _fetch(self) -> str:
+        """Download both sets with torchvision, which compares archives with digests it knows.
+
+        Returns:
+            Why something could not be had; nothing otherwise.
+        """
+        staging = self.root / ".downloads"
+        raw = staging / self.dataset / "raw"
+        for path in unpacked(raw):  # perhaps not to the end
+            path.unlink()
         fetch = getattr(datasets, self.dataset)
         options = {"split": self.part} if self.part else {}
-        # torchvision prints each mirror that fails; what is still missing is said once, later.
-        with contextlib.suppress(RuntimeError, OSError), contextlib.redirect_stdout(io.StringIO()):
-            for train in (True, False):
-                fetch(self.root, train=train, download=True, **options)
+        reason = ""
+        try:
+            # torchvision prints each mirror that fails; what is missing is said once, later.
+            with contextlib.redirect_stdout(io.StringIO()):
+                for train in (True, False):
+                    fetch(staging, train=train, download=True, **options)
+        except (RuntimeError, OSError) as error:
+            reason = str(error).strip()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for path in unpacked(raw):
+            try:
+                idx.read(path)
+            except ValueError as error:  # a full disk, which is the reason then
+                reason = reason or str(error)
+                continue
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+            path.replace(self.folder / path.name)
+        if not self._missing():
+            shutil.rmtree(staging)
+        return reason
 
-    def _how_to_get(self, missing: list[str]) -> str:
+    def _how_to_get(self, missing: list[str], reason: str = "") -> str:
         tried = "and they could not be downloaded" if self.download else "and download is off"
+        why = f" ({reason})" if reason else ""
         return (
             f"{self.variant}: expected {', '.join(missing)} (or the same with .gz) in "
-            f"{self.folder.absolute()}; they are not there, {tried}.\n"
+            f"{self.folder.absolute()}; they are not there, {tried}{why}.\n"
             f"With a network, run again with --data.download true; or put the files there; or give "
             f"the folder that holds {self.dataset}/raw with --data.root or SOFTMAX_TORCH_DATA.\n"
             "To start without any download: python train.py fit --config configs/digits.yaml"
         )
+
+
+def unpacked(raw: Path) -> list[Path]:
+    """The files in a folder that are no archives."""
+    return [path for path in raw.glob("*") if path.is_file() and path.suffix not in ARCHIVES]

@@ -1,5 +1,7 @@
 """MNIST and its relatives: the official split, and clear words where something is missing."""
 
+import gzip
+import hashlib
 import sys
 from pathlib import Path
 
@@ -139,9 +141,98 @@ def test_files_that_do_not_fit_are_named(mnist_root: Path) -> None:
     with pytest.raises(ValueError, match=r"train-labels.*each of the 600 images, got shape \(599,"):
         offline(mnist_root).setup()
     write_idx(labels, torch.full((600,), 250, dtype=torch.uint8))
-    with pytest.raises(IndexError, match=r"labels in \[0, 10\), got 250 in row 0"):
+    with pytest.raises(IndexError, match=r"train-labels.*in \[0, 10\), got 250 in row 0"):
         offline(mnist_root).setup()
     images = mnist_root / "MNIST" / "raw" / "train-images-idx3-ubyte"
     write_idx(images, torch.zeros(600, 8, 8, dtype=torch.uint8))
     with pytest.raises(ValueError, match=r"expected images \(N, 28, 28\) of bytes, got \(600, 8"):
         offline(mnist_root).setup()
+
+
+def test_letters_that_do_not_exist_are_named_as_they_are_stored(tmp_path: Path) -> None:
+    raw = tmp_path / "EMNIST" / "raw"
+    for part in ("train", "test"):
+        write_idx(raw / f"emnist-letters-{part}-images-idx3-ubyte", torch.zeros(2, 28, 28).byte())
+        labels = torch.tensor([26, 0 if part == "test" else 1]).byte()
+        write_idx(raw / f"emnist-letters-{part}-labels-idx1-ubyte", labels)
+    with pytest.raises(IndexError, match=r"test-labels.*in \[1, 27\), got 0 in row 1"):
+        offline(tmp_path, "EMNIST-letters").setup()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_digests_are_compared(tmp_path: Path, packed: bool) -> None:
+    raw = write_mnist(tmp_path) / "MNIST" / "raw"
+    name = "train-labels-idx1-ubyte"
+    if packed:
+        content = (raw / name).read_bytes()
+        (raw / name).unlink()
+        name += ".gz"
+        (raw / name).write_bytes(gzip.compress(content))
+    digest = hashlib.sha256((raw / name).read_bytes()).hexdigest()
+    MNISTDataModule(root=str(tmp_path), sha256={name: digest.upper()}).setup()
+    wrong = MNISTDataModule(root=str(tmp_path), sha256={name: "0" * 64})
+    with pytest.raises(ValueError, match=f"{name}: expected a file with SHA-256 000.*{digest}"):
+        wrong.setup()
+    unknown = MNISTDataModule(root=str(tmp_path), sha256={"labels": digest})
+    with pytest.raises(ValueError, match=f"expected names among .*{name}.*, got labels"):
+        unknown.setup()
+
+
+class Network:
+    """In the place of torchvision's download: archives come, then what is in them is unpacked.
+
+    It fails at the given download, or at the given unpacking, with a file half written: it is
+    killed, or the disk is full.
+    """
+
+    def __init__(self, root: Path, fail: int = -1, die: int = -1, full: int = -1) -> None:
+        self.files = sorted((write_mnist(root) / "MNIST" / "raw").iterdir())
+        self.fail, self.die, self.full = fail, die, full
+        self.downloads = 0
+
+    def __call__(self, data: datasets.MNIST) -> None:
+        raw = Path(data.raw_folder)
+        raw.mkdir(parents=True, exist_ok=True)
+        if all((raw / path.name).exists() for path in self.files):
+            return  # as torchvision does, whatever is in them
+        for i, path in enumerate(self.files):
+            archive = raw / f"{path.name}.gz"
+            if not archive.exists():
+                if i == self.fail:
+                    raise RuntimeError("Error downloading: no route to host")
+                self.downloads += 1
+                archive.write_bytes(gzip.compress(path.read_bytes()))
+            if i in (self.die, self.full):
+                (raw / path.name).write_bytes(path.read_bytes()[:-1])
+                raise KeyboardInterrupt if i == self.die else OSError("No space left on device")
+            (raw / path.name).write_bytes(path.read_bytes())
+
+
+@pytest.mark.parametrize(
+    "trouble", [{"fail": 0}, {"fail": 3}, {"die": 0}, {"die": 3}, {"full": 0}, {"full": 3}, {}]
+)
+def test_a_download_is_taken_up_again_and_leaves_nothing_half_done(
+    trouble: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = Network(tmp_path / "server", **trouble)
+    monkeypatch.setattr(datasets.MNIST, "download", lambda self: network(self))
+    root = tmp_path / "data"
+    data = MNISTDataModule(root=str(root))
+    if "fail" in trouble:
+        with pytest.raises(FileNotFoundError, match=r"could not be downloaded .*no route to host"):
+            data.prepare_data()
+    elif "full" in trouble:
+        with pytest.raises(FileNotFoundError, match=r"could not be downloaded .*No space left"):
+            data.prepare_data()
+    elif "die" in trouble:
+        with pytest.raises(KeyboardInterrupt):
+            data.prepare_data()
+    # Whatever has come to its place is whole.
+    for path in (root / "MNIST" / "raw").glob("*"):
+        assert path.read_bytes() == (tmp_path / "server" / "MNIST" / "raw" / path.name).read_bytes()
+    network.fail = network.die = network.full = -1
+    data.prepare_data()
+    data.setup()
+    assert len(data.splits["test"]) == 100
+    assert network.downloads == 4  # none of them twice
+    assert sorted(path.name for path in root.iterdir()) == ["MNIST"]
