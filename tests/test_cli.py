@@ -121,7 +121,8 @@ def test_predict_writes_probabilities(digits: tuple[Path, str], capsys: Any) -> 
 @pytest.fixture
 def to_calibrate(digits: tuple[Path, str], here: Path) -> Path:
     """A copy of the run on digits, as one that calibrate changes."""
-    shutil.copytree(digits[0].parent, here / "run")
+    ignored = shutil.ignore_patterns("predictions*.csv")
+    shutil.copytree(digits[0].parent, here / "run", ignore=ignored)
     return here / "run" / "best.ckpt"
 
 
