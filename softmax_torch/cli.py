@@ -1,10 +1,11 @@
-"""The command line: commands that are each made of a YAML and flags.
+"""The command line: commands that are each made of a YAML and flags, and one that draws.
 
     fit                                    train; without --config: on scikit-learn's digits
     fit --resume [RUN]                     go on with a run, by default the newest of its name
     validate | test --ckpt_path CKPT       figures of a checkpoint
     predict --ckpt_path CKPT               class probabilities of the test set, as CSV
     calibrate --ckpt_path CKPT             fit a temperature, and keep it in the checkpoint
+    plot DIAGRAM [--output FILE]           softmax, cross-entropy or gradient-descent, as PNG or SVG
 
 A run writes ``runs/<name>/version_<n>``: config.yaml, metrics.csv, best.ckpt (lowest validation
 NLL), last.ckpt and previous.ckpt. A checkpoint is used with the config.yaml beside it unless
@@ -14,6 +15,7 @@ and SIGINT end a run after one more checkpoint, with status 143 and 130.
 
 from __future__ import annotations
 
+import argparse
 import csv
 import ctypes
 import logging
@@ -41,6 +43,7 @@ except ImportError as error:
     ) from error
 
 from softmax_torch.data import TensorDataModule
+from softmax_torch.report import diagrams
 from softmax_torch.training import LitSoftmaxRegression, checkpoint
 from softmax_torch.training.calibrating import CalibratingTrainer
 from softmax_torch.training.progress import EpochBar
@@ -84,6 +87,9 @@ def main(args: Sequence[str] | None = None) -> None:
     with quiet():
         closing = ExitStack()  # run directories are free again afterwards
         try:
+            if given[:1] == ["plot"]:
+                plot(given[1:])
+                return
             run = resumed(given)
             CLI(with_config(given if run is None else run.args), closing, run)
         except Stopped as stopped:
@@ -96,6 +102,23 @@ def main(args: Sequence[str] | None = None) -> None:
             sys.exit(f"error: {mistake}")
         finally:
             closing.close()
+
+
+def plot(args: Sequence[str]) -> None:
+    """Draw the diagram that these arguments name."""
+    parser = argparse.ArgumentParser(
+        prog=f"{program()} plot",
+        description="Draw a diagram of the method.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("diagram", help=", ".join(diagrams.DIAGRAMS))
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="A new file that ends in .png or .svg; by default DIAGRAM.svg, or DIAGRAM_1.svg, ...",
+    )
+    given = parser.parse_args(args)
+    say("diagram", shown(diagrams.plot(given.diagram, given.output)))
 
 
 class CLI(LightningCLI):
@@ -120,7 +143,8 @@ class CLI(LightningCLI):
             # The usage that is made for us fills a screen; it would hide the error below it.
             parser_kwargs={
                 name: {"usage": f"{program()} {name} [options]"} for name in self.subcommands()
-            },
+            }
+            | {"epilog": f"Diagrams of the method: {program()} plot --help"},
             args=args,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,

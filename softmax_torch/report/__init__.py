@@ -1,0 +1,1 @@
+"""Pictures: the diagrams of the method. The one room that imports matplotlib."""
