@@ -19,6 +19,7 @@ FLOORS = [
     ["ops"],
     ["checks", "reductions", "functional"],
     ["modules"],
+    ["parallel"],
     ["solvers"],
     ["estimator"],
     ["data"],
