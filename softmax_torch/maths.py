@@ -46,6 +46,7 @@ from torch import Tensor
 
 __all__ = [
     "RowValues",
+    "log1pexp",
     "row_values",
     "row_vjp",
     "row_vjp_u",
@@ -112,10 +113,14 @@ def _nll(z: Tensor, y: Tensor) -> Tensor:
     total = (rivals - shift.unsqueeze(1)).exp().sum(1)  # at least 1, or 0 without rivals
     z_y = z.gather(1, y.unsqueeze(1)).squeeze(1)
     L = torch.where(without_rivals, 1.0, total).log() + shift - z_y
+    return torch.where(without_rivals & finite, 0.0, log1pexp(L))
+
+
+def log1pexp(L: Tensor) -> Tensor:
+    """log(1 + exp(L)) with all its digits; F.softplus is the identity beyond a threshold."""
     # exp of what is not positive; relu and abs would have the wrong slope at L = 0
     positive = L > 0
-    nll = torch.where(positive, L, 0.0) + torch.where(positive, -L, L).exp().log1p()
-    return torch.where(without_rivals & finite, 0.0, nll)
+    return torch.where(positive, L, 0.0) + torch.where(positive, -L, L).exp().log1p()
 
 
 def row_vjp(

@@ -19,7 +19,7 @@ from softmax_torch.maths import RowValues, RowWeight, class_view, upcast
 from softmax_torch.ops import backends, linear_rows, rows
 from softmax_torch.ops.linear_rows import Linear
 
-__all__ = ["Goal", "Options", "class_indices", "class_probabilities", "loss"]
+__all__ = ["Goal", "Options", "class_indices", "class_probabilities", "loss", "loss_of_rows"]
 
 
 class Options(NamedTuple):
@@ -65,12 +65,17 @@ def class_indices(
     return Goal(y, u, nll, eps / C, share, counts)
 
 
-def class_probabilities(t: Tensor, weight: Tensor | None, options: Options) -> Goal:
-    """The goal of class probabilities t, of the shape of the logits."""
+def class_probabilities(
+    t: Tensor, weight: Tensor | None, options: Options, C: int | None = None
+) -> Goal:
+    """The goal of class probabilities t, of the shape of the logits.
+
+    C is the number of all classes where t has some of them only.
+    """
     eps = options.label_smoothing
     u = t
     if eps > 0:
-        u = upcast(u) * (1 - eps) + eps / t.shape[1]
+        u = upcast(u) * (1 - eps) + eps / (t.shape[1] if C is None else C)
     if weight is not None:
         u = upcast(u) * upcast(class_view(weight, t))
     return Goal(None, u, None, 1.0, None, None)
@@ -80,7 +85,33 @@ def loss(
     source: Tensor | Linear, N: int, goal: Goal, sample_weight: Tensor | None, options: Options
 ) -> Tensor:
     """The loss of N rows, logits or those of a linear layer: one a row, or their sum or mean."""
-    y, u, nll, smooth, share, valid = goal
+    y, u = goal.y, goal.u
+    weights, empty = _weights(N, goal, sample_weight, options)
+    a, b, c = weights
+    rule: Any = rows if isinstance(source, Tensor) else linear_rows
+    total: Tensor
+    if options.reduction != "none" and N > 0 and fused(u, a, b, c):
+        total = rule.weighted_total(source, y, u, a, b, c)
+    else:
+        values = rule.row_values(source, y, u, lse=c is not None)
+        total = _reduced(values, weights, goal.counts, options.reduction)
+    return total if empty is None else total + empty
+
+
+def loss_of_rows(
+    values: RowValues, N: int, goal: Goal, sample_weight: Tensor | None, options: Options
+) -> Tensor:
+    """``loss`` of N rows whose numbers are known, lse among them where there is a z-loss."""
+    weights, empty = _weights(N, goal, sample_weight, options)
+    total = _reduced(values, weights, goal.counts, options.reduction)
+    return total if empty is None else total + empty
+
+
+def _weights(
+    N: int, goal: Goal, sample_weight: Tensor | None, options: Options
+) -> tuple[tuple[RowWeight, RowWeight, RowWeight], RowWeight]:
+    """The weights (a, b, c) of the row numbers, and what to add to the loss, None for nothing."""
+    _, _, nll, smooth, share, valid = goal
     counts = _times(valid, None if sample_weight is None else upcast(sample_weight))
     mean = options.reduction == "mean"
     scale, empty = _reciprocal(_times(share, counts), N) if mean else (None, None)
@@ -91,17 +122,7 @@ def loss(
         if mean and share is not None:
             scale, _ = _reciprocal(counts, N)
         c = _times(options.z_loss, _times(counts, scale))
-
-    rule: Any = rows if isinstance(source, Tensor) else linear_rows
-    total: Tensor
-    if options.reduction != "none" and N > 0 and fused(u, a, b, c):
-        total = rule.weighted_total(source, y, u, a, b, c)
-    else:
-        values = rule.row_values(source, y, u, lse=c is not None)
-        total = _combined(values, (a, b, c), valid)
-        if options.reduction != "none":
-            total = total.sum()
-    return total if empty is None else total + empty
+    return (a, b, c), empty
 
 
 def fused(*tensors: RowWeight) -> bool:
@@ -132,6 +153,13 @@ def _reciprocal(count: RowWeight, N: int) -> tuple[RowWeight, RowWeight]:
     total = count.sum()
     nothing = total == 0
     return torch.where(nothing, 1.0, total).reciprocal(), torch.where(nothing, torch.nan, 0.0)
+
+
+def _reduced(
+    values: RowValues, weights: tuple[RowWeight, ...], valid: Tensor | None, reduction: str
+) -> Tensor:
+    total = _combined(values, weights, valid)
+    return total if reduction == "none" else total.sum()
 
 
 def _combined(values: RowValues, weights: tuple[RowWeight, ...], valid: Tensor | None) -> Tensor:

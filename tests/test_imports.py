@@ -21,6 +21,7 @@ FLOORS = [
     ["checks", "reductions", "functional"],
     ["modules"],
     ["calibration"],
+    ["parallel"],
     ["solvers"],
     ["estimator"],
     ["data"],

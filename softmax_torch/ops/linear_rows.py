@@ -28,7 +28,7 @@ from softmax_torch import maths
 from softmax_torch.maths import RowValues, RowWeight, upcast
 from softmax_torch.ops import backends, rows
 
-__all__ = ["row_values", "weighted_total"]
+__all__ = ["Linear", "Sums", "by_formula", "pieces", "row_values", "weighted_total"]
 
 
 class Linear(NamedTuple):
@@ -68,7 +68,7 @@ def row_values(linear: Linear, y: Tensor | None, u: Tensor | None, lse: bool = F
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
-class _Sums:
+class Sums:
     """The gradients of x, weight and bias, as far as needed, gathered over blocks of dz."""
 
     def __init__(self, linear: Linear, needed: tuple[bool, ...]) -> None:
@@ -99,7 +99,7 @@ class _Sums:
         return self.dx, dweight, dbias
 
 
-class _Piece(NamedTuple):
+class Piece(NamedTuple):
     """Some rows: where they are, their logits, and memory for dz, possibly that of the logits."""
 
     at: slice
@@ -107,11 +107,11 @@ class _Piece(NamedTuple):
     dz: Tensor
 
 
-def _pieces(linear: Linear) -> Iterator[_Piece]:
+def pieces(linear: Linear) -> Iterator[Piece]:
     """Cut the rows so that the logits and the input of a piece stay within the device's budgets."""
     x, weight, _ = linear
     N, C, D = x.shape[0], weight.shape[0], x.shape[1]
-    of_logits = backends.logits_budget(x) // (C * x.element_size())
+    of_logits = backends.logits_budget(x) // (max(C, 1) * x.element_size())
     of_input = backends.input_budget(x) // (D * x.element_size())
     step = max(1, min(N, of_logits, of_input))
     z = x.new_empty(step, C)
@@ -120,7 +120,7 @@ def _pieces(linear: Linear) -> Iterator[_Piece]:
         at = slice(n, min(n + step, N))
         size = at.stop - n
         logits = linear.logits(at, out=z[:size])
-        yield _Piece(at, logits, logits if dz is None else dz[:size])
+        yield Piece(at, logits, logits if dz is None else dz[:size])
 
 
 def _of(weight: RowWeight, at: slice) -> RowWeight:
@@ -131,7 +131,7 @@ def _vector_of(u: Tensor | None, at: slice) -> Tensor | None:
     return u if u is None or u.dim() == 1 else u[at]
 
 
-def _by_formula(linear: Linear, dz_of: Callable[[Tensor], Tensor]) -> Gradients:
+def by_formula(linear: Linear, dz_of: Callable[[Tensor], Tensor]) -> Gradients:
     """The gradients as differentiable functions of everything they depend on."""
     dz = dz_of(linear.logits())
     dbias = None if linear.bias is None else dz.sum(0)
@@ -168,7 +168,7 @@ class _WeightedTotal(Function):
                 _, formed = _form(linear, y, u, a, b, c, ctx.needs_input_grad[:3])
             gradients = tuple(None if d is None else backends.scaled_(d, g) for d in formed)
         else:
-            gradients = _by_formula(linear, lambda z: rows.total_vjp(z, y, u, a, b, c, g))
+            gradients = by_formula(linear, lambda z: rows.total_vjp(z, y, u, a, b, c, g))
         return *gradients, None, None, None, None, None, None
 
 
@@ -182,9 +182,9 @@ def _form(
     needed: tuple[bool, ...],
 ) -> tuple[Tensor, Gradients]:
     """The weighted total and the gradients that are needed."""
-    sums = _Sums(linear, needed)
+    sums = Sums(linear, needed)
     total = upcast(linear.x.new_zeros(()))
-    for at, z, dz in _pieces(linear):
+    for at, z, dz in pieces(linear):
         y_b, u_b = None if y is None else y[at], _vector_of(u, at)
         a_b, b_b, c_b = (_of(w, at) for w in (a, b, c))
         out = dz if any(needed) else None
@@ -211,7 +211,7 @@ class _RowValues(Function):
         ctx.asked = (y is not None, u is not None, lse)
         ctx.set_materialize_grads(False)
         parts = []
-        for at, z, _ in _pieces(Linear(x, weight, bias)):
+        for at, z, _ in pieces(Linear(x, weight, bias)):
             y_b = None if y is None else y[at]
             values = backends.kernels(z).row_values(z, y_b, _vector_of(u, at), lse)
             parts.append([value for value in values if value is not None])
@@ -224,10 +224,10 @@ class _RowValues(Function):
         given = iter(gradients)
         gs = [next(given) if asked else None for asked in ctx.asked]
         if not backends.final(*gs):
-            formed = _by_formula(linear, lambda z: maths.row_vjp(z, y, u, *gs))
+            formed = by_formula(linear, lambda z: maths.row_vjp(z, y, u, *gs))
             return *formed, None, None, None
-        sums = _Sums(linear, ctx.needs_input_grad[:3])
-        for at, z, _ in _pieces(linear):
+        sums = Sums(linear, ctx.needs_input_grad[:3])
+        for at, z, _ in pieces(linear):
             y_b = None if y is None else y[at]
             g_b = (None if g is None else g[at] for g in gs)
             sums.add(at, backends.kernels(z).row_vjp(z, y_b, _vector_of(u, at), *g_b))
