@@ -51,7 +51,7 @@ class _Cut(NamedTuple):
 
 
 def _cut(z: Tensor) -> _Cut:
-    N, C, M = _sizes(z)
+    C = z.shape[1]
     class_stride = z.stride(1)
     wide = 1 << (C - 1).bit_length()
     half = 2 if z.dtype == torch.float64 else 1  # a number takes two registers
@@ -88,8 +88,7 @@ def _accumulation_dtype(z: Tensor) -> torch.dtype:
 
 def _acc(z: Tensor) -> object:
     """The same for the compiler."""
-    tl = triton_kernels.tl
-    return tl.float64 if z.dtype == torch.float64 else tl.float32
+    return triton_kernels.DOUBLE if z.dtype == torch.float64 else triton_kernels.SINGLE
 
 
 def _on(z: Tensor) -> AbstractContextManager[object]:

@@ -27,7 +27,10 @@ to the same place, and nothing is added up in an order that may change.
 import triton
 import triton.language as tl
 
-__all__ = ["row_gradients", "row_numbers", "scale"]
+__all__ = ["DOUBLE", "SINGLE", "row_gradients", "row_numbers", "scale"]
+
+SINGLE, DOUBLE = tl.float32, tl.float64
+"""What ACC may be: the type that sums are taken in."""
 
 
 @triton.jit
@@ -107,11 +110,15 @@ def _first_walk(base, u_base, y, C, here, stride, u_stride, ACC, UNIT, ONE, TILE
 def _target(y, base, row, here, C, stride, ACC, ROWS: tl.constexpr):
     """The class index of each row, -1 where there is none to be had, and its logit."""
     if y is None:
-        return tl.full([ROWS], -1, tl.int64), tl.full([ROWS], -float("inf"), ACC)
-    index = tl.load(y + row, here, 0).to(tl.int64)
-    inside = (index >= 0) & (index < C)
-    z_y = tl.load(base + index * stride, here & inside, 0.0).to(ACC)
-    return tl.where(inside, index, -1), tl.where(inside, z_y, float("nan"))
+        index = tl.full([ROWS], -1, tl.int64)
+        z_y = tl.full([ROWS], -float("inf"), ACC)
+    else:
+        index = tl.load(y + row, here, 0).to(tl.int64)
+        inside = (index >= 0) & (index < C)
+        z_y = tl.load(base + index * stride, here & inside, 0.0).to(ACC)
+        z_y = tl.where(inside, z_y, float("nan"))
+        index = tl.where(inside, index, -1)
+    return index, z_y
 
 
 @triton.jit
@@ -135,6 +142,12 @@ def _whole(m, s, z_y):
     return h, rivals + tl.exp(z_y - h), rivals
 
 
+@triton.jit
+def _lse(h, S):
+    """h + log S; what is infinite stays so, though S is NaN."""
+    return tl.where(tl.abs(h) == float("inf"), h, h + tl.log(S))
+
+
 @triton.jit(do_not_specialize=["R", "z_c"])
 def row_numbers(
     z, y, u, nll, smooth, lse, R, C, M, z_n, z_c, z_m, u_n, u_c, u_m,
@@ -154,10 +167,10 @@ def row_numbers(
         tl.store(nll + row, _nll(m, s, z_y), here)
     h, S, _ = _whole(m, s, z_y)
     if lse is not None:
-        tl.store(lse + row, h + tl.log(S), here)
+        tl.store(lse + row, _lse(h, S), here)
     if smooth is not None:
         sums = tl.zeros([TILE, ROWS], ACC)
-        for i in range(0, 1 if ONE else tl.cdiv(C, TILE)):
+        for i in range(1 if ONE else tl.cdiv(C, TILE)):
             start = 0 if ONE else (tl.cdiv(C, TILE) - 1 - i) * TILE
             c, mask = _classes(start, C, here, TILE)
             x = kept
@@ -171,9 +184,11 @@ def row_numbers(
 @triton.jit
 def _weight(w, w_r, row, here, ACC, ROWS: tl.constexpr):
     """What a number of each row is multiplied by; None stands for 0."""
-    if w is None:
-        return tl.zeros([ROWS], ACC)
-    return tl.load(w + row * w_r, here, 0.0).to(ACC)
+    if w is None:  # noqa: SIM108 the other branch must not be compiled
+        weight = tl.zeros([ROWS], ACC)
+    else:
+        weight = tl.load(w + row * w_r, here, 0.0).to(ACC)
+    return weight
 
 
 @triton.jit
@@ -210,7 +225,7 @@ def row_gradients(
         if a is not None:
             total += _term(g_nll, _nll(m, s, z_y))
         if w is not None:
-            lse = h + tl.log(S)
+            lse = _lse(h, S)
             total += _term(g_lse, lse * lse)
             g_lse = 2.0 * g_lse * lse
     if (dz is not None) or (u is not None):
@@ -221,14 +236,14 @@ def row_gradients(
         sums = tl.zeros([TILE, ROWS], ACC)
         if dz is not None:
             d_base = dz + n * d_n + k * d_m
-        for i in range(0, 1 if ONE else tl.cdiv(C, TILE)):
+        for i in range(1 if ONE else tl.cdiv(C, TILE)):
             start = 0 if ONE else (tl.cdiv(C, TILE) - 1 - i) * TILE
             c, mask = _classes(start, C, here, TILE)
             x = kept
             if not ONE:
-                x = tl.load(
-                    _tile(base, c, z_c, UNIT), mask, 0.0, eviction_policy="evict_first"
-                ).to(ACC)
+                x = tl.load(_tile(base, c, z_c, UNIT), mask, 0.0, eviction_policy="evict_first").to(
+                    ACC
+                )
             x = x - h[None, :]
             g = tl.where(c == index[None, :], at_y[None, :], factor[None, :] * tl.exp(x))
             if u is not None:
