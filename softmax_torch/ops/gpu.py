@@ -30,14 +30,15 @@ __all__ = ["row_values", "row_vjp", "scale_", "weighted_total"]
 NARROW = 32
 """The most classes for which one thread takes a row: a register each."""
 
-ONE_TILE = 32768
-"""The most classes that stay in registers: 32 for each of 1024 threads, who have 64."""
+ONE_TILE = 16384
+"""The most classes that stay in registers: 16 for each of 1024 threads, who have 64. With 32768
+the compiler spills 56 to 352 bytes a thread, also where 512 threads have 128 each."""
 
 TILE = 8192
 """Classes of a tile beyond: 16 bytes of bfloat16 for each of 1024 threads."""
 
-BESIDE = (32, 128)
-"""Classes and rows of a tile where positions lie side by side."""
+BESIDE = (16, 128)
+"""Classes and rows of a tile where positions lie side by side; with 32 classes it spills."""
 
 
 class _Cut(NamedTuple):
@@ -62,7 +63,7 @@ def _cut(z: Tensor) -> _Cut:
         # Not told that classes are adjacent, the compiler gives neighbouring threads other rows.
         return _Cut(True, False, wide, 128, 4)
     one = wide <= ONE_TILE // half
-    tile = wide if one else TILE // half
+    tile = wide if one else TILE // half**2  # what is summed takes two registers each as well
     rows = max(1, 2048 // tile)
     warps = 32 if not one else min(32, max(4, tile * rows * half // 512))
     return _Cut(one, class_stride == 1, tile, rows, warps)

@@ -11,11 +11,11 @@ import os
 
 import pytest
 import torch
+from support import OURS, TORCHS, in_everything, options, reference
 from torch import Tensor
 
 from softmax_torch import cross_entropy, functional, linear_cross_entropy, maths
 from softmax_torch.ops import backends
-from support import OURS, TORCHS, in_everything, options, reference
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
