@@ -50,3 +50,10 @@ def test_every_kernel_compiles_for_a100_and_h100():
         assert "no local memory" in line, line
     # a row of adjacent numbers moves 16 bytes a thread and instruction
     assert all("16 bytes" in line for line in lines if "wide" in line and "bf16" in line), out
+
+
+def test_the_benchmark_runs_from_end_to_end(tmp_path):
+    table = tmp_path / "table.md"
+    out = run("benchmarks/operator_gpu.py", "--interpret", "--markdown", str(table))
+    assert out.count("reached") == 4
+    assert table.read_text().count("| softmax_torch |") == 4
