@@ -130,8 +130,13 @@ def row_vjp(
     g_nll: Tensor | None,
     g_smooth: Tensor | None,
     g_lse: Tensor | None,
+    dz: Tensor | None = None,
 ) -> Tensor:
-    """The gradient dz of the rows, of z's shape; a g that is None counts as 0."""
+    """The gradient dz of the rows, of z's shape; a g that is None counts as 0.
+
+    It is written to ``dz`` if that is given, which may be z itself.
+    """
+    out = dz
     p = upcast(z).softmax(1)
     shared = torch.zeros_like(p[:, 0])  # the factor of p_c that every class has
     if g_smooth is not None and u is not None:
@@ -149,7 +154,7 @@ def row_vjp(
         dz = torch.where(true, at_y.unsqueeze(1), (g_nll + shared).unsqueeze(1) * p_others)
     if g_smooth is not None and u is not None:
         dz = dz - g_smooth.unsqueeze(1) * class_view(u, z)
-    return dz.to(z.dtype)
+    return dz.to(z.dtype) if out is None else out.copy_(dz)
 
 
 def weighted_total(
@@ -175,7 +180,7 @@ def weighted_total(
                 term = torch.where(weight == 0, 0.0, term)
             total = total + term.sum()
     if dz is not None:
-        dz.copy_(row_vjp(z, y, u, *total_vjp(z, a, b, c, rows.lse)))
+        row_vjp(z, y, u, *total_vjp(z, a, b, c, rows.lse), dz)
     return total
 
 

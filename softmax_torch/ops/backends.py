@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import sys
-from typing import Protocol
+import warnings
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -43,6 +46,7 @@ class Kernels(Protocol):
         g_nll: Tensor | None,
         g_smooth: Tensor | None,
         g_lse: Tensor | None,
+        dz: Tensor | None = None,
     ) -> Tensor: ...
 
     def weighted_total(
@@ -57,9 +61,35 @@ class Kernels(Protocol):
     ) -> Tensor: ...
 
 
+class GPUKernels(Kernels, Protocol):
+    """What that of a GPU offers besides."""
+
+    def scale_(self, x: Tensor, factor: Tensor) -> Tensor: ...
+
+
 def kernels(z: Tensor) -> Kernels:
-    """The kernels for logits z: blocked ones on a CPU, the formulas of ``maths`` elsewhere."""
-    return cpu if z.device.type == "cpu" else maths
+    """The kernels for logits z: blocked ones on a CPU, Triton's on a GPU, else the formulas."""
+    if z.device.type == "cpu":
+        return cpu
+    if z.device.type == "cuda":
+        return _gpu() or maths
+    return maths
+
+
+@functools.cache
+def _gpu() -> GPUKernels | None:
+    """The kernels of a GPU, imported when the first is asked for; None without Triton."""
+    try:
+        return cast(GPUKernels, importlib.import_module("softmax_torch.ops.gpu"))
+    except ModuleNotFoundError as missing:
+        if (missing.name or "").split(".")[0] != "triton":
+            raise
+        warnings.warn(
+            "triton is not installed: cross-entropy on a GPU is computed by torch's own operations,"
+            " which read and write the logits several times",
+            stacklevel=2,
+        )
+        return None
 
 
 def traced() -> bool:
@@ -101,9 +131,16 @@ def final(*gradients: Tensor | None) -> bool:
 
 
 def scaled_(gradient: Tensor, scale: Tensor) -> Tensor:
-    """gradient times the 0-dimensional scale, in place; on a CPU a scale of 1 costs nothing."""
+    """gradient times the 0-dimensional scale, in place; a scale of 1 costs nothing.
+
+    A GPU looks at the scale itself, so that nobody waits for it.
+    """
     if scale.device.type == "cpu" and scale.item() == 1:
         return gradient
+    if gradient.device.type == "cuda" and scale.device == gradient.device:
+        gpu = _gpu()
+        if gpu is not None:
+            return gpu.scale_(gradient, scale)
     return gradient.mul_(scale)
 
 
@@ -122,9 +159,11 @@ def logits_budget(x: Tensor) -> int:
     """Bytes of logits that a blocked linear layer with input x may hold at a time.
 
     32 MiB on a CPU: at (N, D, C) = (2048, 512, 32000) blocks of 16, 32 and 64 MiB take 1390, 1260
-    and 1190 ms, and two of 32 MiB are all that it holds beyond the gradients.
+    and 1190 ms, and two of 32 MiB are all that it holds beyond the gradients. 1 GiB on a GPU, where
+    the 4096 x 128256 bfloat16 logits of a large head are one block, whose weight gradient needs no
+    float32 sum, twice the size of the weight.
     """
-    return (32 if x.device.type == "cpu" else 256) << 20
+    return (32 if x.device.type == "cpu" else 1024) << 20
 
 
 def input_budget(x: Tensor) -> int:

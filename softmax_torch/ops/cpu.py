@@ -262,9 +262,10 @@ def row_vjp(
     g_nll: Tensor | None,
     g_smooth: Tensor | None,
     g_lse: Tensor | None,
+    dz: Tensor | None = None,
 ) -> Tensor:
-    """The gradient dz of the rows, of z's shape and dtype."""
-    dz = torch.empty_like(z)
+    """The gradient dz of the rows, of z's shape and dtype, into ``dz`` if it is given."""
+    dz = torch.empty_like(z) if dz is None else dz
     for rows, _, u_b, block, dz_b in _pieces(z, y, u, dz):
         e = _to_gradient(block, u_b, *(_of_rows(g, rows) for g in (g_nll, g_smooth, g_lse)))
         if dz_b is not None:

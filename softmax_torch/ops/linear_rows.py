@@ -72,11 +72,13 @@ class Sums:
     """The gradients of x, weight and bias, as far as needed, gathered over blocks of dz."""
 
     def __init__(self, linear: Linear, needed: tuple[bool, ...]) -> None:
-        x, weight, bias = linear
+        x, _, bias = linear
         self.linear = linear
         self.dx = torch.empty_like(x, memory_format=torch.contiguous_format) if needed[0] else None
-        # In float32 for half-precision weights: blocks would be lost in a bfloat16 sum.
-        self.dweight = upcast(torch.zeros_like(weight)) if needed[1] else None
+        # One block's product is what is asked for. The sum of several is in float32 for
+        # half-precision weights: blocks would be lost in a bfloat16 sum.
+        self.needs_dweight = needed[1]
+        self.dweight: Tensor | None = None
         self.dbias = upcast(torch.zeros_like(bias)) if needed[2] and bias is not None else None
 
     def add(self, at: slice, dz: Tensor) -> None:
@@ -84,8 +86,12 @@ class Sums:
         x, weight, _ = self.linear
         if self.dx is not None:
             torch.mm(dz, weight, out=self.dx[at])
-        if self.dweight is not None:
-            if self.dweight.dtype == dz.dtype:
+        if self.needs_dweight:
+            if self.dweight is None:
+                self.dweight = torch.mm(dz.t(), x[at])
+                if len(dz) < len(x):
+                    self.dweight = upcast(self.dweight)
+            elif self.dweight.dtype == dz.dtype:
                 self.dweight.addmm_(dz.t(), x[at])
             else:
                 self.dweight.add_(torch.mm(dz.t(), x[at]))
@@ -227,8 +233,8 @@ class _RowValues(Function):
             formed = by_formula(linear, lambda z: maths.row_vjp(z, y, u, *gs))
             return *formed, None, None, None
         sums = Sums(linear, ctx.needs_input_grad[:3])
-        for at, z, _ in pieces(linear):
+        for at, z, dz in pieces(linear):
             y_b = None if y is None else y[at]
-            g_b = (None if g is None else g[at] for g in gs)
-            sums.add(at, backends.kernels(z).row_vjp(z, y_b, _vector_of(u, at), *g_b))
+            a, b, c = (None if g is None else g[at] for g in gs)
+            sums.add(at, backends.kernels(z).row_vjp(z, y_b, _vector_of(u, at), a, b, c, dz))
         return *sums.gradients(), None, None, None

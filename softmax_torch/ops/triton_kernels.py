@@ -1,0 +1,270 @@
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
+"""GPU kernels in Triton: the rules of ``maths`` on a tile of classes by rows at a time.
+
+With the true class y taken out of its row, as in ``maths``, and r its rivals:
+
+    m = max_r z_r     s = sum_r exp(z_r - m)     L = log s + (m - z_y)     nll = log(1 + exp L)
+    h = max(m, z_y)   S = s exp(m - h) + exp(z_y - h)                      lse = h + log S
+    U = sum_c u_c     smooth = U log S - sum_c u_c (z_c - h)
+    dz_c = (g_nll + U g_smooth + g_lse) p_c - g_smooth u_c,     p_c = exp(z_c - h) / S
+    dz_y = (U g_smooth + g_lse) p_y - g_nll q - g_smooth u_y,   q = s exp(m - h) / S
+
+m - z_y is exact where the two are near, so nothing is lost to the size of the logits.
+
+A program has ROWS rows. Where a tile holds all classes it reads them once; elsewhere m and s are
+kept for each place in the tile, with one exp an element,
+
+    d = z - m     s = s exp(-d) + 1 if d > 0 else s + exp(d)     m = max(m, z)
+
+and reduced once at the end; a second walk over the tiles, backwards, as what was read last is
+still in the cache, writes dz and sums u_c (z_c - h).
+
+Row r is sample r // M at position r % M. Offsets are 64 bits wide. A class index out of range reads
+nothing: its z_y is NaN, and so are the numbers and the gradient of its row. No two programs write
+to the same place, and nothing is added up in an order that may change.
+"""
+
+import triton
+import triton.language as tl
+
+__all__ = ["DOUBLE", "SINGLE", "row_gradients", "row_numbers", "scale"]
+
+SINGLE, DOUBLE = tl.float32, tl.float64
+"""What ACC may be: the type that sums are taken in."""
+
+
+@triton.jit
+def _log1p(x):
+    """log(1 + x) for 0 <= x <= 1, as 2 artanh(x / (2 + x)): 1 + x would lose the digits of x.
+
+    The series in (x / (2 + x))^2 <= 1/9 is cut where the rest is below half a unit in the last
+    place: after 8 terms in float32, after 17 in float64.
+    """
+    t = x / (x + 2.0)
+    square = t * t
+    TERMS: tl.constexpr = 17 if x.dtype == tl.float64 else 8
+    total = square * 0.0
+    for k in tl.static_range(TERMS):
+        total = total * square + 1.0 / (2 * (TERMS - 1 - k) + 1)
+    return 2.0 * t * total
+
+
+@triton.jit
+def _row_places(R, ROWS: tl.constexpr):
+    """The rows of this program, and which of them there are."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    return row, row < R
+
+
+@triton.jit
+def _classes(start, C, here, TILE: tl.constexpr):
+    """The classes of a tile from ``start`` on, as a column, and the mask of what there is."""
+    c = start + tl.arange(0, TILE)[:, None]
+    return c, (c < C) & here[None, :]
+
+
+@triton.jit
+def _tile(base, c, stride, UNIT: tl.constexpr):
+    """The addresses of classes c of the rows that begin at ``base``."""
+    return base[None, :] + (c if UNIT else c.to(tl.int64) * stride)
+
+
+@triton.jit
+def _first_walk(base, u_base, y, C, here, stride, u_stride, ACC, UNIT, ONE, TILE, ROWS):
+    """m, s and U of each row, and the logits of the last tile."""
+    LOWEST: tl.constexpr = -1.7e308 if ACC == tl.float64 else -3.4e38
+    if ONE:
+        c, mask = _classes(0, C, here, TILE)
+        z = tl.load(_tile(base, c, stride, UNIT), mask, -float("inf")).to(ACC)
+        rival = tl.where(c == y[None, :], -float("inf"), z)
+        m = tl.maximum(tl.max(rival, 0), LOWEST)
+        s = tl.sum(tl.exp(rival - m[None, :]), 0)
+        U = m * 0.0
+        if u_base is not None:
+            U = tl.sum(tl.load(_tile(u_base, c, u_stride, False), mask, 0.0).to(ACC), 0)
+    else:
+        # LOWEST stands for minus infinity, whose difference to itself is NaN.
+        m_all = tl.full([TILE, ROWS], LOWEST, ACC)
+        s_all = tl.zeros([TILE, ROWS], ACC)
+        U_all = tl.zeros([TILE, ROWS], ACC)
+        for start in range(0, C, TILE):
+            c, mask = _classes(start, C, here, TILE)
+            z = tl.load(
+                _tile(base, c, stride, UNIT), mask, -float("inf"), eviction_policy="evict_last"
+            ).to(ACC)
+            rival = tl.where(c == y[None, :], -float("inf"), z)
+            d = rival - m_all
+            e = tl.exp(-tl.abs(d))
+            s_all = tl.where(d > 0, s_all * e + 1.0, s_all + e)
+            m_all = tl.maximum(m_all, rival)
+            if u_base is not None:
+                U_all += tl.load(_tile(u_base, c, u_stride, False), mask, 0.0).to(ACC)
+        m = tl.max(m_all, 0)
+        s = tl.sum(s_all * tl.exp(m_all - m[None, :]), 0)
+        U = tl.sum(U_all, 0)
+        z = m_all
+    return m, s, U, z
+
+
+@triton.jit
+def _target(y, base, row, here, C, stride, ACC, ROWS: tl.constexpr):
+    """The class index of each row, -1 where there is none to be had, and its logit."""
+    if y is None:
+        index = tl.full([ROWS], -1, tl.int64)
+        z_y = tl.full([ROWS], -float("inf"), ACC)
+    else:
+        index = tl.load(y + row, here, 0).to(tl.int64)
+        inside = (index >= 0) & (index < C)
+        z_y = tl.load(base + index * stride, here & inside, 0.0).to(ACC)
+        z_y = tl.where(inside, z_y, float("nan"))
+        index = tl.where(inside, index, -1)
+    return index, z_y
+
+
+@triton.jit
+def _nll(m, s, z_y):
+    """log(1 + exp L); NaN where no logit is finite or one is inf."""
+    alone = s == 0.0
+    L = tl.log(tl.where(alone, 1.0, s)) + (m - z_y)
+    nll = tl.where(L > 0, L, 0.0) + _log1p(tl.exp(-tl.abs(L)))
+    nll = tl.where(L == L, nll, L)  # whatever a comparison with NaN has chosen
+    nll = tl.where(alone & (z_y == z_y), 0.0, nll)
+    return tl.where((z_y == float("inf")) | (alone & (z_y == -float("inf"))), float("nan"), nll)
+
+
+@triton.jit
+def _whole(m, s, z_y):
+    """h, S, and what of S is the rivals'."""
+    alone = s == 0.0
+    h = tl.where(alone, z_y, tl.where(z_y > m, z_y, m))
+    # NaN is kept, and a row without a finite logit is NaN: -inf minus itself.
+    rivals = tl.where(alone, 0.0, s * tl.exp(m - h))
+    return h, rivals + tl.exp(z_y - h), rivals
+
+
+@triton.jit
+def _lse(h, S):
+    """h + log S; what is infinite stays so, though S is NaN."""
+    return tl.where(tl.abs(h) == float("inf"), h, h + tl.log(S))
+
+
+@triton.jit(do_not_specialize=["R", "z_c"])
+def row_numbers(
+    z, y, u, nll, smooth, lse, R, C, M, z_n, z_c, z_m, u_n, u_c, u_m,
+    ACC: tl.constexpr, UNIT: tl.constexpr, ONE: tl.constexpr, TILE: tl.constexpr,
+    ROWS: tl.constexpr,
+):  # fmt: skip
+    """nll, smooth and lse of each row, those whose pointer is not None."""
+    row, here = _row_places(R, ROWS)
+    n, k = row // M, row % M
+    base = z + n * z_n + k * z_m
+    u_base = None if u is None else u + n * u_n + k * u_m
+    index, z_y = _target(y, base, row, here, C, z_c, ACC, ROWS)
+    m, s, U, kept = _first_walk(
+        base, u_base, index, C, here, z_c, u_c, ACC, UNIT, ONE, TILE, ROWS
+    )  # fmt: skip
+    if nll is not None:
+        tl.store(nll + row, _nll(m, s, z_y), here)
+    h, S, _ = _whole(m, s, z_y)
+    if lse is not None:
+        tl.store(lse + row, _lse(h, S), here)
+    if smooth is not None:
+        sums = tl.zeros([TILE, ROWS], ACC)
+        for i in range(1 if ONE else tl.cdiv(C, TILE)):
+            start = 0 if ONE else (tl.cdiv(C, TILE) - 1 - i) * TILE
+            c, mask = _classes(start, C, here, TILE)
+            x = kept
+            if not ONE:
+                x = tl.load(_tile(base, c, z_c, UNIT), mask, 0.0).to(ACC)
+            u_c_ = tl.load(_tile(u_base, c, u_c, False), mask, 0.0).to(ACC)
+            sums += tl.where(mask, u_c_ * (x - h[None, :]), 0.0)
+        tl.store(smooth + row, U * tl.log(S) - tl.sum(sums, 0), here)
+
+
+@triton.jit
+def _weight(w, w_r, row, here, ACC, ROWS: tl.constexpr):
+    """What a number of each row is multiplied by; None stands for 0."""
+    if w is None:  # noqa: SIM108 the other branch must not be compiled
+        weight = tl.zeros([ROWS], ACC)
+    else:
+        weight = tl.load(w + row * w_r, here, 0.0).to(ACC)
+    return weight
+
+
+@triton.jit
+def _term(weight, value):
+    """weight times value; a weight of 0 leaves a row out even where it is inf or NaN."""
+    return tl.where(weight == 0.0, 0.0, weight * value)
+
+
+@triton.jit(do_not_specialize=["R", "z_c", "d_c"])
+def row_gradients(
+    z, y, u, a, b, w, dz, totals, R, C, M, z_n, z_c, z_m, u_n, u_c, u_m, d_n, d_c, d_m,
+    a_r, b_r, w_r, ACC: tl.constexpr, UNIT: tl.constexpr, D_UNIT: tl.constexpr,
+    ONE: tl.constexpr, TILE: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """dz where it is not None, which may be z, and the total of each program where that is not.
+
+    With totals, a, b and w weigh nll, smooth and lse^2; without, they are the gradients in nll,
+    smooth and lse.
+    """
+    row, here = _row_places(R, ROWS)
+    n, k = row // M, row % M
+    base = z + n * z_n + k * z_m
+    u_base = None if u is None else u + n * u_n + k * u_m
+    index, z_y = _target(y, base, row, here, C, z_c, ACC, ROWS)
+    m, s, U, kept = _first_walk(
+        base, u_base, index, C, here, z_c, u_c, ACC, UNIT, ONE, TILE, ROWS
+    )  # fmt: skip
+    h, S, rivals = _whole(m, s, z_y)
+    g_nll = _weight(a, a_r, row, here, ACC, ROWS)
+    g_smooth = _weight(b, b_r, row, here, ACC, ROWS)
+    g_lse = _weight(w, w_r, row, here, ACC, ROWS)
+    total = tl.zeros([ROWS], ACC)
+    if totals is not None:
+        if a is not None:
+            total += _term(g_nll, _nll(m, s, z_y))
+        if w is not None:
+            lse = _lse(h, S)
+            total += _term(g_lse, lse * lse)
+            g_lse = 2.0 * g_lse * lse
+    if (dz is not None) or (u is not None):
+        shared = g_smooth * U + g_lse
+        r = 1.0 / S
+        factor = (g_nll + shared) * r
+        at_y = shared * (tl.exp(z_y - h) * r) - g_nll * (rivals * r)
+        sums = tl.zeros([TILE, ROWS], ACC)
+        if dz is not None:
+            d_base = dz + n * d_n + k * d_m
+        for i in range(1 if ONE else tl.cdiv(C, TILE)):
+            start = 0 if ONE else (tl.cdiv(C, TILE) - 1 - i) * TILE
+            c, mask = _classes(start, C, here, TILE)
+            x = kept
+            if not ONE:
+                x = tl.load(_tile(base, c, z_c, UNIT), mask, 0.0, eviction_policy="evict_first").to(
+                    ACC
+                )
+            x = x - h[None, :]
+            g = tl.where(c == index[None, :], at_y[None, :], factor[None, :] * tl.exp(x))
+            if u is not None:
+                u_tile = tl.load(_tile(u_base, c, u_c, False), mask, 0.0).to(ACC)
+                sums += tl.where(mask, u_tile * x, 0.0)
+                g -= g_smooth[None, :] * u_tile
+            if dz is not None:
+                tl.store(_tile(d_base, c, d_c, D_UNIT), g.to(dz.dtype.element_ty), mask)
+        if (totals is not None) and (u is not None):
+            total += _term(g_smooth, U * tl.log(S) - tl.sum(sums, 0))
+    if totals is not None:
+        tl.store(totals + tl.program_id(0), tl.sum(tl.where(here, total, 0.0), 0))
+
+
+@triton.jit(do_not_specialize=["size"])
+def scale(x, factor, size, ACC: tl.constexpr, TILE: tl.constexpr):
+    """x times the number at ``factor``, in place; a factor of 1 is seen here and costs nothing."""
+    f = tl.load(factor).to(ACC)
+    if f != 1.0:
+        step = tl.num_programs(0).to(tl.int64) * TILE
+        for start in range(tl.program_id(0).to(tl.int64) * TILE, size, step):
+            at = start + tl.arange(0, TILE)
+            value = tl.load(x + at, at < size).to(ACC) * f
+            tl.store(x + at, value.to(x.dtype.element_ty), at < size)

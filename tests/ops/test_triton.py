@@ -1,0 +1,59 @@
+"""The GPU's kernels without a GPU: run by Triton's interpreter, and compiled for devices.
+
+Each in a process of its own: TRITON_INTERPRET is looked at when a kernel is defined.
+"""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="Triton is not installed"
+)
+
+
+def run(*arguments: str, **environment: str) -> str:
+    """What a process of this Python prints, which must end well."""
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"} | environment,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_every_kernel_in_the_interpreter():
+    out = run("-m", "pytest", "-q", str(HERE / "test_gpu.py"), TRITON_INTERPRET="1")
+    passed = re.search(r"(\d+) passed", out)
+    assert passed is not None, out
+    assert int(passed[1]) > 200
+
+
+def test_every_kernel_compiles_for_a100_and_h100():
+    out = run(str(HERE / "compiled.py"), TRITON_INTERPRET="0", TRITON_DEFAULT_FP_FUSION="1")
+    lines = out.splitlines()
+    assert [line for line in lines if "sm_80" in line]
+    assert [line for line in lines if "sm_90" in line]
+    for line in lines:  # which is where registers go that there are not enough of
+        assert "no local memory" in line, line
+    # a row of adjacent numbers moves 16 bytes a thread and instruction
+    assert all("16 bytes" in line for line in lines if "wide" in line and "bf16" in line), out
+
+
+def test_the_benchmark_runs_from_end_to_end(tmp_path):
+    table = tmp_path / "table.md"
+    out = run("benchmarks/operator_gpu.py", "--interpret", "--markdown", str(table))
+    assert out.count("reached") == 4
+    assert table.read_text().count("| softmax_torch |") == 4
