@@ -171,6 +171,10 @@ def module(size: int, folder: str) -> None:
         split.weight.zero_()
         split.bias.zero_()
     assert split.predict(x).equal(torch.zeros(2, 7, dtype=torch.int64))  # the first of equals
+    split.zero_grad()
+    split.loss(x[:, :0], y[:, :0], reduction="sum").backward()  # no rows ask for no change
+    assert split.weight.grad is not None
+    assert split.weight.grad.to_local().equal(torch.zeros_like(held))
     with torch.autocast("cpu", torch.bfloat16):
         low = split.loss(x, y)
     torch.testing.assert_close(low, torch.tensor(float(C)).log())

@@ -101,6 +101,8 @@ class Sums:
     def gradients(self) -> Gradients:
         """What was gathered, in the dtypes of the parameters."""
         dtype = self.linear.weight.dtype
+        if self.needs_dweight and self.dweight is None:  # there were no rows
+            self.dweight = torch.zeros_like(self.linear.weight)
         dweight, dbias = (None if s is None else s.to(dtype) for s in (self.dweight, self.dbias))
         return self.dx, dweight, dbias
 
