@@ -38,7 +38,8 @@ TILE = 8192
 """Classes of a tile beyond: 16 bytes of bfloat16 for each of 1024 threads."""
 
 BESIDE = (16, 128)
-"""Classes and rows of a tile where positions lie side by side; with 32 classes it spills."""
+"""Classes and rows of a tile where positions lie side by side; it spills with 32 classes, and with
+more than half as many where that is not all of them."""
 
 
 class _Cut(NamedTuple):
@@ -57,8 +58,9 @@ def _cut(z: Tensor) -> _Cut:
     wide = 1 << (C - 1).bit_length()
     half = 2 if z.dtype == torch.float64 else 1  # a number takes two registers
     if class_stride != 1 and (z.dim() == 3 or C > NARROW) and wide > 1:
-        tile = min(wide, BESIDE[0] // half)
-        return _Cut(tile >= C, False, tile, BESIDE[1], 4)
+        one = wide <= BESIDE[0] // half
+        tile = wide if one else BESIDE[0] // 2 // half  # m and s take registers too
+        return _Cut(one, False, tile, BESIDE[1], 4)
     if wide <= NARROW // half:
         # Not told that classes are adjacent, the compiler gives neighbouring threads other rows.
         return _Cut(True, False, wide, 128, 4)

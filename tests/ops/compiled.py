@@ -21,7 +21,7 @@ CUTS = {
     "wide, 16384": ((True, True, 16384, 1), 32, 1),
     "wide, many tiles": ((False, True, 8192, 1), 32, 1),
     "beside": ((True, False, 16, 128), 4, "any"),
-    "beside, many tiles": ((False, False, 16, 128), 4, "any"),
+    "beside, many tiles": ((False, False, 8, 128), 4, "any"),
 }
 
 

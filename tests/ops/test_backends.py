@@ -29,6 +29,45 @@ def test_kernels_of_a_cpu_and_formulas_elsewhere():
     assert backends.kernels(torch.empty(2, 3, device="meta")) is maths
 
 
+class OnGPU:
+    """As much of logits on a GPU as the choice of kernels looks at."""
+
+    device = torch.device("cuda")
+
+
+@pytest.fixture
+def import_module(monkeypatch):
+    """Sets what importing the GPU's kernels does, and forgets what it did before."""
+    backends._gpu.cache_clear()
+    yield lambda do: monkeypatch.setattr(backends.importlib, "import_module", do)
+    backends._gpu.cache_clear()
+
+
+def test_kernels_of_a_gpu(import_module):
+    import_module(lambda name: name)
+    assert backends.kernels(OnGPU()) == "softmax_torch.ops.gpu"
+
+
+def test_a_gpu_without_triton_is_warned_of_once(import_module):
+    def missing(name):
+        raise ModuleNotFoundError("No module named 'triton'", name="triton")
+
+    import_module(missing)
+    with pytest.warns(UserWarning, match="triton is not installed: .* torch's own") as caught:
+        assert backends.kernels(OnGPU()) is maths
+        assert backends.kernels(OnGPU()) is maths
+    assert len(caught) == 1
+
+
+def test_another_module_that_is_missing_is_not_passed_over(import_module):
+    def missing(name):
+        raise ModuleNotFoundError("No module named 'numpy'", name="numpy")
+
+    import_module(missing)
+    with pytest.raises(ModuleNotFoundError, match="numpy"):
+        backends.kernels(OnGPU())
+
+
 def test_plain_eager_code():
     x = torch.ones(())
     assert seen(x) == (False, True, False, True)  # someone may differentiate: gradients are on
