@@ -1,0 +1,257 @@
+"""B, about the Hessian of the smooth part of F, on a working set of coordinates.
+
+It couples coordinates of classes k and l by
+
+    B_kl  =  1/S sum_i w_i p_ik ([k = l] - p_il) x_i x_i^T
+
+Where it is small B is a matrix, summed over rows that are drawn by their curvature and counted
+1 / probability fold. What the sample is off, and what has changed since, is corrected from steps s
+and changes y of the gradient by the BFGS formula B - B s (B s)^T / s.B s + y y^T / s.y in its
+compact form B_0 - U M^-1 U^T (Byrd, Nocedal & Schnabel 1994). Where it is large there are products
+with the Hessian of all samples, a pass each.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from softmax_torch.solvers.objective import Objective, Penalty
+from softmax_torch.solvers.preconditioner import _Rows, _symmetric_product
+
+__all__ = ["RENEW", "Curvature", "Exact", "Sampled", "on"]
+
+RENEW = 25
+"""After so many it is in any case."""
+
+SAMPLED = 5000
+"""Coordinates up to which B is a matrix, of 200 MB then."""
+
+ROWS, ROWS_PER_COLUMN = 3000, 4
+"""Rows that are drawn for a matrix, at least, and for each of its columns."""
+
+ROW_BYTES = 1 << 28
+"""What is held of them at a time."""
+
+RIDGE, TINY = 2e-5, 1e-30
+"""Added to B, relative to its diagonal, for directions in which it is 0 but for rounding."""
+
+CG_STEPS, CG_ENOUGH = 50, 0.1
+"""Products that a solve may take, and how far the residual has to fall."""
+
+
+class Curvature(ABC):
+    """B on the coordinates ``at``, in order, of theta: diagonal blocks of these sizes."""
+
+    life = RENEW
+
+    def __init__(
+        self,
+        objective: Objective,
+        penalty: Penalty,
+        theta: Tensor,
+        at: Tensor,
+        sizes: list[int],
+        seed: int,
+    ) -> None:
+        self.objective, self.penalty, self.at, self.sizes = objective, penalty, at, sizes
+        self.pairs: list[tuple[Tensor, Tensor]] = []
+        (K, P), D = objective.shape, objective.samples.d
+        k, column = at // P, at % P
+        rows = _Rows(objective, theta, torch.Generator().manual_seed(seed))
+        self.blocks: list[Tensor] = []
+        for k_b, column_b in zip(torch.split(k, sizes), torch.split(column, sizes), strict=True):
+            block = _hessian(rows, k_b, column_b)
+            diagonal = block.diagonal()
+            # A column of zeros has none of its own.
+            unit = torch.where(diagonal > 0, diagonal, diagonal.mean()).clamp_min(TINY)
+            diagonal.add_(RIDGE * unit + penalty.l2 * (column_b < D))
+            self.blocks.append(block)
+        self.diagonal = torch.cat([block.diagonal() for block in self.blocks])
+        self.factors: list[tuple[Tensor, Tensor] | None] = [None] * len(sizes)
+        place = torch.full((P, K), -1, device=at.device)
+        place[column, k] = torch.arange(len(at), device=at.device)
+        self.features = place[:D][(place[:D] >= 0).all(1)]  # those with all classes in ``at``
+
+    @abstractmethod
+    def product(self, v: Tensor) -> Tensor:
+        """B v."""
+
+    @abstractmethod
+    def solve(self, face: Tensor, r: Tensor) -> Tensor:
+        """B^-1 r on a face, 0 elsewhere."""
+
+    @abstractmethod
+    def correct(self, s: Tensor, y: Tensor) -> None:
+        """Take note that the gradient changed by y over a step s."""
+
+    @abstractmethod
+    def bound(self) -> float:
+        """At least the largest eigenvalue of B with its diagonal scaled to 1, roughly."""
+
+    def shifted(self, x: Tensor) -> Tensor:
+        """x with the median of each feature at 0, where that changes nothing but the L1 norm."""
+        if self.penalty.l2 > 0:
+            return x
+        x_features = x[self.features]
+        middle = x_features.sort(1).values[
+            :, [(x_features.shape[1] - 1) // 2, x_features.shape[1] // 2]
+        ]
+        x = x.clone()
+        x[self.features] = x_features - middle[:, :1].clamp_min(0) - middle[:, 1:].clamp_max(0)
+        return x
+
+    def _solve_blocks(self, face: Tensor, r: Tensor) -> Tensor:
+        """The blocks' inverses on a face times the columns r."""
+        solved = torch.zeros_like(r)
+        parts = zip(
+            self.blocks, *(torch.split(t, self.sizes) for t in (face, r, solved)), strict=True
+        )
+        for i, (block, here, r_b, solved_b) in enumerate(parts):
+            known = self.factors[i]
+            if known is None or not here.equal(known[0]):
+                known = self.factors[i] = here, _factor(block[here][:, here])
+            if len(known[1]):
+                solved_b[here] = torch.cholesky_solve(r_b[here], known[1])
+        return solved
+
+
+class Sampled(Curvature):
+    """B as one matrix, from a sample of rows, with what the steps have told of it since."""
+
+    def __init__(
+        self, objective: Objective, penalty: Penalty, theta: Tensor, at: Tensor, seed: int
+    ) -> None:
+        super().__init__(objective, penalty, theta, at, [len(at)], seed)
+        self.B = self.blocks[0]
+
+    def product(self, v: Tensor) -> Tensor:
+        r: Tensor = self.B @ v
+        if self.pairs:
+            r -= self.U @ torch.linalg.solve(self.M, self.U.T @ v)
+        return r
+
+    def solve(self, face: Tensor, r: Tensor) -> Tensor:
+        if not self.pairs:
+            return self._solve_blocks(face, r.unsqueeze(1)).squeeze(1)
+        solved = self._solve_blocks(face, torch.cat([r.unsqueeze(1), self.U], 1))
+        d, V = solved[:, 0], solved[:, 1:]
+        return d.sub_(V @ torch.linalg.solve(self.U.T @ V - self.M, self.U.T @ d))
+
+    def correct(self, s: Tensor, y: Tensor) -> None:
+        if float(s @ y) < 0.01 * float(s @ self.product(s)):  # rounding: F is convex
+            return
+        self.pairs.append((s, y))
+        S, Y = (torch.stack(part, 1) for part in zip(*self.pairs, strict=True))
+        BS, SY = self.B @ S, S.T @ Y
+        L = SY.tril(-1)
+        self.U = torch.cat([BS, Y], 1)
+        self.M = torch.cat(
+            [torch.cat([S.T @ BS, L], 1), torch.cat([L.T, -SY.diagonal().diag()], 1)]
+        )
+
+    def bound(self) -> float:
+        return _largest(self.product, self.diagonal)
+
+
+class Exact(Curvature):
+    """Products with the Hessian of all samples; blocks of one class each to precondition them."""
+
+    life = 1
+
+    def __init__(
+        self, objective: Objective, penalty: Penalty, theta: Tensor, at: Tensor, seed: int
+    ) -> None:
+        counts = torch.bincount(at // objective.shape[1]).tolist()
+        sizes = [min(SAMPLED, n - i) for n in counts for i in range(0, n, SAMPLED)]
+        super().__init__(objective, penalty, theta, at, sizes, seed)
+        self.p = objective.probabilities(theta, objective.samples.dtype)
+
+    def product(self, v: Tensor) -> Tensor:
+        whole = self.objective.zeros()
+        whole.view(-1)[self.at] = v
+        product = self.objective.hessian_product(self.p, whole, self.penalty)
+        return product.view(-1)[self.at] + RIDGE * self.diagonal * v
+
+    def solve(self, face: Tensor, r: Tensor) -> Tensor:
+        """By preconditioned conjugate gradients."""
+        r = r * face
+        d, direction, rz, first = torch.zeros_like(r), r, 0.0, math.inf
+        for step in range(CG_STEPS):
+            z = self._solve_blocks(face, r.unsqueeze(1)).squeeze(1)
+            before, rz = rz, float(r @ z)
+            first = first if step else rz
+            if rz <= CG_ENOUGH**2 * first and step:
+                break
+            direction = z + rz / before * direction if step else z
+            Hd = self.product(direction) * face
+            curvature = float(direction @ Hd)
+            if curvature <= 0:
+                break
+            d, r = d + rz / curvature * direction, r - rz / curvature * Hd
+        return d
+
+    def correct(self, s: Tensor, y: Tensor) -> None:
+        """Nothing: it is the Hessian at the point that it was made for, and made anew each step."""
+
+    def bound(self) -> float:
+        # diag p - p p^T is at most twice its own diagonal: its rows sum to 0 (Gershgorin).
+        return 2 * max(_largest(block.mv, block.diagonal()) for block in self.blocks)
+
+
+def on(objective: Objective, penalty: Penalty, theta: Tensor, at: Tensor, seed: int) -> Curvature:
+    """B at theta on the coordinates ``at``: a matrix where these are few."""
+    kind = Sampled if len(at) <= SAMPLED else Exact
+    return kind(objective, penalty, theta, at, seed)
+
+
+def _hessian(rows: _Rows, k: Tensor, column: Tensor) -> Tensor:
+    """The Hessian of the mean NLL in coordinates of these classes, in order, and columns."""
+    objective = rows.objective
+    counts = torch.bincount(k)
+    classes = counts.nonzero().squeeze(1)
+    counts, p = counts[classes], rows.p[:, classes]
+    rows.wanted = max(ROWS, ROWS_PER_COLUMN * len(k))
+    drawn, factor = rows._draw(rows.w * (p * (1 - p)).sum(1))
+    p, w = p[drawn], rows.w[drawn] * factor * rows.scale
+    H = torch.zeros(len(k), len(k), dtype=torch.float64, device=k.device)
+    step = max(1, ROW_BYTES // (4 * max(len(k), objective.samples.d)))
+    for drawn_b, p_b, w_b in zip(*(torch.split(part, step) for part in (drawn, p, w)), strict=True):
+        x = objective.samples.rows(drawn_b if rows.pool is None else rows.pool[drawn_b])
+        if objective.bias:
+            x = torch.cat([x, x.new_ones(len(x), 1)], 1)
+        x = x[:, column]
+        p_k = (p_b * w_b.sqrt().unsqueeze(1)).repeat_interleave(counts, 1)
+        part = -_symmetric_product(x * p_k) if len(counts) > 1 else torch.zeros_like(H)
+        start = 0
+        for j, n in enumerate(counts.tolist()):
+            at = slice(start, start + n)
+            c = (w_b * p_b[:, j] * (1 - p_b[:, j])).sqrt()
+            part[at, at] = _symmetric_product(x[:, at] * c.unsqueeze(1))
+            start += n
+        H += part
+    return objective.summed(H)
+
+
+def _factor(A: Tensor) -> Tensor:
+    """The Cholesky factor of A, with as much of a ridge as it takes."""
+    ridge = 0.0
+    while True:
+        factor: Tensor
+        factor, info = torch.linalg.cholesky_ex(A + ridge * A.diagonal().diag())
+        if info.item() == 0:
+            return factor
+        ridge = 10 * ridge or RIDGE
+
+
+def _largest(product: Callable[[Tensor], Tensor], diagonal: Tensor) -> float:
+    """About the largest eigenvalue of a matrix with its diagonal scaled to 1, by its powers."""
+    scale = diagonal.rsqrt()
+    v = torch.ones_like(scale)
+    for _ in range(15):
+        v = scale * product(scale * (v / v.norm()))
+    return 1.1 * float(v.norm())
