@@ -18,7 +18,15 @@ __all__ = [
     "linear_target_shapes",
     "loss_shape",
     "options",
+    "sizes",
 ]
+
+
+def sizes(in_features: int, num_classes: int) -> None:
+    """The sizes of a model."""
+    for name, size in (("in_features", in_features), ("num_classes", num_classes)):
+        if size < 1:
+            raise ValueError(f"{name}: expected at least 1, got {size}")
 
 
 def options(reduction: str, label_smoothing: float, z_loss: float) -> None:

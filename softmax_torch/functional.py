@@ -21,7 +21,6 @@ True
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +31,7 @@ from softmax_torch.maths import upcast
 from softmax_torch.ops import backends, rows
 from softmax_torch.ops.cpu import FEW
 from softmax_torch.ops.linear_rows import Linear
+from softmax_torch.precision import loss_dtype, lowered, lowers, without_autocast
 from softmax_torch.reductions import Options
 
 __all__ = ["cross_entropy", "linear_cross_entropy"]
@@ -171,15 +171,13 @@ def linear_cross_entropy(
     target = target.reshape(-1, C) if soft else target.reshape(-1)
     if sample_weight is not None:
         sample_weight = sample_weight.reshape(-1)
-    dtype = _loss_dtype(x, target, soft, weight)
-    autocast = backends.autocast(x) and x.dtype != torch.float64
+    dtype = loss_dtype(x, target, soft, weight)
+    linear = Linear(x, linear_weight, linear_bias)
+    autocast = lowers(x)
     if autocast:
         dtype = torch.promote_types(dtype, torch.float32)
-        low = torch.get_autocast_dtype(input.device.type)
-        x, linear_weight = x.to(low), linear_weight.to(low)
-        linear_bias = None if linear_bias is None else linear_bias.to(low)
-    with _without_autocast(x):
-        linear = Linear(x, linear_weight, linear_bias)
+        linear = lowered(linear)
+    with without_autocast(x):
         # Numbers per row of few classes are cheapest from the logits, which are smaller than x.
         kept = (reduction == "none" and C <= D) or x.numel() == 0
         if kept or not reductions.fused(target, weight, sample_weight):
@@ -190,7 +188,9 @@ def linear_cross_entropy(
             if soft:
                 goal = reductions.class_probabilities(target, weight, options)
             else:
-                goal = reductions.class_indices(target, C, weight, options, upcast(x[:0]).dtype)
+                goal = reductions.class_indices(
+                    target, C, weight, options, upcast(linear.x[:0]).dtype
+                )
             loss = reductions.loss(linear, len(x), goal, sample_weight, options)
             loss = loss.to(dtype)
     return loss.reshape(input.shape[:-1]) if reduction == "none" else loss
@@ -205,7 +205,7 @@ def _cross_entropy(
     options: Options,
 ) -> Tensor:
     """``cross_entropy`` of arguments that fit, without autocast."""
-    dtype = _loss_dtype(input, target, soft, weight)
+    dtype = loss_dtype(input, target, soft, weight)
     input = input.to(dtype)
     z = _class_second(input, input)
     row_shape = z.shape[:1] + z.shape[2:]
@@ -220,21 +220,6 @@ def _cross_entropy(
     if options.reduction == "none":
         loss = loss.reshape(checks.loss_shape(input, target, soft))
     return loss.to(dtype)
-
-
-def _loss_dtype(input: Tensor, target: Tensor, soft: bool, weight: Tensor | None) -> torch.dtype:
-    """The type of the loss, without autocast: class probabilities and their weights have a say."""
-    dtype = input.dtype
-    if soft:
-        dtype = torch.promote_types(dtype, target.dtype)
-        if weight is not None:
-            dtype = torch.promote_types(dtype, weight.dtype)
-    return dtype
-
-
-def _without_autocast(x: Tensor) -> AbstractContextManager[object]:
-    """Autocast switched off for the device of x, where it is on."""
-    return torch.autocast(x.device.type, enabled=False) if backends.autocast(x) else nullcontext()
 
 
 def _plain_rows(input: Tensor, target: Tensor, ignore_index: int) -> bool:

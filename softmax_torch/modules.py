@@ -54,10 +54,7 @@ class SoftmaxRegression(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if in_features < 1:
-            raise ValueError(f"in_features: expected at least 1, got {in_features}")
-        if num_classes < 1:
-            raise ValueError(f"num_classes: expected at least 1, got {num_classes}")
+        checks.sizes(in_features, num_classes)
         self.linear = nn.Linear(in_features, num_classes, bias=bias, device=device, dtype=dtype)
 
     @property

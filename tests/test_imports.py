@@ -18,7 +18,7 @@ HEAVY = [*TRAINING, "matplotlib"]
 FLOORS = [
     ["maths"],
     ["ops"],
-    ["checks", "reductions", "functional"],
+    ["checks", "precision", "reductions", "functional"],
     ["modules"],
     ["calibration"],
     ["parallel"],

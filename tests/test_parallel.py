@@ -1,5 +1,6 @@
 """Classes split over gloo ranks give what one process gives: losses, derivatives, errors, state."""
 
+import doctest
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch.multiprocessing as mp
 from support import OURS, TORCHS, options
 from torch import Tensor
 
-from softmax_torch import SoftmaxRegression
+from softmax_torch import SoftmaxRegression, parallel
 from softmax_torch.functional import linear_cross_entropy as plain
 from softmax_torch.parallel import ClassShard, ShardedSoftmaxRegression, linear_cross_entropy
 
@@ -242,3 +243,9 @@ def test_without_a_group_it_is_refused() -> None:
             ValueError, match=r"group: expected a process group of torch.distributed"
         ):
             call()
+
+
+def test_the_example() -> None:
+    found = doctest.testmod(parallel)
+    assert found.attempted > 5
+    assert found.failed == 0

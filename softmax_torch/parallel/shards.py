@@ -1,0 +1,129 @@
+"""Which rank has which classes, and the sums over ranks that differentiation goes through.
+
+To differentiation there are tensors that all ranks have alike and tensors of which each has its
+own part. ``to_shards`` and ``from_shards`` lead from one to the other, are each other's gradient,
+and so can be differentiated any number of times. A gradient of a tensor that ranks have alike is
+the whole one on every rank; that of a part is the part's.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd import Function
+from torch.distributed.tensor import DTensor, Shard
+
+from softmax_torch.maths import upcast
+
+__all__ = ["ClassShard", "from_shards", "initialised", "reduced", "to_shards"]
+
+
+class ClassShard(NamedTuple):
+    """The classes of this rank, [start, stop) of ``classes``, and the group that has the others."""
+
+    group: dist.ProcessGroup
+    start: int
+    stop: int
+    classes: int
+
+    @classmethod
+    def of(
+        cls,
+        size: int,
+        group: dist.ProcessGroup | None = None,
+        device: torch.device | str | None = None,
+    ) -> ClassShard:
+        """The shard of a rank that has ``size`` classes, those before it on lower ranks.
+
+        A collective call, made once: ranks tell each other their sizes, which may differ and be 0.
+        ``device`` is where the group communicates, a CPU if not given.
+        """
+        group = initialised(group)
+        sizes = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(group.size())]
+        own = torch.tensor([size], dtype=torch.int64, device=device)
+        dist.all_gather(sizes, own, group=group)
+        counts = [int(s) for s in sizes]
+        start = sum(counts[: group.rank()])
+        return cls(group, start, start + size, sum(counts))
+
+    @classmethod
+    def even(cls, classes: int, group: dist.ProcessGroup | None = None) -> ClassShard:
+        """The shard of a rank when classes are split as ``torch.chunk`` and DTensor's Shard do."""
+        group = initialised(group)
+        size = -(-classes // group.size())
+        start = min(group.rank() * size, classes)
+        return cls(group, start, min(start + size, classes), classes)
+
+    @classmethod
+    def of_parameter(cls, weight: DTensor, name: str) -> ClassShard:
+        """The shard of a DTensor (C, ...) that is split along classes; ValueError for others."""
+        mesh = weight.device_mesh
+        if tuple(weight.placements) != (Shard(0),):
+            raise ValueError(
+                f"{name}: expected a DTensor with placements (Shard(dim=0),) on a mesh of one "
+                f"dimension, got {tuple(weight.placements)}"
+            )
+        return cls.even(weight.shape[0], mesh.get_group())
+
+
+def initialised(group: dist.ProcessGroup | None) -> dist.ProcessGroup:
+    if not (dist.is_available() and dist.is_initialized()):
+        raise ValueError(
+            "group: expected a process group of torch.distributed "
+            "(torch.distributed.init_process_group, torchrun), got none that is initialised"
+        )
+    found = dist.group.WORLD if group is None else group
+    if not isinstance(found, dist.ProcessGroup) or dist.get_rank(found) < 0:
+        raise ValueError(
+            f"group: expected a process group that this rank ({dist.get_rank()}) is in, got {found}"
+        )
+    return found
+
+
+def reduced(x: Tensor, op: Any, group: dist.ProcessGroup) -> Tensor:
+    total = x.detach().clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total, op, group=group)
+    return total
+
+
+class _ToShards(Function):
+    @staticmethod
+    def forward(x: Tensor, group: dist.ProcessGroup) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.group = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        return from_shards(upcast(g), ctx.group).to(g.dtype), None
+
+
+class _FromShards(Function):
+    @staticmethod
+    def forward(x: Tensor, group: dist.ProcessGroup) -> Tensor:
+        return reduced(x, dist.ReduceOp.SUM, group)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.group = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        return to_shards(g, ctx.group), None
+
+
+def to_shards(x: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """x, which all ranks have alike, where each does its own with it: gradients are summed."""
+    y: Tensor = _ToShards.apply(x, group)
+    return y
+
+
+def from_shards(x: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """The sum over ranks of each rank's x, which all ranks have alike then."""
+    y: Tensor = _FromShards.apply(x, group)
+    return y
