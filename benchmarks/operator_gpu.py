@@ -27,16 +27,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from softmax_torch import cross_entropy, linear_cross_entropy
+
 INTERPRET = "--interpret" in sys.argv
-if INTERPRET:  # before a kernel is defined
-    os.environ["TRITON_INTERPRET"] = "1"
-
-import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
-from torch import Tensor  # noqa: E402
-
-from softmax_torch import cross_entropy, linear_cross_entropy  # noqa: E402
-
 Call = Callable[[], Any]
 DEVICE = "cpu" if INTERPRET else "cuda"
 FLUSH = 256 << 20  # bytes; the L2 of an H200 has 50 MiB
@@ -78,7 +75,8 @@ def main() -> None:
 
 
 def interpret() -> None:
-    """Put the GPU's kernels in the place of the CPU's."""
+    """Put the GPU's kernels in the place of the CPU's, run by the interpreter."""
+    os.environ["TRITON_INTERPRET"] = "1"
     from softmax_torch import functional
     from softmax_torch.ops import backends, gpu
 

@@ -97,8 +97,8 @@ class Problem:
         for _ in range(EPOCHS):
             for rows in torch.randperm(len(self.y), generator=generator).view(-1, BATCH):
                 optimizer.zero_grad()
-                loss = model.loss(self.X[rows], self.y[rows])
-                (loss + self.penalty.l2 / 2 * W.square().sum()).backward()  # type: ignore[no-untyped-call]
+                nll = model.loss(self.X[rows], self.y[rows])
+                torch.autograd.backward(nll + self.penalty.l2 / 2 * W.square().sum())
                 optimizer.step()
                 path.append(W.detach()[1].clone())
         return torch.stack(path)

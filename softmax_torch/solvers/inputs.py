@@ -81,7 +81,8 @@ def _dense(x: Tensor, dtype: torch.dtype | None) -> Samples:
     elif not x.dtype.is_floating_point:
         x = x.float()
     fast = x.float() if x.dtype == torch.float64 and dtype == torch.float32 else x
-    worth_it = x.device.type == "cpu" and x.numel() > SMALL and torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
+    mkl: bool = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call] # torch's own
+    worth_it = x.device.type == "cpu" and x.numel() > SMALL and mkl
     if worth_it and _density(x) < samples.SPARSE_BELOW:
         pieces = _in_rows(x, samples.SPARSE_ROWS)
         return SparseSamples(

@@ -66,13 +66,13 @@ def counts_batches(trainer: Trainer) -> bool:
         trainer.max_steps != -1
         or trainer.limit_train_batches != 1.0
         or trainer.val_check_interval != 1.0
-        or trainer.overfit_batches != 0  # type: ignore[attr-defined]
+        or trainer.overfit_batches != 0  # type: ignore[attr-defined] # set by a connector
     )
 
 
 def backward_is_plain(trainer: Trainer) -> bool:
     """Whether Lightning's part in a backward pass is to call it, and no hook wants to know."""
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # set by a connector
     hooked = [(trainer.lightning_module, LightningModule), *((c, Callback) for c in callbacks)]
     return (
         type(trainer.precision_plugin) is Precision
