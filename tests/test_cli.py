@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from softmax_torch import cli
+from softmax_torch.cli import commands
 from softmax_torch.training import checkpoint
 from softmax_torch.training.runs import RunLogger
 
@@ -91,7 +92,7 @@ def test_a_checkpoint_reproduces_the_logged_figures_exactly(
     with (path.parent / "metrics.csv").open() as file:
         [logged] = [row for row in csv.DictReader(file) if row["test/nll"]]
     results: list[dict[str, float]] = []
-    monkeypatch.setattr(cli, "figures", lambda result: results.append(result) or "")
+    monkeypatch.setattr(commands, "figures", lambda result: results.append(result) or "")
     cli.main(["test", "--ckpt_path", str(path)])
     assert {name: float(logged[name]) for name in results[0]} == results[0]
 
@@ -131,7 +132,7 @@ def test_a_calibration_is_kept_and_used_when_asked(
     method: str, to_calibrate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     results: list[dict[str, float]] = []
-    monkeypatch.setattr(cli, "figures", lambda result: results.append(dict(result)) or "")
+    monkeypatch.setattr(commands, "figures", lambda result: results.append(dict(result)) or "")
     path = ["--ckpt_path", str(to_calibrate)]
     cli.main(["calibrate", *path, "--method", method])
     for flags in ([], ["--calibrated"]):
@@ -441,7 +442,7 @@ def test_errors_of_others_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) 
     def fail(self: object) -> None:
         int("not ours")
 
-    monkeypatch.setattr(cli.CLI, "before_fit", lambda self: int("not ours"))
+    monkeypatch.setattr(commands.CLI, "before_fit", lambda self: int("not ours"))
     monkeypatch.setattr(sys, "argv", ["train.py", "fit", "--trainer.fast_dev_run", "true"])
     with pytest.raises(ValueError, match="invalid literal"):
         cli.main()

@@ -1,0 +1,237 @@
+"""The commands that take a configuration, by way of Lightning's CLI."""
+
+from __future__ import annotations
+
+import csv
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning.pytorch.callbacks import Callback, Timer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.trainer import Trainer
+
+from softmax_torch.cli.arguments import Resumed, differences
+from softmax_torch.cli.console import device, figures, program, say, shown
+from softmax_torch.data import TensorDataModule
+from softmax_torch.training import LitSoftmaxRegression, checkpoint
+from softmax_torch.training.calibrating import CalibratingTrainer
+from softmax_torch.training.progress import EpochBar
+from softmax_torch.training.runs import RunLogger
+from softmax_torch.training.saving import SECONDS, RunCheckpoint
+
+__all__ = ["CLI"]
+
+USES_OF_A_CALIBRATION = ("validate", "test", "predict")
+"""Commands that take --calibrated."""
+
+
+class CLI(LightningCLI):
+    """LightningCLI with the model given, sizes taken from the data, and a report at the end."""
+
+    def __init__(self, args: list[str], closing: ExitStack, run: Resumed | None = None) -> None:
+        self.keeper, self.closing, self.run = RunCheckpoint(), closing, run
+        self.timer = Timer()
+        super().__init__(
+            LitSoftmaxRegression,
+            TensorDataModule,
+            subclass_mode_data=True,
+            trainer_class=CalibratingTrainer,
+            save_config_callback=None,
+            seed_everything_default=0,
+            trainer_defaults={
+                "devices": 1,  # a second device costs more than it gives at this size
+                "enable_model_summary": False,
+                "log_every_n_steps": 1,
+                "num_sanity_val_steps": 0,  # the data were checked as a whole
+            },
+            # The usage that is made for us fills a screen; it would hide the error below it.
+            parser_kwargs={
+                name: {"usage": f"{program()} {name} [options]"} for name in self.subcommands()
+            }
+            | {"epilog": f"Diagrams of the method: {program()} plot --help"},
+            args=args,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's, without those of their arguments that are settled here."""
+        settled = {"weights_only", "verbose", "return_predictions"}
+        theirs = {name: skip | settled for name, skip in LightningCLI.subcommands().items()}
+        return theirs | {"calibrate": {"model", "datamodule"}}
+
+    def _prepare_subcommand_parser(
+        self, klass: type, subcommand: str, **kwargs: Any
+    ) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand in USES_OF_A_CALIBRATION:
+            parser.add_argument(
+                "--calibrated",
+                action="store_true",
+                help="Use the calibration that the command calibrate has put into the checkpoint.",
+            )
+        return parser
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Where a run goes, and sizes that follow from the data."""
+        parser.add_argument("--name", default="softmax_regression", help="Name of the run.")
+        parser.add_argument("--runs", default="runs", help="Folder that runs are written to.")
+        # It is taken from the arguments before they are parsed, and stands here for the help.
+        parser.add_argument(
+            "--resume", help="With fit: directory of a run to go on with; without one, the newest."
+        )
+        parser.add_argument(
+            "--checkpoint_seconds",
+            type=float,
+            default=SECONDS,
+            help="Time between two checkpoints within an epoch; there is one at its end.",
+        )
+        for size in ("in_features", "num_classes"):
+            parser.link_arguments(f"data.{size}", f"model.{size}", apply_on="instantiate")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse these arguments; Lightning warns where they differ from those of the process."""
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Look at the checkpoint, and leave the configuration alone.
+
+        Lightning would put the hyper-parameters of the checkpoint over those given as flags.
+        """
+        path = self.config[self.config["subcommand"]]["ckpt_path"]
+        if path is not None:
+            checkpoint.check(Path(path))
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """A trainer that writes to a directory of its own when it fits, and nowhere otherwise."""
+        config = self._get(self.config_init, "trainer")
+        fits = self.subcommand == "fit"
+        callbacks: list[Callback] = [self.timer] if fits else []
+        if config.enable_progress_bar is not False:
+            callbacks.append(EpochBar())
+        if fits and config.enable_checkpointing is not False:
+            self.keeper = RunCheckpoint(seconds=self._get(self.config, "checkpoint_seconds"))
+            callbacks.append(self.keeper)
+        self.trainer_defaults["callbacks"] = callbacks
+        if not fits:
+            kwargs |= {"logger": False, "enable_checkpointing": False}
+        elif config.logger in (None, True):
+            where = self._get(self.config, "runs"), self._get(self.config, "name")
+            logger = RunLogger(*where, self.run.folder if self.run else None)
+            self.closing.callback(logger.close)
+            kwargs["logger"] = logger
+        self.model.calibrated = self._get(self.config, "calibrated", default=False)
+        return super().instantiate_trainer(**kwargs)
+
+    def before_fit(self) -> None:
+        """Keep the configuration beside what will be made of it, or compare it with what was.
+
+        Raises:
+            ValueError: a run is resumed with other settings.
+        """
+        logger = self.trainer.logger
+        if not isinstance(logger, RunLogger) or not self.trainer.is_global_zero:
+            return
+        config = self.config["fit"].clone()
+        for name in ("resume", "ckpt_path"):
+            config.pop(name, None)
+        text = self._parser("fit").dump(config, skip_none=False)
+        path = logger.folder / "config.yaml"
+        if self.run is None:
+            checkpoint.replace(path, text.encode())
+            return
+        changed = differences(yaml.safe_load(path.read_text()), yaml.safe_load(text))
+        if changed:
+            raise ValueError(
+                f"--resume: expected the settings of {shown(path)}, got others:\n  "
+                + "\n  ".join(changed)
+            )
+        if self.run.found is None:
+            say("resumed", f"{shown(logger.folder)}, from its start: it has no checkpoint")
+        else:
+            say("resumed", f"{shown(self.run.found.path)}, step {self.run.found.step}")
+
+    def fit(self, **kwargs: Any) -> None:
+        """Train, evaluate the best checkpoint, and report."""
+        trainer = self.trainer
+        trainer.fit(**kwargs, weights_only=True)
+        # Read now: the state of a checkpoint that is loaded would wind it back.
+        seconds = self.timer.time_elapsed("train") or 0.0
+        # The least validation NLL is that of the best epoch; a solver is asked for the optimum.
+        solved = self.model.solver is not None
+        keeper = self.keeper
+        best = (keeper.last_model_path if solved else keeper.best_model_path) or None
+        evaluated = {"model": self.model, "datamodule": self.datamodule, "verbose": False}
+        # The curve of the validation ends with the training.
+        loggers, trainer.loggers = trainer.loggers, []
+        [val] = trainer.validate(**evaluated, ckpt_path=best, weights_only=True)
+        trainer.loggers = loggers
+        [test] = trainer.test(**evaluated, ckpt_path=best, weights_only=True)
+        if not trainer.is_global_zero:
+            return
+        steps = trainer.global_step
+        say(
+            "trained",
+            f"{steps} steps in {seconds:.1f} s ({steps / max(seconds, 1e-9):.0f} a second)",
+        )
+        say("device", device(trainer))
+        if self.model.certificate is not None:
+            say("optimum", self.model.certificate)
+        say("val" if best is None or solved else "best val", figures(val))
+        say("test", figures(test))
+        if best is not None:
+            say("checkpoint", shown(best))
+            say("next", f"{program()} test --ckpt_path {shown(best)}")
+
+    def validate(self, **kwargs: Any) -> None:
+        """Print the figures of the validation set."""
+        [val] = self.trainer.validate(**kwargs, verbose=False, weights_only=True)
+        say("val", figures(val))
+
+    def test(self, **kwargs: Any) -> None:
+        """Print the figures of the test set."""
+        [test] = self.trainer.test(**kwargs, verbose=False, weights_only=True)
+        say("test", figures(test))
+
+    def predict(self, **kwargs: Any) -> None:
+        """Write the class probabilities of the test set, one row a sample.
+
+        Raises:
+            ValueError: several processes, each of which would have some of the rows.
+        """
+        if self.trainer.world_size > 1:
+            raise ValueError(f"predict: expected one process, got {self.trainer.world_size}")
+        batches = self.trainer.predict(**kwargs, weights_only=True)
+        p = torch.cat([batch for batch in batches or [] if isinstance(batch, torch.Tensor)])
+        path = write_predictions(p, Path(kwargs["ckpt_path"]).parent)
+        say("predictions", f"{shown(path)} ({len(p)} samples, {p.shape[1]} classes)")
+
+    def calibrate(self, **kwargs: Any) -> None:
+        """Print what the calibration does to the figures of the validation set."""
+        assert isinstance(self.trainer, CalibratingTrainer)
+        before, after = self.trainer.calibrate(**kwargs)
+        say("before", figures(before))
+        say("after", figures(after))
+        say("calibrated", f"{shown(kwargs['ckpt_path'])}, {self.model.calibration}")
+        say("next", f"{program()} test --calibrated --ckpt_path {shown(kwargs['ckpt_path'])}")
+
+
+def write_predictions(p: torch.Tensor, folder: Path) -> Path:
+    """Write predictions.csv, or the first of predictions_1.csv, ... that does not exist.
+
+    Columns: predicted, the most probable class, and p_0, ..., the probabilities, with all digits.
+    """
+    path, number = folder / "predictions.csv", 0
+    while path.exists():
+        number += 1
+        path = folder / f"predictions_{number}.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["predicted", *(f"p_{c}" for c in range(p.shape[1]))])
+        for predicted, row in zip(p.argmax(1).tolist(), p.tolist(), strict=True):
+            writer.writerow([predicted, *(f"{x:.9g}" for x in row)])
+    return path
