@@ -201,7 +201,8 @@ def _gradients(
 
 def scale_(x: Tensor, factor: Tensor) -> Tensor:
     """x times the 0-dimensional factor, in place; nothing is read or written for a factor of 1."""
-    if not (x.is_contiguous() or x.t().is_contiguous() if x.dim() == 2 else x.is_contiguous()):
+    dense = x.is_contiguous() or (x.dim() == 2 and x.t().is_contiguous())
+    if not dense:
         return x.mul_(factor)
     if x.numel() > 0:
         programs = min(-(-x.numel() // 4096), 2048)

@@ -28,12 +28,12 @@ from softmax_torch.solvers.fit import (
     chosen,
     minimize,
     objective_of,
-    promised_gap,
     theta_of,
 )
 from softmax_torch.solvers.lbfgs import LBFGS, SHORTEST, PreconditionedLBFGS
 from softmax_torch.solvers.objective import Objective, Penalty
 from softmax_torch.solvers.preconditioner import Preconditioner, sketch
+from softmax_torch.solvers.run import promised_gap
 from softmax_torch.solvers.samples import SparseSamples
 from softmax_torch.solvers.solver import Solver
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from softmax_torch import calibration
 from softmax_torch.calibration import Method
 from softmax_torch.data import Batches, TensorDataModule
 from softmax_torch.training import checkpoint
+from softmax_torch.training.evaluation import Evaluation
 from softmax_torch.training.lit import LitSoftmaxRegression
 
 __all__ = ["CalibratingTrainer"]
@@ -46,13 +46,13 @@ class CalibratingTrainer(Trainer):
         """
         if self.world_size > 1:
             raise ValueError(f"calibrate: expected one process, got {self.world_size}")
-        validate = partial(self.validate, model, datamodule=datamodule, verbose=False)
         model.calibrated = False
-        [before] = validate(ckpt_path=ckpt_path, weights_only=True)
+        [before] = self.validate(model, None, ckpt_path, False, datamodule, weights_only=True)
         z, y = logits_of(model, datamodule.val_dataloader())
         model.calibration = calibration.fit(z, y, method)
-        model.calibrated = True
-        [after] = validate()
+        evaluation = Evaluation(z.shape[1])
+        evaluation.add(model.calibration(z), y)
+        after = {f"val/{name}": float(value) for name, value in evaluation.result().items()}
         content = checkpoint.load(Path(ckpt_path))
         content["calibration"] = model.calibration.state_dict()
         checkpoint.AtomicCheckpointIO().save_checkpoint(content, ckpt_path)

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from softmax_torch.solvers import inputs
-from softmax_torch.solvers.fit import SOLVERS, Progress, Run, chosen, progress
+from softmax_torch.solvers.fit import SOLVERS, chosen
 from softmax_torch.solvers.objective import Objective, Penalty
+from softmax_torch.solvers.run import Progress, Run, progress
 
 __all__ = ["ConvexSolver"]
 

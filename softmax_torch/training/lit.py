@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
@@ -26,7 +26,6 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
-from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
@@ -40,6 +39,13 @@ from softmax_torch.training.calls import DIVERGED, Call, backward_is_plain, coun
 from softmax_torch.training.checkpoint import FORMAT
 from softmax_torch.training.convex import ConvexSolver
 from softmax_torch.training.evaluation import Evaluation
+from softmax_torch.training.options import (
+    OptimizerFactory,
+    SchedulerFactory,
+    check_counts,
+    check_options,
+    check_solver,
+)
 from softmax_torch.training.sums import EpochSums
 
 __all__ = ["LitSoftmaxRegression"]
@@ -47,9 +53,6 @@ __all__ = ["LitSoftmaxRegression"]
 CALL_LOGITS = 1 << 24
 """Logits that the steps of a call may leave behind, 64 MiB: where a step has that many by itself, a
 call costs nothing beside it."""
-
-OptimizerFactory = Callable[[Iterable[Parameter]], Optimizer]
-SchedulerFactory = Callable[[Optimizer], LRScheduler]
 
 
 class LitSoftmaxRegression(LightningModule):
@@ -519,61 +522,3 @@ class LitSoftmaxRegression(LightningModule):
         for logger in self.loggers:
             logger.log_metrics({"epoch": self.current_epoch, **figures}, step)
             logger.save()
-
-
-def check_counts(steps_per_call: int, log_every_n_steps: int | None) -> None:
-    """Whether they can be counted to; ValueError."""
-    for name, value in (
-        ("steps_per_call", steps_per_call),
-        ("log_every_n_steps", log_every_n_steps),
-    ):
-        if value is not None and value < 1:
-            raise ValueError(f"{name}: expected a number of at least 1, got {value}")
-
-
-def check_options(
-    num_classes: int,
-    C: float | None,
-    label_smoothing: float,
-    class_weight: str | list[float] | None,
-) -> None:
-    """What can be said of the objective before there are data; ValueError."""
-    if C is not None and not C > 0:
-        raise ValueError(f"C: expected a number above 0 (the smaller, the stronger), got {C}")
-    if not 0 <= label_smoothing <= 1:
-        raise ValueError(f"label_smoothing: expected a number in [0, 1], got {label_smoothing}")
-    if class_weight is None or class_weight == "balanced":
-        return
-    if isinstance(class_weight, str):
-        raise ValueError(
-            f'class_weight: expected "balanced", numbers or None, got {class_weight!r}'
-        )
-    if len(class_weight) != num_classes:
-        raise ValueError(
-            f"class_weight: expected one number for each of the {num_classes} classes, got "
-            f"{len(class_weight)}"
-        )
-    if not min(class_weight) >= 0:
-        raise ValueError(f"class_weight: expected numbers >= 0, got {min(class_weight)}")
-
-
-def check_solver(
-    solver: str,
-    tol: float,
-    optimizer: OptimizerFactory | None,
-    lr_scheduler: SchedulerFactory | None,
-    label_smoothing: float,
-) -> None:
-    """What does not go together with a solver; ValueError."""
-    names = ("auto", "lbfgs", "newton", "gradient_descent")
-    if solver not in names:
-        raise ValueError(f"solver: expected {', '.join(names)} or None, got {solver!r}")
-    if not tol > 0:
-        raise ValueError(f"tol: expected a number above 0, got {tol}")
-    if optimizer is not None or lr_scheduler is not None:
-        raise ValueError(
-            "solver: expected neither an optimizer nor a learning-rate schedule beside it, got "
-            f"{'an optimizer' if optimizer is not None else 'a schedule'}"
-        )
-    if label_smoothing > 0:
-        raise ValueError(f"solver: expected label_smoothing=0, got {label_smoothing}")
