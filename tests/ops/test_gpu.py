@@ -385,6 +385,31 @@ def test_nothing_waits_for_the_device(chosen):
         torch.cuda.set_sync_debug_mode("default")
 
 
+def sparse(tmp_path, size: int) -> Tensor:
+    """So many float16 numbers, of which a disk keeps those that are written."""
+    path = tmp_path / "numbers"
+    with path.open("wb") as file:
+        file.truncate(2 * size)
+    return torch.from_file(str(path), shared=True, size=size, dtype=torch.float16)
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="memory of which most is not there is a CPU's")
+@pytest.mark.parametrize("far", ["rows", "classes", "positions"])
+def test_places_beyond_31_bits(kernels, device, tmp_path, far: str):
+    """Three rows, classes or positions lie 2^30 numbers apart, which 32 bits can still count."""
+    shape = {"rows": (3, 5), "classes": (5, 3), "positions": (1, 5, 3)}[far]
+    strides = {"rows": (1 << 30, 1), "classes": (1, 1 << 30), "positions": (0, 1, 1 << 30)}[far]
+    memory = sparse(tmp_path, (2 << 30) + 8)
+    z = memory.as_strided(shape, strides)
+    near, y, gs = problem(shape, device, torch.float16)
+    z.copy_(near)
+    truth = torch.empty_like(near)
+    expected = kernels.weighted_total(near, y, None, gs[0], None, gs[2], truth)
+    total = kernels.weighted_total(z, y, None, gs[0], None, gs[2], z)
+    torch.testing.assert_close(total, expected)
+    torch.testing.assert_close(z, truth)
+
+
 @on_a_device
 @pytest.mark.parametrize("shape", [(33000, 65536), (2**28 + 7, 10), (1, 33000, 65536)], ids=str)
 def test_more_than_2_to_the_31_elements(shape):
