@@ -70,11 +70,18 @@ def assert_no_further_than_torch(ours, torchs, truths) -> None:
         assert distance(x, truth) <= distance(t, truth) + SLACK[x.dtype]
 
 
+@pytest.fixture(params=["kernel", "formulas"])
+def path(request):
+    """Where the loss is computed: by the kernel, or as a compiler or a tangent would have it."""
+    with forward_ad.dual_level() if request.param == "formulas" else contextlib.nullcontext():
+        yield
+
+
 @dtypes
 @reductions
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
-def test_cross_entropy_is_no_further_from_the_truth_than_torch(kind, shape, reduction, dtype):
+def test_cross_entropy_is_no_further_from_the_truth_than_torch(kind, shape, reduction, dtype, path):
     torch.manual_seed(0)
     y = torch.randint(shape[1], shape[:1] + shape[2:])
     z = kind(torch.randn(shape), y).to(dtype)
@@ -202,13 +209,6 @@ def test_a_class_without_rivals_has_no_slope_and_no_curvature(masked, outer, inn
 
 
 # Logits that are not finite: the pattern is that of torch.
-
-
-@pytest.fixture(params=["kernel", "formulas"])
-def path(request):
-    """Where the loss is computed: by the kernel, or as a compiler or a tangent would have it."""
-    with forward_ad.dual_level() if request.param == "formulas" else contextlib.nullcontext():
-        yield
 
 
 WHERE = {
