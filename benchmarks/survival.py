@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -82,13 +83,19 @@ def survive(folder: Path, processes: int, rng: random.Random, seconds: float) ->
             time.sleep(rng.uniform(0, seconds))
             victim = rng.choice(children)
             os.kill(victim, signal.SIGKILL)
-        written = [path.stat().st_mtime for path in folder.glob("runs/*/*/*.ckpt")]
-        codes = finish(children, may_wait=max(written, default=0.0) < began)
+        codes = finish(children, may_wait=last_written(folder) < began)
         if codes == [0] * processes:
             return kills, saves
         assert -signal.SIGKILL in codes, codes
         kills += 1
         saves += any(folder.glob("runs/*/*/.*.partial")) or any(folder.glob("runs/*/*/next.ckpt"))
+
+
+def last_written(folder: Path) -> float:
+    """When a checkpoint was written last, in seconds of the clock; 0 where there is none."""
+    while True:
+        with suppress(FileNotFoundError):  # one was renamed while they were listed
+            return max((p.stat().st_mtime for p in folder.glob("runs/*/*/*.ckpt")), default=0.0)
 
 
 def start(folder: Path, processes: int, resume: bool) -> list[int]:
