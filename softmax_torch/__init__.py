@@ -18,15 +18,20 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from softmax_torch.estimator import SoftmaxClassifier as SoftmaxClassifier
+    from softmax_torch.predictor import load as load
 else:
-    # It needs scikit-learn, so that it is not in __all__ and comes when it is asked for.
+    # They need more than torch, so that they are not in __all__ and come when they are asked for.
     def __getattr__(name: str) -> Any:
         if name == "SoftmaxClassifier":
             from softmax_torch.estimator import SoftmaxClassifier
 
             return SoftmaxClassifier
+        if name == "load":
+            from softmax_torch.predictor import load
+
+            return load
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
     def __dir__() -> list[str]:
-        found = ["SoftmaxClassifier"] if find_spec("sklearn") else []
-        return sorted([*globals(), *found])
+        needs = {"SoftmaxClassifier": "sklearn", "load": "PIL"}
+        return sorted([*globals(), *(name for name, other in needs.items() if find_spec(other))])

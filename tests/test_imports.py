@@ -12,7 +12,7 @@ import softmax_torch
 PACKAGE = Path(softmax_torch.__file__).parent
 ROOT = PACKAGE.parent
 TRAINING = ["lightning", "torchvision", "torchmetrics", "sklearn", "triton"]
-HEAVY = [*TRAINING, "matplotlib"]
+HEAVY = [*TRAINING, "matplotlib", "PIL", "pyarrow"]
 
 # Each room may import itself and those before it.
 FLOORS = [
@@ -24,15 +24,19 @@ FLOORS = [
     ["parallel"],
     ["solvers"],
     ["estimator"],
+    ["preprocessing"],
+    ["saved", "predictor"],
     ["data"],
     ["training"],
     ["report"],
     ["cli"],
 ]
 # What rooms may import besides torch.
-EXTRAS = dict.fromkeys(("data", "training", "cli"), TRAINING) | {
+EXTRAS = dict.fromkeys(("data", "training"), TRAINING) | {
+    "cli": [*TRAINING, "pyarrow"],
     "estimator": ["sklearn"],
     "report": ["matplotlib"],
+    "preprocessing": ["PIL", "pyarrow"],
 }
 
 

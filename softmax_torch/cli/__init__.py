@@ -3,7 +3,9 @@
     fit                                    train; without --config: on scikit-learn's digits
     fit --resume [RUN]                     go on with a run, by default the newest of its name
     validate | test --ckpt_path CKPT       figures of a checkpoint
-    predict --ckpt_path CKPT               class probabilities of the test set, as CSV
+    predict --ckpt_path CKPT [--input PATH]
+                                           label and probability of each sample of a file or
+                                           folder, or of the test set, as CSV, JSON or Parquet
     calibrate --ckpt_path CKPT             fit a temperature, and keep it in the checkpoint
     plot DIAGRAM [--output FILE]           softmax, cross-entropy or gradient-descent, as PNG or SVG
 
@@ -25,9 +27,11 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 try:
-    from softmax_torch.cli.arguments import resumed, with_config
+    from softmax_torch.cli import predictions
+    from softmax_torch.cli.arguments import resumed, value_of, with_config
     from softmax_torch.cli.commands import CLI
     from softmax_torch.cli.console import ours, program, quiet, say, say_how_to_go_on, shown
+    from softmax_torch.cli.predictions import Wanted, predict_input
     from softmax_torch.report import diagrams
     from softmax_torch.training.saving import Stopped
 except ImportError as error:
@@ -64,6 +68,9 @@ def main(args: Sequence[str] | None = None) -> None:
             if given[:1] == ["plot"]:
                 plot(given[1:])
                 return
+            if given[:1] == ["predict"] and value_of("--input", given) is not None:
+                predict(given[1:])
+                return
             run = resumed(given)
             CLI(with_config(given if run is None else run.args), closing, run)
         except Stopped as stopped:
@@ -93,6 +100,17 @@ def plot(args: Sequence[str]) -> None:
     )
     given = parser.parse_args(args)
     say("diagram", shown(diagrams.plot(given.diagram, given.output)))
+
+
+def predict(args: list[str]) -> None:
+    """Predict the file or folder that these arguments name, with a checkpoint and nothing else."""
+    parser = argparse.ArgumentParser(prog=f"{program()} predict", allow_abbrev=False)
+    parser.add_argument("--ckpt_path", required=True, help="The checkpoint.")
+    predictions.add_arguments(parser)
+    parser.add_argument("--device", help="Where to; by default a GPU, if there is one.")
+    given = parser.parse_args(args)
+    wanted = Wanted.of(given.ckpt_path, given.output, given.top_k, given.probabilities)
+    predict_input(given.ckpt_path, given.input, given.calibrated, wanted, given.device)
 
 
 def end_with_parent() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,12 @@ from lightning.pytorch.callbacks import Callback, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.trainer import Trainer
 
+from softmax_torch.cli import predictions
 from softmax_torch.cli.arguments import Resumed, differences
 from softmax_torch.cli.console import device, figures, program, say, shown
+from softmax_torch.cli.predictions import Wanted
 from softmax_torch.data import TensorDataModule
+from softmax_torch.predictor import Predicted
 from softmax_torch.training import LitSoftmaxRegression, checkpoint
 from softmax_torch.training.calibrating import CalibratingTrainer
 from softmax_torch.training.progress import EpochBar
@@ -24,8 +26,8 @@ from softmax_torch.training.saving import SECONDS, RunCheckpoint
 
 __all__ = ["CLI"]
 
-USES_OF_A_CALIBRATION = ("validate", "test", "predict")
-"""Commands that take --calibrated."""
+USES_OF_A_CALIBRATION = ("validate", "test")
+"""Commands that take --calibrated, besides predict."""
 
 
 class CLI(LightningCLI):
@@ -68,7 +70,9 @@ class CLI(LightningCLI):
         self, klass: type, subcommand: str, **kwargs: Any
     ) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        if subcommand in USES_OF_A_CALIBRATION:
+        if subcommand == "predict":
+            predictions.add_arguments(parser)
+        elif subcommand in USES_OF_A_CALIBRATION:
             parser.add_argument(
                 "--calibrated",
                 action="store_true",
@@ -133,6 +137,10 @@ class CLI(LightningCLI):
         Raises:
             ValueError: a run is resumed with other settings.
         """
+        if self.trainer.world_size == 1:
+            # Data that cannot be used are refused before there is a directory for the run.
+            self.datamodule.prepare_data()
+            self.datamodule.setup("fit")
         logger = self.trainer.logger
         if not isinstance(logger, RunLogger) or not self.trainer.is_global_zero:
             return
@@ -198,17 +206,20 @@ class CLI(LightningCLI):
         say("test", figures(test))
 
     def predict(self, **kwargs: Any) -> None:
-        """Write the class probabilities of the test set, one row a sample.
+        """Write predictions for the test set, one row a sample.
 
         Raises:
             ValueError: several processes, each of which would have some of the rows.
         """
+        data = self.datamodule
+        assert isinstance(data, TensorDataModule)
         if self.trainer.world_size > 1:
             raise ValueError(f"predict: expected one process, got {self.trainer.world_size}")
+        given = (self._get(self.config, name) for name in ("output", "top_k", "probabilities"))
+        wanted = Wanted.of(kwargs["ckpt_path"], *given)
         batches = self.trainer.predict(**kwargs, weights_only=True)
         p = torch.cat([batch for batch in batches or [] if isinstance(batch, torch.Tensor)])
-        path = write_predictions(p, Path(kwargs["ckpt_path"]).parent)
-        say("predictions", f"{shown(path)} ({len(p)} samples, {p.shape[1]} classes)")
+        wanted.write([Predicted(data.test_ids, p)], data.preprocessing.class_names)
 
     def calibrate(self, **kwargs: Any) -> None:
         """Print what the calibration does to the figures of the validation set."""
@@ -218,20 +229,3 @@ class CLI(LightningCLI):
         say("after", figures(after))
         say("calibrated", f"{shown(kwargs['ckpt_path'])}, {self.model.calibration}")
         say("next", f"{program()} test --calibrated --ckpt_path {shown(kwargs['ckpt_path'])}")
-
-
-def write_predictions(p: torch.Tensor, folder: Path) -> Path:
-    """Write predictions.csv, or the first of predictions_1.csv, ... that does not exist.
-
-    Columns: predicted, the most probable class, and p_0, ..., the probabilities, with all digits.
-    """
-    path, number = folder / "predictions.csv", 0
-    while path.exists():
-        number += 1
-        path = folder / f"predictions_{number}.csv"
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["predicted", *(f"p_{c}" for c in range(p.shape[1]))])
-        for predicted, row in zip(p.argmax(1).tolist(), p.tolist(), strict=True):
-            writer.writerow([predicted, *(f"{x:.9g}" for x in row)])
-    return path

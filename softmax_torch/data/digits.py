@@ -6,6 +6,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from softmax_torch.data.module import Split, TensorDataModule, carve
+from softmax_torch.preprocessing import ImagePreprocessing
 
 __all__ = ["DigitsDataModule"]
 
@@ -24,6 +25,11 @@ class DigitsDataModule(TensorDataModule):
         self, batch_size: int | None = 32, val_fraction: float = 0.1, seed: int = 0
     ) -> None:
         super().__init__(64, 10, batch_size, val_fraction, seed, scale=1 / 16)
+
+    @property
+    def preprocessing(self) -> ImagePreprocessing:
+        """Grey images of 8 x 8, in which white is 16."""
+        return ImagePreprocessing((8, 8), False, tuple("0123456789"), self.scale)
 
     def read(self) -> tuple[Split, Split]:
         """The images, split into training and test set."""

@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import shutil
+import string
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -15,6 +16,7 @@ from torchvision import datasets
 
 from softmax_torch.data import idx
 from softmax_torch.data.module import Split, TensorDataModule
+from softmax_torch.preprocessing import ImagePreprocessing
 
 __all__ = ["MNISTDataModule", "Variant"]
 
@@ -33,6 +35,31 @@ Variant = Literal[
 
 CLASSES = {"byclass": 62, "bymerge": 47, "balanced": 47, "letters": 26, "digits": 10, "mnist": 10}
 """Classes of EMNIST's splits (Cohen et al. 2017, table II)."""
+
+LETTERS = string.digits + string.ascii_uppercase + string.ascii_lowercase
+MERGED = string.digits + string.ascii_uppercase + "abdefghnqrt"
+"""Classes of EMNIST in order; of letters whose cases look alike, "merged" ones are capitals."""
+
+CLASS_NAMES: dict[str, tuple[str, ...]] = {
+    "byclass": tuple(LETTERS),
+    "bymerge": tuple(MERGED),
+    "balanced": tuple(MERGED),
+    "letters": tuple(string.ascii_uppercase),
+    "FashionMNIST": (
+        "T-shirt/top",
+        "Trouser",
+        "Pullover",
+        "Dress",
+        "Coat",
+        "Sandal",
+        "Shirt",
+        "Sneaker",
+        "Bag",
+        "Ankle boot",
+    ),
+    "KMNIST": ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
+}
+"""What classes are called, by data set or split of EMNIST; those not named here are digits."""
 
 ARCHIVES = (".gz", ".zip")
 
@@ -77,6 +104,12 @@ class MNISTDataModule(TensorDataModule):
         self.part = part  # of EMNIST; empty for the other data sets
         self.sha256 = sha256 or {}
         self.root = Path(root or os.environ.get("SOFTMAX_TORCH_DATA", "data"))
+
+    @property
+    def preprocessing(self) -> ImagePreprocessing:
+        """Grey images of 28 x 28."""
+        names = CLASS_NAMES.get(self.part or self.dataset, tuple(string.digits))
+        return ImagePreprocessing((28, 28), False, names, self.scale)
 
     @property
     def folder(self) -> Path:

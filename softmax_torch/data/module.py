@@ -1,10 +1,13 @@
-"""What every data module shares: checked tensors, a seeded split, and loaders over them."""
+"""What every data module shares: checked tensors, a seeded split, and loaders over them.
+
+A data module also says how raw inputs become what its tensors hold (``preprocessing``), which goes
+into the checkpoint, so that a model predicts without it.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from abc import abstractmethod
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +15,7 @@ from lightning import LightningDataModule
 from torch import Tensor
 
 from softmax_torch.data.batches import Batches
+from softmax_torch.preprocessing import FeaturesPreprocessing, Preprocessing
 
 __all__ = ["Split", "TensorDataModule", "carve"]
 
@@ -32,7 +36,7 @@ class Split(NamedTuple):
 
 
 class TensorDataModule(LightningDataModule):
-    """A data set held in memory. A subclass says how to read it: ``read``.
+    """A data set held in memory. A subclass says how to read it: ``read``, or ``read_splits``.
 
     Args:
         in_features: D, the numbers of one sample.
@@ -65,9 +69,28 @@ class TensorDataModule(LightningDataModule):
         self.seed, self.scale = seed, scale
         self.splits: dict[str, Split] = {}
 
-    @abstractmethod
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How raw inputs become what the model sees; by default vectors, and numbered classes."""
+        names = map(str, range(self.num_classes))
+        return FeaturesPreprocessing(self.in_features, tuple(names), self.scale)
+
+    @property
+    def test_ids(self) -> list[str]:
+        """What samples of the test set are called: by default, their numbers."""
+        return [str(row) for row in range(len(self.splits["test"]))]
+
     def read(self) -> tuple[Split, Split]:
         """The training set, validation part included, and the test set."""
+        raise NotImplementedError(f"{type(self).__name__}: expected a method read or read_splits")
+
+    def read_splits(self) -> dict[str, Split]:
+        """The parts "train", "val" and "test"; by default that of validation is drawn at random."""
+        train, test = self.read()
+        for name, split in (("training", train), ("test", test)):
+            check(split, name, self.in_features, self.num_classes)
+        train, val = carve(train, self.val_fraction, self.seed)
+        return {"train": train, "val": val, "test": test}
 
     def setup(self, stage: str | None = None) -> None:
         """Read, check and split the data, once.
@@ -78,12 +101,8 @@ class TensorDataModule(LightningDataModule):
         """
         if self.splits:
             return
-        train, test = self.read()
-        for name, split in (("training", train), ("test", test)):
-            check(split, name, self.in_features, self.num_classes)
-        train, val = carve(train, self.val_fraction, self.seed)
-        self.splits = {"train": train, "val": val, "test": test}
-        self.fingerprint = fingerprint(train)
+        self.splits = self.read_splits()
+        self.fingerprint = fingerprint(self.splits["train"])
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint notes of the data: by which a resumed run knows them again."""

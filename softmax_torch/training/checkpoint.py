@@ -26,6 +26,8 @@ from typing import Any, NamedTuple
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
+from softmax_torch.saved import check, load
+
 __all__ = [
     "FORMAT",
     "PARTIAL",
@@ -135,34 +137,6 @@ def _inspected(path: Path) -> tuple[int, str]:
     if digest.hexdigest().encode() != match[3]:
         return 0, "as it is damaged: its content does not have the digest it was written with"
     return int(match[2]), ""
-
-
-def check(path: Path) -> None:
-    """Whether it can be read as a checkpoint, without running code from it.
-
-    Raises:
-        FileNotFoundError, ValueError: it is not there, or is something else.
-    """
-    load(path)
-
-
-def load(path: Path) -> dict[str, Any]:
-    """What is in a checkpoint; see ``check``."""
-    if not path.is_file():
-        raise FileNotFoundError(f"--ckpt_path: expected a file, got {path}, which does not exist")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever its unpickler stumbles over
-        raise ValueError(
-            f"{path}: expected a checkpoint of a run, got a file that is damaged or another thing: "
-            f"{type(error).__name__} on reading it"
-        ) from None
-    if not isinstance(content, dict) or not {"state_dict", "hyper_parameters"} <= content.keys():
-        raise ValueError(
-            f"{path}: expected a checkpoint of a run, with state_dict and hyper_parameters; got "
-            f"{sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__}"
-        )
-    return content
 
 
 def replace(path: Path, *parts: bytes | memoryview) -> None:

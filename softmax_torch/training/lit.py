@@ -33,6 +33,7 @@ from softmax_torch.calibration import Calibration
 from softmax_torch.data.batches import Batch, Steps
 from softmax_torch.functional import cross_entropy
 from softmax_torch.modules import SoftmaxRegression
+from softmax_torch.preprocessing import Preprocessing, same
 from softmax_torch.solvers import ConvergenceWarning
 from softmax_torch.training import closed_form, randomness
 from softmax_torch.training.calls import DIVERGED, Call, backward_is_plain, counts_batches
@@ -198,6 +199,9 @@ class LitSoftmaxRegression(LightningModule):
             processes = [None] * self.trainer.world_size
             torch.distributed.all_gather_object(processes, mine)
         checkpoint["softmax_torch"] = {"format": FORMAT, "processes": processes}
+        preprocessing = self._preprocessing()
+        if preprocessing is not None:
+            checkpoint["preprocessing"] = preprocessing.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Compare a checkpoint with the model and the run; ValueError if they do not fit."""
@@ -208,6 +212,12 @@ class LitSoftmaxRegression(LightningModule):
                 raise ValueError(
                     f"{name}: the model for this data has {expected}, the checkpoint {saved[name]}"
                 )
+        found, now = checkpoint.get("preprocessing"), self._preprocessing()
+        if found is not None and now is not None and not same(found, now.state_dict()):
+            raise ValueError(
+                "data: expected the preprocessing that the checkpoint was trained with, got another "
+                "one: the training data or their settings have changed since"
+            )
         if self._trainer is None or self.trainer.state.fn != "fit":
             self._load_calibration(checkpoint)
             return
@@ -222,6 +232,12 @@ class LitSoftmaxRegression(LightningModule):
                 f"now, got one of {len(state['processes'])}"
             )
         self._restored = state["processes"][self.trainer.global_rank]
+
+    def _preprocessing(self) -> Preprocessing | None:
+        """That of the data, where they say."""
+        data = None if self._trainer is None else getattr(self.trainer, "datamodule", None)
+        found: Preprocessing | None = getattr(data, "preprocessing", None)
+        return found
 
     def _load_calibration(self, checkpoint: dict[str, Any]) -> None:
         found = checkpoint.get("calibration")

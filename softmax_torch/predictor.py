@@ -1,0 +1,141 @@
+"""A checkpoint alone predicts: from raw inputs to class names and probabilities.
+
+    raw  ->  x = preprocessing(raw)  ->  logits z  ->  p = softmax(calibration(z))
+
+Everything that takes lies in the checkpoint. It is read without running code from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from softmax_torch import preprocessing, saved
+from softmax_torch.calibration import Calibration
+from softmax_torch.modules import SoftmaxRegression
+from softmax_torch.preprocessing import Preprocessing
+
+__all__ = ["Predicted", "Predictor", "load"]
+
+ROWS = 4096
+"""Samples that are predicted together, of those in a file."""
+
+PIXELS = 1 << 25
+"""Numbers that samples read together have at most, 128 MiB: fewer samples, where they are large."""
+
+
+class Predicted(NamedTuple):
+    """Some samples of a file: their names (n,) and class probabilities (n, C)."""
+
+    ids: list[str]
+    probabilities: Tensor
+
+
+class Predictor:
+    """A trained classifier that takes raw inputs.
+
+    Raw inputs are what it was trained on: paths of images, Pillow images or arrays of bytes; rows
+    of a table, as a data frame or a dict of columns; vectors as an array. ``predict_file`` takes
+    files.
+
+    Args:
+        network: from x (n, ...) to logits (n, C); it is put into evaluation mode.
+        preprocessing: from raw inputs to x, and names of classes.
+        calibration: applied to logits; None for none.
+        device: where the network works.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        preprocessing: Preprocessing,
+        calibration: Calibration | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.network = network.to(device).eval()
+        self.preprocessing, self.calibration = preprocessing, calibration
+        self.device = torch.device(device)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """A name for each class index."""
+        return self.preprocessing.class_names
+
+    @torch.inference_mode()
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits (n, C) in float32 of x (n, ...), calibrated if there is a calibration."""
+        z: Tensor = self.network(x.to(self.device)).float()
+        return z if self.calibration is None else self.calibration(z)
+
+    def predict_proba(self, raw: Any) -> Tensor:
+        """Class probabilities (n, C) in float32, on the CPU, of raw inputs."""
+        return self.logits(self.preprocessing.tensor(raw)).softmax(1).cpu()
+
+    def predict(self, raw: Any) -> list[str]:
+        """The name of the most probable class of each raw input."""
+        return [self.class_names[c] for c in self.predict_proba(raw).argmax(1).tolist()]
+
+    def predict_file(self, path: str | Path) -> Iterator[Predicted]:
+        """Predictions for a file or folder, some samples at a time, of more than memory holds."""
+        rows = max(1, min(ROWS, PIXELS // self.preprocessing.in_features))
+        for ids, x in self.preprocessing.read(Path(path), rows):
+            yield Predicted(ids, self.logits(x).softmax(1).cpu())
+
+
+def load(
+    path: str | Path, calibrated: bool = False, device: torch.device | str = "cpu"
+) -> Predictor:
+    """The classifier in a checkpoint.
+
+    Args:
+        path: a .ckpt of a run.
+        calibrated: whether to apply the calibration in it.
+        device: where it predicts.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such file, it is no checkpoint of a run, or it
+            lacks what was asked for.
+    """
+    content = saved.load(Path(path))
+    if "preprocessing" not in content:
+        raise ValueError(
+            f"{path}: expected a checkpoint with the preprocessing of its data, got one without: "
+            "it was trained with data of another kind, or by an earlier version"
+        )
+    if calibrated and "calibration" not in content:
+        raise ValueError(
+            f"{path}: expected a checkpoint with a calibration, got one without; the command "
+            "calibrate puts one into it"
+        )
+    return Predictor(
+        network(content["hyper_parameters"], content["state_dict"]),
+        preprocessing.from_state_dict(content["preprocessing"]),
+        Calibration.from_state_dict(content["calibration"]) if calibrated else None,
+        device,
+    )
+
+
+class Logits(nn.Module):
+    """A softmax regression that ends at its logits."""
+
+    def __init__(self, model: SoftmaxRegression) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (n, C) of x (n, ...)."""
+        return self.model.logits(x)
+
+
+def network(hyper_parameters: dict[str, Any], state_dict: dict[str, Tensor]) -> nn.Module:
+    """The net that was trained, from x to logits."""
+    weight = state_dict["model.linear.weight"]
+    C, D = weight.shape
+    bias = "model.linear.bias" in state_dict
+    net = Logits(SoftmaxRegression(D, C, bias, dtype=weight.dtype))
+    net.load_state_dict(state_dict)
+    return net

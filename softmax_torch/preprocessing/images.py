@@ -1,0 +1,207 @@
+"""Images of any size and format become images of one size, grey or in colour.
+
+    file  ->  upright (as its EXIF says), on white where it is transparent, grey or RGB, H x W
+    x     =   bytes / 255
+
+Pixels are kept as bytes until a batch is made. An image that has the size and the colours already
+goes through unchanged, byte for byte.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from softmax_torch.preprocessing.base import Preprocessing
+from softmax_torch.preprocessing.features import mapped
+
+__all__ = ["SUFFIXES", "ImagePreprocessing", "images_in", "unreadable"]
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
+"""What the name of an image ends in."""
+
+DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+"""Pillow's modes of grey images with 16 bits a pixel, which it would cut off at 255."""
+
+SHOWN = 20
+"""Files that a message names, of those that are bad."""
+
+
+class ImagePreprocessing(Preprocessing):
+    """Images of H x W pixels.
+
+    Args:
+        size: (H, W).
+        color: whether images have three channels, red, green and blue, or one, grey.
+        class_names: a name for each class.
+        scale: factor for bytes that come as an array; 1 / 255, unless white is another number.
+    """
+
+    kind = "images"
+
+    def __init__(
+        self,
+        size: tuple[int, int],
+        color: bool,
+        class_names: Sequence[str],
+        scale: float = 1 / 255,
+    ) -> None:
+        self.size, self.color, self.scale = size, color, scale
+        self.class_names = tuple(class_names)
+        self.image_shape = (3, *size) if color else size
+
+    @property
+    def in_features(self) -> int:
+        """Pixels, times 3 in colour."""
+        return math.prod(self.image_shape or ())
+
+    def tensor(self, raw: Any) -> Tensor:
+        """Images in memory as x (n, H, W), or (n, 3, H, W) in colour.
+
+        Args:
+            raw: a path or a Pillow image, or a list of those; or an array (n, ...) of the shape
+                above, of bytes, or of floats that are scaled already.
+
+        Raises:
+            FileNotFoundError, ValueError: a file that cannot be read, or an array that does not fit.
+        """
+        if isinstance(raw, str | Path | Image.Image):
+            raw = [raw]
+        if isinstance(raw, list | tuple) and raw and isinstance(raw[0], str | Path | Image.Image):
+            return self._stacked([self.decode(image) for image in raw])
+        x = torch.as_tensor(raw)
+        if x.shape[1:] != self.image_shape:
+            raise ValueError(
+                f"images: expected shape (n, {', '.join(map(str, self.image_shape or ()))}), got "
+                f"{tuple(x.shape)}; files and Pillow images may have any size"
+            )
+        if x.is_floating_point():
+            x = x.to(torch.get_default_dtype())
+            if not x.isfinite().all():
+                raise ValueError("images: expected finite numbers, got NaN or infinity")
+            return x
+        if x.dtype != torch.uint8:
+            raise ValueError(f"images: expected bytes (uint8) or floats, got {x.dtype}")
+        return x * self.scale
+
+    def decode(self, image: str | Path | Image.Image) -> Tensor:
+        """One image as bytes (H, W), or (3, H, W) in colour.
+
+        Raises:
+            FileNotFoundError, ValueError: the file is not there, or no image that can be read whole.
+        """
+        if not isinstance(image, Image.Image):
+            path = Path(image)
+            if not path.is_file():
+                raise FileNotFoundError(f"{path}: expected an image, got no such file")
+            try:
+                with Image.open(path) as opened:
+                    return self.decode(opened)
+            except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+                reason = str(error).removesuffix(f" {str(path)!r}") or type(error).__name__
+                raise ValueError(
+                    f"{path}: expected an image, got one that fails: {reason}"
+                ) from None
+        image = ImageOps.exif_transpose(image)
+        if image.mode in DEEP:
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            white = Image.new("RGBA", image.size, "white")
+            image = Image.alpha_composite(white, image)
+        image = image.convert("RGB" if self.color else "L")
+        H, W = self.size
+        if image.size != (W, H):
+            image = image.resize((W, H), Image.Resampling.BILINEAR)  # it averages where it shrinks
+        pixels = torch.from_numpy(np.array(image))
+        return pixels.permute(2, 0, 1).contiguous() if self.color else pixels
+
+    def read(self, path: Path, rows: int) -> Iterator[tuple[list[str], Tensor]]:
+        """The images of a folder and the folders in it, one image, or a .npy file of bytes.
+
+        Images that cannot be read are named at the end, all of them.
+        """
+        if path.suffix == ".npy":
+            raw = mapped(path)
+            for first in range(0, len(raw), rows):
+                part = np.array(raw[first : first + rows])
+                yield [str(row) for row in range(first, first + len(part))], self.tensor(part)
+            return
+        files = images_in(path) if path.is_dir() else [path]
+        top = path if path.is_dir() else path.parent
+        bad: list[str] = []
+        with ThreadPoolExecutor() as pool:  # Pillow decodes without holding the interpreter
+            for first in range(0, len(files), rows):
+                part, images = files[first : first + rows], []
+                for file, result in zip(part, pool.map(self._tried, part), strict=True):
+                    if isinstance(result, Tensor):
+                        images.append((str(file.relative_to(top)), result))
+                    else:
+                        bad.append(str(result))
+                if images and not bad:
+                    names, pixels = zip(*images, strict=True)
+                    yield list(names), self._stacked(list(pixels))
+        if bad:
+            raise unreadable(bad)
+
+    def _tried(self, file: Path) -> Tensor | Exception:
+        try:
+            return self.decode(file)
+        except (FileNotFoundError, ValueError) as error:
+            return error
+
+    def _stacked(self, images: list[Tensor]) -> Tensor:
+        return torch.stack(images) * (1 / 255)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it takes to make it again."""
+        return {
+            "kind": self.kind,
+            "size": list(self.size),
+            "color": self.color,
+            "class_names": list(self.class_names),
+            "scale": self.scale,
+        }
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Any]) -> Self:
+        """The one that was saved."""
+        H, W = state["size"]
+        return cls((H, W), state["color"], state["class_names"], state["scale"])
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The images in a folder and the folders in it, in order.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or none in it.
+    """
+    found = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
+    )
+    if not found:
+        raise FileNotFoundError(
+            f"{folder}: expected a folder with images ({', '.join(SUFFIXES)}), got "
+            + ("one without any" if folder.is_dir() else "no such folder")
+        )
+    return found
+
+
+def unreadable(complaints: Sequence[str]) -> ValueError:
+    """One error for all files that cannot be read."""
+    more = len(complaints) - SHOWN
+    lines = [*complaints[:SHOWN], *([f"and {more} more"] if more > 0 else [])]
+    return ValueError(
+        f"expected images that can be read, got {len(complaints)} that cannot:\n  "
+        + "\n  ".join(lines)
+    )
