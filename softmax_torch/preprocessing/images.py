@@ -71,7 +71,7 @@ class ImagePreprocessing(Preprocessing):
                 above, of bytes, or of floats that are scaled already.
 
         Raises:
-            FileNotFoundError, ValueError: a file that cannot be read, or an array that does not fit.
+            FileNotFoundError, ValueError: a file that cannot be read, an array that does not fit.
         """
         if isinstance(raw, str | Path | Image.Image):
             raw = [raw]
@@ -96,7 +96,7 @@ class ImagePreprocessing(Preprocessing):
         """One image as bytes (H, W), or (3, H, W) in colour.
 
         Raises:
-            FileNotFoundError, ValueError: the file is not there, or no image that can be read whole.
+            FileNotFoundError, ValueError: there is no such file, or no image that can be read.
         """
         if not isinstance(image, Image.Image):
             path = Path(image)
@@ -132,8 +132,8 @@ class ImagePreprocessing(Preprocessing):
         if path.suffix == ".npy":
             raw = mapped(path)
             for first in range(0, len(raw), rows):
-                part = np.array(raw[first : first + rows])
-                yield [str(row) for row in range(first, first + len(part))], self.tensor(part)
+                array = np.array(raw[first : first + rows])
+                yield [str(row) for row in range(first, first + len(array))], self.tensor(array)
             return
         files = images_in(path) if path.is_dir() else [path]
         top = path if path.is_dir() else path.parent

@@ -215,8 +215,8 @@ class LitSoftmaxRegression(LightningModule):
         found, now = checkpoint.get("preprocessing"), self._preprocessing()
         if found is not None and now is not None and not same(found, now.state_dict()):
             raise ValueError(
-                "data: expected the preprocessing that the checkpoint was trained with, got another "
-                "one: the training data or their settings have changed since"
+                "data: expected the preprocessing that the checkpoint was trained with, got "
+                "another one: the training data or their settings have changed since"
             )
         if self._trainer is None or self.trainer.state.fn != "fit":
             self._load_calibration(checkpoint)
