@@ -4,5 +4,13 @@ from softmax_torch.data.batches import Batches
 from softmax_torch.data.digits import DigitsDataModule
 from softmax_torch.data.mnist import MNISTDataModule
 from softmax_torch.data.module import Split, TensorDataModule
+from softmax_torch.data.table import TableDataModule
 
-__all__ = ["Batches", "DigitsDataModule", "MNISTDataModule", "Split", "TensorDataModule"]
+__all__ = [
+    "Batches",
+    "DigitsDataModule",
+    "MNISTDataModule",
+    "Split",
+    "TableDataModule",
+    "TensorDataModule",
+]

@@ -14,16 +14,22 @@ from typing import Any
 from softmax_torch.preprocessing.base import Preprocessing, same
 from softmax_torch.preprocessing.features import FeaturesPreprocessing
 from softmax_torch.preprocessing.images import ImagePreprocessing
+from softmax_torch.preprocessing.table import TablePreprocessing
 
 __all__ = [
     "FeaturesPreprocessing",
     "ImagePreprocessing",
     "Preprocessing",
+    "TablePreprocessing",
     "from_state_dict",
     "same",
 ]
 
-KINDS: tuple[type[Preprocessing], ...] = (FeaturesPreprocessing, ImagePreprocessing)
+KINDS: tuple[type[Preprocessing], ...] = (
+    FeaturesPreprocessing,
+    ImagePreprocessing,
+    TablePreprocessing,
+)
 
 
 def from_state_dict(state: dict[str, Any]) -> Preprocessing:
