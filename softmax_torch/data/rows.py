@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from softmax_torch.data.splits import enough, stratified
-from softmax_torch.preprocessing.chunks import Chunk, Source, chunks, columns
+from softmax_torch.preprocessing.chunks import Chunk, Source, chunks
 
 __all__ = ["PARTS", "ROWS", "Roles", "Rows"]
 
@@ -134,7 +134,7 @@ class Rows:
             row = int((y < 0).argmax())
             raise ValueError(
                 f"{self.source.place(row)}: expected a class that training samples have, got "
-                f"{self.labels[self.label[row]]}, none of {columns(class_names)}"
+                f"{self.labels[self.label[row]]}, none of {', '.join(class_names)}"
             )
         return y
 

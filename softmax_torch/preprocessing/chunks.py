@@ -24,7 +24,7 @@ from pyarrow import parquet
 
 from softmax_torch.preprocessing import arrays, delimited
 
-__all__ = ["MISSING", "NUMBER", "SUFFIXES", "Chunk", "Source", "chunks", "columns", "in_memory"]
+__all__ = ["MISSING", "NUMBER", "SUFFIXES", "Chunk", "Source", "chunks", "in_memory", "listed"]
 
 MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL")
 """Texts that stand for a missing value."""
@@ -110,7 +110,7 @@ class Chunk:
             delimiter = self.source.delimiter
             hint = delimited.hint(self.names, delimiter) if delimiter else ""
             raise ValueError(
-                f"{self.source.name}: expected {columns(lacking)}, got {columns(self.names)}{hint}"
+                f"{self.source.name}: expected {listed(lacking)}, got {listed(self.names)}{hint}"
             )
 
     def column(self, name: str) -> pa.ChunkedArray:
@@ -219,7 +219,7 @@ def without_missing(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.if_else(missing, pa.scalar(None, pa.string()), column)
 
 
-def columns(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
     """Names of columns in a message, the first 20 of them."""
     more = f" and {len(names) - 20} more" if len(names) > 20 else ""
     return f"column{'s' if len(names) > 1 else ''} {', '.join(names[:20])}{more}"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from softmax_torch.preprocessing.chunks import Chunk, Source, columns
+from softmax_torch.preprocessing.chunks import Chunk, Source, listed
 from softmax_torch.preprocessing.columns import CategoriesSoFar, NumbersSoFar
 
 __all__ = ["MOST_CATEGORIES", "Survey"]
@@ -50,7 +50,7 @@ class Survey:
         identifiers = [seen.name for seen in self.seen if seen.identifies]
         if identifiers:
             raise ValueError(
-                f"{source.name}: expected columns that tell classes apart, got {columns(identifiers)}"
+                f"{source.name}: expected columns that tell classes apart, got {listed(identifiers)}"
                 f" with another value in each row, or with more than {MOST_CATEGORIES} categories; "
                 f"leave out what tells samples apart: {flag('ignore', identifiers)}"
             )
