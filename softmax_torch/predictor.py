@@ -14,10 +14,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from softmax_torch import preprocessing, saved
+from softmax_torch import saved
 from softmax_torch.calibration import Calibration
 from softmax_torch.modules import SoftmaxRegression
-from softmax_torch.preprocessing import Preprocessing
+
+try:
+    from softmax_torch import preprocessing
+    from softmax_torch.preprocessing import Preprocessing
+except ImportError as error:
+    raise ImportError(
+        f"{error}. Raw inputs need more than the operator does: pip install 'softmax-torch[train]'"
+    ) from error
 
 __all__ = ["Predicted", "Predictor", "load"]
 

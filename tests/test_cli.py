@@ -108,7 +108,7 @@ def test_the_console_program_is_the_same(
 def test_predict_writes_probabilities(digits: tuple[Path, str], capsys: Any) -> None:
     path, _ = digits
     for name in ("predictions.csv", "predictions_1.csv"):  # nothing is written over
-        cli.main(["predict", "--ckpt_path", str(path)])
+        cli.main(["predict", "--ckpt_path", str(path), "--probabilities"])
         assert f"{name} (359 samples, 10 classes)" in capsys.readouterr().out
         with (path.parent / name).open() as file:
             rows = list(csv.DictReader(file))
@@ -117,6 +117,9 @@ def test_predict_writes_probabilities(digits: tuple[Path, str], capsys: Any) -> 
         assert ((0 <= p) & (p <= 1)).all()
         torch.testing.assert_close(p.sum(1), torch.ones(359), rtol=0, atol=1e-6)
         assert p.argmax(1).tolist() == [int(row["predicted"]) for row in rows]
+        most = torch.tensor([float(row["probability"]) for row in rows])
+        assert torch.equal(most, p.amax(1))
+        assert [row["id"] for row in rows] == [str(i) for i in range(359)]
 
 
 @pytest.fixture
@@ -151,11 +154,11 @@ def test_predictions_are_calibrated_when_asked(to_calibrate: Path) -> None:
     cli.main(["calibrate", *path])
     temperature = 1 / checkpoint.load(to_calibrate)["calibration"]["scale"].item()
     assert temperature != pytest.approx(1.0, abs=0.01)
-    cli.main(["predict", *path])
-    cli.main(["predict", *path, "--calibrated"])
+    cli.main(["predict", *path, "--probabilities"])
+    cli.main(["predict", *path, "--probabilities", "--calibrated"])
     plain, calibrated = (
         torch.tensor(
-            [[float(p) for p in row[1:]] for row in csv.reader(file.read_text().splitlines()[1:])],
+            [[float(p) for p in row[3:]] for row in csv.reader(file.read_text().splitlines()[1:])],
             dtype=torch.float64,
         )
         for file in (to_calibrate.with_name(f"predictions{n}.csv") for n in ("", "_1"))

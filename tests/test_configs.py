@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from conftest import write_mnist
+from PIL import Image
 
 from softmax_torch import cli
 
@@ -16,9 +17,14 @@ CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 
 @pytest.fixture
 def data_root(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """Generated data under the name of each relative of MNIST."""
+    """Generated data: each relative of MNIST by its name, and a folder of images."""
     for name in ("MNIST", "FashionMNIST"):
         write_mnist(tmp_path / "data", name)
+    for c, name in enumerate(("dark", "light")):
+        folder = tmp_path / "images" / name
+        folder.mkdir(parents=True)
+        for i in range(10):
+            Image.new("L", (6, 6), 200 * c + i).save(folder / f"{i}.png")
     return tmp_path / "data"
 
 

@@ -12,7 +12,7 @@ import csv
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,9 +63,12 @@ class Wanted(NamedTuple):
         partial = self.output.with_name(f".{self.output.name}{checkpoint.PARTIAL}")
         samples = 0
         try:
-            with checkpoint.named(self.output), FORMATS[self.output.suffix](partial) as append:
+            with ExitStack() as closing:
+                with checkpoint.named(self.output):
+                    append = closing.enter_context(FORMATS[self.output.suffix](partial))
                 for batch in counted(batches):
-                    append(self.columns(batch, class_names))
+                    with checkpoint.named(self.output):
+                        append(self.columns(batch, class_names))
                     samples += len(batch.ids)
             partial.rename(self.output)
         finally:

@@ -2,6 +2,7 @@
 
 from softmax_torch.data.batches import Batches
 from softmax_torch.data.digits import DigitsDataModule
+from softmax_torch.data.images import ImageFolderDataModule
 from softmax_torch.data.mnist import MNISTDataModule
 from softmax_torch.data.module import Split, TensorDataModule
 from softmax_torch.data.table import TableDataModule
@@ -9,6 +10,7 @@ from softmax_torch.data.table import TableDataModule
 __all__ = [
     "Batches",
     "DigitsDataModule",
+    "ImageFolderDataModule",
     "MNISTDataModule",
     "Split",
     "TableDataModule",

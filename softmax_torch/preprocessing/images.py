@@ -10,8 +10,11 @@ goes through unchanged, byte for byte.
 from __future__ import annotations
 
 import math
+import struct
+import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,13 +26,30 @@ from torch import Tensor
 from softmax_torch.preprocessing.base import Preprocessing
 from softmax_torch.preprocessing.features import mapped
 
-__all__ = ["SUFFIXES", "ImagePreprocessing", "images_in", "unreadable"]
+__all__ = ["SUFFIXES", "ImagePreprocessing", "images_in", "look_at"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
 """What the name of an image ends in."""
 
 DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 """Pillow's modes of grey images with 16 bits a pixel, which it would cut off at 255."""
+
+GREY = ("1", "L", "LA", "La", *DEEP)
+"""Modes that have no colours."""
+
+ORIENTATION = 0x0112
+"""The tag of EXIF that says how an image lies; from 5 on, on its side."""
+
+FAULTS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    struct.error,
+    zlib.error,
+    UnidentifiedImageError,
+    Image.DecompressionBombError,
+)
+"""What Pillow raises for files that are no images, or damaged."""
 
 SHOWN = 20
 """Files that a message names, of those that are bad."""
@@ -76,7 +96,7 @@ class ImagePreprocessing(Preprocessing):
         if isinstance(raw, str | Path | Image.Image):
             raw = [raw]
         if isinstance(raw, list | tuple) and raw and isinstance(raw[0], str | Path | Image.Image):
-            return self._stacked([self.decode(image) for image in raw])
+            return torch.stack([self.decode(image) for image in raw]) * (1 / 255)
         x = torch.as_tensor(raw)
         if x.shape[1:] != self.image_shape:
             raise ValueError(
@@ -99,18 +119,11 @@ class ImagePreprocessing(Preprocessing):
             FileNotFoundError, ValueError: there is no such file, or no image that can be read.
         """
         if not isinstance(image, Image.Image):
-            path = Path(image)
-            if not path.is_file():
-                raise FileNotFoundError(f"{path}: expected an image, got no such file")
-            try:
-                with Image.open(path) as opened:
-                    return self.decode(opened)
-            except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-                reason = str(error).removesuffix(f" {str(path)!r}") or type(error).__name__
-                raise ValueError(
-                    f"{path}: expected an image, got one that fails: {reason}"
-                ) from None
+            with opened(Path(image)) as found:
+                return self.decode(found)
         image = ImageOps.exif_transpose(image)
+        if image.mode == "F":
+            raise ValueError("its pixels are floats, of which no range is known")
         if image.mode in DEEP:
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         if image.has_transparency_data:
@@ -135,20 +148,30 @@ class ImagePreprocessing(Preprocessing):
                 array = np.array(raw[first : first + rows])
                 yield [str(row) for row in range(first, first + len(array))], self.tensor(array)
             return
-        files = images_in(path) if path.is_dir() else [path]
+        if path.suffix and not path.exists():
+            raise FileNotFoundError(f"{path}: expected an image, got no such file")
+        files = [path] if path.is_file() else images_in(path)
         top = path if path.is_dir() else path.parent
+        for piece, pixels in zip(pieces(files, rows), self.decoded(files, rows), strict=True):
+            yield [str(file.relative_to(top)) for file in piece], pixels * (1 / 255)
+
+    def decoded(self, files: Sequence[Path], rows: int) -> Iterator[Tensor]:
+        """Images as bytes (n, ...), at most so many at once, decoded by several threads.
+
+        Raises:
+            ValueError: at the end, with all those that cannot be read; none comes after the first.
+        """
         bad: list[str] = []
         with ThreadPoolExecutor() as pool:  # Pillow decodes without holding the interpreter
-            for first in range(0, len(files), rows):
-                part, images = files[first : first + rows], []
-                for file, result in zip(part, pool.map(self._tried, part), strict=True):
-                    if isinstance(result, Tensor):
-                        images.append((str(file.relative_to(top)), result))
+            for piece in pieces(files, rows):
+                images = []
+                for image in pool.map(self._tried, piece):
+                    if isinstance(image, Tensor):
+                        images.append(image)
                     else:
-                        bad.append(str(result))
-                if images and not bad:
-                    names, pixels = zip(*images, strict=True)
-                    yield list(names), self._stacked(list(pixels))
+                        bad.append(str(image))
+                if not bad:
+                    yield torch.stack(images)
         if bad:
             raise unreadable(bad)
 
@@ -157,9 +180,6 @@ class ImagePreprocessing(Preprocessing):
             return self.decode(file)
         except (FileNotFoundError, ValueError) as error:
             return error
-
-    def _stacked(self, images: list[Tensor]) -> Tensor:
-        return torch.stack(images) * (1 / 255)
 
     def state_dict(self) -> dict[str, Any]:
         """What it takes to make it again."""
@@ -176,6 +196,53 @@ class ImagePreprocessing(Preprocessing):
         """The one that was saved."""
         H, W = state["size"]
         return cls((H, W), state["color"], state["class_names"], state["scale"])
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """An image whose header was read; what goes wrong then or later names the file.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such file, or no image that can be read.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected an image, got no such file")
+    try:
+        with Image.open(path) as image:
+            yield image
+    except FAULTS as error:
+        reason = str(error).removesuffix(f" {str(path)!r}") or type(error).__name__
+        raise ValueError(f"{path}: expected an image, got one that fails: {reason}") from None
+
+
+def look_at(files: Sequence[Path]) -> tuple[dict[tuple[int, int], Path], bool]:
+    """The sizes (H, W) of images, each with the first file that has it; whether any has colours.
+
+    Only headers are read.
+
+    Raises:
+        ValueError: with all those that cannot be read.
+    """
+    sizes: dict[tuple[int, int], Path] = {}
+    color, bad = False, []
+    for path in files:
+        try:
+            with opened(path) as image:
+                W, H = image.size
+                turned = image.getexif().get(ORIENTATION, 1) >= 5
+                sizes.setdefault((W, H) if turned else (H, W), path)
+                color = color or image.mode not in GREY
+        except ValueError as error:
+            bad.append(str(error))
+    if bad:
+        raise unreadable(bad)
+    return sizes, color
+
+
+def pieces(files: Sequence[Path], rows: int) -> Iterator[Sequence[Path]]:
+    """The files, at most so many at once."""
+    for first in range(0, len(files), rows):
+        yield files[first : first + rows]
 
 
 def images_in(folder: Path) -> list[Path]:

@@ -1,0 +1,136 @@
+"""A folder of images is a data set, and one made of tensors' images is those tensors."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from softmax_torch import cli
+from softmax_torch.data import ImageFolderDataModule, MNISTDataModule
+from softmax_torch.solvers import fit
+
+
+def write(folder: Path, classes: dict[str, int], size: tuple[int, int] = (6, 5)) -> Path:
+    """So many images for each class: noise, brighter from class to class."""
+    generator = np.random.default_rng(0)
+    for c, (name, n) in enumerate(classes.items()):
+        (folder / name).mkdir(parents=True)
+        for i in range(n):
+            noise = generator.integers(0, 100, size) + 40 * c
+            Image.fromarray(noise.astype(np.uint8)).save(folder / name / f"{i:02d}.png")
+    return folder
+
+
+def test_given_parts(tmp_path: Path) -> None:
+    for part, n in (("train", 8), ("validation", 3), ("test", 2)):
+        write(tmp_path / part, {"cat": n, "dog": n + 1})
+    data = ImageFolderDataModule(str(tmp_path))
+    assert (data.in_features, data.num_classes) == (30, 2)
+    data.setup()
+    assert {part: len(split) for part, split in data.splits.items()} == {
+        "train": 17,
+        "val": 7,
+        "test": 5,
+    }
+    x, y = data.splits["test"]
+    assert (x.shape, x.dtype, y.tolist()) == ((5, 6, 5), torch.uint8, [0, 0, 1, 1, 1])
+    assert data.test_ids == [f"test/cat/{i:02d}.png" for i in range(2)] + [
+        f"test/dog/{i:02d}.png" for i in range(3)
+    ]
+    assert torch.equal(x[3], data.preprocessing.decode(tmp_path / data.test_ids[3]))
+    assert data.preprocessing.class_names == ("cat", "dog")
+
+
+def test_drawn_parts_keep_shares_and_files(tmp_path: Path) -> None:
+    write(tmp_path, {"cat": 20, "dog": 40})
+    data = ImageFolderDataModule(str(tmp_path), val_fraction=0.25, test_fraction=0.2)
+    data.setup()
+    counts = {part: torch.bincount(split.y).tolist() for part, split in data.splits.items()}
+    assert counts == {"train": [12, 24], "val": [4, 8], "test": [4, 8]}
+    files = [path for part in data.files.values() for path in part]
+    assert len(set(files)) == 60
+    for part, split in data.splits.items():
+        for file, image, c in zip(data.files[part], *split, strict=True):
+            assert torch.equal(image, data.preprocessing.decode(file))
+            assert file.parent.name == ("cat", "dog")[c]
+
+
+def test_size_and_colors(tmp_path: Path) -> None:
+    write(tmp_path, {"cat": 4, "dog": 4})
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(tmp_path / "cat" / "black.png")
+    with pytest.raises(ValueError, match=r"size: expected one .* 2 sizes: 6 x 5 .*, 9 x 9 .*black"):
+        ImageFolderDataModule(str(tmp_path))
+    data = ImageFolderDataModule(str(tmp_path), size=(4, 3), val_fraction=0.3)
+    assert data.preprocessing.image_shape == (3, 4, 3)
+    data.setup()
+    assert data.splits["train"].x.shape[1:] == (3, 4, 3)
+    assert ImageFolderDataModule(str(tmp_path), size=(4, 3), color=False).in_features == 12
+
+
+def test_what_cannot_be_used(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"root: expected a folder with images, got .*none"):
+        ImageFolderDataModule(str(tmp_path / "none"))
+    with pytest.raises(FileNotFoundError, match="got one without any"):
+        ImageFolderDataModule(str(tmp_path))
+    write(tmp_path, {"cat": 3})
+    with pytest.raises(ValueError, match="at least two classes, got cat alone"):
+        ImageFolderDataModule(str(tmp_path))
+    write(tmp_path / "b", {"cat": 3, "dog": 1})
+    with pytest.raises(ValueError, match=r"at least 2 samples of each class.*1 of class dog"):
+        ImageFolderDataModule(str(tmp_path / "b")).setup()
+    Image.fromarray(np.zeros((6, 5), np.uint8)).save(tmp_path / "b" / "stray.png")
+    with pytest.raises(ValueError, match=r"stray\.png: expected an image in a folder named after"):
+        ImageFolderDataModule(str(tmp_path / "b"))
+    write(tmp_path / "c" / "test", {"cat": 2})
+    with pytest.raises(ValueError, match="expected a folder train beside test, got none"):
+        ImageFolderDataModule(str(tmp_path / "c"))
+    write(tmp_path / "c" / "train", {"cat": 5, "dog": 5})
+    write(tmp_path / "c" / "val", {"cat": 2, "mouse": 1})
+    with pytest.raises(ValueError, match=r"val/mouse: expected a class .*\(cat, dog\), got mouse"):
+        ImageFolderDataModule(str(tmp_path / "c")).setup()
+    with pytest.raises(ValueError, match="test_fraction: expected"):
+        ImageFolderDataModule(str(tmp_path / "c"), test_fraction=1.0)
+    with pytest.raises(ValueError, match="size: expected"):
+        ImageFolderDataModule(str(tmp_path / "c"), size=(0, 3))
+
+
+def test_a_run_that_is_refused_leaves_nothing(tmp_path: Path, monkeypatch: Any) -> None:
+    """Images whose headers are good are found to be damaged when they are decoded."""
+    monkeypatch.chdir(tmp_path)
+    whole = write(tmp_path / "images", {"cat": 9, "dog": 9}) / "dog" / "03.png"
+    whole.write_bytes(whole.read_bytes()[:70])
+    settings = ["--data", "softmax_torch.data.ImageFolderDataModule", "--data.root", "images"]
+    with pytest.raises(ValueError, match=r"got 1 that cannot(.|\n)*dog/03.png"):
+        cli.main(["fit", *settings, "--trainer.max_epochs", "1"])
+    assert not (tmp_path / "runs").exists()
+
+
+def test_mnist_as_files_is_mnist_as_tensors(real_mnist_root: Path, tmp_path: Path) -> None:
+    """300 images of each class: the same bytes in the same order, hence the same accuracy."""
+    mnist = MNISTDataModule(root=str(real_mnist_root), download=False)
+    mnist.setup()
+    tensors = {}
+    for part, n in (("train", 300), ("val", 10), ("test", 100)):
+        x, y = mnist.splits[part]
+        rows = torch.cat([(y == c).nonzero().flatten()[:n] for c in range(10)])
+        tensors[part] = x[rows], y[rows]
+        for row in rows.tolist():
+            folder = tmp_path / part / str(int(y[row]))
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(x[row].numpy()).save(folder / f"{row:05d}.png")
+    files = ImageFolderDataModule(str(tmp_path))
+    files.setup()
+    accuracies = []
+    for splits in (tensors, files.splits):
+        x, y = splits["train"]
+        solution = fit(x.flatten(1) / 255, y, C=1.0)
+        x, y = splits["test"]
+        z = x.flatten(1) / 255 @ solution.weight.T.float() + solution.bias.float()
+        accuracies.append((z.argmax(1) == y).double().mean().item())
+    assert accuracies[0] == accuracies[1] > 0.85
+    for part, (x, y) in tensors.items():
+        assert torch.equal(files.splits[part].x, x)
+        assert torch.equal(files.splits[part].y, y)
