@@ -290,8 +290,8 @@ def in_memory(raw: Any, names: Sequence[str]) -> Chunk:
         raw = {name: raw[name] for name in names if name in raw}
     try:
         table = pa.table(raw)
-    except (pa.ArrowException, TypeError) as error:
-        raise ValueError(f"inputs: expected columns of one type each, got {error}") from None
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise ValueError(f"inputs: expected columns of one type each, got: {error}") from None
     source = Source("inputs")
     check_names(source, table)
     return Chunk(table, source)

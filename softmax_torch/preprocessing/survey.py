@@ -50,9 +50,10 @@ class Survey:
         identifiers = [seen.name for seen in self.seen if seen.identifies]
         if identifiers:
             raise ValueError(
-                f"{source.name}: expected columns that tell classes apart, got {listed(identifiers)}"
-                f" with another value in each row, or with more than {MOST_CATEGORIES} categories; "
-                f"leave out what tells samples apart: {flag('ignore', identifiers)}"
+                f"{source.name}: expected columns that tell classes apart, got "
+                f"{listed(identifiers)} with another value in each row, or with more than "
+                f"{MOST_CATEGORIES} categories; leave out what tells samples apart: "
+                f"{flag('ignore', identifiers)}"
             )
         return [
             CategoriesSoFar(seen.name) if seen.is_text else NumbersSoFar(seen.name)
@@ -95,8 +96,8 @@ class Seen:
     def check(self, source: Source) -> None:
         if self.number is None and self.text is None:
             raise ValueError(
-                f"{source.name}, column {self.name}: expected at least one value, got none; leave it "
-                f"out: {flag('ignore', [self.name])}"
+                f"{source.name}, column {self.name}: expected at least one value, got none; "
+                f"leave it out: {flag('ignore', [self.name])}"
             )
         if self.categorical or self.number is None or self.text is None:
             return

@@ -1,0 +1,253 @@
+"""Tables of every kind hold the same values, as numbers and as text."""
+
+import datetime
+import decimal
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from softmax_torch.preprocessing.chunks import NUMBER, Chunk, Source, chunks, in_memory
+
+NAMES = ["size", "whole", "kind", "flag"]
+SIZE, WHOLE, KIND, FLAG = [0.5, None, -2.0], [1, 2, 3], ["x", None, "z z"], [True, False, True]
+TEXTS = {
+    "size": ["0.5", None, "-2"],
+    "whole": ["1", "2", "3"],
+    "kind": ["x", None, "z z"],
+    "flag": ["true", "false", "true"],
+}
+CSV = "size,whole,kind,flag,more\n0.5,1.0,x,True,7\nNA,2.0,,FALSE,8\n-2,3.00, z z,true,9\n"
+
+
+def frame() -> pd.DataFrame:
+    columns = {"size": SIZE, "whole": WHOLE, "kind": KIND, "flag": FLAG}
+    return pd.DataFrame(columns | {"more": [datetime.date(2020, 1, 1)] * 3}, index=[5, 6, 5])
+
+
+def table() -> pa.Table:
+    return pa.table(
+        {
+            "size": pa.array([0.5, math.nan, -2.0], pa.float32()),
+            "whole": pa.array(WHOLE, pa.uint8()),
+            "kind": pa.array(KIND).dictionary_encode(),
+            "flag": FLAG,
+            "more": [[1], [2], [3]],
+        }
+    )
+
+
+def as_csv(path: Path) -> Any:
+    (path / "a.csv").write_text(CSV)
+    return path / "a.csv"
+
+
+def as_tsv(path: Path) -> Any:
+    (path / "a.tsv").write_text(CSV.replace(",", "\t"))
+    return path / "a.tsv"
+
+
+def as_parquet(path: Path) -> Any:
+    parquet.write_table(table(), path / "a.parquet")
+    return path / "a.parquet"
+
+
+def as_npz(path: Path) -> Any:
+    kind = np.array(["x", "", "z z"])
+    np.savez(path / "a.npz", size=[0.5, np.nan, -2], whole=WHOLE, kind=kind, flag=FLAG)
+    return path / "a.npz"
+
+
+def as_npy(path: Path) -> Any:
+    kinds = [("size", ">f8"), ("whole", "i4"), ("kind", "S4"), ("flag", "?")]
+    array = np.array([(0.5, 1, b"x", 1), (np.nan, 2, b"NA", 0), (-2, 3, b"z z", 1)], dtype=kinds)
+    np.save(path / "a.npy", array)
+    return path / "a.npy"
+
+
+TABLES = {
+    "csv": as_csv,
+    "tsv": as_tsv,
+    "parquet": as_parquet,
+    "npz": as_npz,
+    "npy": as_npy,
+    "pandas": lambda path: frame(),
+    "pandas categorical": lambda path: frame().astype({"kind": "category", "flag": "category"}),
+    "polars": lambda path: pl.from_pandas(frame()),
+    "polars categorical": lambda path: pl.from_pandas(frame()).cast({"kind": pl.Categorical}),
+    "pyarrow": lambda path: table(),
+    "batch": lambda path: table().to_batches()[0],
+    "dict": lambda path: {"size": SIZE, "whole": WHOLE, "kind": KIND, "flag": FLAG, "more": 3},
+    "dict of arrays": lambda path: {
+        "size": np.array([0.5, np.nan, -2]),
+        "whole": pd.Series([1.0, 2.0, 3.0]),
+        "kind": pl.Series(KIND),
+        "flag": FLAG,
+    },
+    "rows": lambda path: [
+        {"size": 0.5, "whole": 1, "kind": "x", "flag": True},
+        {"whole": 2, "kind": None, "flag": False},
+        {"size": -2, "whole": 3, "kind": "z z", "flag": True, "more": {}},
+    ],
+    "decimals": lambda path: {
+        "size": [decimal.Decimal("0.5"), None, decimal.Decimal("-2.0")],
+        "whole": [decimal.Decimal("1.00"), decimal.Decimal(2), decimal.Decimal(3)],
+        "kind": KIND,
+        "flag": ["true", "False", "TRUE"],
+    },
+}
+
+
+def pieces(raw: Any, rows: int) -> list[Chunk]:
+    return list(chunks(Source.of(raw), rows)) if isinstance(raw, Path) else [in_memory(raw, NAMES)]
+
+
+@pytest.mark.parametrize("rows", [2, 100])
+@pytest.mark.parametrize("kind", TABLES)
+def test_all_kinds_of_tables_hold_the_same(kind: str, rows: int, tmp_path: Path) -> None:
+    found = pieces(TABLES[kind](tmp_path), rows)
+    if rows == 2 and isinstance(TABLES[kind](tmp_path), Path):
+        assert [(len(piece), piece.first) for piece in found] == [(2, 0), (1, 2)]
+    for name, expected in TEXTS.items():
+        if kind == "decimals" and name == "size":
+            continue  # the text of a decimal has all its digits
+        assert [v for piece in found for v in piece.text(name).to_pylist()] == expected
+    for name, numbers in (("size", [0.5, math.nan, -2]), ("whole", [1, 2, 3])):
+        got = np.concatenate([piece.numbers(name) for piece in found])
+        assert got.dtype == np.float64
+        np.testing.assert_array_equal(got, numbers)
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_what_a_column_is(kind: str, tmp_path: Path) -> None:
+    """The first row with a number in it, and the first with something else."""
+    [found] = pieces(TABLES[kind](tmp_path), 100)
+    kinds = {name: found.kinds(name) for name in NAMES}
+    assert kinds == {"size": (0, None), "whole": (0, None), "kind": (None, 0), "flag": (None, 0)}
+
+
+def test_numbers_and_text_in_one_column() -> None:
+    found = in_memory({"a": ["", "1", "x", "2"], "b": ["y", "NA", "1e3", "z"]}, ["a", "b"])
+    assert (found.kinds("a"), found.kinds("b")) == ((1, 2), (2, 0))
+    empty = in_memory({"a": ["", "NA"], "b": [None, None]}, ["a", "b"])
+    assert empty.kinds("a") == empty.kinds("b") == (None, None)
+    with pytest.raises(ValueError, match=r"^inputs, row 2, column a: expected a number, got x$"):
+        found.numbers("a")
+
+
+PIECE = st.text(st.sampled_from("0123456789+-.eEinfaINFAty_, x"), max_size=8)
+
+
+@given(text=PIECE | st.floats().map(str) | st.integers().map(str))
+def test_number_says_which_text_arrow_takes_for_one(text: str) -> None:
+    found = in_memory({"a": ["z", text]}, ["a"])
+    if found.column("a")[1].as_py() is None:
+        return
+    try:
+        pa.array([text.strip()]).cast(pa.float64())
+    except pa.ArrowInvalid:
+        assert found.kinds("a") == (None, 0), NUMBER
+    else:
+        assert found.kinds("a") == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("columns", "name", "message"),
+    [
+        (
+            {"a": [1.0, math.inf]},
+            "a",
+            r"inputs, row 1, column a: expected a finite number, got inf",
+        ),
+        ({"a": ["1", "-Infinity"]}, "a", r"inputs, row 1, column a: .* finite number, got -inf"),
+        ({"a": [[1], [2]]}, "a", r"inputs, column a: expected numbers, text or .* got list<"),
+        ({"a": [datetime.date(2020, 1, 1)]}, "a", r"column a: .* got date32.*leave the column out"),
+    ],
+)
+def test_values_that_cannot_be_used(columns: Any, name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        in_memory(columns, [name]).numbers(name)
+
+
+@pytest.mark.parametrize(
+    ("raw", "kind", "message"),
+    [
+        (3, TypeError, "inputs: expected a data frame, a dict of columns, .* got int"),
+        ([], TypeError, "inputs: .* got list"),
+        ([1, 2], TypeError, "inputs: .* got list"),
+        (np.zeros((2, 3)), TypeError, "inputs: .* got ndarray"),
+        ({"size": 1.0}, ValueError, "inputs: expected columns of one type each"),
+        ({"size": [1.0, "x"]}, ValueError, "inputs: expected columns of one type each"),
+        ([{"size": 1.0}, {"size": "x"}], ValueError, "inputs: expected columns of one type each"),
+        ({"size": [1.0], "kind": ["x", "y"]}, ValueError, "inputs: expected columns of one type"),
+        (pd.DataFrame({"size": [1, "x"]}), ValueError, "inputs: expected columns of one type each"),
+        (pd.DataFrame([[1, 2]], columns=["a", "a"]), ValueError, "inputs: .* Duplicate"),
+        (pa.table([[1], [2]], names=["a", "a"]), ValueError, "got two called a"),
+    ],
+)
+def test_what_is_no_table(raw: Any, kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message):
+        in_memory(raw, NAMES)
+
+
+def test_matrices_are_columns(tmp_path: Path) -> None:
+    matrix = np.arange(6.0, dtype=np.float32).reshape(3, 2)
+    np.save(tmp_path / "a.npy", matrix)
+    np.savez(tmp_path / "a.npz", x=matrix, y=[7, 8, 9])
+    [a] = chunks(Source.of(tmp_path / "a.npy"), 100)
+    [b] = chunks(Source.of(tmp_path / "a.npz"), 100)
+    assert (a.names, b.names) == (["0", "1"], ["x_0", "x_1", "y"])
+    for k in range(2):
+        assert a.numbers(f"{k}").tolist() == b.numbers(f"x_{k}").tolist() == matrix[:, k].tolist()
+
+
+def test_files_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.parquet", "a.npz", "a.npy"):
+        Path(name).write_bytes(b"no table")
+    np.save("objects.npy", np.array([{}, 1]), allow_pickle=True)
+    np.savez("objects.npz", a=np.array([{}, 1]))
+    np.savez("lengths.npz", a=[1, 2], b=[1])
+    np.savez("deep.npz", a=np.zeros((2, 2, 2)))
+    np.save("flat.npy", np.zeros(3))
+    np.save("complex.npy", np.zeros((3, 2), np.complex64))
+    np.save("none.npy", np.zeros((0, 2)))
+    parquet.write_table(pa.table({"a": pa.array([], pa.int8())}), "none.parquet")
+    for name, message in {
+        "a.parquet": "expected a Parquet file",
+        "a.npz": "expected arrays of numbers or text",
+        "a.npy": "expected arrays of numbers or text",
+        "objects.npy": "expected arrays of numbers or text, got .*Python objects",
+        "objects.npz": "expected arrays of numbers or text, got .*allow_pickle",
+        "lengths.npz": "arrays of several lengths: {'a': 2, 'b': 1}",
+        "deep.npz": r"got a of shape \(2, 2, 2\)",
+        "flat.npy": r"got an array of shape \(3,\), neither",
+        "complex.npy": "expected arrays of numbers or text",
+        "none.npy": "expected at least one row, got none",
+        "none.parquet": "expected at least one row, got none",
+    }.items():
+        with pytest.raises(ValueError, match=rf"^{name}: .*{message}"):
+            list(chunks(Source.of(name), 10))
+
+
+def test_a_pickle_in_an_array_is_not_run(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> Any:
+            return Path.touch, (tmp_path / "run",)
+
+    np.save(tmp_path / "a.npy", np.array([Evil(), 1]), allow_pickle=True)
+    np.savez(tmp_path / "a.npz", a=np.array([Evil(), 1]))
+    for name in ("a.npy", "a.npz"):
+        with pytest.raises(ValueError, match=r"allow_pickle|Python objects"):
+            list(chunks(Source.of(tmp_path / name), 10))
+    assert not (tmp_path / "run").exists()
+    np.load(tmp_path / "a.npy", allow_pickle=True)
+    assert (tmp_path / "run").exists()  # it would have been

@@ -1,0 +1,135 @@
+"""Text files of columns: what is read of them, and what is said of those that cannot be."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from softmax_torch.preprocessing import delimited
+from softmax_torch.preprocessing.chunks import Source, chunks
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def read(content: bytes, name: str = "a.csv", rows: int = 100, delimiter: str | None = None):
+    Path(name).write_bytes(content)
+    pieces = list(chunks(Source.of(name, delimiter), rows))
+    assert [piece.first for piece in pieces] == [
+        sum(len(piece) for piece in pieces[:k]) for k in range(len(pieces))
+    ]
+    assert all(0 < len(piece) <= rows for piece in pieces)
+    return {
+        name: [value for piece in pieces for value in piece.column(name).to_pylist()]
+        for name in pieces[0].names
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"a,b\n1,x\n2,y\n", {"a": ["1", "2"], "b": ["x", "y"]}),
+        (b"a,b\r\n1,x\r\n", {"a": ["1"], "b": ["x"]}),
+        (b"a,b\n1,x", {"a": ["1"], "b": ["x"]}),
+        (b"\xef\xbb\xbfa,b\n1,x\n", {"a": ["1"], "b": ["x"]}),  # as Excel begins UTF-8
+        (b"\n\na,b\n\n1,x\n\n\n2,y\n\n", {"a": ["1", "2"], "b": ["x", "y"]}),
+        (b'a,b\n"1","x,\n""y"""\n', {"a": ["1"], "b": ['x,\n"y"']}),
+        (b'a,b\n1,5" pipe\n', {"a": ["1"], "b": ['5" pipe']}),
+        (b" a ,b\n 1 , x y \n", {"a": ["1"], "b": ["x y"]}),
+        ("ä,b\n1,二\n".encode(), {"ä": ["1"], "b": ["二"]}),
+        (b"a\n1\n\n2\n", {"a": ["1", "2"]}),
+        (b'a,b\n,NA\nN/A,NaN\nnan,null\nNULL," "\n1,None\n', {"a": [None] * 4 + ["1"]}),
+        (b"a,b\n1,NA\n", {"b": [None]}),
+    ],
+)
+def test_values_are_text(content: bytes, expected: dict[str, list[str | None]], here: Path) -> None:
+    found = read(content)
+    assert {name: found[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "delimiter", "content"),
+    [
+        ("a.csv", ";", b"a;b\n1,5;x\n"),
+        ("a.tsv", None, b"a\tb\n1,5\tx\n"),
+        ("a.TAB", None, b"a\tb\n1,5\tx\n"),
+        ("a.tsv", ";", b"a\tb\n1,5\tx\n"),  # a delimiter is that of .csv
+    ],
+)
+def test_the_delimiter(name: str, delimiter: str | None, content: bytes, here: Path) -> None:
+    assert read(content, name, delimiter=delimiter) == {"a": ["1,5"], "b": ["x"]}
+
+
+TABLE = st.lists(
+    st.tuples(*[st.text(st.sampled_from('ab1,;"\n\r é'), max_size=4)] * 2), min_size=1, max_size=9
+)
+
+
+@given(rows=TABLE, block=st.integers(80, 200), size=st.integers(1, 4))
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_is_written_is_read(rows, block: int, size: int, here: Path) -> None:
+    """In blocks and chunks of any size, and every row has the line in which it begins."""
+    import csv
+
+    lines, text = [], '"first","sec\nond"\n'
+    for row in rows:
+        lines.append(text.count("\n") + 1)
+        text += ",".join(f'"{value}"' for value in (v.replace('"', '""') for v in row)) + "\n"
+    path = here / "a.csv"
+    path.write_text(text, encoding="utf-8", newline="")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(delimited, "BLOCK", block)
+        pieces = list(chunks(Source.of(path), size))
+    found = [row for piece in pieces for row in zip(*piece.table.to_pydict().values(), strict=True)]
+    assert found == rows
+    with path.open(newline="") as file:
+        assert [tuple(row) for row in csv.reader(file)][1:] == rows
+    if "\r" not in text:
+        places = [piece.place(k) for piece in pieces for k in range(len(piece))]
+        assert places == [f"{path}, line {line}" for line in lines]
+
+
+LONG = b"".join(b"%d,x\n" % k for k in range(3000))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"a.csv: expected a table, got an empty file$"),
+        (b"\n\n", r"a.csv: expected a table, got an empty file$"),
+        (b"a,b", r"a.csv: expected at least one row, got none$"),
+        (b"a,b\n\n", r"a.csv: expected at least one row, got none$"),
+        (b"a,b,a\n1,2,3\n", r"a.csv: expected a name of its own .* got two called a$"),
+        (b"a, a\n1,2\n", r"a.csv: expected a name of its own .* got two called a$"),
+        (b",a\n0,2\n", r"a.csv, line 1: expected a name for each .* none for column 1; pandas"),
+        (b"a,b\n1,2\n\n1,2,3\n", r"a.csv, line 4: expected 2 fields, .* got 3$"),
+        (b'a,b\n1,"x\n\ny"\n7\n', r"a.csv, line 5: expected 2 fields, .* got 1$"),
+        (b"a,b\n" + LONG + b"1,2,3\n", r"a.csv, line 3002: expected 2 fields, .* got 3$"),
+        (b"a;b\n1,5;x\n", r"got 2; its columns look separated by ';': --data.delimiter ';'$"),
+        (b"a\tb\n1,5\tx\n", r"look separated by '\\t'"),
+        ("a,b\n1,x\n2,é\n".encode("latin1"), r"a.csv, line 3: .*UTF-8.*0xe9.*iconv -f WINDOWS"),
+        (b"a,b\n" + LONG + b"1,\xff\n", r"a.csv, line 3002: .* 0xff;"),
+        (b"a,b\n1,\xc3", r"a.csv, line 2: .*UTF-8.* 0xc3"),  # cut off in a character
+        ("a,b\n1,x\n".encode("utf-16"), r"a.csv, line 1: .*UTF-8.*iconv -f UTF-16 -t UTF-8 a.csv"),
+        (b'a,b\n1,x\n2,"y\n3,z\n', r"a.csv, line 3: expected a closing quote, got the end"),
+        (b"a,b\n1," + b"x" * 4096 + b"\n", r"a.csv: .* got a row of more than .* MiB"),
+    ],
+)
+def test_what_cannot_be_read(
+    content: bytes, message: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delimited, "BLOCK", 1024)
+    with pytest.raises(ValueError, match=message):
+        read(content)
+
+
+def test_there_has_to_be_a_file(here: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"none.csv: expected a table, got no such file"):
+        Source.of("none.csv")
+    (here / "a.xlsx").touch()
+    with pytest.raises(ValueError, match=r"a.xlsx: expected a name that ends in .csv, .tsv, .tab"):
+        Source.of("a.xlsx")
