@@ -235,8 +235,8 @@ def test_which_columns_are_numbers() -> None:
         (
             {"a": ["1", "2", "?"]},
             r"^inputs, row 2, column a: expected a number as in inputs, row 0, which has 1, got \?;"
-            r" correct it, or take all of them as categories \(--data.categorical '\[\"a\"\]'\), or "
-            r"leave the column out \(--data.ignore '\[\"a\"\]'\)$",
+            r" correct it, or take all of them as categories \(--data.categorical '\[\"a\"\]'\), "
+            r"or leave the column out \(--data.ignore '\[\"a\"\]'\)$",
         ),
         ({"a": ["1", "2,5"]}, r"got 2,5; decimals are written with a point; correct it"),
         ({"a": ["NA", None]}, r"^inputs, column a: expected at least one value, got none; leave"),
