@@ -229,7 +229,8 @@ def look_at(files: Sequence[Path]) -> tuple[dict[tuple[int, int], Path], bool]:
         try:
             with opened(path) as image:
                 W, H = image.size
-                turned = image.getexif().get(ORIENTATION, 1) >= 5
+                # That of a PNG would decode all of it, for tags that may come after the pixels.
+                turned = Image.Image.getexif(image).get(ORIENTATION, 1) >= 5
                 sizes.setdefault((W, H) if turned else (H, W), path)
                 color = color or image.mode not in GREY
         except ValueError as error:

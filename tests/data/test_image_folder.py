@@ -10,6 +10,7 @@ from PIL import Image
 
 from softmax_torch import cli
 from softmax_torch.data import ImageFolderDataModule, MNISTDataModule
+from softmax_torch.preprocessing.images import look_at
 from softmax_torch.solvers import fit
 
 
@@ -100,8 +101,9 @@ def test_what_cannot_be_used(tmp_path: Path) -> None:
 def test_a_run_that_is_refused_leaves_nothing(tmp_path: Path, monkeypatch: Any) -> None:
     """Images whose headers are good are found to be damaged when they are decoded."""
     monkeypatch.chdir(tmp_path)
-    whole = write(tmp_path / "images", {"cat": 9, "dog": 9}) / "dog" / "03.png"
-    whole.write_bytes(whole.read_bytes()[:70])
+    cut = write(tmp_path / "images", {"cat": 9, "dog": 9}, (20, 20)) / "dog" / "03.png"
+    cut.write_bytes(cut.read_bytes()[:200])
+    assert look_at([cut]) == ({(20, 20): cut}, False)
     settings = ["--data", "softmax_torch.data.ImageFolderDataModule", "--data.root", "images"]
     with pytest.raises(ValueError, match=r"got 1 that cannot(.|\n)*dog/03.png"):
         cli.main(["fit", *settings, "--trainer.max_epochs", "1"])
