@@ -17,7 +17,7 @@ CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 
 @pytest.fixture
 def data_root(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """Generated data: each relative of MNIST by its name, and a folder of images."""
+    """Generated data: each relative of MNIST by its name, a folder of images, a table."""
     for name in ("MNIST", "FashionMNIST"):
         write_mnist(tmp_path / "data", name)
     for c, name in enumerate(("dark", "light")):
@@ -25,6 +25,8 @@ def data_root(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
         folder.mkdir(parents=True)
         for i in range(10):
             Image.new("L", (6, 6), 200 * c + i).save(folder / f"{i}.png")
+    rows = "".join(f"{k},{'ab'[k % 2]},{'xy'[k % 2]}\n" for k in range(40))
+    (tmp_path / "table.csv").write_text(f"size,color,class\n{rows}")
     return tmp_path / "data"
 
 

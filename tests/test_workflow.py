@@ -1,0 +1,183 @@
+"""From a table to answers, by the commands that the README shows, and from a checkpoint alone."""
+
+import csv
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.datasets import load_iris
+
+import softmax_torch
+from softmax_torch import cli
+from softmax_torch.training import checkpoint
+
+ROOT = Path(__file__).parents[1]
+CONFIG = str(ROOT / "configs" / "table.yaml")
+CHECKPOINT = Path("runs", "table", "version_0", "last.ckpt")
+
+
+def commands(section: str) -> list[list[str]]:
+    """The commands of a section of the README, as lists of their arguments."""
+    text = (ROOT / "README.md").read_text().split(f"\n## {section}\n")[1].split("\n## ")[0]
+    shown = "".join(block.split("```")[0] for block in text.split("```sh\n")[1:])
+    lines = shown.replace("\\\n", " ").splitlines()
+    assert all(line.startswith("python train.py ") for line in lines)
+    return [shlex.split(line, comments=True)[2:] for line in lines]
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def run(*args: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """The program in a process of its own, in a folder."""
+    return subprocess.run(
+        [sys.executable, "-c", "from softmax_torch.cli import main; main()", *args],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={"PYTHONPATH": str(ROOT), "PATH": ""},
+    )
+
+
+def test_the_readme_goes_from_a_table_to_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    iris = load_iris(as_frame=True)
+    names = np.array(["setosa", "versicolor", "virginica"])
+    frame = iris.frame.assign(species=names[iris.target]).drop(columns="target")
+    frame.to_csv("iris.csv", index=False)
+    frame.drop(columns="species")[::-10].to_csv("new.csv", index=False)
+    said = {}
+    for args in commands("Your own table"):
+        cli.main(args)
+        said[args[0]] = capsys.readouterr().out.splitlines()
+    assert {"fit", "calibrate", "test", "predict"} <= said.keys()
+    readme = (ROOT / "README.md").read_text()
+    for command, starts in {
+        "fit": ("val", "test"),
+        "calibrate": ("calibrated",),
+        "test": ("test",),
+        "predict": ("predictions",),
+    }.items():
+        for line in said[command]:
+            if line.startswith(starts):
+                assert line in readme.splitlines()
+    rows = rows_of(Path("species.csv"))
+    assert [row["id"] for row in rows] == [str(row) for row in range(15)]
+    right = [
+        row["predicted"] == kind for row, kind in zip(rows, frame["species"][::-10], strict=True)
+    ]
+    assert np.mean(right) > 0.9
+    assert all(float(row["probability"]) > 1 / 3 for row in rows)
+
+
+def customers(n: int, seed: int) -> pd.DataFrame:
+    """Numbers, categories and booleans, some of each missing, and a name for each row."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 3, n)
+    frame = pd.DataFrame(
+        {
+            "who": [f"{seed}-{k}" for k in range(n)],
+            "age": (30 + 10 * y + rng.normal(0, 5, n)).round(2),
+            "city": np.array(["Oslo, N", "Århus", '"Rome"'])[(y + (rng.random(n) < 0.2)) % 3],
+            "zone": 1 + (y + (rng.random(n) < 0.3)) % 3,
+            "member": rng.random(n) < 0.3 + 0.2 * y,
+            "bought": np.array(["boat", "bike", "nothing"])[y],
+        }
+    ).astype(object)
+    for name in ("age", "city", "zone", "member"):
+        frame.loc[rng.random(n) < 0.1, name] = None
+    return frame
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on such a table, and what it predicts of its test set."""
+    top = tmp_path_factory.mktemp("customers")
+    customers(200, 0).to_csv(top / "train.csv", index=False)
+    test = customers(90, 1)
+    test.loc[3, "city"] = "Bergen"  # where nobody of the training samples lives
+    test.to_csv(top / "test.csv", index=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(top)
+        cli.main(
+            ["fit", "--config", CONFIG, "--data.file", "train.csv", "--data.target", "bought"]
+            + ["--data.test_file", "test.csv", "--data.id_column", "who"]
+            + ["--data.categorical", '["zone"]']
+        )
+        cli.main(["predict", "--ckpt_path", str(CHECKPOINT), "--probabilities"])
+    return top
+
+
+def test_a_checkpoint_alone_predicts_as_its_run_does(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In another process and place, to the last bit, with a column of classes or without."""
+    shutil.copy(trained / CHECKPOINT, tmp_path / "copy.ckpt")
+    shutil.copy(trained / "test.csv", tmp_path)
+    pd.read_csv(trained / "test.csv").drop(columns="bought").to_parquet(tmp_path / "test.parquet")
+    expected = rows_of((trained / CHECKPOINT).with_name("predictions.csv"))
+    assert [row["id"] for row in expected] == [f"1-{k}" for k in range(90)]
+    truth = customers(90, 1)["bought"]
+    assert np.mean([row["predicted"] == t for row, t in zip(expected, truth, strict=True)]) > 0.8
+    args = ["predict", "--ckpt_path", "copy.ckpt", "--probabilities", "--input"]
+    done = run(*args, "test.csv", "--output", "a.csv", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert rows_of(tmp_path / "a.csv") == expected
+    monkeypatch.chdir(tmp_path)
+    cli.main([*args, "test.parquet", "--output", "b.csv"])
+    assert rows_of(tmp_path / "b.csv") == expected
+
+
+def test_rows_in_memory_are_predicted_as_those_of_the_file(trained: Path) -> None:
+    found = softmax_torch.load(trained / CHECKPOINT)
+    p = found.predict_proba(str(trained / "test.csv"))
+    [(ids, of_file)] = found.predict_file(trained / "test.csv")
+    assert torch.equal(of_file, p)
+    assert ids == [f"1-{k}" for k in range(90)]
+    frame = pd.read_csv(trained / "test.csv")  # in which zones are 1.0, 2.0 and NaN
+    assert torch.equal(found.predict_proba(frame), p)
+    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    assert torch.equal(found.predict_proba(rows), p)
+    assert found.predict(rows[:3]) == [found.class_names[c] for c in p[:3].argmax(1)]
+    assert found.class_names == ("bike", "boat", "nothing")
+
+
+class Evil:
+    """Unpickled, it makes a file."""
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (Path("run"),)
+
+
+def test_code_in_a_checkpoint_is_not_run(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy((trained / CHECKPOINT).with_name("config.yaml"), tmp_path)
+    shutil.copy(trained / "test.csv", tmp_path)
+    shutil.copy(trained / "train.csv", tmp_path)
+    content = checkpoint.load(trained / CHECKPOINT)
+    content["preprocessing"]["columns"].append(Evil())
+    torch.save(content, "evil.ckpt")
+    before = sorted(path.name for path in Path().iterdir())
+    message = r"evil.ckpt: expected a checkpoint of a run, got a file that is damaged or another"
+    with pytest.raises(ValueError, match=message):
+        softmax_torch.load("evil.ckpt")
+    for args in (["test"], ["predict", "--input", "test.csv"], ["predict"], ["calibrate"]):
+        with pytest.raises(ValueError, match=message):
+            cli.main([*args, "--ckpt_path", "evil.ckpt"])
+    assert sorted(path.name for path in Path().iterdir()) == before
+    torch.load("evil.ckpt", weights_only=False)
+    assert Path("run").exists()  # as it would have been
