@@ -1,6 +1,7 @@
 """From a table to answers, by the commands that the README shows, and from a checkpoint alone."""
 
 import csv
+import json
 import shlex
 import shutil
 import subprocess
@@ -35,17 +36,6 @@ def commands(section: str) -> list[list[str]]:
 def rows_of(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
-
-
-def run(*args: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """The program in a process of its own, in a folder."""
-    return subprocess.run(
-        [sys.executable, "-c", "from softmax_torch.cli import main; main()", *args],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env={"PYTHONPATH": str(ROOT), "PATH": ""},
-    )
 
 
 def test_the_readme_goes_from_a_table_to_answers(
@@ -131,13 +121,28 @@ def test_a_checkpoint_alone_predicts_as_its_run_does(
     assert [row["id"] for row in expected] == [f"1-{k}" for k in range(90)]
     truth = customers(90, 1)["bought"]
     assert np.mean([row["predicted"] == t for row, t in zip(expected, truth, strict=True)]) > 0.8
-    args = ["predict", "--ckpt_path", "copy.ckpt", "--probabilities", "--input"]
-    done = run(*args, "test.csv", "--output", "a.csv", folder=tmp_path)
+    code = """if True:
+        import json, softmax_torch
+        [(ids, p)] = softmax_torch.load("copy.ckpt").predict_file("test.csv")
+        print(json.dumps([ids, p.tolist()]))
+    """
+    env = {"PYTHONPATH": str(ROOT), "PATH": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=env
+    )
     assert done.returncode == 0, done.stderr
-    assert rows_of(tmp_path / "a.csv") == expected
+    ids, p = json.loads(done.stdout)
+    assert ids == [row["id"] for row in expected]
+    # nine digits are written, which tell any two floats apart
+    written = [
+        [float(row[f"p_{name}"]) for name in ("bike", "boat", "nothing")] for row in expected
+    ]
+    assert torch.equal(torch.tensor(p), torch.tensor(written))
     monkeypatch.chdir(tmp_path)
-    cli.main([*args, "test.parquet", "--output", "b.csv"])
-    assert rows_of(tmp_path / "b.csv") == expected
+    for name in ("test.csv", "test.parquet"):
+        args = ["--ckpt_path", "copy.ckpt", "--probabilities", "--input", name]
+        cli.main(["predict", *args, "--output", f"{name}.csv"])
+        assert rows_of(tmp_path / f"{name}.csv") == expected
 
 
 def test_rows_in_memory_are_predicted_as_those_of_the_file(trained: Path) -> None:
