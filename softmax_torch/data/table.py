@@ -44,7 +44,7 @@ class TableDataModule(TensorDataModule):
         ignore: columns to leave out.
         categorical: columns of numbers that are categories.
         id_column: a column with what samples are called in predictions; None for numbers of rows.
-        delimiter: between the columns of a .csv; None for a comma.
+        delimiter: between the columns of a .csv, such as ; or \\t for a tab; None for a comma.
         batch_size, seed: see ``TensorDataModule``.
         val_fraction, test_fraction: share of the samples at hand that is drawn, in (0, 1): for the
             test set first, in the same way whatever the seed is, then for validation.
@@ -73,6 +73,7 @@ class TableDataModule(TensorDataModule):
         given = {part: path for part, path in files.items() if path is not None}
         if split_column is not None and given:
             raise ValueError("split_column: expected no val_file and no test_file beside it")
+        delimiter = "\t" if delimiter == r"\t" else delimiter
         if delimiter is not None and len(delimiter) != 1:
             raise ValueError(f"delimiter: expected one character, got {delimiter!r}")
         roles = Roles(target, split_column, id_column, ignore or [], categorical or [])

@@ -99,10 +99,9 @@ class Categories:
     def encode(self, chunk: Chunk) -> Array:
         """float32 (n, categories)."""
         text = chunk.text(self.name)
-        known = pc.index_in(text, pa.array(self.values, pa.string()))
-        at = pc.fill_null(known, -1).to_numpy().astype(np.int64)
-        if self.missing:
-            at = np.where(pc.is_null(text).to_numpy(), len(self.values), at)
+        known = pc.fill_null(pc.index_in(text, pa.array(self.values, pa.string())), -1).to_numpy()
+        # A missing value is at the place after the categories, which there may be or not.
+        at = np.where(pc.is_null(text).to_numpy(), len(self.values), known)
         x: Array = (at[:, None] == np.arange(len(self.features))).astype(np.float32)
         return x
 

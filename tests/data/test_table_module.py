@@ -175,12 +175,14 @@ def test_formats_give_the_same(here: Path) -> None:
     frame.to_parquet("a.parquet")
     frame.to_csv("a.tsv", index=False, sep="\t")
     frame.to_csv("b.csv", index=False, sep=";")
+    frame.to_csv("c.csv", index=False, sep="\t")
     np.savez("a.npz", **{name: frame[name].fillna("").to_numpy("U") for name in ("color", "kind")},
              size=frame["size"])  # fmt: skip
     for name, options in (
         ("a.parquet", {}),
         ("a.tsv", {}),
         ("b.csv", {"delimiter": ";"}),
+        ("c.csv", {"delimiter": r"\t"}),  # as a shell hands it over
     ):
         data = ready(file=name, target="kind", **options)
         assert torch.equal(data.splits["train"].x, whole.splits["train"].x)
