@@ -1,6 +1,8 @@
 """Classes split over gloo ranks give what one process gives: losses, derivatives, errors, state."""
 
 import doctest
+import os
+import socket
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,11 @@ import torch.distributed.checkpoint as dcp
 import torch.multiprocessing as mp
 from support import OURS, TORCHS, options
 from torch import Tensor
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
+from torch.utils.data import DataLoader
 
 from softmax_torch import SoftmaxRegression, parallel
 from softmax_torch.functional import linear_cross_entropy as plain
@@ -84,10 +91,12 @@ def compare_one(
         [t.clone().requires_grad_() for t in local],
         [own(v, i) for i, v in enumerate(vectors)],
     )
-    tolerance = 1e-10 if dtype == torch.float64 else 1e-5
+    # Of the largest magnitude, or of 1 where a mean over rows is less than that: both sides round.
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-6
     for i, (a, e) in enumerate(zip(found, expected, strict=True)):
+        largest = max(1.0, float(e.abs().max()))
         e = e if i == 0 else own(e, (i - 1) % len(whole))
-        close = torch.allclose(a, e, rtol=tolerance, atol=tolerance)
+        close = torch.allclose(a, e, rtol=0, atol=tolerance * largest)
         assert close, f"{name}, soft {soft}, result {i}: {a} for {e}"
 
 
@@ -134,11 +143,14 @@ def errors(size: int) -> list[str]:
         call(x, torch.ones_like(y) if last else y),
         call(x, torch.ones(N, C + 1)),
         call(x, y, weight=-torch.ones(C) if last else torch.ones(C)),
+        call(x, y, sample_weight=torch.ones(N) if last else None),
+        error_of(lambda: ShardedSoftmaxRegression(D, C).loss(x, wrong if last else y)),
+        call(x, y),
     ]
 
 
-def module(size: int, folder: str) -> None:
-    """Initial values, training, gathering, and a checkpoint."""
+def module(size: int) -> None:
+    """Initial values, training, and gathering."""
     torch.manual_seed(3)
     one = SoftmaxRegression(D, C)
     torch.manual_seed(3)
@@ -181,23 +193,83 @@ def module(size: int, folder: str) -> None:
     torch.testing.assert_close(low, torch.tensor(float(C)).log())
 
 
+def few_classes(size: int) -> None:
+    """Some ranks are left without a class, as 5 on 4 ranks are split into 2, 2, 1 and none."""
+    x, y = torch.randn(7, D), torch.randint(5, (7,))
+    torch.manual_seed(4)
+    one = SoftmaxRegression(D, 5)
+    torch.manual_seed(4)
+    split = ShardedSoftmaxRegression(D, 5)
+    per = -(-5 // size)
+    assert len(split.weight.to_local()) == max(0, min(per, 5 - per * dist.get_rank()))
+    assert split.predict(x).equal(one.predict(x))
+    for model in (one, split):
+        model.loss(x, y, z_loss=0.1).backward()
+    assert split.weight.grad is not None
+    torch.testing.assert_close(split.weight.grad.full_tensor(), one.linear.weight.grad)
+
+
+def shares_of_rows() -> None:
+    """2 shares of the rows x 2 of the classes: gradients are those of all rows on one process."""
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "classes"))
+    x, y = torch.randn(12, D), torch.randint(C, (12,))
+    part = slice(6 * mesh.get_local_rank("data"), 6 * mesh.get_local_rank("data") + 6)
+    torch.manual_seed(5)
+    one = SoftmaxRegression(D, C)
+    one.loss(x, y, label_smoothing=0.1).backward()
+    for fsdp in (False, True):
+        torch.manual_seed(5)
+        split = ShardedSoftmaxRegression(D, C, mesh=mesh["classes"])
+        if fsdp:  # keeps a share of the parameters on each data rank, and averages by itself
+            fully_shard(split, mesh=mesh["data"])
+            register_fsdp_forward_method(split, "loss")
+        split.loss(x[part], y[part], label_smoothing=0.1).backward()
+        for parameter, whole in zip(split.parameters(), one.parameters(), strict=True):
+            assert isinstance(parameter.grad, DTensor)
+            if not fsdp:
+                dist.all_reduce(parameter.grad.to_local(), group=mesh.get_group("data"))
+                parameter.grad /= 2
+            error = (parameter.grad.full_tensor() - whole.grad).abs().max()
+            assert error <= 1e-6 * whole.grad.abs().max(), (fsdp, error)
+    with pytest.raises(ValueError, match="mesh: expected one dimension, got 2"):
+        ShardedSoftmaxRegression(D, C, mesh=mesh)
+
+
 def checkpoint(size: int, folder: str) -> None:
-    """Load what each other number of ranks saved, if it is there, and save."""
-    torch.manual_seed(size)
-    split = ShardedSoftmaxRegression(D, C, dtype=torch.float64)
-    state = {"model": split.state_dict()}
-    for other in SIZES:
-        if Path(folder, f"from{other}").exists():
-            dcp.load(state, checkpoint_id=f"{folder}/from{other}")
-            split.load_state_dict(state["model"])
-            torch.manual_seed(other)
-            expected = SoftmaxRegression(D, C, dtype=torch.float64)
-            assert split.weight.full_tensor().equal(expected.linear.weight)
-            assert split.bias.full_tensor().equal(expected.linear.bias)
-    torch.manual_seed(size)
-    split.reset_parameters()
-    dist.barrier()
-    dcp.save({"model": split.state_dict()}, checkpoint_id=f"{folder}/from{size}")
+    """Load what each other number of ranks saved, if it is there, and go on as it did; and save."""
+
+    def trained(steps: int) -> list[float]:
+        losses = []
+        for _ in range(steps):
+            optimizer.zero_grad()
+            loss = split.loss(x, y)
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        return losses
+
+    torch.manual_seed(6)
+    x, y = torch.randn(N, D, dtype=torch.float64), torch.randint(C, (N,))
+    for saved in [*(s for s in SIZES if Path(folder, f"losses{s}.pt").exists()), size]:
+        torch.manual_seed(size)
+        split = ShardedSoftmaxRegression(D, C, dtype=torch.float64)
+        optimizer = torch.optim.SGD(split.parameters(), lr=0.5, momentum=0.9)
+        if saved == size:
+            trained(3)
+        model, momentum = get_state_dict(split, optimizer)
+        state = {"model": model, "optimizer": momentum}
+        if saved == size:
+            dcp.save(state, checkpoint_id=f"{folder}/from{size}")
+            torch.save(trained(3), f"{folder}/losses{size}.pt")
+            continue
+        dcp.load(state, checkpoint_id=f"{folder}/from{saved}")
+        set_state_dict(
+            split, optimizer, model_state_dict=model, optim_state_dict=state["optimizer"]
+        )
+        buffer = optimizer.state[split.weight]["momentum_buffer"]
+        assert buffer.to_local().shape == split.weight.to_local().shape
+        expected = torch.load(f"{folder}/losses{saved}.pt")
+        assert trained(3) == pytest.approx(expected, rel=1e-12)
 
 
 def work(rank: int, size: int, folder: str) -> None:
@@ -210,10 +282,13 @@ def work(rank: int, size: int, folder: str) -> None:
         timeout=timedelta(seconds=60),
     )
     compare(size, torch.float64)
-    if size == 2:
+    if size > 1:
         compare(size, torch.float32)
     extremes(size)
-    module(size, folder)
+    module(size)
+    few_classes(size)
+    if size == 4:
+        shares_of_rows()
     checkpoint(size, folder)
     torch.save(errors(size), f"{folder}/errors{size}-{rank}.pt")
     dist.destroy_process_group()
@@ -226,7 +301,7 @@ def test_ranks_do_what_one_process_does(tmp_path: Path) -> None:
             continue
         found = [torch.load(tmp_path / f"errors{size}-{rank}.pt") for rank in range(size)]
         assert all(errors == found[0] for errors in found)
-        out_of_range, rows, reduction, values, shape, negative = found[0]
+        out_of_range, rows, reduction, values, shape, negative, given, module, none = found[0]
         at = f"rank {size - 1}: "
         assert out_of_range.startswith(f"IndexError: {at}target: expected class indices in [0, 11)")
         assert rows.startswith("ValueError: input: expected the same on all ranks, got torch.float")
@@ -235,6 +310,78 @@ def test_ranks_do_what_one_process_does(tmp_path: Path) -> None:
         assert values.startswith("ValueError: checksum of target: expected the same on all ranks")
         assert shape.startswith("RuntimeError: rank 0: target: expected probabilities of the shard")
         assert negative.startswith(f"ValueError: {at}weight: expected numbers >= 0, got -1.0")
+        assert given.startswith("ValueError: sample_weight: expected the same on all ranks, got No")
+        assert module == out_of_range
+        assert none == "none"  # ranks that stopped together go on together
+
+
+def lightning(rank: int, folder: str, port: int) -> None:
+    """A trainer of two devices, in a process as torchrun would start it."""
+    from lightning import LightningModule, Trainer
+    from lightning.pytorch.strategies import ModelParallelStrategy
+
+    class Lit(LightningModule):
+        def configure_model(self) -> None:
+            if not hasattr(self, "head"):
+                torch.manual_seed(7)
+                mesh = self.device_mesh["tensor_parallel"]
+                self.head = ShardedSoftmaxRegression(D, C, mesh=mesh)
+            self.losses: list[float] = []
+
+        def training_step(self, batch: list[Tensor], _: int) -> Tensor:
+            loss = self.head.loss(*batch)
+            self.losses.append(loss.item())
+            return loss
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), lr=0.5, momentum=0.9)
+
+    ranks = dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank))
+    sizes = dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), "2")
+    meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "1"}
+    os.environ |= {"GROUP_RANK": "0", **ranks, **sizes, **meet}
+    torch.set_num_threads(1)
+    strategy = ModelParallelStrategy(data_parallel_size=1, tensor_parallel_size=2)
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=2,
+        strategy=strategy,
+        max_epochs=3,
+        use_distributed_sampler=False,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    model = Lit()
+    trainer.fit(model, DataLoader(batches(), batch_size=None))
+    torch.save(model.losses, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def batches() -> list[list[Tensor]]:
+    torch.manual_seed(8)
+    return [[torch.randn(N, D), torch.randint(C, (N,))] for _ in range(2)]
+
+
+def test_lightning_drives_it(tmp_path: Path) -> None:
+    """ModelParallelStrategy on two ranks trains as a loop does in one process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(lightning, (str(tmp_path), port), nprocs=2)
+    torch.manual_seed(7)
+    model = SoftmaxRegression(D, C)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
+    expected = []
+    for x, y in batches() * 3:
+        optimizer.zero_grad()
+        loss = model.loss(x, y)
+        loss.backward()
+        optimizer.step()
+        expected.append(loss.item())
+    for rank in range(2):
+        assert torch.load(tmp_path / f"{rank}.pt") == pytest.approx(expected, rel=1e-5)
 
 
 def test_without_a_group_it_is_refused() -> None:

@@ -98,10 +98,11 @@ class ShardedSoftmaxRegression(nn.Module):
     def _draw(self, parameter: Tensor, bound: float) -> None:
         assert isinstance(parameter, DTensor)
         local, (_, start, stop, C) = parameter.to_local(), self.shard
-        step = max(1, (8 << 20) // math.prod(local.shape[1:]))
+        step = min(C, max(1, (8 << 20) // math.prod(local.shape[1:])))
+        block = local.new_empty(step, *local.shape[1:])  # one for all: a second would be held too
         for first in range(0, C, step):
             last = min(first + step, C)
-            drawn = local.new_empty(last - first, *local.shape[1:]).uniform_(-bound, bound)
+            drawn = block[: last - first].uniform_(-bound, bound)
             begin, end = max(first, start), min(last, stop)
             if begin < end:
                 local[begin - start : end - start] = drawn[begin - first : end - first]

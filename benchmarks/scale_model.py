@@ -1,0 +1,192 @@
+"""What a training step of a head with split classes takes, on paper: ``scale.py`` checks it.
+
+N rows of D features and C classes, on d x r ranks: d shares of the rows, and for each r shares of
+the classes. A rank has n = N / d rows, K = ceil(C / r) classes and P = K (D + 1) parameters of s
+bytes. Logits exist in blocks of b rows, B of them:
+
+    b = max(1, min(n, L / (K s), I / (D s))),   B = ceil(n / b)      L, I: ops.backends' budgets
+
+Bytes a rank holds at the most, k numbers of optimizer state to a parameter (SGD 0, momentum 1,
+Adam 2):
+
+    parameters P s,   gradients P s,   optimizer k P s,   features 2 n D s (x and dx)
+    workspace, s = 4:  4 b K [twice where K <= D]  +  4 K                     logits; a sum of dz
+    workspace, s = 2:  8 b K  +  8 K  +  4 K D where B > 1      logits in both types, dz; dW's sum
+                       4 b K on a CPU, where a sum of bfloat16 in float32 makes a copy
+
+or, before the first step, parameters and a block of those that are drawn: min(C D, 2^23) s.
+
+Flops, of products of matrices alone:
+
+    8 n D K      logits, logits once more in the backward pass, dW, dx
+
+Bytes read and written, with e passes over each logit: in float32 7 forward (write; max; sub, exp;
+sum) and 10 backward (write; sub, exp, mul; read for dx, dW, db), in bfloat16 32 and 44 bytes:
+
+    products     B (3 K D s + 8 K D) + 4 n D s       W for logits, logits and dx; a sum of dW
+    elementwise  68 n K  (s = 4),   76 n K  (s = 2)
+    update       (3 + 2 k) P s
+
+Messages, all of them all-reduces:
+
+    classes, forward     24              do the ranks' arguments fit
+                         4 n             the largest logit of each row
+                         8 n             sum of exponentials, and the logit of the class
+    classes, backward    4 n D           dx
+    data                 K D s, K s      gradients of weight and bias, where d > 1
+
+Seconds, for F flops and M bytes a second, and a ring of p ranks with latency a and bandwidth w:
+
+    step = max(flops / F, products / M) + (elementwise + update) / M + sum of messages
+    message of S bytes = 2 (p - 1) a + 2 (p - 1) / p S / w
+
+The products are counted at the peak, and nothing overlaps: the first is too good, the second too
+bad for a program that sends gradients while it computes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+
+from softmax_torch.ops import backends
+
+__all__ = ["Hardware", "Message", "Step"]
+
+
+class Link(NamedTuple):
+    """What a ring of ranks is connected by."""
+
+    latency: float  # seconds a message
+    bandwidth: float  # bytes a second, out of a rank
+
+    def seconds(self, size: int, ranks: int) -> float:
+        """An all-reduce of ``size`` bytes."""
+        turns = 2 * (ranks - 1)
+        return turns * self.latency + turns / ranks * size / self.bandwidth
+
+
+class Hardware(NamedTuple):
+    """What a rank computes on."""
+
+    flops: float  # a second
+    bandwidth: float  # bytes a second, of memory
+    classes: Link  # between the ranks that share classes
+    data: Link  # between those that share rows
+
+
+class Message(NamedTuple):
+    """An all-reduce."""
+
+    what: str
+    group: str  # "classes" or "data"
+    numbers: tuple[int, ...]  # shape
+    itemsize: int
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.numbers) * self.itemsize
+
+
+class Step(NamedTuple):
+    """A training step; see the equations."""
+
+    rows: int
+    features: int
+    classes: int
+    data: int = 1
+    ranks: int = 1
+    dtype: torch.dtype = torch.float32
+    states: int = 0
+    device: str = "cpu"
+
+    @property
+    def n(self) -> int:
+        """Rows of a rank."""
+        assert self.rows % self.data == 0, f"{self.rows} rows on {self.data} shares"
+        return self.rows // self.data
+
+    @property
+    def K(self) -> int:  # noqa: N802
+        """Classes of the first rank, which has the most."""
+        return -(-self.classes // self.ranks)
+
+    @property
+    def block(self) -> int:
+        """Rows whose logits exist at a time."""
+        there = torch.empty(0, device="cpu" if self.device == "cpu" else "meta")
+        s = self.dtype.itemsize
+        of_logits = backends.logits_budget(there) // (self.K * s)
+        return max(1, min(self.n, of_logits, backends.input_budget(there) // (self.features * s)))
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.n // self.block)
+
+    def memory(self) -> dict[str, int]:
+        """Bytes that a rank holds at the most."""
+        n, D, K, s = self.n, self.features, self.K, self.dtype.itemsize
+        parameters = K * (D + 1) * s
+        logits = self.block * K
+        if s == 4:
+            workspace = 4 * logits * (2 if K <= D else 1) + 4 * K
+        else:
+            workspace = (12 if self.device == "cpu" else 8) * logits + 8 * K
+            workspace += 4 * K * D if self.blocks > 1 else 0
+        return {
+            "parameters": parameters,
+            "gradients": parameters,
+            "optimizer": self.states * parameters,
+            "features": 2 * n * D * s,
+            "workspace": workspace,
+        }
+
+    def peak(self) -> int:
+        """The most bytes that a rank holds from its beginning on."""
+        memory = self.memory()
+        drawn = min(self.classes * self.features, 8 << 20) * self.dtype.itemsize
+        return max(sum(memory.values()), memory["parameters"] + drawn)
+
+    def flops(self) -> int:
+        """Of a rank's products of matrices."""
+        return 8 * self.n * self.features * self.K
+
+    def traffic(self) -> dict[str, int]:
+        """Bytes that a rank reads and writes."""
+        n, D, K, s = self.n, self.features, self.K, self.dtype.itemsize
+        parameters = K * (D + 1) * s
+        return {
+            "products": self.blocks * K * D * (3 * s + 8) + 4 * n * D * s,
+            "elementwise": n * K * (68 if s == 4 else 76),
+            "update": (3 + 2 * self.states) * parameters,
+        }
+
+    def messages(self) -> list[Message]:
+        """What a rank sends, in order."""
+        n, D, K, s = self.n, self.features, self.K, self.dtype.itemsize
+        sent = [
+            Message("do the arguments fit", "classes", (3,), 8),
+            Message("largest logit", "classes", (n,), 4),
+            Message("sums of a row", "classes", (2, n), 4),
+            Message("dx", "classes", (n, D), 4),
+        ]
+        if self.data > 1:
+            sent += [Message("dW", "data", (K, D), s), Message("db", "data", (K,), s)]
+        return sent
+
+    def seconds(self, on: Hardware) -> dict[str, float]:
+        """What a step takes, by part."""
+        traffic = self.traffic()
+        of = {"classes": (on.classes, self.ranks), "data": (on.data, self.data)}
+        found = dict.fromkeys(of, 0.0)
+        for message in self.messages():
+            link, ranks = of[message.group]
+            found[message.group] += link.seconds(message.size, ranks)
+        return {
+            "products": max(self.flops() / on.flops, traffic["products"] / on.bandwidth),
+            "elementwise": traffic["elementwise"] / on.bandwidth,
+            "update": traffic["update"] / on.bandwidth,
+            **found,
+        }
