@@ -28,7 +28,59 @@ from softmax_torch.functional import cross_entropy, linear_cross_entropy
 __all__ = ["CrossEntropyLoss", "SoftmaxRegression"]
 
 
-class SoftmaxRegression(nn.Module):
+class SoftmaxOfLinear(nn.Module):
+    """What softmax regression says of its input, whichever module holds the linear layer.
+
+    Attributes:
+        linear: the ``nn.Linear``; weight (C, D), bias (C,).
+    """
+
+    linear: nn.Linear
+
+    @property
+    def num_classes(self) -> int:
+        """C, the number of classes."""
+        return self.linear.out_features
+
+    def _features(self, x: Tensor) -> Tensor:
+        """x as (..., D)."""
+        return x
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits z = x W^T + b, of shape (..., C)."""
+        z: Tensor = self.linear(self._features(x))
+        return z
+
+    def predict_proba(self, x: Tensor) -> Tensor:
+        """Class probabilities, of shape (..., C); each row sums to 1."""
+        return self.logits(x).softmax(-1)
+
+    def predict(self, x: Tensor) -> Tensor:
+        """The most probable class of each sample, int64, of shape (...)."""
+        return self.logits(x).argmax(-1)
+
+    def loss(self, x: Tensor, target: Tensor, **options: Any) -> Tensor:
+        """Cross-entropy of the model's predictions, fused with the linear layer.
+
+        Args:
+            x: what ``logits`` takes.
+            target: class indices (...), or class probabilities (..., C).
+            **options: ``weight``, ``ignore_index``, ``reduction``, ``label_smoothing``,
+                ``sample_weight`` and ``z_loss`` of ``functional.linear_cross_entropy``.
+
+        Returns:
+            A scalar, or one number a sample with ``reduction="none"``.
+        """
+        return linear_cross_entropy(
+            self._features(x),
+            self.linear.weight,
+            target,
+            linear_bias=self.linear.bias,
+            **options,
+        )
+
+
+class SoftmaxRegression(SoftmaxOfLinear):
     """Multinomial logistic regression: a linear map to logits and a softmax over classes.
 
     Args:
@@ -37,9 +89,6 @@ class SoftmaxRegression(nn.Module):
         bias: whether the logits have an intercept per class.
         device: where the parameters live.
         dtype: floating-point type of the parameters.
-
-    Attributes:
-        linear: the one ``nn.Linear``; weight (C, D), bias (C,).
 
     Inputs are (..., D). An input whose trailing dimensions flatten to D is accepted as well: images
     of 28 x 28 in shape (N, 28, 28) or (N, 1, 28, 28) with ``in_features=784`` are N samples.
@@ -62,13 +111,7 @@ class SoftmaxRegression(nn.Module):
         """D, the number of features of a sample."""
         return self.linear.in_features
 
-    @property
-    def num_classes(self) -> int:
-        """C, the number of classes."""
-        return self.linear.out_features
-
     def _features(self, x: Tensor) -> Tensor:
-        """x as (..., D)."""
         D = self.in_features
         if x.dim() >= 1 and x.shape[-1] == D:
             return x
@@ -79,42 +122,9 @@ class SoftmaxRegression(nn.Module):
             f"in_features={D}; got {tuple(x.shape)}"
         )
 
-    def logits(self, x: Tensor) -> Tensor:
-        """Logits z = x W^T + b, of shape (..., C)."""
-        z: Tensor = self.linear(self._features(x))
-        return z
-
     def forward(self, x: Tensor) -> Tensor:
         """Log-probabilities log p(c | x), of shape (..., C)."""
         return self.logits(x).log_softmax(-1)
-
-    def predict_proba(self, x: Tensor) -> Tensor:
-        """Class probabilities, of shape (..., C); each row sums to 1."""
-        return self.logits(x).softmax(-1)
-
-    def predict(self, x: Tensor) -> Tensor:
-        """The most probable class of each sample, int64, of shape (...)."""
-        return self.logits(x).argmax(-1)
-
-    def loss(self, x: Tensor, target: Tensor, **options: Any) -> Tensor:
-        """Cross-entropy of the model's predictions, fused with the linear layer.
-
-        Args:
-            x: inputs (..., D), or images as above.
-            target: class indices (...), or class probabilities (..., C).
-            **options: ``weight``, ``ignore_index``, ``reduction``, ``label_smoothing``,
-                ``sample_weight`` and ``z_loss`` of ``functional.linear_cross_entropy``.
-
-        Returns:
-            A scalar, or one number a sample with ``reduction="none"``.
-        """
-        return linear_cross_entropy(
-            self._features(x),
-            self.linear.weight,
-            target,
-            linear_bias=self.linear.bias,
-            **options,
-        )
 
 
 class CrossEntropyLoss(nn.Module):

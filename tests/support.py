@@ -61,6 +61,18 @@ def in_everything(f: Callable[..., Tensor], *tensors: Tensor, **given) -> list[T
     return results(g, *tensors, *leaves.values())
 
 
+def peak_memory(f: Callable[[], object]) -> int:
+    """Bytes of tensors that f holds at most, besides those that were there."""
+    with torch.profiler.profile(profile_memory=True, acc_events=True) as profile:
+        f()
+    held = peak = 0
+    for event in profile.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    return peak
+
+
 TORCHS = {
     "plain": {},
     "sum": {"reduction": "sum"},

@@ -6,14 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
 
 
-def torchrun(ranks: int, script: str, *args: str) -> str:
-    """What a script prints that is run on so many processes."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+def run(script: str, *args: str, ranks: int | None = None) -> str:
+    """What a script prints; under torchrun, on so many processes."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     done = subprocess.run(
-        [sys.executable, *launcher, str(ROOT / "examples" / script), *args],
+        [sys.executable, *(torchrun if ranks else []), str(EXAMPLES / script), *args],
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
@@ -23,9 +26,23 @@ def torchrun(ranks: int, script: str, *args: str) -> str:
     return done.stdout
 
 
+@pytest.mark.parametrize("script", sorted(path.name for path in EXAMPLES.glob("*.py")))
+def test_every_example_is_run_here(script: str) -> None:
+    assert f'"{script}"' in Path(__file__).read_text()
+
+
+def test_resnet_head() -> None:
+    printed = run("resnet_head.py", "--steps", "10")
+    first, last = (float(loss) for loss in re.findall(r"loss ([\d.]+)", printed))
+    assert first > 2.2  # log 10 is 2.3
+    assert last < first - 0.3
+    assert re.search(r"^accuracy 0\.\d{3}$", printed, re.MULTILINE)
+
+
 def test_sharded_head(tmp_path: Path) -> None:
     """The loss falls on 2 processes, and goes on falling on one, from their checkpoint."""
-    printed = [torchrun(n, "sharded_head.py", "--folder", str(tmp_path / "head")) for n in (2, 1)]
+    folder = str(tmp_path / "head")
+    printed = [run("sharded_head.py", "--folder", folder, ranks=ranks) for ranks in (2, 1)]
     steps = [re.findall(r"step (\d+)  loss ([\d.]+)", text) for text in printed]
     # printed once, whatever the number of processes, and counted on
     assert [int(step) for step, _ in steps[0] + steps[1]] == list(range(20))

@@ -20,6 +20,7 @@ FLOORS = [
     ["ops"],
     ["checks", "precision", "reductions", "functional"],
     ["modules"],
+    ["heads"],
     ["calibration"],
     ["parallel"],
     ["solvers"],

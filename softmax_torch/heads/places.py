@@ -1,0 +1,122 @@
+"""Where in a net its head is, and another in its place.
+
+The rule: of the modules with parameters of their own, in the order of ``named_modules()``, the head
+is the last, and an ``nn.Linear``. That is the order in which the net's author wrote them down, so
+that auxiliary classifiers and the projections of attention come before it. It knows no family of
+nets, and holds for each classifier of torchvision but SqueezeNet, which ends in a convolution.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from softmax_torch import checks
+from softmax_torch.heads.head import SoftmaxHead
+
+__all__ = ["find_head", "replace_head"]
+
+
+def find_head(model: nn.Module, name: str | None = None) -> tuple[str, nn.Linear]:
+    """The linear layer that gives a classifier its logits, and its dotted name.
+
+    Args:
+        model: the net.
+        name: the layer, as ``model.named_modules()`` names it; None for the last module with
+            parameters of its own.
+
+    Returns:
+        The name and the layer itself.
+
+    Raises:
+        TypeError: model is no module.
+        ValueError: the model has no module of this name, or what is found is no ``nn.Linear``.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected an nn.Module, got {type(model).__name__}")
+    modules = dict(model.named_modules())
+    if name is not None:
+        layer = modules.get(name)
+        if isinstance(layer, nn.Linear):
+            return name, layer
+        linear = [n for n, module in modules.items() if isinstance(module, nn.Linear)]
+        kind = f"no module of {_a(model)}" if layer is None else _a(layer)
+        raise ValueError(
+            f"name: expected that of an nn.Linear{f', such as {linear[-1]!r}' if linear else ''}, "
+            f"got {name!r}, {kind}"
+        )
+    owners = [n for n, module in modules.items() if any(True for _ in module.parameters(False))]
+    if not owners:
+        raise ValueError(f"model: expected an nn.Linear at its end, got {_a(model)}, no parameters")
+    layer = modules[owners[-1]]
+    if isinstance(layer, nn.Linear):
+        return owners[-1], layer
+    raise ValueError(
+        "model: expected an nn.Linear as the last module with parameters, "
+        f"got {owners[-1]!r}, {_a(layer)}. If the head is another layer, give its name; if it is "
+        "no nn.Linear, end the model in one: a convolution over positions, for example, becomes "
+        "their mean, nn.Flatten and nn.Linear"
+    )
+
+
+def replace_head(
+    model: nn.Module, num_classes: int | None = None, *, name: str | None = None
+) -> SoftmaxHead:
+    """Put a ``SoftmaxHead`` where the net has its final linear layer, and give it back.
+
+    Args:
+        model: the net, not yet wrapped in DDP or sharded. It is changed in place.
+        num_classes: C of a new layer, drawn as ``nn.Linear`` is. None keeps the old layer's
+            parameters, themselves and not copies: the net computes what it did, bit for bit.
+        name: the layer, as in ``find_head``.
+
+    Returns:
+        The head, with or without an intercept, on the device, in the dtype and in the mode
+        (training or not) of the layer before it. That layer is left as it was, hooks included.
+        An optimizer over a net with new parameters has to be made after this.
+
+    Raises:
+        TypeError, ValueError: as ``find_head`` does; and ValueError for fewer classes than one, and
+            for a layer that is more than an ``nn.Linear`` with its parameters (parametrized,
+            sharded, lazy, with a forward of its own) or is the whole model.
+    """
+    name, layer = find_head(model, name)
+    if num_classes is not None:
+        checks.sizes(layer.in_features, num_classes)
+    if layer is model:
+        raise ValueError("model: expected a net around its head, got the nn.Linear itself")
+    parameters = [p for p in (layer.weight, layer.bias) if p is not None]
+    plain = type(layer) in (nn.Linear, SoftmaxHead)
+    if not plain or any(type(p) is not nn.Parameter for p in parameters) or _wrapped(model):
+        raise ValueError(
+            f"model: expected {name!r} to be a plain nn.Linear of a net not wrapped, got "
+            f"{_a(layer)} with a weight of type {type(layer.weight).__name__} in {_a(model)}; "
+            "replace the head first and wrap, shard or parametrize then"
+        )
+    head = SoftmaxHead(
+        layer.in_features,
+        layer.out_features if num_classes is None else num_classes,
+        layer.bias is not None,
+        device="meta" if num_classes is None else layer.weight.device,
+        dtype=layer.weight.dtype,
+    ).train(layer.training)
+    if num_classes is None:
+        head.weight, head.bias = layer.weight, layer.bias
+    # A layer that is used in two places has two names.
+    for place, module in list(model.named_modules(remove_duplicate=False)):
+        if module is layer:
+            model.set_submodule(place, head)
+    return head
+
+
+def _wrapped(model: nn.Module) -> bool:
+    """Whether DDP or FSDP2 has lists of the model's parameters, which new ones would not be in."""
+    return any(
+        isinstance(m, nn.parallel.DistributedDataParallel)
+        # what an FSDPModule is known by: to import that takes 0.7 s
+        or hasattr(m, "set_requires_gradient_sync")
+        for m in model.modules()
+    )
+
+
+def _a(module: nn.Module) -> str:
+    return f"a {type(module).__name__}"
