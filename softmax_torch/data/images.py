@@ -17,7 +17,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from softmax_torch.data.module import Split, TensorDataModule
-from softmax_torch.data.splits import enough, stratified
+from softmax_torch.data.splits import TEST_SEED, enough, stratified
 from softmax_torch.preprocessing.images import ImagePreprocessing, images_in, look_at
 
 __all__ = ["ImageFolderDataModule"]
@@ -41,7 +41,7 @@ class ImageFolderDataModule(TensorDataModule):
         val_fraction: share of each class of training that is kept apart for validation, where there
             is no folder ``val``.
         test_fraction: share of each class that is kept apart before that as the test set, where
-            there is no folder ``test``.
+            there is no folder ``test``; in the same way whatever the seed is.
 
     Raises:
         FileNotFoundError, ValueError: no images, images that cannot be read (all of them are
@@ -103,16 +103,20 @@ class ImageFolderDataModule(TensorDataModule):
                     pieces.append(pixels)
                     progress.advance(task, len(pixels))
                 splits[part] = Split(torch.cat(pieces), labels[part])
-        for part, fraction in (("test", self.test_fraction), ("val", self.val_fraction)):
-            if part not in splits:
-                self._draw(splits, part, fraction)
+        draws = {"test": (self.test_fraction, TEST_SEED), "val": (self.val_fraction, self.seed)}
+        draws = {part: how for part, how in draws.items() if part not in splits}
+        try:
+            enough(splits["train"].y, 1 + len(draws), self._preprocessing.class_names)
+        except ValueError as error:
+            raise ValueError(f"{self.root}: {error}") from None
+        for part, how in draws.items():
+            self._draw(splits, part, *how)
         return splits
 
-    def _draw(self, splits: dict[str, Split], part: str, fraction: float) -> None:
+    def _draw(self, splits: dict[str, Split], part: str, fraction: float, seed: int) -> None:
         """Take a part from the training set, samples and files."""
         train, files = splits["train"], self.files["train"]
-        enough(train.y, 2, self._preprocessing.class_names)
-        rest, drawn = stratified(train.y, fraction, self.seed)
+        rest, drawn = stratified(train.y, fraction, seed)
         splits["train"], splits[part] = train.rows(rest), train.rows(drawn)
         self.files["train"] = [files[row] for row in rest.tolist()]
         self.files[part] = [files[row] for row in drawn.tolist()]

@@ -15,7 +15,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["enough", "stratified"]
+__all__ = ["TEST_SEED", "enough", "stratified"]
+
+TEST_SEED = 0
+"""Seed of a test set that is drawn: nothing changes it, or with another one a sample that was
+trained on would be tested."""
 
 
 def stratified(y: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,7 @@ import torch
 
 from softmax_torch.data.module import Split, TensorDataModule
 from softmax_torch.data.rows import PARTS, ROWS, Roles, Rows
+from softmax_torch.data.splits import TEST_SEED
 from softmax_torch.preprocessing import TablePreprocessing
 from softmax_torch.preprocessing.chunks import Source, chunks
 from softmax_torch.preprocessing.columns import Column
@@ -23,13 +24,9 @@ from softmax_torch.preprocessing.survey import Survey
 
 __all__ = ["TableDataModule"]
 
-TEST_SEED = 0
-"""Seed of a test set that is drawn: nothing changes it, or with another one a sample that was
-trained on would be tested."""
-
 
 class TableDataModule(TensorDataModule):
-    """A table in a .csv, .tsv, .tab, .parquet, .npz or .npy file.
+    r"""A table in a .csv, .tsv, .tab, .parquet, .npz or .npy file.
 
     Columns of numbers are standardised, and all others become one number a category; see
     ``softmax_torch.preprocessing``. The samples for validation and for testing are those of
@@ -44,7 +41,7 @@ class TableDataModule(TensorDataModule):
         ignore: columns to leave out.
         categorical: columns of numbers that are categories.
         id_column: a column with what samples are called in predictions; None for numbers of rows.
-        delimiter: between the columns of a .csv, such as ; or \\t for a tab; None for a comma.
+        delimiter: between the columns of a .csv, such as ; or \t for a tab; None for a comma.
         batch_size, seed: see ``TensorDataModule``.
         val_fraction, test_fraction: share of the samples at hand that is drawn, in (0, 1): for the
             test set first, in the same way whatever the seed is, then for validation.

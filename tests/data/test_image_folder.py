@@ -57,6 +57,10 @@ def test_drawn_parts_keep_shares_and_files(tmp_path: Path) -> None:
         for file, image, c in zip(data.files[part], *split, strict=True):
             assert torch.equal(image, data.preprocessing.decode(file))
             assert file.parent.name == ("cat", "dog")[c]
+    other = ImageFolderDataModule(str(tmp_path), val_fraction=0.25, test_fraction=0.2, seed=1)
+    other.setup()
+    assert other.files["test"] == data.files["test"]
+    assert other.files["val"] != data.files["val"]
 
 
 def test_size_and_colors(tmp_path: Path) -> None:
@@ -80,7 +84,7 @@ def test_what_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least two classes, got cat alone"):
         ImageFolderDataModule(str(tmp_path))
     write(tmp_path / "b", {"cat": 3, "dog": 1})
-    with pytest.raises(ValueError, match=r"at least 2 samples of each class.*1 of class dog"):
+    with pytest.raises(ValueError, match=r"at least 3 samples of each class.*1 of class dog"):
         ImageFolderDataModule(str(tmp_path / "b")).setup()
     Image.fromarray(np.zeros((6, 5), np.uint8)).save(tmp_path / "b" / "stray.png")
     with pytest.raises(ValueError, match=r"stray\.png: expected an image in a folder named after"):
