@@ -7,6 +7,7 @@
                                            label and probability of each sample of a file or
                                            folder, or of the test set, as CSV, JSON or Parquet
     calibrate --ckpt_path CKPT             fit a temperature, and keep it in the checkpoint
+    report RUN                             a page about a run, in RUN/report, and its figures
     plot DIAGRAM [--output FILE]           softmax, cross-entropy or gradient-descent, as PNG or SVG
 
 A run writes ``runs/<name>/version_<n>``: config.yaml, metrics.csv, best.ckpt (lowest validation
@@ -28,7 +29,7 @@ from pathlib import Path
 
 try:
     from softmax_torch.cli import predictions
-    from softmax_torch.cli.arguments import resumed, value_of, with_config
+    from softmax_torch.cli.arguments import resumed, value_of, with_config, with_run
     from softmax_torch.cli.commands import CLI
     from softmax_torch.cli.console import ours, program, quiet, say, say_how_to_go_on, shown
     from softmax_torch.cli.predictions import Wanted, predict_input
@@ -71,6 +72,7 @@ def main(args: Sequence[str] | None = None) -> None:
             if given[:1] == ["predict"] and value_of("--input", given) is not None:
                 predict(given[1:])
                 return
+            given = with_run(given)
             run = resumed(given)
             CLI(with_config(given if run is None else run.args), closing, run)
         except Stopped as stopped:

@@ -12,9 +12,9 @@ from lightning.pytorch.cli import LightningCLI
 from softmax_torch.training import checkpoint
 from softmax_torch.training.runs import latest
 
-__all__ = ["COMMANDS", "Resumed", "differences", "resumed", "with_config"]
+__all__ = ["COMMANDS", "Resumed", "differences", "resumed", "with_config", "with_run"]
 
-COMMANDS = (*LightningCLI.subcommands(), "calibrate")
+COMMANDS = (*LightningCLI.subcommands(), "calibrate", "report")
 """Commands that take a configuration."""
 
 FREE = {"ckpt_path", "resume", "runs", "name", "checkpoint_seconds"} | {
@@ -91,8 +91,45 @@ def differences(saved: Any, given: Any, name: str = "") -> list[str]:
 
 def is_configured(args: list[str]) -> bool:
     """Whether the arguments say which configuration to use, or ask for help."""
-    told = ("-c", "--config", "-h", "--help")
-    return any(a in told or a.startswith(("--config=", "--help")) for a in args)
+    told = any(a in ("-c", "--config") or a.startswith("--config=") for a in args)
+    return told or asks_for_help(args)
+
+
+def asks_for_help(args: list[str]) -> bool:
+    """Whether the arguments ask what arguments there are."""
+    return any(a == "-h" or a.startswith("--help") for a in args)
+
+
+def with_run(args: list[str]) -> list[str]:
+    """The arguments of ``report RUN``, with the configuration and the checkpoint that it means.
+
+    That is the checkpoint which ``fit`` names at its end: the best one, and of a solver the last.
+
+    Raises:
+        ValueError, FileNotFoundError: there is no such run.
+    """
+    at = next((i for i, a in enumerate(args) if a in COMMANDS), None)
+    if at is None or args[at] != "report" or asks_for_help(args):
+        return args
+    named = args[at + 1] if at + 1 < len(args) else ""
+    if not named or named.startswith("-"):
+        raise ValueError(
+            "report: expected the directory of a run after it, such as runs/digits/version_0"
+        )
+    path = Path(named) / "config.yaml"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"report: expected the directory of a run, with config.yaml in it, got {named}"
+        )
+    rest = args[at + 2 :]
+    given = ["--run", named]
+    if not is_configured(args):
+        given += ["--config", str(path)]
+    if value_of("--ckpt_path", rest) is None:
+        model = yaml.safe_load(path.read_text()).get("model") or {}
+        which = "last.ckpt" if model.get("solver") else "best.ckpt"
+        given += ["--ckpt_path", str(Path(named) / which)]
+    return [*args[: at + 1], *given, *rest]
 
 
 def with_config(args: list[str]) -> list[str]:
@@ -126,7 +163,7 @@ def with_config(args: list[str]) -> list[str]:
 
 def value_of(flag: str, args: list[str]) -> str | None:
     """What follows a flag, in either form, at its last place."""
-    for argument, following in reversed(list(zip(args, [*args[1:], None], strict=True))):
+    for argument, following in reversed(list(zip(args, [*args[1:], None], strict=False))):
         if argument == flag:
             return following
         if argument.startswith(f"{flag}="):

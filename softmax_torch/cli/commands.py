@@ -18,8 +18,10 @@ from softmax_torch.cli.console import device, figures, program, say, shown
 from softmax_torch.cli.predictions import Wanted
 from softmax_torch.data import TensorDataModule
 from softmax_torch.predictor import Predicted
+from softmax_torch.report.page import compose
+from softmax_torch.report.reporting import ReportingTrainer
+from softmax_torch.report.writing import write
 from softmax_torch.training import LitSoftmaxRegression, checkpoint
-from softmax_torch.training.calibrating import CalibratingTrainer
 from softmax_torch.training.progress import EpochBar
 from softmax_torch.training.runs import RunLogger
 from softmax_torch.training.saving import SECONDS, RunCheckpoint
@@ -40,7 +42,7 @@ class CLI(LightningCLI):
             LitSoftmaxRegression,
             TensorDataModule,
             subclass_mode_data=True,
-            trainer_class=CalibratingTrainer,
+            trainer_class=ReportingTrainer,
             save_config_callback=None,
             seed_everything_default=0,
             trainer_defaults={
@@ -51,7 +53,8 @@ class CLI(LightningCLI):
             },
             # The usage that is made for us fills a screen; it would hide the error below it.
             parser_kwargs={
-                name: {"usage": f"{program()} {name} [options]"} for name in self.subcommands()
+                name: {"usage": f"{program()} {name} {'RUN ' * (name == 'report')}[options]"}
+                for name in self.subcommands()
             }
             | {"epilog": f"Diagrams of the method: {program()} plot --help"},
             args=args,
@@ -64,7 +67,7 @@ class CLI(LightningCLI):
         """Lightning's, without those of their arguments that are settled here."""
         settled = {"weights_only", "verbose", "return_predictions"}
         theirs = {name: skip | settled for name, skip in LightningCLI.subcommands().items()}
-        return theirs | {"calibrate": {"model", "datamodule"}}
+        return theirs | {name: {"model", "datamodule"} for name in ("calibrate", "report")}
 
     def _prepare_subcommand_parser(
         self, klass: type, subcommand: str, **kwargs: Any
@@ -223,9 +226,22 @@ class CLI(LightningCLI):
 
     def calibrate(self, **kwargs: Any) -> None:
         """Print what the calibration does to the figures of the validation set."""
-        assert isinstance(self.trainer, CalibratingTrainer)
+        assert isinstance(self.trainer, ReportingTrainer)
         before, after = self.trainer.calibrate(**kwargs)
         say("before", figures(before))
         say("after", figures(after))
         say("calibrated", f"{shown(kwargs['ckpt_path'])}, {self.model.calibration}")
         say("next", f"{program()} test --calibrated --ckpt_path {shown(kwargs['ckpt_path'])}")
+
+    def report(self, **kwargs: Any) -> None:
+        """Write a page about the run, and print the figures of the test set with their ranges."""
+        assert isinstance(self.trainer, ReportingTrainer)
+        findings = self.trainer.findings(**kwargs)
+        samples, classes = findings.test.logits.shape
+        say("evaluated", f"{shown(kwargs['ckpt_path'])} on {samples} samples, {classes} classes")
+        page = compose(findings)
+        low, high = ({name: at[i] for name, at in page.intervals.items()} for i in (0, 1))
+        for label, values in (("test", page.scores), ("95% from", low), ("to", high)):
+            say(label, figures({f"test/{name}": value for name, value in values.items()}))
+        folder = write(page, Path(kwargs["run"]))
+        say("report", f"{shown(folder / 'index.html')}, {len(page.html) / 1e6:.1f} MB")

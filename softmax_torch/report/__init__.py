@@ -1,1 +1,1 @@
-"""Pictures: the diagrams of the method. The one room that imports matplotlib."""
+"""Pictures: the report of a run, and the diagrams of the method; the room that has matplotlib."""

@@ -2,20 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
-import torch
+from lightning import LightningModule
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer import Trainer
+from torch import Tensor
 
 from softmax_torch import calibration
 from softmax_torch.calibration import Method
-from softmax_torch.data import Batches, TensorDataModule
+from softmax_torch.data import TensorDataModule
 from softmax_torch.training import checkpoint
 from softmax_torch.training.evaluation import Evaluation
 from softmax_torch.training.lit import LitSoftmaxRegression
 
-__all__ = ["CalibratingTrainer"]
+__all__ = ["CalibratingTrainer", "KeptLogits"]
+
+
+class KeptLogits(Callback):
+    """Keeps what an evaluation makes its figures of, as it was computed: where, how, and once.
+
+    Attributes:
+        logits: (n, C), on a CPU.
+        y: class indices (n,).
+    """
+
+    logits: Tensor
+    y: Tensor
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Before the module makes figures of them."""
+        assert isinstance(pl_module, LitSoftmaxRegression)
+        self._keep(pl_module.val_evaluation)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The same of the test set."""
+        assert isinstance(pl_module, LitSoftmaxRegression)
+        self._keep(pl_module.test_evaluation)
+
+    def _keep(self, evaluation: Evaluation) -> None:
+        self.logits, self.y = (tensor.cpu() for tensor in evaluation.samples())
 
 
 class CalibratingTrainer(Trainer):
@@ -47,8 +75,9 @@ class CalibratingTrainer(Trainer):
         if self.world_size > 1:
             raise ValueError(f"calibrate: expected one process, got {self.world_size}")
         model.calibrated = False
-        [before] = self.validate(model, None, ckpt_path, False, datamodule, weights_only=True)
-        z, y = logits_of(model, datamodule.val_dataloader())
+        with self.keeping_logits() as kept:
+            [before] = self.validate(model, None, ckpt_path, False, datamodule, weights_only=True)
+        z, y = kept.logits, kept.y
         model.calibration = calibration.fit(z, y, method)
         evaluation = Evaluation(z.shape[1])
         evaluation.add(model.calibration(z), y)
@@ -58,14 +87,13 @@ class CalibratingTrainer(Trainer):
         checkpoint.AtomicCheckpointIO().save_checkpoint(content, ckpt_path)
         return [before, after]
 
-
-@torch.no_grad()
-def logits_of(model: LitSoftmaxRegression, batches: Batches) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits (n, C) and class indices (n,) of all samples."""
-    logits, targets = [], []
-    for batch in batches:
-        assert isinstance(batch, tuple), "many steps at once are for training"
-        x, y = batch
-        logits.append(model.model.logits(x.to(model.device)).cpu())
-        targets.append(y.cpu())
-    return torch.cat(logits), torch.cat(targets)
+    @contextmanager
+    def keeping_logits(self) -> Iterator[KeptLogits]:
+        """Within it an evaluation leaves its logits behind."""
+        kept = KeptLogits()
+        callbacks: list[Callback] = self.callbacks  # type: ignore[attr-defined] # set by a connector
+        callbacks.append(kept)
+        try:
+            yield kept
+        finally:
+            callbacks.remove(kept)

@@ -45,9 +45,13 @@ class Evaluation(nn.Module):
         self.logits.append(logits.detach())
         self.targets.append(targets)
 
+    def samples(self) -> tuple[Tensor, Tensor]:
+        """The logits (n, C) of the epoch so far, in float32, and its class indices (n,)."""
+        return torch.cat(self.logits).float(), torch.cat(self.targets)
+
     def result(self) -> dict[str, Tensor]:
         """The figures of the epoch, scalars."""
-        logits, targets = torch.cat(self.logits).float(), torch.cat(self.targets)
+        logits, targets = self.samples()
         self.logits, self.targets = [], []
         self.accuracy.update(logits, targets)
         # One number a sample: torchmetrics 1.9 passes over weights where NaN is let through.

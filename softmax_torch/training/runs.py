@@ -24,7 +24,7 @@ from softmax_torch.training import checkpoint
 if sys.platform != "win32":  # where two runs in one directory go unnoticed
     import fcntl
 
-__all__ = ["RunLogger", "latest"]
+__all__ = ["RunLogger", "latest", "logged"]
 
 
 class RunLogger(Logger):
@@ -162,10 +162,7 @@ class RunLogger(Logger):
         for partial in folder.glob(f".*{checkpoint.PARTIAL}"):
             partial.unlink()
         if self.path.exists():
-            with self.path.open(newline="") as file:
-                reader = csv.DictReader(file)
-                self._columns = list(reader.fieldnames or [])
-                self._rows = [{k: v for k, v in row.items() if k and v} for row in reader]
+            self._columns, self._rows = logged(self.path)
 
     def _take(self, folder: Path) -> None:
         """Lock the directory.
@@ -185,6 +182,14 @@ class RunLogger(Logger):
                 f"{folder}: expected a run directory that is free, got one that another process is "
                 "writing to"
             ) from None
+
+
+def logged(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """The columns of a metrics.csv, and its rows, of which each has what was logged then."""
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        columns = list(reader.fieldnames or [])
+        return columns, [{k: v for k, v in row.items() if k and v} for row in reader]
 
 
 def latest(root: Path, name: str) -> Path:

@@ -1,0 +1,195 @@
+"""The command: from the directory of a run to a page about it, with the figures of ``test``."""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from softmax_torch import cli
+from softmax_torch.cli import commands
+from softmax_torch.report import page
+from softmax_torch.report.findings import Findings
+from softmax_torch.report.page import Page
+from softmax_torch.report.reporting import described
+from softmax_torch.solvers import ConvergenceWarning
+from softmax_torch.training import checkpoint
+
+RUN = "runs/digits/version_0"
+FLAGS = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a short run on digits in it."""
+    folder = tmp_path_factory.mktemp("report")
+    cli.main(["fit", *FLAGS, "--trainer.max_epochs", "3", "--runs", str(folder / "runs")])
+    return folder
+
+
+@pytest.fixture
+def here(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, to work in."""
+    shutil.copytree(trained / "runs", tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def found(monkeypatch: pytest.MonkeyPatch) -> list[Findings]:
+    """What is composed to pages, with figures that take no time to draw."""
+    kept: list[Findings] = []
+
+    def compose(findings: Findings) -> Page:
+        kept.append(findings)
+        return page.compose(findings)
+
+    monkeypatch.setattr(page, "drawn", lambda figure, kind: b"<svg/>")
+    monkeypatch.setattr(commands, "compose", compose)
+    return kept
+
+
+def test_a_report_of_a_run(here: Path, capsys: Any) -> None:
+    cli.main(["test", "--ckpt_path", f"{RUN}/best.ckpt"])
+    figures = dict(re.findall(r"(\w+) (\d\.\d{4})", capsys.readouterr().out))
+    before = {path: path.read_bytes() for path in (here / RUN).iterdir()}
+    cli.main(["report", RUN])
+    lines = capsys.readouterr().out.splitlines()
+    labels = [line[:12].strip() for line in lines]
+    assert labels == ["evaluated", "test", "95% from", "to", "report"]
+    assert lines[0].endswith(f"{RUN}/best.ckpt on 359 samples, 10 classes")
+    assert f"{RUN}/report/index.html" in lines[-1]
+    numbers = [dict(re.findall(r"(\w+) (\d\.\d{4})", line)) for line in lines[1:4]]
+    assert numbers[0].items() >= figures.items() > set()
+    for name, value in numbers[0].items():
+        assert numbers[1][name] <= value <= numbers[2][name]
+    html = (here / RUN / "report" / "index.html").read_text(encoding="utf-8")
+    for value in numbers[0].values():
+        assert value in html
+    for words in ("<h1>digits, version_0</h1>", "1294 train, 144 val, 359 test", "DigitsData"):
+        assert words in html
+    drawn = {path.name for path in (here / RUN / "report" / "figures").iterdir()}
+    assert {"weights.svg", "weights.png", "mistakes.svg", "learning-nll.png"} <= drawn
+    assert {path: path.read_bytes() for path in before} == before  # the run is as it was
+    assert {path.name for path in (here / RUN).iterdir()} - {"report"} == {p.name for p in before}
+
+
+def test_what_is_found_is_the_runs(here: Path, found: list[Findings]) -> None:
+    cli.main(["report", RUN, *FLAGS])
+    [findings] = found
+    content = checkpoint.load(here / RUN / "best.ckpt")
+    weight = content["state_dict"]["model.linear.weight"]
+    assert findings.weight is not None
+    assert torch.equal(findings.weight, weight)
+    assert findings.step == content["global_step"]
+    assert findings.class_names == tuple("0123456789")
+    assert findings.image_shape == (8, 8)
+    x = findings.x.flatten(1).float() / 16
+    logits = x @ weight.T + content["state_dict"]["model.linear.bias"]
+    torch.testing.assert_close(findings.test.logits, logits)
+    assert (findings.test.logits.argmax(1) == findings.test.y).double().mean() > 0.9
+    assert len(findings.val.y) == 144
+    assert findings.ids[:2] == ["0", "1"]
+    assert findings.config == (here / RUN / "config.yaml").read_text()
+    assert {"train/loss", "val/nll"} <= {name for row in findings.history for name in row}
+    assert dict(findings.facts)["seed"] == "0, of the data 0"
+
+
+def test_another_checkpoint_and_a_second_report(here: Path, found: list[Findings]) -> None:
+    cli.main(["calibrate", "--ckpt_path", f"{RUN}/last.ckpt"])
+    own = checkpoint.load(here / RUN / "last.ckpt")["calibration"]["scale"]
+    cli.main(["report", RUN, *FLAGS])
+    first = (here / RUN / "report" / "index.html").read_bytes()
+    cli.main(["report", RUN, "--ckpt_path", f"{RUN}/last.ckpt", *FLAGS])
+    assert [findings.calibration is None for findings in found] == [True, False]
+    assert found[1].calibration is not None
+    assert found[1].calibration.scale == own
+    assert not torch.equal(found[1].test.logits, found[1].calibration(found[1].test.logits))
+    html = (here / RUN / "report_1" / "index.html").read_text(encoding="utf-8")
+    assert "the checkpoint&#39;s own" in html
+    assert (here / RUN / "report" / "index.html").read_bytes() == first
+
+
+def test_of_a_solver_the_last_checkpoint_is_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: list[Findings]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(ConvergenceWarning):
+        cli.main(
+            ["fit", *FLAGS, "--trainer.max_epochs", "3", "--data.batch_size", "null"]
+            + ["--model.optimizer", "null", "--model.lr_scheduler", "null"]
+            + ["--model.solver", "lbfgs"]
+        )
+    cli.main(["report", RUN, *FLAGS])
+    assert dict(found[0].facts)["checkpoint"] == "last.ckpt, after step 3"
+    names = {path.stem for path in (tmp_path / RUN / "report" / "figures").iterdir()}
+    assert {"learning-objective", "learning-gap", "learning-gradient-norm"} <= names
+
+
+def test_preprocessing_in_a_line() -> None:
+    state = {
+        "kind": "table",
+        "columns": [{"name": "a"}],
+        "scale": 1 / 3,
+        "size": [8, 9],
+        "id": None,
+    }
+    assert described(state | {"size": [8, 9], "class_names": ["x"] * 9}) == (
+        "table; 1 columns; scale 0.333333; size 8, 9; 9 class_names"
+    )
+
+
+@pytest.mark.parametrize(
+    ("args", "kind", "message"),
+    [
+        ([], ValueError, "report: expected the directory of a run after it, such as runs/"),
+        (["--trainer.accelerator", "cpu"], ValueError, "expected the directory of a run after it"),
+        (["nowhere"], FileNotFoundError, "with config.yaml in it, got nowhere"),
+        ([RUN, "--ckpt_path", "no.ckpt"], FileNotFoundError, "got no.ckpt, which does not exist"),
+    ],
+)
+def test_what_there_is_no_report_of(
+    args: list[str], kind: type[Exception], message: str, here: Path
+) -> None:
+    with pytest.raises(kind, match=message):
+        cli.main(["report", *args])
+    assert not (here / RUN / "report").exists()
+
+
+def test_a_report_that_fails_leaves_nothing(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = sorted((here / RUN).iterdir())
+
+    def fail(figure: object, kind: str) -> bytes:
+        raise MemoryError
+
+    monkeypatch.setattr(page, "drawn", fail)
+    with pytest.raises(MemoryError):
+        cli.main(["report", RUN, *FLAGS])
+    assert sorted((here / RUN).iterdir()) == before
+
+
+def test_help_says_how_it_is_called(capsys: Any) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["report", "--help"])
+    assert stopped.value.code == 0
+    assert "report RUN [options]" in capsys.readouterr().out
+
+
+def test_templates_of_the_real_digits(
+    real_mnist_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page of MNIST is light, and what speaks for a 0 is not in its middle."""
+    monkeypatch.chdir(tmp_path)
+    config = Path(__file__).parents[2] / "configs" / "mnist.yaml"
+    cli.main(
+        ["fit", "--config", str(config), "--data.root", str(real_mnist_root), *FLAGS]
+        + ["--trainer.max_epochs", "1", "--data.batch_size", "1024"]
+    )
+    cli.main(["report", "runs/mnist/version_0", *FLAGS])
+    html = (tmp_path / "runs" / "mnist" / "version_0" / "report" / "index.html").stat().st_size
+    assert html < 2_000_000
+    state = checkpoint.load(tmp_path / "runs" / "mnist" / "version_0" / "best.ckpt")["state_dict"]
+    zero = state["model.linear.weight"].view(10, 28, 28)[0]
+    assert zero[11:17, 11:17].mean() < 0 < zero[4:24, 4:24].abs().mean()
