@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from softmax_torch import saved
+from softmax_torch import backbones, saved
 from softmax_torch.calibration import Calibration
 from softmax_torch.modules import SoftmaxRegression
 
@@ -66,6 +66,8 @@ class Predictor:
         self.network = network.to(device).eval()
         self.preprocessing, self.calibration = preprocessing, calibration
         self.device = torch.device(device)
+        # Of a run in float64, for example, whose batches are cast as late as here.
+        self.dtype = next((p.dtype for p in network.parameters()), torch.get_default_dtype())
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -75,7 +77,7 @@ class Predictor:
     @torch.inference_mode()
     def logits(self, x: Tensor) -> Tensor:
         """Logits (n, C) in float32 of x (n, ...), calibrated if there is a calibration."""
-        z: Tensor = self.network(x.to(self.device)).float()
+        z: Tensor = self.network(x.to(self.device, self.dtype)).float()
         return z if self.calibration is None else self.calibration(z)
 
     def predict_proba(self, raw: Any) -> Tensor:
@@ -127,22 +129,33 @@ def load(
 
 
 class Logits(nn.Module):
-    """A softmax regression that ends at its logits."""
+    """A backbone and a softmax regression that ends at its logits."""
 
-    def __init__(self, model: SoftmaxRegression) -> None:
+    def __init__(self, backbone: nn.Module, model: SoftmaxRegression) -> None:
         super().__init__()
-        self.model = model
+        self.backbone, self.model = backbone, model
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (n, C) of x (n, ...)."""
-        return self.model.logits(x)
+        return self.model.logits(self.backbone(x))
 
 
 def network(hyper_parameters: dict[str, Any], state_dict: dict[str, Tensor]) -> nn.Module:
-    """The net that was trained, from x to logits."""
+    """The net that was trained, from x to logits.
+
+    Raises:
+        ValueError: its backbone was a module of somebody's own, which no name stands for.
+    """
+    name = hyper_parameters.get("backbone")
+    if name is None and any(key.startswith("backbone.") for key in state_dict):
+        raise ValueError(
+            "checkpoint: expected a backbone with a name, got one that was a module; put the net "
+            "together in Python and give it to Predictor"
+        )
     weight = state_dict["model.linear.weight"]
     C, D = weight.shape
     bias = "model.linear.bias" in state_dict
-    net = Logits(SoftmaxRegression(D, C, bias, dtype=weight.dtype))
+    backbone = nn.Identity() if name is None else backbones.make(name).to(weight.dtype)
+    net = Logits(backbone, SoftmaxRegression(D, C, bias, dtype=weight.dtype))
     net.load_state_dict(state_dict)
     return net

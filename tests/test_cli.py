@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from softmax_torch import cli
 from softmax_torch.cli import commands
@@ -201,6 +202,48 @@ def test_a_run_goes_on_from_a_checkpoint(here: Path, capsys: Any) -> None:
     cli.main(["fit", "--ckpt_path", "runs/digits/version_0/last.ckpt", "--trainer.max_epochs", "3"])
     text = (here / "runs" / "digits" / "version_1" / "metrics.csv").read_text()
     assert {row["epoch"] for row in csv.DictReader(text.splitlines()) if row["train/loss"]} == {"2"}
+
+
+NET = ["--model", "LitClassifier", "--model.optimizer", "AdamW"]
+
+
+def test_a_net_is_trained_resumed_and_tested_by_its_name(here: Path, capsys: Any) -> None:
+    cli.main(["fit", *SHORT, *NET, "--model.mixup", "0.2"])
+    report = capsys.readouterr().out
+    run = here / "runs" / "digits" / "version_0"
+    settings = yaml.safe_load((run / "config.yaml").read_text())["model"]
+    assert settings["class_path"] == "softmax_torch.training.LitClassifier"
+    assert settings["init_args"]["mixup"] == 0.2
+    cli.main(["test", "--ckpt_path", str(run / "best.ckpt")])
+    assert figures(capsys.readouterr().out, "test") == figures(report, "test")
+    cli.main(["fit", "--resume", "--trainer.max_epochs", "3", "--trainer.accelerator", "cpu"])
+    assert "resumed     runs/digits/version_0/last.ckpt" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"model\.mixup: expected 0\.2, got 0\.3"):
+        cli.main(["fit", "--resume", "--model.mixup", "0.3"])
+
+
+def test_a_run_whose_configuration_names_no_class_goes_on(here: Path, capsys: Any) -> None:
+    """as those of earlier versions do not."""
+    cli.main(["fit", *SHORT])
+    path = here / "runs" / "digits" / "version_0" / "config.yaml"
+    settings = yaml.safe_load(path.read_text())
+    settings["model"] = settings["model"]["init_args"]
+    path.write_text(yaml.safe_dump(settings))
+    cli.main(["fit", "--resume", "--trainer.max_epochs", "3", "--trainer.accelerator", "cpu"])
+    assert "resumed     runs/digits/version_0/last.ckpt" in capsys.readouterr().out
+
+
+def test_help_has_the_settings_of_both_models(capsys: Any) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["fit", "--help"])
+    text = capsys.readouterr().out
+    usual, net = text.split("--model LitSoftmaxRegression (the default):")[1].split(
+        "--model LitClassifier:"
+    )
+    assert "--model.solver" in usual
+    assert "inverse strength of the L2 penalty" in net
+    assert "--model.backbone BACKBONE" in net
+    assert "--model.in_features" not in text
 
 
 def metrics(here: Path, version: int = 0) -> list[str]:

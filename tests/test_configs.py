@@ -62,7 +62,8 @@ def test_config_runs(
 
 def test_there_is_one_of_each_kind() -> None:
     names = {path.stem for path in CONFIGS}
-    assert {"digits", "mnist", "fashion_mnist", "digits_gradient_descent", "mnist_newton"} <= names
+    assert {"digits", "mnist", "fashion_mnist", "digits_gradient_descent"} <= names
+    assert {"mnist_newton", "mnist_cnn"} <= names
 
 
 def test_gradient_descent_takes_one_step_an_epoch(

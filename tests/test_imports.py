@@ -21,6 +21,7 @@ FLOORS = [
     ["checks", "precision", "reductions", "functional"],
     ["modules"],
     ["heads"],
+    ["backbones"],
     ["calibration"],
     ["parallel"],
     ["solvers"],
@@ -35,6 +36,7 @@ FLOORS = [
 # What rooms may import besides torch.
 EXTRAS = dict.fromkeys(("data", "training"), TRAINING) | {
     "cli": [*TRAINING, "pyarrow"],
+    "backbones": ["torchvision"],
     "estimator": ["sklearn"],
     "report": ["matplotlib", "lightning", "sklearn"],
     "preprocessing": ["PIL", "pyarrow"],

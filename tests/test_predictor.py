@@ -209,6 +209,25 @@ def test_data_that_have_changed_since_are_noticed(run: Path, checkpoint: Path) -
         cli.main(["test", *given, "--ckpt_path", str(checkpoint)])
 
 
+def test_a_net_is_made_again_by_the_name_of_its_backbone(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = ["--model", "softmax_torch.training.LitClassifier", "--trainer.max_epochs", "1"]
+    data = [*MNIST[:3], str(run / "data")]
+    cli.main(["fit", *data, *model, "--name", "net"])
+    best = Path("runs", "net", "version_0", "best.ckpt")
+    cli.main(["predict", "--ckpt_path", str(best), "--probabilities"])
+    expected = [float(row["probability"]) for row in rows_of(best.with_name("predictions.csv"))]
+    p = softmax_torch.load(best).predict_proba(np.load(run / "images.npy"))
+    torch.testing.assert_close(p.amax(1), torch.tensor(expected))
+    content = saved.load(best)
+    del content["hyper_parameters"]["backbone"]
+    torch.save(content, "nameless.ckpt")
+    with pytest.raises(ValueError, match="expected a backbone with a name"):
+        softmax_torch.load("nameless.ckpt")
+
+
 class Vectors(TensorDataModule):
     def __init__(self) -> None:
         super().__init__(3, 2, 8, 0.25, 0, scale=0.5)

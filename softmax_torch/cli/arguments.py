@@ -79,7 +79,8 @@ def differences(saved: Any, given: Any, name: str = "") -> list[str]:
     if name in FREE or name.rpartition(".")[2] in PLACES:
         return []
     if isinstance(saved, dict) and isinstance(given, dict):
-        prefix = f"{name}." if name else ""
+        # Flags are typed without it: --model.C.
+        prefix = f"{name.removesuffix('.init_args')}." if name else ""
         keys = [*saved, *(key for key in given if key not in saved)]
         return [
             line

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from argparse import SUPPRESS, HelpFormatter
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from jsonargparse import ArgumentParser
 from lightning.pytorch.callbacks import Callback, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.trainer import Trainer
@@ -21,7 +23,7 @@ from softmax_torch.predictor import Predicted
 from softmax_torch.report.page import compose
 from softmax_torch.report.reporting import ReportingTrainer
 from softmax_torch.report.writing import write
-from softmax_torch.training import LitSoftmaxRegression, checkpoint
+from softmax_torch.training import LitClassifier, LitSoftmaxRegression, checkpoint
 from softmax_torch.training.progress import EpochBar
 from softmax_torch.training.runs import RunLogger
 from softmax_torch.training.saving import SECONDS, RunCheckpoint
@@ -32,17 +34,40 @@ USES_OF_A_CALIBRATION = ("validate", "test")
 """Commands that take --calibrated, besides predict."""
 
 
+SIZES = ("in_features", "num_classes")
+"""Arguments of a model that follow from the data."""
+
+
+class Parser(LightningArgumentParser):
+    """A parser whose help has the settings of models, though their class may be chosen."""
+
+    def format_help(self, formatter: HelpFormatter | None = None) -> str:
+        """The help, and the settings of each class of models where there are models."""
+        text: str = super().format_help(formatter)
+        if not any(action.dest == "model" for action in self._actions):
+            return text
+        for kind in (LitSoftmaxRegression, LitClassifier):
+            usual = " (the default)" if kind is LitSoftmaxRegression else ""
+            parser = ArgumentParser(prog="", usage=SUPPRESS, add_help=False)
+            parser.add_class_arguments(kind, "model", skip=set(SIZES))
+            settings = parser.format_help().partition("\n")[2]
+            text += f"\n--model {kind.__name__}{usual}:\n{settings}"
+        return text
+
+
 class CLI(LightningCLI):
-    """LightningCLI with the model given, sizes taken from the data, and a report at the end."""
+    """LightningCLI with a model by default, sizes taken from the data, and a report at the end."""
 
     def __init__(self, args: list[str], closing: ExitStack, run: Resumed | None = None) -> None:
         self.keeper, self.closing, self.run = RunCheckpoint(), closing, run
         self.timer = Timer()
         super().__init__(
-            LitSoftmaxRegression,
+            LitClassifier,
             TensorDataModule,
+            subclass_mode_model=True,
             subclass_mode_data=True,
             trainer_class=ReportingTrainer,
+            parser_class=Parser,
             save_config_callback=None,
             seed_everything_default=0,
             trainer_defaults={
@@ -97,8 +122,9 @@ class CLI(LightningCLI):
             default=SECONDS,
             help="Time between two checkpoints within an epoch; there is one at its end.",
         )
-        for size in ("in_features", "num_classes"):
-            parser.link_arguments(f"data.{size}", f"model.{size}", apply_on="instantiate")
+        parser.set_defaults({"model": f"softmax_torch.training.{LitSoftmaxRegression.__name__}"})
+        for size in SIZES:
+            parser.link_arguments(f"data.{size}", f"model.init_args.{size}", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse these arguments; Lightning warns where they differ from those of the process."""
@@ -155,7 +181,12 @@ class CLI(LightningCLI):
         if self.run is None:
             checkpoint.replace(path, text.encode())
             return
-        changed = differences(yaml.safe_load(path.read_text()), yaml.safe_load(text))
+        # Parsed and written once more, as an earlier version or a person may have put it shorter.
+        saved = self._parser("fit").parse_args(["--config", str(path)])
+        for name in ("resume", "ckpt_path"):
+            saved.pop(name, None)
+        before = self._parser("fit").dump(saved, skip_none=False)
+        changed = differences(yaml.safe_load(before), yaml.safe_load(text))
         if changed:
             raise ValueError(
                 f"--resume: expected the settings of {shown(path)}, got others:\n  "

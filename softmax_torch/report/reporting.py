@@ -9,13 +9,14 @@ from typing import Any
 import lightning
 import torch
 import yaml
+from torch import Tensor, nn
 
 from softmax_torch import __version__
 from softmax_torch.data import TensorDataModule
 from softmax_torch.report.findings import Evaluated, Findings
 from softmax_torch.report.page import compose
 from softmax_torch.report.writing import write
-from softmax_torch.training import LitSoftmaxRegression, checkpoint
+from softmax_torch.training import LitClassifier, checkpoint
 from softmax_torch.training.calibrating import CalibratingTrainer
 from softmax_torch.training.runs import logged
 
@@ -29,7 +30,7 @@ class ReportingTrainer(CalibratingTrainer):
     """Lightning's trainer, which also calibrates models and reports on them."""
 
     def report(
-        self, model: LitSoftmaxRegression, datamodule: TensorDataModule, run: str, ckpt_path: str
+        self, model: LitClassifier, datamodule: TensorDataModule, run: str, ckpt_path: str
     ) -> Path:
         """Write a page about a trained run, and its figures: the folder.
 
@@ -48,7 +49,7 @@ class ReportingTrainer(CalibratingTrainer):
         return write(compose(self.findings(model, datamodule, run, ckpt_path)), Path(run))
 
     def findings(
-        self, model: LitSoftmaxRegression, datamodule: TensorDataModule, run: str, ckpt_path: str
+        self, model: LitClassifier, datamodule: TensorDataModule, run: str, ckpt_path: str
     ) -> Findings:
         """Evaluate a trained run; arguments and errors are those of ``report``."""
         if self.world_size > 1:
@@ -75,13 +76,20 @@ class ReportingTrainer(CalibratingTrainer):
             ids=datamodule.test_ids,
             x=datamodule.splits["test"].x.cpu(),
             scale=datamodule.scale,
-            weight=model.model.linear.weight.detach().float().cpu(),
+            weight=weight_of(model),
             history=history,
             step=at["global_step"],
             calibration=model.calibration,
             facts=tuple(facts(self, datamodule, Path(ckpt_path), at, yaml.safe_load(config))),
             config=config,
         )
+
+
+def weight_of(model: LitClassifier) -> Tensor | None:
+    """The weight (C, D) of the head where it sees the sample itself."""
+    if not isinstance(model.backbone, nn.Identity):
+        return None
+    return model.model.linear.weight.detach().float().cpu()
 
 
 def facts(

@@ -15,8 +15,8 @@ from softmax_torch import calibration
 from softmax_torch.calibration import Method
 from softmax_torch.data import TensorDataModule
 from softmax_torch.training import checkpoint
+from softmax_torch.training.classifier import LitClassifier
 from softmax_torch.training.evaluation import Evaluation
-from softmax_torch.training.lit import LitSoftmaxRegression
 
 __all__ = ["CalibratingTrainer", "KeptLogits"]
 
@@ -34,12 +34,12 @@ class KeptLogits(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Before the module makes figures of them."""
-        assert isinstance(pl_module, LitSoftmaxRegression)
+        assert isinstance(pl_module, LitClassifier)
         self._keep(pl_module.val_evaluation)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The same of the test set."""
-        assert isinstance(pl_module, LitSoftmaxRegression)
+        assert isinstance(pl_module, LitClassifier)
         self._keep(pl_module.test_evaluation)
 
     def _keep(self, evaluation: Evaluation) -> None:
@@ -51,7 +51,7 @@ class CalibratingTrainer(Trainer):
 
     def calibrate(
         self,
-        model: LitSoftmaxRegression,
+        model: LitClassifier,
         datamodule: TensorDataModule,
         ckpt_path: str,
         method: Method = "temperature",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -23,10 +25,12 @@ class Call:
         step: optimizer steps that were made in all, before and in this call.
         steps: for each batch the step that it is for, counted from 1.
         objectives, logits, targets, rates: of each batch, the last being the learning rate.
+        count: what is done with that of which figures are made, and targets, in place of keeping
+            them as logits; None where they are kept.
     """
 
-    def __init__(self, step: int) -> None:
-        self.step = step
+    def __init__(self, step: int, count: Callable[[Tensor, Tensor], None] | None = None) -> None:
+        self.step, self.count = step, count
         self.steps: list[int] = []
         self.objectives: list[Tensor] = []
         self.logits: list[Tensor] = []
@@ -39,8 +43,11 @@ class Call:
         """Note a batch."""
         self.steps.append(self.step + 1)
         self.objectives.append(objective.detach())
-        self.logits.append(logits.detach())
-        self.targets.append(targets)
+        if self.count is None:
+            self.logits.append(logits.detach())
+            self.targets.append(targets)
+        else:
+            self.count(logits.detach(), targets)
         self.rates.append(optimizer.param_groups[0]["lr"])
 
     def finite_objectives(self, module: LightningModule) -> Tensor:

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
+from torch import nn
 from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 __all__ = [
+    "BackboneOption",
     "OptimizerFactory",
     "SchedulerFactory",
+    "check_backbone",
     "check_counts",
+    "check_mixing",
     "check_options",
     "check_solver",
 ]
 
 OptimizerFactory = Callable[[Iterable[Parameter]], Optimizer]
+if TYPE_CHECKING:
+    BackboneOption = str | nn.Module | None
+else:  # what it can be on the command line, whose help would list every module there is
+    BackboneOption = str | None
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
 
 
@@ -35,12 +45,15 @@ def check_options(
     C: float | None,
     label_smoothing: float,
     class_weight: str | list[float] | None,
+    z_loss: float,
 ) -> None:
     """What can be said of the objective before there are data; ValueError."""
     if C is not None and not C > 0:
         raise ValueError(f"C: expected a number above 0 (the smaller, the stronger), got {C}")
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing: expected a number in [0, 1], got {label_smoothing}")
+    if not (z_loss >= 0 and math.isfinite(z_loss)):
+        raise ValueError(f"z_loss: expected a number >= 0, got {z_loss}")
     if class_weight is None or class_weight == "balanced":
         return
     if isinstance(class_weight, str):
@@ -54,6 +67,54 @@ def check_options(
         )
     if not min(class_weight) >= 0:
         raise ValueError(f"class_weight: expected numbers >= 0, got {min(class_weight)}")
+
+
+def check_mixing(mixup: float, cutmix: float) -> None:
+    """Whether they are parameters of a Beta distribution, or 0; ValueError."""
+    for name, alpha in (("mixup", mixup), ("cutmix", cutmix)):
+        if not (alpha >= 0 and math.isfinite(alpha)):
+            raise ValueError(f"{name}: expected a number >= 0, got {alpha}")
+
+
+def check_backbone(
+    backbone: BackboneOption,
+    backbone_weights: str | None,
+    freeze_backbone: bool,
+    unfreeze_at_epoch: int | None,
+    backbone_lr: float | None,
+) -> None:
+    """What can be said of a backbone before it is made; ValueError, or TypeError for its type."""
+    if backbone is None:
+        given = {
+            "backbone_weights": backbone_weights,
+            "freeze_backbone": freeze_backbone or None,
+            "unfreeze_at_epoch": unfreeze_at_epoch,
+            "backbone_lr": backbone_lr,
+        }
+        for name, value in given.items():
+            if value is not None:
+                raise ValueError(f"{name}: expected a backbone beside it, got {value} and none")
+    elif isinstance(backbone, nn.Module):
+        if not isinstance(getattr(backbone, "out_features", None), int):
+            raise TypeError(
+                "backbone: expected a module with an attribute out_features, the number of its "
+                f"features, got {type(backbone).__name__} without one"
+            )
+    elif not isinstance(backbone, str):
+        raise TypeError(f"backbone: expected a name, module or None, got {backbone!r}")
+    if unfreeze_at_epoch is not None:
+        if not freeze_backbone:
+            raise ValueError("unfreeze_at_epoch: expected freeze_backbone beside it, got none")
+        if unfreeze_at_epoch < 1:
+            raise ValueError(f"unfreeze_at_epoch: expected at least 1, got {unfreeze_at_epoch}")
+    if backbone_lr is not None:
+        if not (backbone_lr > 0 and math.isfinite(backbone_lr)):
+            raise ValueError(f"backbone_lr: expected a number above 0, got {backbone_lr}")
+        if freeze_backbone and unfreeze_at_epoch is None:
+            raise ValueError(
+                f"backbone_lr: expected a backbone that is trained, got {backbone_lr} and one that "
+                "stays frozen"
+            )
 
 
 def check_solver(

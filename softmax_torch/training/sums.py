@@ -26,15 +26,23 @@ class EpochSums:
     def __init__(self) -> None:
         self.sums: Tensor | None = None  # objective, NLL, right ones, samples, steps
 
-    def add(self, objectives: Tensor, logits: Tensor, targets: Tensor) -> None:
-        """Objectives (K,) of some steps, and logits (n, C) and targets (n,) of all their samples.
+    def add_steps(self, objectives: Tensor) -> None:
+        """Objectives (K,) of some steps.
 
         What was added is on the device still: nothing here waits for it.
         """
+        value, zero = _whole(objectives), objectives.new_zeros((), dtype=torch.long)
+        self._add([value, zero, zero, zero, zero + len(objectives)])
+
+    def add_rows(self, logits: Tensor, targets: Tensor) -> None:
+        """Logits (n, C) and class indices (n,) of samples of those steps."""
         nll = cross_entropy(logits.float(), targets, reduction="none")
         right = (logits.argmax(1) == targets).sum()
-        n, K = (right.new_full((), len(x)) for x in (targets, objectives))
-        sums = torch.stack([_whole(objectives), _whole(nll), right, n, K])
+        zero = torch.zeros_like(right)
+        self._add([zero, _whole(nll), right, zero + len(targets), zero])
+
+    def _add(self, terms: list[Tensor]) -> None:
+        sums = torch.stack(terms)
         self.sums = sums if self.sums is None else self.sums + sums
 
     def result(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
@@ -42,11 +50,13 @@ class EpochSums:
         assert self.sums is not None, "no step was made"
         objective, nll, right, n, K = reduce(self.sums).tolist()
         self.sums = None
-        return {
-            "loss": torch.tensor(objective / UNIT / K),
-            "accuracy": torch.tensor(right / n),
-            "nll": torch.tensor(nll / UNIT / n),
-        }
+        figures = {"loss": torch.tensor(objective / UNIT / K)}
+        if n:  # of mixed images there are none
+            figures |= {
+                "accuracy": torch.tensor(right / n),
+                "nll": torch.tensor(nll / UNIT / n),
+            }
+        return figures
 
 
 def _whole(x: Tensor) -> Tensor:

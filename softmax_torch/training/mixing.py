@@ -1,0 +1,54 @@
+"""Mixup and CutMix: samples between samples, whose targets are class probabilities.
+
+    Mixup (Zhang et al. 2018)    x = lam x_i + (1 - lam) x_j
+    CutMix (Yun et al. 2019)     x = x_i but for a box of x_j at a random place, whose share of the
+                                 area is 1 - lam before it is clipped at the border, and after
+    both                         t = lam e_{y_i} + (1 - lam) e_{y_j},     lam ~ Beta(alpha, alpha)
+
+with one lam a batch, and j the sample before i. As j runs over all samples that i does, the targets
+of a batch add up to what they did. Numbers are drawn from torch's global generator, whose state is
+in checkpoints; processes that were seeded alike draw alike, each for its own rows.
+"""
+
+from __future__ import annotations
+
+import torch
+from torchvision.transforms import v2
+
+from softmax_torch.data.batches import Batch
+
+__all__ = ["Mixing"]
+
+
+class Mixing:
+    """Mixes batches, by torchvision's transforms.
+
+    Args:
+        mixup, cutmix: alpha of each, above 0 for at least one; with both, each batch gets one of
+            them by the toss of a coin.
+        num_classes: C.
+    """
+
+    def __init__(self, mixup: float, cutmix: float, num_classes: int) -> None:
+        assert mixup or cutmix
+        self.mixup = v2.MixUp(alpha=mixup, num_classes=num_classes) if mixup else None
+        self.cutmix = v2.CutMix(alpha=cutmix, num_classes=num_classes) if cutmix else None
+
+    def __call__(self, batch: Batch) -> Batch:
+        """A batch of images (b, H, W) or (b, 3, H, W), whose y become probabilities (b, C).
+
+        Raises:
+            ValueError: these are no images.
+        """
+        mix = self.mixup or self.cutmix
+        if self.mixup and self.cutmix and torch.rand(()) < 0.5:
+            mix = self.cutmix
+        assert mix is not None
+        x = batch.x.unsqueeze(1) if batch.x.dim() == 3 else batch.x
+        if x.dim() != 4:
+            raise ValueError(
+                f"mixup and cutmix: expected images (N, H, W) or (N, 3, H, W), got "
+                f"{tuple(batch.x.shape)}"
+            )
+        x, t = mix(x, batch.y)
+        return batch._replace(x=x.view(batch.x.shape), y=t)
