@@ -51,3 +51,15 @@ def test_sharded_head(tmp_path: Path) -> None:
     assert first[-1] < first[0] / 2
     assert second[0] < first[-1] * 1.1
     assert second[-1] < second[0]
+
+
+def test_linear_probe() -> None:
+    """C is chosen by cross-validation, among values of which the ends are not the best."""
+    printed = run("linear_probe.py")
+    tried = re.findall(r"^C ([\d.]+) +nll ([\d.]+)", printed, re.MULTILINE)
+    [(best, gap)] = re.findall(r"^best C ([\d.]+), relative duality gap (\S+)", printed, re.M)
+    assert len(tried) == 5
+    assert best == min(tried, key=lambda one: float(one[1]))[0]
+    assert float(gap) <= 1e-6
+    [accuracy] = re.findall(r"^test accuracy ([\d.]+)", printed, re.MULTILINE)
+    assert float(accuracy) > 0.9

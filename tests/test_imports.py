@@ -28,6 +28,7 @@ FLOORS = [
     ["estimator"],
     ["preprocessing"],
     ["saved", "predictor"],
+    ["files"],
     ["data"],
     ["training"],
     ["report"],

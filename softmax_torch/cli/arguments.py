@@ -23,7 +23,7 @@ FREE = {"ckpt_path", "resume", "runs", "name", "checkpoint_seconds"} | {
 }
 """Settings that may differ in a resumed run, since its steps stay the same."""
 
-PLACES = ("root", "download", "file", "val_file", "test_file")
+PLACES = ("root", "download", "cache", "file", "val_file", "test_file")
 """Arguments of data modules that say where data is, not which."""
 
 

@@ -203,8 +203,9 @@ class CLI(LightningCLI):
         trainer.fit(**kwargs, weights_only=True)
         # Read now: the state of a checkpoint that is loaded would wind it back.
         seconds = self.timer.time_elapsed("train") or 0.0
-        # The least validation NLL is that of the best epoch; a solver is asked for the optimum.
-        solved = self.model.solver is not None
+        # The least validation NLL is that of the best epoch, or value of C; a solver with one C is
+        # asked for the optimum.
+        solved = self.model.solver is not None and not isinstance(self.model.C, list)
         keeper = self.keeper
         best = (keeper.last_model_path if solved else keeper.best_model_path) or None
         evaluated = {"model": self.model, "datamodule": self.datamodule, "verbose": False}
@@ -221,6 +222,8 @@ class CLI(LightningCLI):
             f"{steps} steps in {seconds:.1f} s ({steps / max(seconds, 1e-9):.0f} a second)",
         )
         say("device", device(trainer))
+        if self.model.path is not None:
+            say("path", self.model.path)
         if self.model.certificate is not None:
             say("optimum", self.model.certificate)
         say("val" if best is None or solved else "best val", figures(val))

@@ -63,9 +63,11 @@ class Batches:
             every process gets as many as the others, since the steps of training wait for each
             other; so at most R - 1 rows come twice.
         device: where batches are wanted; None for where x is.
+        rows: numbers of the rows of x (n,) that are iterated over, of which y has the targets
+            (n, ...), where x is too large for a copy of them; None for all.
         ahead: whether x is too large for the device or for memory (a memory map): then the rows of
             the next ``steps`` batches are gathered at once by a thread, in ascending order, while
-            those at hand are in use.
+            those at hand are in use. A batch of everything is x itself where that can be.
     """
 
     batch_sampler = None
@@ -83,11 +85,13 @@ class Batches:
         rank: int = 0,
         world_size: int = 1,
         steps: int | None = None,
+        rows: Tensor | None = None,
         device: torch.device | None = None,
         ahead: bool = False,
     ) -> None:
-        if len(x) != len(y):
-            raise ValueError(f"x and y: expected the same length, got {len(x)} and {len(y)}")
+        n = len(x) if rows is None else len(rows)
+        if n != len(y):
+            raise ValueError(f"x and y: expected the same length, got {n} and {len(y)}")
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1 or None, got {batch_size}")
         if steps is not None and steps < 1:
@@ -101,10 +105,13 @@ class Batches:
         self.rank, self.world_size = rank, world_size
         self.steps, self.device, self.ahead = steps, device or x.device, ahead
         self.together = x.device == y.device
+        self.at = None if rows is None else rows.to(y.device)
+        # Whether a batch of everything is x itself; the order within a batch does not matter.
+        self.itself = world_size == 1 and rows is None and x.device == self.device
         self.epoch = 0
-        self.rows = len(x)  # that this iterates over, in batches of ``batch_size``
+        self.rows = n  # that this iterates over, in batches of ``batch_size``
         if steps is None:
-            self.rows = len(range(0 if shuffle else rank, len(x), world_size))
+            self.rows = len(range(0 if shuffle else rank, n, world_size))
             if shuffle and batch_size is not None:
                 batch_size = math.ceil(batch_size / world_size)
         self.batch_size = max(1, self.rows if batch_size is None else min(batch_size, self.rows))
@@ -152,7 +159,7 @@ class Batches:
 
     def _read(self, order: Tensor, pieces: list[range]) -> Iterator[Steps]:
         """The steps of each piece; what is not at hand is read one piece ahead."""
-        if not self.ahead:
+        if not self.ahead or (self.itself and self.batches == 1):
             yield from (Steps(self, order, piece) for piece in pieces)
             return
         with ThreadPoolExecutor(1) as pool:
@@ -165,8 +172,8 @@ class Batches:
 
     def _block(self, order: Tensor, piece: range) -> Tensor:
         """The own rows of some batches, one after the other; pinned where that helps."""
-        rows = torch.cat([self._mine(self._batch(order, g)) for g in piece]).to(self.x.device)
-        ascending, place = rows.sort()
+        rows = torch.cat([self._mine(self._batch(order, g)) for g in piece])
+        ascending, place = self._placed(rows).sort()
         block = torch.empty(
             (len(rows), *self.x.shape[1:]),
             dtype=self.x.dtype,
@@ -184,7 +191,7 @@ class Batches:
 
     def _order(self) -> Tensor:
         """The rows to be visited, where y is."""
-        n = len(self.x)
+        n = len(self.y)
         if not self.shuffle:
             order = torch.arange(n) if self.steps else torch.arange(self.rank, n, self.world_size)
         else:
@@ -200,21 +207,27 @@ class Batches:
 
     def _gathered(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The samples at these rows."""
-        if len(rows) == len(self.x) and self.world_size == 1 and not self.ahead:
-            # The order within a batch does not matter: one batch is made once and kept.
-            if self._whole is None:
+        if len(rows) == len(self.y) and self.itself:
+            if self._whole is None:  # made once and kept
                 self._whole = self._floating(self.x), self.y
             return self._whole
         return self._floating(self._rows(rows)), self.y.index_select(0, rows)
 
     def _rows(self, rows: Tensor) -> Tensor:
-        return self.x.index_select(0, rows if self.together else rows.to(self.x.device))
+        return self.x.index_select(0, self._placed(rows))
+
+    def _placed(self, rows: Tensor) -> Tensor:
+        """The numbers in x of rows of y."""
+        rows = rows if self.at is None else self.at[rows]
+        return rows if self.together else rows.to(self.x.device)
 
     def _targets(self, rows: Tensor) -> Tensor:
         return self.y.index_select(0, rows).to(self.device)
 
     def _floating(self, x: Tensor) -> Tensor:
         """A batch of inputs as the model wants them."""
+        if x.dtype in (torch.float16, torch.bfloat16):  # how features are kept, not what they are
+            x = x.float()
         if x.is_floating_point():
             return x if self.scale == 1.0 else x * self.scale
         return x * self.scale  # of the default type

@@ -68,6 +68,7 @@ class TensorDataModule(LightningDataModule):
         self.batch_size, self.val_fraction = batch_size, val_fraction
         self.seed, self.scale = seed, scale
         self.splits: dict[str, Split] = {}
+        self.rows: dict[str, Tensor] = {}  # which rows of a larger x a part has
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -88,7 +89,7 @@ class TensorDataModule(LightningDataModule):
         """The parts "train", "val" and "test"; by default that of validation is drawn at random."""
         train, test = self.read()
         for name, split in (("training", train), ("test", test)):
-            check(split, name, self.in_features, self.num_classes)
+            check(split, f"{name} set", self.in_features, self.num_classes)
         train, val = carve(train, self.val_fraction, self.seed)
         return {"train": train, "val": val, "test": test}
 
@@ -103,6 +104,13 @@ class TensorDataModule(LightningDataModule):
             return
         self.splits = self.read_splits()
         self.fingerprint = fingerprint(self.splits["train"])
+
+    def taken(self, part: str, data: Split, rows: Tensor) -> Split:
+        """The samples at these rows, as a part; an x that is too large to be copied stays whole."""
+        if data.x.nbytes <= HELD:
+            return data.rows(rows)
+        self.rows[part] = rows
+        return Split(data.x, data.y[rows])
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint notes of the data: by which a resumed run knows them again."""
@@ -160,14 +168,21 @@ class TensorDataModule(LightningDataModule):
             rank=0 if trainer is None else trainer.global_rank,
             world_size=1 if trainer is None else trainer.world_size,
             steps=steps,
+            rows=self.rows.get(name),
             device=device,
             ahead=not fits,
         )
 
 
+HELD = 1 << 32
+"""Bytes of inputs up to which they are taken for data that memory holds, and copied: 4 GiB."""
+
+
 def room_on(device: torch.device, size: int) -> bool:
     """Whether a device has room for so many bytes of data, and for as much again."""
-    return device.type != "cuda" or 2 * size <= torch.cuda.mem_get_info(device)[0]
+    if device.type != "cuda":
+        return size <= HELD
+    return 2 * size <= torch.cuda.mem_get_info(device)[0]
 
 
 def fingerprint(data: Split) -> str:
@@ -195,26 +210,30 @@ def carve(data: Split, fraction: float, seed: int) -> tuple[Split, Split]:
 
 
 def check(data: Split, name: str, in_features: int, num_classes: int) -> None:
-    """Whether a model with these sizes can be fitted to the data; ValueError or IndexError."""
+    """Whether a model with these sizes can be fitted to the data; ValueError or IndexError.
+
+    ``name`` is what the message calls them: a part, or the file they come from.
+    """
     x, y = data
     if len(x) != len(y):
-        raise ValueError(f"{name} set: expected a label for each of {len(x)} samples, got {len(y)}")
+        raise ValueError(f"{name}: expected a label for each of {len(x)} samples, got {len(y)}")
     if len(y) == 0:
-        raise ValueError(f"{name} set: expected at least one sample, got none")
+        raise ValueError(f"{name}: expected at least one sample, got none")
     if math.prod(x.shape[1:]) != in_features:
         raise ValueError(
-            f"{name} set: expected {in_features} features a sample, got shape {tuple(x.shape[1:])}"
+            f"{name}: expected {in_features} features a sample, got shape {tuple(x.shape[1:])}"
         )
     if x.is_floating_point():
-        bad = ~x.flatten(1).isfinite().all(1)
+        pieces = torch.split(x.flatten(1), EVALUATION_BATCH)  # x may be mapped, and large
+        bad = torch.cat([~piece.isfinite().all(1) for piece in pieces])
         if bad.any():
             raise ValueError(
-                f"{name} set: expected finite numbers, got NaN or infinity in {int(bad.sum())} "
+                f"{name}: expected finite numbers, got NaN or infinity in {int(bad.sum())} "
                 f"rows, the first of them row {int(bad.nonzero()[0])}"
             )
     bad = (y < 0) | (y >= num_classes)
     if bad.any():
         row = int(bad.nonzero()[0])
         raise IndexError(
-            f"{name} set: expected labels in [0, {num_classes}), got {int(y[row])} in row {row}"
+            f"{name}: expected labels in [0, {num_classes}), got {int(y[row])} in row {row}"
         )

@@ -65,8 +65,7 @@ class FeaturesPreprocessing(Preprocessing):
         """The rows of an array in a .npy file, which is mapped and never read as a whole."""
         raw = mapped(path)
         for first in range(0, len(raw), rows):
-            # A copy: the map is read-only, which torch warns of.
-            part = np.array(raw[first : first + rows])
+            part = raw[first : first + rows]
             names = [str(row) for row in range(first, first + len(part))]
             try:
                 yield names, self.tensor(part)
@@ -89,7 +88,7 @@ class FeaturesPreprocessing(Preprocessing):
 
 
 def mapped(path: Path) -> np.ndarray[Any, Any]:
-    """The array of a .npy file, mapped into memory.
+    """The array of a .npy file, mapped into memory, of which a change would not reach the file.
 
     Raises:
         FileNotFoundError, ValueError: there is no such file, or it holds no array of numbers.
@@ -97,7 +96,7 @@ def mapped(path: Path) -> np.ndarray[Any, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected a .npy file, got no such file")
     try:
-        raw: np.ndarray[Any, Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        raw: np.ndarray[Any, Any] = np.load(path, mmap_mode="c", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise ValueError(f"{path}: expected a .npy file of numbers, got another: {error}") from None
     if not isinstance(raw, np.ndarray) or raw.dtype.kind not in "biuf" or raw.ndim == 0:

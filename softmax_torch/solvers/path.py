@@ -37,7 +37,7 @@ from softmax_torch.solvers.run import promised_gap
 from softmax_torch.solvers.samples import SparseSamples
 from softmax_torch.solvers.solver import Solver
 
-__all__ = ["CrossValidation", "cross_validate", "path"]
+__all__ = ["CrossValidation", "cross_validate", "path", "predicted"]
 
 GROUP = 5
 """Neighbouring strengths that share a preconditioner."""
@@ -168,7 +168,7 @@ def _sweep(
     inverse, age = None, GROUP
     for company in _companies(order, GROUP if together else 1):
         if starts is None:
-            begin = [_predicted(solved, math.log(Cs[i]), objective) for i in company]
+            begin = [predicted(solved, math.log(Cs[i]), objective) for i in company]
         else:
             begin = [starts[i] for i in company]
         if kind is PreconditionedLBFGS:
@@ -231,7 +231,7 @@ def _in_company(
     ]
 
 
-def _predicted(solved: list[tuple[float, Tensor]], at: float, objective: Objective) -> Tensor:
+def predicted(solved: list[tuple[float, Tensor]], at: float, objective: Objective) -> Tensor:
     """theta at log C = ``at``, by the polynomial through the last three (Lagrange)."""
     known = solved[-3:]
     theta = objective.zeros()

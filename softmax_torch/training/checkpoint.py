@@ -1,10 +1,7 @@
 """Checkpoints that survive: written whole or not at all, known by their digest, read without code.
 
-A file is written under another name in the folder where it belongs, synchronized with the disk, and
-renamed, which POSIX does at once; then the folder is synchronized. Whoever dies in between leaves
-the old file and, perhaps, one that ends in ``.partial``.
-
-A checkpoint is what ``torch.save`` writes, a zip archive, with one line as the archive's comment:
+A checkpoint is a file as ``softmax_torch.files`` writes them, and in it what ``torch.save`` writes,
+a zip archive, with one line as the archive's comment:
 
     softmax_torch 1 step=<optimizer steps> sha256=<of all bytes before the comment's length>
 
@@ -18,14 +15,14 @@ import io
 import os
 import re
 import struct
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
+from softmax_torch.files import PARTIAL, named, replace, sync
 from softmax_torch.saved import check, load
 
 __all__ = [
@@ -51,9 +48,6 @@ LENGTH = struct.Struct("<H")
 
 TAIL = 256
 """Bytes at the end of a file that hold the comment."""
-
-PARTIAL = ".partial"
-"""Ends the name of a file that is being written."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -137,45 +131,3 @@ def _inspected(path: Path) -> tuple[int, str]:
     if digest.hexdigest().encode() != match[3]:
         return 0, "as it is damaged: its content does not have the digest it was written with"
     return int(match[2]), ""
-
-
-def replace(path: Path, *parts: bytes | memoryview) -> None:
-    """Write a file in the place of another, at once.
-
-    Raises:
-        OSError: it could not be written; what was there is untouched.
-    """
-    partial = path.with_name(f".{path.name}{PARTIAL}")
-    size = sum(len(part) for part in parts)
-    with named(path, f" ({size} bytes); what was there before is as it was"):
-        try:
-            with partial.open("wb") as file:
-                for part in parts:
-                    file.write(part)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        except OSError:
-            partial.unlink(missing_ok=True)
-            raise
-    sync(path.parent)
-
-
-def sync(folder: Path) -> None:
-    """Make the names in a folder last."""
-    with named(folder):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-@contextmanager
-def named(path: Path, more: str = "") -> Iterator[None]:
-    """Let an error of the disk say which file it was."""
-    try:
-        yield
-    except OSError as error:
-        message = f"{error.strerror}: {path} could not be written{more}"
-        raise type(error)(error.errno, message) from error

@@ -138,13 +138,15 @@ class LitClassifier(LightningModule):
         calibrated: whether evaluation and prediction use the ``calibration`` of the checkpoint,
             which must have one then; it is no part of what is trained.
         solver: the convex solver that trains in the place of an optimizer, where there is one.
-        certificate: what such a solver can say of its result.
+        certificate: what such a solver can say of its result, in words.
+        path: the same of its results for several values of C.
     """
 
     calibrated = False
     calibration: Calibration | None = None
     solver: str | None = None
     certificate: str | None = None
+    path: str | None = None
     frozen = False
     unsaved: tuple[str, ...] = ("optimizer", "lr_scheduler", "backbone_weights")
     """Arguments that are no hyper-parameters of a checkpoint: code, and what is in it anyway."""
@@ -193,7 +195,8 @@ class LitClassifier(LightningModule):
         self.optimizer = optimizer or partial(torch.optim.SGD, lr=0.1, momentum=0.9)
         self.lr_scheduler = lr_scheduler
         self.lr_interval = lr_interval
-        self.C, self.label_smoothing, self.class_weight = C, label_smoothing, class_weight
+        self.C: float | list[float] | None = C  # several of them are for a solver
+        self.label_smoothing, self.class_weight = label_smoothing, class_weight
         self.z_loss = z_loss
         self.most_steps, self.steps_per_call = steps_per_call, 1
         self.log_every_n_steps = log_every_n_steps
@@ -407,7 +410,7 @@ class LitClassifier(LightningModule):
             weight = counts.sum() / (len(counts) * counts)
         elif self.class_weight is not None:
             weight = torch.tensor(self.class_weight)
-        if self.C is not None:
+        if self.C is not None and not isinstance(self.C, list):
             assert counts is not None, "checked above"
             total = counts.sum() if weight is None else (weight * counts).sum()
             self.penalty = 1 / (2 * self.C * float(total))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -24,7 +24,13 @@ from softmax_torch.training import closed_form
 from softmax_torch.training.calls import backward_is_plain
 from softmax_torch.training.classifier import Gradient, LitClassifier, batches_of
 from softmax_torch.training.convex import ConvexSolver
-from softmax_torch.training.options import OptimizerFactory, SchedulerFactory, check_solver
+from softmax_torch.training.options import (
+    OptimizerFactory,
+    SchedulerFactory,
+    check_solver,
+    check_strengths,
+)
+from softmax_torch.training.strengths import ConvexPath
 
 __all__ = ["LitSoftmaxRegression"]
 
@@ -39,8 +45,11 @@ class LitSoftmaxRegression(LitClassifier):
         optimizer: makes an optimizer of parameters; any class of ``torch.optim``. Gradient descent
             proper is ``SGD`` with a data module whose ``batch_size`` is None. None is SGD with a
             learning rate of 0.1 and momentum 0.9.
-        lr_scheduler, lr_interval, C, label_smoothing, class_weight, steps_per_call,
+        lr_scheduler, lr_interval, label_smoothing, class_weight, steps_per_call,
             log_every_n_steps: see ``LitClassifier``.
+        C: inverse strength of the L2 penalty on the weight, as in scikit-learn; None for none. With
+            a solver it may be a list of them: an epoch is then the fit of one to its optimum, from
+            the strongest penalty on, and the best checkpoint has the C of the least validation NLL.
         solver: None for gradient descent by ``optimizer``. Otherwise a full-batch solver, "auto",
             "lbfgs", "newton" or "gradient_descent" (see ``softmax_torch.solvers``), which makes one
             outer iteration an epoch and ends the training at the optimum. It starts from weights
@@ -49,7 +58,7 @@ class LitSoftmaxRegression(LitClassifier):
 
     A solver logs ``train/loss`` (the objective), ``train/gap`` (the relative duality gap, as far as
     the precision of its passes can tell) and ``train/gradient_norm`` in place of the figures of
-    ``train``.
+    ``train``; where there are several, ``C`` too.
     """
 
     unsaved = (
@@ -66,7 +75,7 @@ class LitSoftmaxRegression(LitClassifier):
         optimizer: OptimizerFactory | None = None,
         lr_scheduler: SchedulerFactory | None = None,
         lr_interval: Literal["epoch", "step"] = "epoch",
-        C: float | None = None,
+        C: float | list[float] | None = None,
         label_smoothing: float = 0.0,
         class_weight: Literal["balanced"] | list[float] | None = None,
         solver: Literal["auto", "lbfgs", "newton", "gradient_descent"] | None = None,
@@ -82,12 +91,15 @@ class LitSoftmaxRegression(LitClassifier):
             optimizer=optimizer,
             lr_scheduler=lr_scheduler,
             lr_interval=lr_interval,
-            C=C,
+            C=None if isinstance(C, list) else C,
             label_smoothing=label_smoothing,
             class_weight=class_weight,
             steps_per_call=steps_per_call,
             log_every_n_steps=log_every_n_steps,
         )
+        if isinstance(C, list):
+            check_strengths(C, solver)
+            self.C = C
         if solver is not None:
             check_solver(solver, tol, optimizer, lr_scheduler, label_smoothing)
             for parameter in self.model.parameters():
@@ -108,6 +120,24 @@ class LitSoftmaxRegression(LitClassifier):
                 "softmax_torch.solvers.fit(..., distributed=True) takes several"
             )
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """As of any classifier; and what a solver can say of this solution."""
+        super().on_save_checkpoint(checkpoint)
+        if self.certificate is not None:
+            checkpoint["certificate"] = self.certificate
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """As of any classifier; where it is evaluated, the certificate is that of its solution."""
+        super().on_load_checkpoint(checkpoint)
+        if self._trainer is None or self.trainer.state.fn != "fit":
+            self.certificate = checkpoint.get("certificate", self.certificate)
+
+    def on_train_start(self) -> None:
+        """As of any classifier; and several values of C want to be chosen from."""
+        super().on_train_start()
+        if isinstance(self.C, list) and not self.trainer.enable_validation:
+            raise ValueError("C: expected a validation set to choose one of several by, got none")
+
     def configure_callbacks(self) -> list[Callback]:
         """None; a solver does not clip or accumulate, and Lightning shall refuse to."""
         callbacks = super().configure_callbacks()
@@ -118,7 +148,10 @@ class LitSoftmaxRegression(LitClassifier):
     def configure_optimizers(self) -> Optimizer | tuple[list[Optimizer], list[LRScheduler]]:
         """The optimizer, and the schedule where there is one; or the solver."""
         if self.solver is not None:
-            return ConvexSolver(self.model.linear, self.solver, self.tol)
+            if isinstance(self.C, list):
+                return ConvexPath(self.model.linear, self.solver, self.tol, self.C)
+            C = math.inf if self.C is None else self.C
+            return ConvexSolver(self.model.linear, self.solver, self.tol, C)
         return super().configure_optimizers()
 
     def training_step(self, batch: Steps | tuple[Tensor, Tensor]) -> None:
@@ -139,22 +172,21 @@ class LitSoftmaxRegression(LitClassifier):
     def on_train_end(self) -> None:
         """Note what a solver can say of its result, and warn if it is not what was asked for."""
         solver = self._convex_solver()
-        if solver is None or solver.run is None:
+        if solver is None or not solver.bound:
             return
-        certificate = solver.run.conclude()
-        self.certificate = (
-            f"objective {certificate.value:.8f}, {solver.run.goal.reached(certificate)}"
-        )
-        if not solver.run.converged:
+        self.certificate = solver.certificate()
+        if isinstance(solver, ConvexPath):
+            self.path = solver.summary()
+        if complaint := solver.complaint():
             warnings.warn(
-                solver.run.complaint().replace("max_iter", "trainer.max_epochs"),
+                complaint.replace("max_iter", "trainer.max_epochs"),
                 ConvergenceWarning,
                 stacklevel=2,
             )
 
-    def _convex_solver(self) -> ConvexSolver | None:
+    def _convex_solver(self) -> ConvexSolver | ConvexPath | None:
         optimizer = self.optimizers(use_pl_optimizer=False)
-        return optimizer if isinstance(optimizer, ConvexSolver) else None
+        return optimizer if isinstance(optimizer, ConvexSolver | ConvexPath) else None
 
     def _outer_iteration(self, *batches: Batch) -> None:
         """One step of the solver on all training samples, which are one batch."""
@@ -167,16 +199,12 @@ class LitSoftmaxRegression(LitClassifier):
                 f"{max(len(batches), self.trainer.num_training_batches)} batches"
             )
         [(x, y, _)] = batches
-        weight = None if self.weight is None else self.weight.double()[y]
-        solver.bind(x.flatten(1), y, weight, math.inf if self.C is None else self.C)
+        solver.bind(x.flatten(1), y, None if self.weight is None else self.weight.double()[y])
         optimizer.step()
-        now = solver.progress()
-        figures = {"train/loss": now.objective, "train/gradient_norm": now.gradient_norm}
-        if now.duality_gap is not None:
-            figures["train/gap"] = now.duality_gap / now.objective
-        self._record(figures)
-        assert solver.run is not None
-        if solver.run.ended:
+        self._record(solver.figures())
+        if isinstance(solver, ConvexPath):
+            self.certificate = solver.certificate()
+        if solver.ended:
             self.trainer.should_stop = True
 
     def _formula(self, optimizer: LightningOptimizer, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ __all__ = [
     "check_mixing",
     "check_options",
     "check_solver",
+    "check_strengths",
 ]
 
 OptimizerFactory = Callable[[Iterable[Parameter]], Optimizer]
@@ -115,6 +116,14 @@ def check_backbone(
                 f"backbone_lr: expected a backbone that is trained, got {backbone_lr} and one that "
                 "stays frozen"
             )
+
+
+def check_strengths(Cs: list[float], solver: str | None) -> None:
+    """Whether they can be fitted one after the other; ValueError."""
+    if solver is None:
+        raise ValueError(f"C: expected one number without a solver, got a list of {len(Cs)}")
+    if not Cs or not all(0 < C < math.inf for C in Cs) or len(set(Cs)) < len(Cs):
+        raise ValueError(f"C: expected different finite numbers above 0, got {Cs}")
 
 
 def check_solver(

@@ -10,7 +10,6 @@ import csv
 import io
 import itertools
 import os
-import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,10 +18,8 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from softmax_torch.files import lock
 from softmax_torch.training import checkpoint
-
-if sys.platform != "win32":  # where two runs in one directory go unnoticed
-    import fcntl
 
 __all__ = ["RunLogger", "latest", "logged"]
 
@@ -171,13 +168,9 @@ class RunLogger(Logger):
             BlockingIOError: another process has it.
         """
         self._folder = folder
-        if sys.platform == "win32":
-            return
-        self._lock = os.open(folder, os.O_RDONLY)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = lock(folder)
         except BlockingIOError:
-            os.close(self._lock)
             raise BlockingIOError(
                 f"{folder}: expected a run directory that is free, got one that another process is "
                 "writing to"

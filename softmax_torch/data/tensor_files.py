@@ -1,0 +1,87 @@
+"""Inputs and class indices from files, mapped into memory: what is not looked at is not read.
+
+    data.pt, data.safetensors     x (N, ...) and y (N,) by these names
+    x.npy and y.npy               an array each; .pt files with a tensor each as well
+
+Nothing in a file is run: no pickles but torch's of tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import safetensors
+import torch
+from torch import Tensor
+
+from softmax_torch.data.module import Split
+from softmax_torch.preprocessing.features import mapped
+
+__all__ = ["read_pair"]
+
+SUFFIXES = ".npy, .pt or .safetensors"
+
+
+def read_pair(files: str | Sequence[str]) -> Split:
+    """x (N, ...), numbers, and y (N,), int64, of a file with both or of a file each.
+
+    Raises:
+        FileNotFoundError, ValueError, TypeError: a file is not there or cannot be read, or holds
+            something else.
+    """
+    paths = [Path(files)] if isinstance(files, str) else [Path(file) for file in files]
+    if len(paths) == 1:
+        found = read(paths[0])
+        if not isinstance(found, dict) or not {"x", "y"} <= found.keys():
+            got = ", ".join(map(str, found)) if isinstance(found, dict) else "one tensor"
+            raise ValueError(f"{paths[0]}: expected tensors x and y, got {got}")
+        x, y = found["x"], found["y"]
+    elif len(paths) == 2:
+        x, y = (single(path) for path in paths)
+    else:
+        raise ValueError(f"expected a file with x and y, or one for each, got {len(paths)} files")
+    return Split(x, as_labels(y, len(x), paths[-1]))
+
+
+def as_labels(y: Tensor, n: int, path: Path) -> Tensor:
+    """Class indices (n,), int64, in memory."""
+    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
+        raise TypeError(f"{path}: expected class indices of an integer type, got {y.dtype}")
+    if tuple(y.shape) != (n,):
+        raise ValueError(
+            f"{path}: expected a class index for each of {n} samples, got shape {tuple(y.shape)}"
+        )
+    return y.long().clone()
+
+
+def single(path: Path) -> Tensor:
+    """The one tensor in a file."""
+    found = read(path)
+    if isinstance(found, dict):
+        raise ValueError(f"{path}: expected one tensor, got {', '.join(map(str, found))}")
+    return found
+
+
+def read(path: Path) -> Tensor | dict[str, Tensor]:
+    """What is in a file: a tensor, or tensors by name."""
+    if path.suffix == ".npy":
+        return torch.from_numpy(mapped(path))
+    if path.suffix not in (".pt", ".safetensors"):
+        raise ValueError(f"{path}: expected a file that ends in {SUFFIXES}")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected a file, got none of that name")
+    try:
+        if path.suffix == ".safetensors":
+            with safetensors.safe_open(path, "pt") as file:
+                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        found = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except Exception as error:  # each library raises whatever it stumbles over
+        raise ValueError(
+            f"{path}: expected tensors, got a file that is damaged or another thing: "
+            f"{type(error).__name__} on reading it"
+        ) from None
+    tensors = found.values() if isinstance(found, dict) else [found]
+    if not all(isinstance(x, Tensor) and x.dim() > 0 for x in tensors):
+        raise ValueError(f"{path}: expected a tensor, or tensors by name, got something else")
+    return found  # type: ignore[no-any-return]
