@@ -1,8 +1,9 @@
-"""A checkpoint alone predicts: from raw inputs to class names and probabilities.
+"""What was trained predicts by itself: from raw inputs to class names and probabilities.
 
     raw  ->  x = preprocessing(raw)  ->  logits z  ->  p = softmax(calibration(z))
 
-Everything that takes lies in the checkpoint. It is read without running code from it.
+Everything that takes lies in the checkpoint, or in weights exported from one. Either is read
+without running code from it.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class Predictor:
         preprocessing: from raw inputs to x, and names of classes.
         calibration: applied to logits; None for none.
         device: where the network works.
+        hyper_parameters: what the network was made with, as a checkpoint has them; None if unknown.
     """
 
     def __init__(
@@ -62,12 +64,18 @@ class Predictor:
         preprocessing: Preprocessing,
         calibration: Calibration | None = None,
         device: torch.device | str = "cpu",
+        hyper_parameters: dict[str, Any] | None = None,
     ) -> None:
         self.network = network.to(device).eval()
         self.preprocessing, self.calibration = preprocessing, calibration
-        self.device = torch.device(device)
+        self.device, self.hyper_parameters = torch.device(device), hyper_parameters
         # Of a run in float64, for example, whose batches are cast as late as here.
         self.dtype = next((p.dtype for p in network.parameters()), torch.get_default_dtype())
+
+    @property
+    def rows(self) -> int:
+        """How many samples of a file are predicted together."""
+        return max(1, min(ROWS, PIXELS // self.preprocessing.in_features))
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -90,26 +98,32 @@ class Predictor:
 
     def predict_file(self, path: str | Path) -> Iterator[Predicted]:
         """Predictions for a file or folder, some samples at a time, of more than memory holds."""
-        rows = max(1, min(ROWS, PIXELS // self.preprocessing.in_features))
-        for ids, x in self.preprocessing.read(Path(path), rows):
+        for ids, x in self.preprocessing.read(Path(path), self.rows):
             yield Predicted(ids, self.logits(x).softmax(1).cpu())
 
 
 def load(
     path: str | Path, calibrated: bool = False, device: torch.device | str = "cpu"
 ) -> Predictor:
-    """The classifier in a checkpoint.
+    """The classifier in a checkpoint, or in weights that were exported from one.
 
     Args:
-        path: a .ckpt of a run.
-        calibrated: whether to apply the calibration in it.
+        path: a .ckpt of a run; or exported weights, a .safetensors file or the folder with one.
+        calibrated: whether to apply the calibration in a checkpoint. Exported weights have the one
+            that they were exported with, or none.
         device: where it predicts.
 
     Raises:
         FileNotFoundError, ValueError: there is no such file, it is no checkpoint of a run, or it
             lacks what was asked for.
+        ImportError: weights, and no safetensors to read them.
     """
-    content = saved.load(Path(path))
+    path = Path(path)
+    if path.is_dir() or path.suffix == ".safetensors":
+        content = saved.load_weights(path)
+        calibrated = calibrated or "calibration" in content
+    else:
+        content = saved.load(path)
     if "preprocessing" not in content:
         raise ValueError(
             f"{path}: expected a checkpoint with the preprocessing of its data, got one without: "
@@ -125,6 +139,7 @@ def load(
         preprocessing.from_state_dict(content["preprocessing"]),
         Calibration.from_state_dict(content["calibration"]) if calibrated else None,
         device,
+        content["hyper_parameters"],
     )
 
 

@@ -12,7 +12,8 @@ import softmax_torch
 PACKAGE = Path(softmax_torch.__file__).parent
 ROOT = PACKAGE.parent
 TRAINING = ["lightning", "torchvision", "torchmetrics", "sklearn", "triton"]
-HEAVY = [*TRAINING, "matplotlib", "PIL", "pyarrow"]
+EXPORT = ["onnx", "onnxruntime", "onnxscript", "safetensors"]
+HEAVY = [*TRAINING, *EXPORT, "matplotlib", "PIL", "pyarrow"]
 
 # Each room may import itself and those before it.
 FLOORS = [
@@ -28,19 +29,23 @@ FLOORS = [
     ["estimator"],
     ["preprocessing"],
     ["saved", "predictor"],
-    ["files"],
+    ["export", "files"],
     ["data"],
     ["training"],
     ["report"],
     ["cli"],
 ]
 # What rooms may import besides torch.
-EXTRAS = dict.fromkeys(("data", "training"), TRAINING) | {
+EXTRAS = {
+    "data": [*TRAINING, "pyarrow"],
+    "training": TRAINING,
     "cli": [*TRAINING, "pyarrow"],
     "backbones": ["torchvision"],
     "estimator": ["sklearn"],
+    "export": [*EXPORT, "PIL", "pyarrow"],
     "report": ["matplotlib", "lightning", "sklearn"],
     "preprocessing": ["PIL", "pyarrow"],
+    "saved": ["safetensors"],
 }
 
 

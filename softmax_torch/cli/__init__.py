@@ -8,12 +8,13 @@
                                            folder, or of the test set, as CSV, JSON or Parquet
     calibrate --ckpt_path CKPT             fit a temperature, and keep it in the checkpoint
     report RUN                             a page about a run, in RUN/report, and its figures
+    export --ckpt_path CKPT --output FILE  for others to run: ONNX, torch.export or safetensors
     plot DIAGRAM [--output FILE]           softmax, cross-entropy or gradient-descent, as PNG or SVG
 
 A run writes ``runs/<name>/version_<n>``: config.yaml, metrics.csv, best.ckpt (lowest validation
 NLL), last.ckpt and previous.ckpt. A checkpoint is used with the config.yaml beside it unless
---config is given; with its calibration where validate, test or predict have --calibrated. SIGTERM
-and SIGINT end a run after one more checkpoint, with status 143 and 130.
+--config is given; with its calibration where validate, test, predict or export have --calibrated.
+SIGTERM and SIGINT end a run after one more checkpoint, with status 143 and 130.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ try:
     from softmax_torch.cli.arguments import resumed, value_of, with_config, with_run
     from softmax_torch.cli.commands import CLI
     from softmax_torch.cli.console import ours, program, quiet, say, say_how_to_go_on, shown
+    from softmax_torch.cli.exporting import export_checkpoint
     from softmax_torch.cli.predictions import Wanted, predict_input
     from softmax_torch.report import diagrams
     from softmax_torch.training.saving import Stopped
@@ -46,8 +48,8 @@ __all__ = ["main"]
 PARENT, PR_SET_PDEATHSIG = "SOFTMAX_TORCH_PARENT", 1
 """Variable by which a process knows the one that started it, and a number of <linux/prctl.h>."""
 
-CALLERS_MISTAKES = (ValueError, IndexError, OSError, ArithmeticError)
-"""What this package raises for input that cannot be used."""
+CALLERS_MISTAKES = (ValueError, IndexError, OSError, ArithmeticError, ImportError)
+"""What this package raises for input that cannot be used, and for packages that are missing."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -68,6 +70,9 @@ def main(args: Sequence[str] | None = None) -> None:
         try:
             if given[:1] == ["plot"]:
                 plot(given[1:])
+                return
+            if given[:1] == ["export"]:
+                export_checkpoint(given[1:])
                 return
             if given[:1] == ["predict"] and value_of("--input", given) is not None:
                 predict(given[1:])

@@ -12,7 +12,15 @@ from lightning.pytorch.cli import LightningCLI
 from softmax_torch.training import checkpoint
 from softmax_torch.training.runs import latest
 
-__all__ = ["COMMANDS", "Resumed", "differences", "resumed", "with_config", "with_run"]
+__all__ = [
+    "COMMANDS",
+    "Resumed",
+    "config_beside",
+    "differences",
+    "resumed",
+    "with_config",
+    "with_run",
+]
 
 COMMANDS = (*LightningCLI.subcommands(), "calibrate", "report")
 """Commands that take a configuration."""
@@ -153,13 +161,19 @@ def with_config(args: list[str]) -> list[str]:
     config = digits_config()
     if path is not None:
         checkpoint.check(Path(path))
-        config = Path(path).parent / "config.yaml"
-        if not config.is_file():
-            raise FileNotFoundError(
-                f"--ckpt_path: expected the configuration of the run beside {path}, got no "
-                f"{config}; give one with --config"
-            )
+        config = config_beside(Path(path))
     return [*args[: at + 1], "--config", str(config), *args[at + 1 :]]
+
+
+def config_beside(path: Path) -> Path:
+    """The configuration of the run that a checkpoint belongs to; FileNotFoundError without one."""
+    config = path.parent / "config.yaml"
+    if not config.is_file():
+        raise FileNotFoundError(
+            f"--ckpt_path: expected the configuration of the run beside {path}, got no {config}; "
+            "give one with --config"
+        )
+    return config
 
 
 def value_of(flag: str, args: list[str]) -> str | None:

@@ -81,7 +81,10 @@ class CLI(LightningCLI):
                 name: {"usage": f"{program()} {name} {'RUN ' * (name == 'report')}[options]"}
                 for name in self.subcommands()
             }
-            | {"epilog": f"Diagrams of the method: {program()} plot --help"},
+            | {
+                "epilog": f"For others to run: {program()} export --help. "
+                f"Diagrams of the method: {program()} plot --help"
+            },
             args=args,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,

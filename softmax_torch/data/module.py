@@ -81,6 +81,13 @@ class TensorDataModule(LightningDataModule):
         """What samples of the test set are called: by default, their numbers."""
         return [str(row) for row in range(len(self.splits["test"]))]
 
+    def test_inputs(self, rows: int) -> Any:
+        """The first raw inputs of the test set, so many at most, as ``preprocessing.tensor`` takes.
+
+        By default, what the test set holds.
+        """
+        return self.splits["test"].x[:rows]
+
     def read(self) -> tuple[Split, Split]:
         """The training set, validation part included, and the test set."""
         raise NotImplementedError(f"{type(self).__name__}: expected a method read or read_splits")

@@ -12,6 +12,7 @@ bytes for each row.
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from softmax_torch.data.module import Split, TensorDataModule
@@ -92,6 +93,7 @@ class TableDataModule(TensorDataModule):
         super().__init__(
             self._preprocessing.in_features, len(class_names), batch_size, val_fraction, seed
         )
+        [self._test] = [table for table in (rows, *others) if len(table.in_part("test"))]
         self._ids: list[str] = []
         self._read: dict[str, Split] = {}
         for table, classes in zip((rows, *others), y, strict=True):
@@ -106,6 +108,17 @@ class TableDataModule(TensorDataModule):
     def test_ids(self) -> list[str]:
         """Samples of the test set by ``id_column``, or by their rows in the file they come from."""
         return self._ids
+
+    def test_inputs(self, rows: int) -> pa.Table:
+        """The first rows of the test set, as they are in the file."""
+        wanted = self._test.in_part("test")[:rows]
+        found = []
+        for chunk in chunks(self._test.source, ROWS):
+            mine = (wanted >= chunk.first) & (wanted < chunk.first + len(chunk))
+            found.append(chunk.table.take(wanted[mine] - chunk.first))
+            if wanted[-1] < chunk.first + len(chunk):
+                break
+        return pa.concat_tables(found)
 
     def read_splits(self) -> dict[str, Split]:
         """What was read."""

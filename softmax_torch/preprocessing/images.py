@@ -26,7 +26,7 @@ from torch import Tensor
 from softmax_torch.preprocessing.base import Preprocessing
 from softmax_torch.preprocessing.features import mapped
 
-__all__ = ["SUFFIXES", "ImagePreprocessing", "images_in", "look_at"]
+__all__ = ["SUFFIXES", "ImagePreprocessing", "files_of", "images_in", "look_at"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
 """What the name of an image ends in."""
@@ -148,9 +148,7 @@ class ImagePreprocessing(Preprocessing):
                 array = np.array(raw[first : first + rows])
                 yield [str(row) for row in range(first, first + len(array))], self.tensor(array)
             return
-        if path.suffix and not path.exists():
-            raise FileNotFoundError(f"{path}: expected an image, got no such file")
-        files = [path] if path.is_file() else images_in(path)
+        files = files_of(path)
         top = path if path.is_dir() else path.parent
         for piece, pixels in zip(pieces(files, rows), self.decoded(files, rows), strict=True):
             yield [str(file.relative_to(top)) for file in piece], pixels * (1 / 255)
@@ -244,6 +242,13 @@ def pieces(files: Sequence[Path], rows: int) -> Iterator[Sequence[Path]]:
     """The files, at most so many at once."""
     for first in range(0, len(files), rows):
         yield files[first : first + rows]
+
+
+def files_of(path: Path) -> list[Path]:
+    """The one image that a path names, or those in a folder; see ``images_in``."""
+    if path.suffix and not path.exists():
+        raise FileNotFoundError(f"{path}: expected an image, got no such file")
+    return [path] if path.is_file() else images_in(path)
 
 
 def images_in(folder: Path) -> list[Path]:

@@ -52,6 +52,14 @@ def test_a_split_without_samples_is_refused(fraction: float) -> None:
         carve(good(), fraction, 0)
 
 
+def test_raw_inputs_of_the_test_set() -> None:
+    data = Given(good(20), good(8))
+    data.setup()
+    for rows in (1, 3, 20):
+        expected = data.preprocessing.tensor(data.test_inputs(rows))
+        assert torch.equal(expected, data.splits["test"].x[:rows])
+
+
 def test_loaders_visit_their_splits() -> None:
     data = Given(good())
     data.setup()

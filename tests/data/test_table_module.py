@@ -11,7 +11,7 @@ from sklearn.datasets import load_wine
 from sklearn.preprocessing import StandardScaler
 
 from softmax_torch import cli
-from softmax_torch.data import TableDataModule
+from softmax_torch.data import TableDataModule, table
 from softmax_torch.data.splits import stratified
 from softmax_torch.preprocessing import same
 from softmax_torch.solvers import fit
@@ -78,6 +78,19 @@ def test_samples_are_the_rows_of_the_file(here: Path) -> None:
     assert torch.equal(together.sum(0), x.sum(0)) or torch.allclose(
         together.sum(0), x.sum(0), atol=1e-4
     )
+
+
+@pytest.mark.parametrize("rows", [1, 13, 500])
+@pytest.mark.parametrize("options", [{}, {"test_file": "b.parquet"}])
+def test_raw_inputs_of_the_test_set(
+    options: dict[str, str], rows: int, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flowers(40, seed=1).to_parquet("b.parquet")
+    monkeypatch.setattr(table, "ROWS", 16)
+    data = ready(file=written(flowers(150)), target="kind", **options)
+    raw = data.test_inputs(rows)
+    assert len(raw) == min(rows, 40 if options else 30)
+    assert torch.equal(data.preprocessing.tensor(raw), data.splits["test"].x[:rows])
 
 
 def test_the_seed_draws_validation_and_leaves_the_test_set(here: Path) -> None:
