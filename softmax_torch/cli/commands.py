@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import yaml
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.callbacks import Callback, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.trainer import Trainer
@@ -169,36 +169,42 @@ class CLI(LightningCLI):
         Raises:
             ValueError: a run is resumed with other settings.
         """
+        logger = self.trainer.logger
+        keeps = isinstance(logger, RunLogger) and self.trainer.is_global_zero
+        if keeps and self.run is not None:
+            self._compare(self.run)
         if self.trainer.world_size == 1:
             # Data that cannot be used are refused before there is a directory for the run.
             self.datamodule.prepare_data()
             self.datamodule.setup("fit")
-        logger = self.trainer.logger
-        if not isinstance(logger, RunLogger) or not self.trainer.is_global_zero:
-            return
-        config = self.config["fit"].clone()
+        if isinstance(logger, RunLogger) and keeps and self.run is None:
+            text = self._settings(self.config["fit"])
+            checkpoint.replace(logger.folder / "config.yaml", text.encode())
+
+    def _settings(self, config: Namespace) -> str:
+        """The configuration of a fit as YAML, without where it goes on."""
+        config = config.clone()
         for name in ("resume", "ckpt_path"):
             config.pop(name, None)
-        text = self._parser("fit").dump(config, skip_none=False)
-        path = logger.folder / "config.yaml"
-        if self.run is None:
-            checkpoint.replace(path, text.encode())
-            return
+        text: str = self._parser("fit").dump(config, skip_none=False)
+        return text
+
+    def _compare(self, run: Resumed) -> None:
+        """Say where a run goes on; ValueError if its settings were others."""
+        path = run.folder / "config.yaml"
         # Parsed and written once more, as an earlier version or a person may have put it shorter.
-        saved = self._parser("fit").parse_args(["--config", str(path)])
-        for name in ("resume", "ckpt_path"):
-            saved.pop(name, None)
-        before = self._parser("fit").dump(saved, skip_none=False)
-        changed = differences(yaml.safe_load(before), yaml.safe_load(text))
+        before = self._settings(self._parser("fit").parse_args(["--config", str(path)]))
+        now = self._settings(self.config["fit"])
+        changed = differences(yaml.safe_load(before), yaml.safe_load(now))
         if changed:
             raise ValueError(
                 f"--resume: expected the settings of {shown(path)}, got others:\n  "
                 + "\n  ".join(changed)
             )
-        if self.run.found is None:
-            say("resumed", f"{shown(logger.folder)}, from its start: it has no checkpoint")
+        if run.found is None:
+            say("resumed", f"{shown(run.folder)}, from its start: it has no checkpoint")
         else:
-            say("resumed", f"{shown(self.run.found.path)}, step {self.run.found.step}")
+            say("resumed", f"{shown(run.found.path)}, step {run.found.step}")
 
     def fit(self, **kwargs: Any) -> None:
         """Train, evaluate the best checkpoint, and report."""
