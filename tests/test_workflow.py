@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pandas as pd
 import pytest
 import torch
@@ -52,13 +53,15 @@ def test_the_readme_goes_from_a_table_to_answers(
     for args in commands("Your own table"):
         cli.main(args)
         said[args[0]] = capsys.readouterr().out.splitlines()
-    assert {"fit", "calibrate", "test", "predict"} <= said.keys()
+    assert list(said) == ["fit", "calibrate", "test", "predict", "report", "export"]
     readme = (ROOT / "README.md").read_text()
     for command, starts in {
         "fit": ("val", "test"),
         "calibrate": ("calibrated",),
         "test": ("test",),
         "predict": ("predictions",),
+        "report": ("evaluated",),
+        "export": ("gives",),
     }.items():
         for line in said[command]:
             if line.startswith(starts):
@@ -70,6 +73,16 @@ def test_the_readme_goes_from_a_table_to_answers(
     ]
     assert np.mean(right) > 0.9
     assert all(float(row["probability"]) > 1 / 3 for row in rows)
+    page = Path("runs", "table", "version_0", "report", "index.html").read_text()
+    assert "petal length (cm)" in page
+    # what was exported says the same of the same rows, with nothing of ours
+    columns = pd.read_csv("new.csv").to_dict("series")
+    session = onnxruntime.InferenceSession("species.onnx")
+    p, kinds = session.run(
+        ["probabilities", "class_name"], {name: c.to_numpy() for name, c in columns.items()}
+    )
+    assert list(kinds) == [row["predicted"] for row in rows]
+    assert np.abs(p.max(1) - [float(row["probability"]) for row in rows]).max() <= 1e-5
 
 
 def customers(n: int, seed: int) -> pd.DataFrame:

@@ -112,7 +112,8 @@ def asks_for_help(args: list[str]) -> bool:
 def with_run(args: list[str]) -> list[str]:
     """The arguments of ``report RUN``, with the configuration and the checkpoint that it means.
 
-    That is the checkpoint which ``fit`` names at its end: the best one, and of a solver the last.
+    That is the checkpoint which ``fit`` names at its end: the best one, and of a solver with one C
+    the last.
 
     Raises:
         ValueError, FileNotFoundError: there is no such run.
@@ -136,8 +137,9 @@ def with_run(args: list[str]) -> list[str]:
         given += ["--config", str(path)]
     if value_of("--ckpt_path", rest) is None:
         model = yaml.safe_load(path.read_text()).get("model") or {}
-        which = "last.ckpt" if model.get("solver") else "best.ckpt"
-        given += ["--ckpt_path", str(Path(named) / which)]
+        model = model.get("init_args", model)
+        solved = model.get("solver") and not isinstance(model.get("C"), list)
+        given += ["--ckpt_path", str(Path(named) / ("last.ckpt" if solved else "best.ckpt"))]
     return [*args[: at + 1], *given, *rest]
 
 
