@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from softmax_torch.heads import find_head
 
-__all__ = ["Backbone", "as_colour", "load", "make"]
+__all__ = ["Backbone", "as_colour", "load", "make", "weights_in"]
 
 ROWS = 256
 """Images that pass through a net together where nothing is learnt from them: activations of 8192
@@ -156,29 +156,16 @@ def load(backbone: nn.Module, path: str | Path) -> None:
             which the numbers of the net's own head are passed over; or a checkpoint of a run.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it holds something else, or weights are missing, too many or of another shape:
-            they are named, and the backbone is as it was.
+        FileNotFoundError, ValueError: see ``weights_in``; or weights are missing, too many or of
+            another shape: they are named, and the backbone is as it was.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"backbone_weights: expected a file, got {path}, which is none")
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever its unpickler stumbles over
-        raise ValueError(
-            f"backbone_weights: expected a state_dict, got {path}, which is damaged or another "
-            f"thing: {type(error).__name__} on reading it"
-        ) from None
+    found = weights_in(path)
     net, head = backbone, ""
     if isinstance(backbone, Backbone):
         net, head = backbone.net, backbone.head
-    if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):  # of a run
-        prefix = "backbone.net." if isinstance(backbone, Backbone) else "backbone."
-        of_run = found["state_dict"].items()
-        found = {k.removeprefix(prefix): v for k, v in of_run if k.startswith(prefix)}
-    if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
-        raise ValueError(f"backbone_weights: expected a state_dict in {path}, got something else")
+    prefix = "backbone.net." if isinstance(backbone, Backbone) else "backbone."
+    if any(k.startswith(prefix) for k in found):  # of a run
+        found = {k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)}
     expected = net.state_dict()
     given = {k: v for k, v in found.items() if k not in (f"{head}.weight", f"{head}.bias")}
     wrong = {
@@ -192,6 +179,29 @@ def load(backbone: nn.Module, path: str | Path) -> None:
         said = "; ".join(f"{what}: {some(names)}" for what, names in wrong.items() if names)
         raise ValueError(f"backbone_weights: expected those of the backbone in {path}, got {said}")
     net.load_state_dict(given)
+
+
+def weights_in(path: str | Path) -> dict[str, Tensor]:
+    """The state_dict in a file, or of a net in the checkpoint of a run; read without running code.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such file, or it holds something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected a file of weights, got none")
+    try:
+        found = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except Exception as error:  # torch raises whatever its unpickler stumbles over
+        raise ValueError(
+            f"{path}: expected a state_dict, got a file that is damaged or another thing: "
+            f"{type(error).__name__} on reading it"
+        ) from None
+    if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
+        found = found["state_dict"]
+    if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
+        raise ValueError(f"{path}: expected a state_dict, tensors by name; got something else")
+    return found
 
 
 def some(names: list[str]) -> str:

@@ -37,7 +37,7 @@ FLOORS = [
 ]
 # What rooms may import besides torch.
 EXTRAS = {
-    "data": [*TRAINING, "pyarrow"],
+    "data": [*TRAINING, "pyarrow", "safetensors"],
     "training": TRAINING,
     "cli": [*TRAINING, "pyarrow"],
     "backbones": ["torchvision"],

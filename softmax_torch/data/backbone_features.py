@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
-from softmax_torch.data.backbone import Backbone
 from softmax_torch.data.extraction import BLOCK, BlockFile, digest
+from softmax_torch.data.frozen import FrozenNet
 from softmax_torch.data.module import Split, TensorDataModule, check
 from softmax_torch.files import lock
 from softmax_torch.preprocessing import FeaturesPreprocessing
@@ -34,14 +34,14 @@ class BackboneFeaturesDataModule(TensorDataModule):
 
     Args:
         source: the images, (N, H, W) or (N, 1 | 3, H, W), and their labels.
-        backbone, weights, backbone_seed, layer, size: see ``Backbone``.
+        backbone, weights, backbone_seed, layer, size: see ``FrozenNet``.
         limit: how many images of the training set are used, from the first; None for all.
         cache: folder where features are kept.
         half: whether they are kept in float16.
         batch_size: see ``TensorDataModule``; None is what solvers want.
 
     Raises:
-        ValueError, FileNotFoundError: as ``Backbone``.
+        ValueError, FileNotFoundError: as ``FrozenNet``.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class BackboneFeaturesDataModule(TensorDataModule):
             raise ValueError(f"limit: expected at least 1 or null, got {limit}")
         if size < 1:
             raise ValueError(f"size: expected at least 1, got {size}")
-        self.backbone = Backbone(backbone, weights, backbone_seed, layer, size)
+        self.backbone = FrozenNet(backbone, weights, backbone_seed, layer, size)
         self.source, self.limit, self.cache = source, limit, Path(cache)
         self.dtype = np.dtype(np.float16 if half else np.float32)
         width, classes = self.backbone.in_features, source.num_classes

@@ -19,7 +19,7 @@ from softmax_torch.data import (
     backbone_features,
     extraction,
 )
-from softmax_torch.data.backbone import Backbone
+from softmax_torch.data.frozen import FrozenNet
 from softmax_torch.files import lock
 
 
@@ -40,7 +40,7 @@ class Images(TensorDataModule):
         return Split(x, y), Split(x[: self.test], y[: self.test])
 
 
-class Counted(Backbone):
+class Counted(FrozenNet):
     """Counts the images it is shown; ends the process, as it were, after so many blocks."""
 
     images = 0
@@ -60,7 +60,7 @@ def _counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(extraction, "BLOCK", 2)
     monkeypatch.setattr(backbone_features, "BLOCK", 2)
-    monkeypatch.setattr(backbone_features, "Backbone", Counted)
+    monkeypatch.setattr(backbone_features, "FrozenNet", Counted)
     monkeypatch.setattr(Counted, "images", 0)
     monkeypatch.setattr(Counted, "blocks_left", 1000)
 
@@ -242,18 +242,18 @@ def test_the_head_of_weights_in_a_file_does_not_matter(tmp_path: Path) -> None:
         torch.manual_seed(3)
         net = models.resnet18(num_classes=7)
     torch.save(net.state_dict(), "net.pt")
-    of_file = Backbone("resnet18", "net.pt", 0, None, 32)
+    of_file = FrozenNet("resnet18", "net.pt", 0, None, 32)
     images = torch.randint(256, (2, 32, 32), dtype=torch.uint8)
     got = of_file.features(images, 1 / 255, torch.device("cpu"))
     assert got.shape == (2, of_file.in_features) == (2, 512)
     assert of_file.net.state_dict()["conv1.weight"].equal(net.state_dict()["conv1.weight"])
-    other = Backbone("resnet18", None, 3, None, 32)
+    other = FrozenNet("resnet18", None, 3, None, 32)
     assert other.made_of["weights"] != of_file.made_of["weights"]
 
 
 def test_a_seed_leaves_the_generator_alone() -> None:
     before = torch.get_rng_state()
-    first, second = (Backbone("squeezenet1_1", None, 5, "features.3", 16) for _ in range(2))
+    first, second = (FrozenNet("squeezenet1_1", None, 5, "features.3", 16) for _ in range(2))
     assert first.made_of == second.made_of
     assert torch.get_rng_state().equal(before)
 

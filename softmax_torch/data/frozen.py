@@ -16,16 +16,17 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor
 
+from softmax_torch.backbones import as_colour, weights_in
 from softmax_torch.data.extraction import digest
 from softmax_torch.heads import find_head
 
-__all__ = ["Backbone"]
+__all__ = ["FrozenNet"]
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of the three channels on ImageNet, as torchvision's weights expect them."""
 
 
-class Backbone:
+class FrozenNet:
     """An architecture with its weights, cut at a layer.
 
     Args:
@@ -104,7 +105,7 @@ class Backbone:
             device: where to compute.
         """
         x = images.to(device).float() * scale
-        x = (x.unsqueeze(1) if x.dim() == 3 else x).expand(-1, 3, -1, -1)
+        x = as_colour(x)
         side = (self.size, self.size)
         if x.shape[2:] != side:
             x = nn.functional.interpolate(x, side, mode="bilinear", antialias=True)
@@ -129,16 +130,7 @@ class Backbone:
             raise FileNotFoundError(
                 f"weights: expected a file, or one of {', '.join(named)}; got {self.weights}"
             )
-        try:
-            found = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-        except Exception as error:  # torch raises whatever its unpickler stumbles over
-            raise ValueError(
-                f"{path}: expected a state_dict, got a file that is damaged or another thing: "
-                f"{type(error).__name__} on reading it"
-            ) from None
-        if not isinstance(found, dict) or not all(isinstance(x, Tensor) for x in found.values()):
-            raise ValueError(f"{path}: expected a state_dict, tensors by name; got something else")
-        return found
+        return weights_in(path)
 
 
 def cut(net: nn.Module, layer: str | None, name: str) -> nn.Module:
