@@ -37,14 +37,14 @@ FLOORS = [
 ]
 # What rooms may import besides torch.
 EXTRAS = {
-    "data": [*TRAINING, "pyarrow", "safetensors"],
+    "data": [*TRAINING, "pyarrow"],
     "training": TRAINING,
     "cli": [*TRAINING, "pyarrow"],
     "backbones": ["torchvision"],
     "estimator": ["sklearn"],
     "export": [*EXPORT, "PIL", "pyarrow"],
     "report": ["matplotlib", "lightning", "sklearn"],
-    "preprocessing": ["PIL", "pyarrow"],
+    "preprocessing": ["PIL", "pyarrow", "safetensors"],
     "saved": ["safetensors"],
 }
 

@@ -14,6 +14,7 @@ import torch
 from conftest import write_mnist
 from PIL import Image
 from pyarrow import parquet
+from safetensors.torch import save_file
 
 import softmax_torch
 from softmax_torch import cli, saved
@@ -256,9 +257,15 @@ def test_vectors_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     expected = model.model.predict_proba(x * 0.5)
     torch.testing.assert_close(found.predict_proba(x), expected)
     np.save("x.npy", x.numpy())
-    [(ids, p)] = found.predict_file("x.npy")
-    torch.testing.assert_close(p, expected)
-    assert ids == [str(i) for i in range(40)]
+    torch.save({"x": x, "labels": torch.zeros(40)}, "x.pt")
+    save_file({"x": x}, "x.safetensors")
+    for name in ("x.npy", "x.pt", "x.safetensors"):
+        [(ids, p)] = found.predict_file(name)
+        torch.testing.assert_close(p, expected)
+        assert ids == [str(i) for i in range(40)]
+    torch.save({"features": x}, "other.pt")
+    with pytest.raises(ValueError, match=r"other.pt: expected a tensor x, got features"):
+        list(found.predict_file("other.pt"))
     assert set(found.predict(x)) == {"0", "1"}
     bad = x.clone()
     bad[7, 1] = torch.nan

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from softmax_torch.data.module import Split, TensorDataModule, check
 from softmax_torch.data.splits import enough, stratified
-from softmax_torch.data.tensor_files import read_pair
 from softmax_torch.preprocessing import FeaturesPreprocessing
+from softmax_torch.preprocessing.tensor_files import read_pair
 
 __all__ = ["FeaturesDataModule"]
 
@@ -51,7 +51,7 @@ class FeaturesDataModule(TensorDataModule):
         files = {"train": train, "val": val, "test": test}
         self.files = {part: of for part, of in files.items() if of is not None}
         # A model is made to the size of its data, so that they are looked at here and now.
-        self._read = {part: read_pair(of) for part, of in self.files.items()}
+        self._read = {part: Split(*read_pair(of)) for part, of in self.files.items()}
         x, y = self._read["train"]
         if len(y) == 0 or x.dim() < 2:
             raise ValueError(f"{train}: expected features (N, D), got shape {tuple(x.shape)}")

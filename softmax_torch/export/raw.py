@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from softmax_torch.preprocessing import FeaturesPreprocessing, ImagePreprocessing
 from softmax_torch.preprocessing.columns import Column
-from softmax_torch.preprocessing.features import mapped
 from softmax_torch.preprocessing.images import files_of
+from softmax_torch.preprocessing.tensor_files import mapped, read_inputs
 
 __all__ = ["FeaturesFront", "Front", "ImageFront", "Value"]
 
@@ -115,9 +115,9 @@ class FeaturesFront(Front):
         self.inputs = (Value("features", "float32", ("n", preprocessing.in_features)),)
 
     def samples(self, raw: Any, rows: int) -> Tensor:
-        """Numbers (n, D), float32, of a .npy file or an array (n, ...)."""
+        """Numbers (n, D), float32, of a file (see ``tensor_files``) or an array (n, ...)."""
         if isinstance(raw, str | Path):
-            raw = np.array(mapped(Path(raw))[:rows])
+            raw = read_inputs(Path(raw))[:rows]
         x = torch.as_tensor(raw)[:rows].float()
         self.preprocessing.tensor(x)  # which looks at its shape
         return x.flatten(1)

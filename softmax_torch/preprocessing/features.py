@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from softmax_torch.preprocessing.base import Preprocessing
+from softmax_torch.preprocessing.tensor_files import read_inputs
 
 __all__ = ["FeaturesPreprocessing"]
 
@@ -62,8 +62,11 @@ class FeaturesPreprocessing(Preprocessing):
         return x
 
     def read(self, path: Path, rows: int) -> Iterator[tuple[list[str], Tensor]]:
-        """The rows of an array in a .npy file, which is mapped and never read as a whole."""
-        raw = mapped(path)
+        """The rows of an array in a .npy file, or of x in a .pt or .safetensors file.
+
+        It is mapped into memory and never read as a whole.
+        """
+        raw = read_inputs(path)
         for first in range(0, len(raw), rows):
             part = raw[first : first + rows]
             names = [str(row) for row in range(first, first + len(part))]
@@ -85,23 +88,3 @@ class FeaturesPreprocessing(Preprocessing):
     def from_state_dict(cls, state: dict[str, Any]) -> Self:
         """The one that was saved."""
         return cls(state["in_features"], state["class_names"], state["scale"])
-
-
-def mapped(path: Path) -> np.ndarray[Any, Any]:
-    """The array of a .npy file, mapped into memory, of which a change would not reach the file.
-
-    Raises:
-        FileNotFoundError, ValueError: there is no such file, or it holds no array of numbers.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: expected a .npy file, got no such file")
-    try:
-        raw: np.ndarray[Any, Any] = np.load(path, mmap_mode="c", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{path}: expected a .npy file of numbers, got another: {error}") from None
-    if not isinstance(raw, np.ndarray) or raw.dtype.kind not in "biuf" or raw.ndim == 0:
-        got = getattr(raw, "dtype", type(raw).__name__)
-        raise ValueError(f"{path}: expected an array of numbers, a row a sample, got {got}")
-    if len(raw) == 0:
-        raise ValueError(f"{path}: expected at least one row, got none")
-    return raw

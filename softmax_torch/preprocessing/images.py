@@ -24,7 +24,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from softmax_torch.preprocessing.base import Preprocessing
-from softmax_torch.preprocessing.features import mapped
+from softmax_torch.preprocessing.tensor_files import mapped
 
 __all__ = ["SUFFIXES", "ImagePreprocessing", "files_of", "images_in", "look_at"]
 

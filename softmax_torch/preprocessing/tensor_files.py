@@ -10,20 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import safetensors
 import torch
 from torch import Tensor
 
-from softmax_torch.data.module import Split
-from softmax_torch.preprocessing.features import mapped
-
-__all__ = ["read_pair"]
+__all__ = ["mapped", "read_inputs", "read_pair"]
 
 SUFFIXES = ".npy, .pt or .safetensors"
 
 
-def read_pair(files: str | Sequence[str]) -> Split:
+def read_pair(files: str | Sequence[str]) -> tuple[Tensor, Tensor]:
     """x (N, ...), numbers, and y (N,), int64, of a file with both or of a file each.
 
     Raises:
@@ -41,7 +40,19 @@ def read_pair(files: str | Sequence[str]) -> Split:
         x, y = (single(path) for path in paths)
     else:
         raise ValueError(f"expected a file with x and y, or one for each, got {len(paths)} files")
-    return Split(x, as_labels(y, len(x), paths[-1]))
+    return x, as_labels(y, len(x), paths[-1])
+
+
+def read_inputs(path: Path) -> Tensor:
+    """x (N, ...) of a file, alone in it or beside others; errors are those of ``read_pair``."""
+    found = read(path)
+    if isinstance(found, dict):
+        if "x" not in found:
+            raise ValueError(f"{path}: expected a tensor x, got {', '.join(map(str, found))}")
+        found = found["x"]
+    if len(found) == 0:
+        raise ValueError(f"{path}: expected at least one row, got none")
+    return found
 
 
 def as_labels(y: Tensor, n: int, path: Path) -> Tensor:
@@ -85,3 +96,23 @@ def read(path: Path) -> Tensor | dict[str, Tensor]:
     if not all(isinstance(x, Tensor) and x.dim() > 0 for x in tensors):
         raise ValueError(f"{path}: expected a tensor, or tensors by name, got something else")
     return found  # type: ignore[no-any-return]
+
+
+def mapped(path: Path) -> np.ndarray[Any, Any]:
+    """The array of a .npy file, mapped into memory, of which a change would not reach the file.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such file, or it holds no array of numbers.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected a .npy file, got no such file")
+    try:
+        raw: np.ndarray[Any, Any] = np.load(path, mmap_mode="c", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(f"{path}: expected a .npy file of numbers, got another: {error}") from None
+    if not isinstance(raw, np.ndarray) or raw.dtype.kind not in "biuf" or raw.ndim == 0:
+        got = getattr(raw, "dtype", type(raw).__name__)
+        raise ValueError(f"{path}: expected an array of numbers, a row a sample, got {got}")
+    if len(raw) == 0:
+        raise ValueError(f"{path}: expected at least one row, got none")
+    return raw
