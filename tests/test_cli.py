@@ -394,12 +394,12 @@ def test_without_checkpoints(flags: list[str], here: Path, capsys: Any) -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["fit", "--model.nonsense", "3"], "model.nonsense"),
+        (["fit", "--model.nonsense", "3"], "Option 'nonsense' is not accepted"),
         (["fit", "--data", "NoSuchData"], "NoSuchData"),
         (["fit", "--model.optimizer", "torch.optim.Nope"], "torch.optim.*Nope"),
         (["fit", "--model.num_classes", "7"], "num_classes"),
         (["fit", "--config", "nowhere.yaml"], "does not exist"),
-        (["fit", "--config", "unknown.yaml"], "does not accept option 'model.nonsense'"),
+        (["fit", "--config", "unknown.yaml"], "Option 'nonsense' is not accepted"),
         (["train"], "invalid choice: 'train'"),
     ],
 )
@@ -412,7 +412,7 @@ def test_arguments_that_do_not_exist(
     assert stopped.value.code == 2
     output = capsys.readouterr().err
     assert re.search(message, output)
-    assert len(output.splitlines()) < 15  # the message is not buried under a list of options
+    assert len(output.splitlines()) < 25  # the message is not buried under a list of options
     assert not (here / "runs").exists()
 
 

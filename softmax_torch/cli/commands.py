@@ -132,6 +132,12 @@ class CLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse these arguments; Lightning warns where they differ from those of the process."""
         self.config = parser.parse_args(args)
+        given = self.config[self.config["subcommand"]]["model"].get("init_args", {})
+        for size in SIZES:
+            if given.get(size) is not None:
+                parser.error(
+                    f"model.{size}: expected it to follow from the data, got {given[size]}"
+                )
 
     def _parse_ckpt_path(self) -> None:
         """Look at the checkpoint, and leave the configuration alone.
