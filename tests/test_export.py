@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import softmax_torch
-from softmax_torch import cli
+from softmax_torch import backbones, cli
 from softmax_torch import export as exports
 from softmax_torch.calibration import Calibration
 from softmax_torch.export import FORMATS, compare, export, onnx_file, torch_program
@@ -91,6 +91,21 @@ def colour() -> Case:
     return Case(predictor, raw, {"image": raw.numpy()}, (raw,))
 
 
+def net() -> Case:
+    """A net by its name, whose weights lie with their channels last."""
+    torch.manual_seed(0)
+    raw = pixels(9, 7)
+    backbone, head = backbones.make("small_cnn").eval(), nn.Linear(128, 3)
+    with torch.no_grad():  # or all were of one class
+        head.bias -= head(backbone(raw / 255)).mean(0)
+    weights = {f"backbone.{key}": t for key, t in backbone.state_dict().items()}
+    weights |= {f"model.linear.{key}": t for key, t in head.state_dict().items()}
+    made = {"num_classes": 3, "backbone": "small_cnn"}
+    preprocessing = ImagePreprocessing((9, 7), False, "abc")
+    predictor = Predictor(network(made, weights), preprocessing, hyper_parameters=made)
+    return Case(predictor, raw, {"image": raw.numpy()}, (raw,))
+
+
 def features() -> Case:
     raw = torch.randn(N, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     vector = Calibration(*torch.tensor([[0.5, 2, 1], [0.3, 0, -0.7]], dtype=torch.float64))
@@ -117,7 +132,7 @@ def pixels(*shape: int) -> Tensor:
     return (noise * torch.linspace(0, 1, N).view(-1, *(1 for _ in shape))).to(torch.uint8)
 
 
-CASES = {"images": images, "colour": colour, "features": features, "table": table}
+CASES = {"images": images, "colour": colour, "net": net, "features": features, "table": table}
 
 
 @pytest.fixture(scope="module", params=CASES)

@@ -5,6 +5,8 @@ x = front(raw)    z = net(x)    p = softmax(calibration(z))    label = argmax p
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
@@ -26,7 +28,9 @@ class Program(nn.Module):
 
     def __init__(self, front: Front, predictor: Predictor) -> None:
         super().__init__()
-        self.front, self.network = front, predictor.network
+        # A copy, as torch.export wants no weights with channels last.
+        network = copy.deepcopy(predictor.network)
+        self.front, self.network = front, network.to(memory_format=torch.contiguous_format)
         self.calibrated = predictor.calibration is not None
         if predictor.calibration is not None:
             self.register_buffer("scale", predictor.calibration.scale.float())

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -37,8 +38,11 @@ def write(path: Path, predictor: Predictor, front: Front) -> None:
             "made in Python: weights alone do not say what to do with them"
         )
     config = described(predictor, ()) | {"hyper_parameters": predictor.hyper_parameters}
-    # Copies: the format has no tensors that share memory.
-    tensors = {name: t.detach().clone() for name, t in predictor.network.state_dict().items()}
+    # Copies: the format has no tensors that share memory, and none with channels last.
+    tensors = {
+        name: t.detach().clone(memory_format=torch.contiguous_format)
+        for name, t in predictor.network.state_dict().items()
+    }
     file = path
     if path.suffix != ".safetensors":
         path.mkdir()
