@@ -109,7 +109,7 @@ class Step(NamedTuple):
         return self.rows // self.data
 
     @property
-    def K(self) -> int:  # noqa: N802
+    def K(self) -> int:  # noqa: N802 the letter of the equations
         """Classes of the first rank, which has the most."""
         return -(-self.classes // self.ranks)
 

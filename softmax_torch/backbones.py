@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from softmax_torch.heads import find_head
+from softmax_torch.saved import unpickled
 
 __all__ = ["Backbone", "as_colour", "load", "make", "weights_in"]
 
@@ -187,16 +188,7 @@ def weights_in(path: str | Path) -> dict[str, Tensor]:
     Raises:
         FileNotFoundError, ValueError: there is no such file, or it holds something else.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: expected a file of weights, got none")
-    try:
-        found = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except Exception as error:  # torch raises whatever its unpickler stumbles over
-        raise ValueError(
-            f"{path}: expected a state_dict, got a file that is damaged or another thing: "
-            f"{type(error).__name__} on reading it"
-        ) from None
+    found = unpickled(Path(path), "a state_dict", mmap=True)
     if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
         found = found["state_dict"]
     if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):

@@ -173,7 +173,8 @@ def _tensor(name: str, value: object) -> None:
 
 def _floating(input: Tensor) -> None:
     if not input.dtype.is_floating_point:
-        # torch's type for it, hence ours
+        # The type that torch's own cross_entropy raises for it, hence ours: code that catches one
+        # catches the other.
         raise NotImplementedError(f"input: expected a floating-point tensor, got {input.dtype}")
 
 

@@ -53,7 +53,7 @@ from softmax_torch.solvers.objective import Objective, Penalty
 __all__ = ["SoftmaxClassifier"]
 
 
-class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # no types there
+class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # bases without types
     """A classifier with the parameters and the optimum of scikit-learn's ``LogisticRegression``.
 
     Args:

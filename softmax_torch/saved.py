@@ -1,8 +1,8 @@
-"""What was trained is read here, always without running code that may be in it.
+"""Files with tensors are read here, always without running code that may be in them.
 
-A checkpoint is a dict that ``torch.save`` wrote. Its pickle is read by torch's own unpickler, which
-makes tensors, numbers, strings and containers of them, and stops at anything else. Exported weights
-are a file of safetensors, which is tensors and JSON.
+What ``torch.save`` wrote, such as a checkpoint, is a pickle. It is read by torch's own unpickler,
+which makes tensors, numbers, strings and containers of them, and stops at anything else. A file of
+safetensors, such as exported weights, is tensors and JSON.
 """
 
 from __future__ import annotations
@@ -12,8 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-__all__ = ["CONFIG", "CONFIG_FILE", "FORMAT", "WEIGHTS_FILE", "check", "load", "load_weights"]
+__all__ = [
+    "CONFIG",
+    "CONFIG_FILE",
+    "FORMAT",
+    "WEIGHTS_FILE",
+    "check",
+    "load",
+    "load_weights",
+    "safe_tensors",
+    "unpickled",
+]
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 """What is in a folder with exported weights."""
@@ -23,6 +34,52 @@ CONFIG = "config"
 
 FORMAT = 1
 """Of that configuration; another one means something else."""
+
+
+def unpickled(path: Path, expected: str, mmap: bool = False) -> Any:
+    """What ``torch.save`` wrote, on a CPU.
+
+    Args:
+        path: the file.
+        expected: what it should be, in messages, such as "a checkpoint of a run".
+        mmap: whether tensors are mapped into memory, and read as far as they are looked at.
+
+    Raises:
+        FileNotFoundError, ValueError: it is not there, or is something else.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected {expected}, got no such file")
+    try:
+        return torch.load(path, map_location="cpu", mmap=mmap, weights_only=True)
+    except Exception as error:  # torch raises whatever its unpickler stumbles over
+        raise ValueError(
+            f"{path}: expected {expected}, got a file that is damaged or another thing: "
+            f"{type(error).__name__} on reading it"
+        ) from None
+
+
+def safe_tensors(path: Path, expected: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors by name in a .safetensors file, mapped into memory, and its metadata.
+
+    Arguments and errors are those of ``unpickled``; and ImportError without safetensors.
+    """
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise ImportError(
+            f"{path}: {error}, which it takes to read it: pip install 'softmax-torch[export]'"
+        ) from None
+
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected {expected}, got no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = file.keys()  # it is no mapping, and cannot be iterated over itself
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path}: expected {expected}, got a file that is damaged or another thing: {error}"
+        ) from None
 
 
 def check(path: Path) -> None:
@@ -36,15 +93,7 @@ def check(path: Path) -> None:
 
 def load(path: Path) -> dict[str, Any]:
     """What is in a checkpoint; see ``check``."""
-    if not path.is_file():
-        raise FileNotFoundError(f"--ckpt_path: expected a file, got {path}, which does not exist")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever its unpickler stumbles over
-        raise ValueError(
-            f"{path}: expected a checkpoint of a run, got a file that is damaged or another thing: "
-            f"{type(error).__name__} on reading it"
-        ) from None
+    content = unpickled(path, "a checkpoint of a run")
     if not isinstance(content, dict) or not {"state_dict", "hyper_parameters"} <= content.keys():
         raise ValueError(
             f"{path}: expected a checkpoint of a run, with state_dict and hyper_parameters; got "
@@ -64,24 +113,14 @@ def load_weights(path: Path) -> dict[str, Any]:
         FileNotFoundError, ValueError: they are not there, or are something else.
         ImportError: safetensors is not installed.
     """
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError as error:
-        raise ImportError(
-            f"{path}: {error}, which it takes to read it: pip install 'softmax-torch[export]'"
-        ) from None
-
     file = path / WEIGHTS_FILE if path.is_dir() else path
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: expected a file of weights, got no such file")
+    state, metadata = safe_tensors(file, "exported weights")
     try:
-        with safe_open(file, framework="pt") as opened:
-            state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-            text = (opened.metadata() or {}).get(CONFIG, "{}")
+        text = metadata.get(CONFIG, "{}")
         if path.is_dir():
             text = (path / CONFIG_FILE).read_text(encoding="utf-8")
         config = json.loads(text)
-    except (SafetensorError, json.JSONDecodeError) as error:
+    except json.JSONDecodeError as error:
         raise ValueError(
             f"{path}: expected exported weights, got a damaged file: {error}"
         ) from None

@@ -421,7 +421,11 @@ def test_arguments_that_do_not_exist(
     [
         (["test"], ValueError, "test: expected --ckpt_path"),
         (["calibrate"], ValueError, "calibrate: expected --ckpt_path"),
-        (["predict", "--ckpt_path", "no.ckpt"], FileNotFoundError, "got no.ckpt, which does not"),
+        (
+            ["predict", "--ckpt_path", "no.ckpt"],
+            FileNotFoundError,
+            "no.ckpt: expected a checkpoint of a run, got no such file",
+        ),
         (["test", "--ckpt_path", "text.ckpt"], ValueError, "damaged or another thing"),
         (["test", "--ckpt_path", "other.ckpt"], ValueError, r"state_dict.*got \['weights'\]"),
         (["test", "--ckpt_path", "alone.ckpt"], FileNotFoundError, "give one with --config"),
@@ -467,7 +471,10 @@ def test_code_in_a_checkpoint_is_not_run(here: Path) -> None:
             ["fit", "--data.batch_size", "0"],
             "error: batch_size: expected at least 1 or null",
         ),
-        (["test", "--ckpt_path", "no.ckpt"], "error: --ckpt_path: expected a file, got no.ckpt"),
+        (
+            ["test", "--ckpt_path", "no.ckpt"],
+            "error: no.ckpt: expected a checkpoint of a run, got no such file",
+        ),
         (
             ["fit", "--config", str(ROOT / "configs" / "mnist.yaml"), "--data.download", "false"],
             "error: MNIST: expected train-images-idx3-ubyte",

@@ -475,7 +475,9 @@ def test_nets_that_are_too_large_for_onnx(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_weights_that_cannot_be_read(tmp_path: Path) -> None:
     path = tmp_path / "model"
-    with pytest.raises(FileNotFoundError, match=r"model\.safetensors: expected a file of weights"):
+    with pytest.raises(
+        FileNotFoundError, match=r"model\.safetensors: expected exported weights, got no such file"
+    ):
         load(tmp_path)
     case = features()
     export(case.predictor, path, case.raw)
@@ -493,7 +495,7 @@ def test_weights_that_cannot_be_read(tmp_path: Path) -> None:
     file = path / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-8])
     with pytest.raises(
-        ValueError, match=r"model\.safetensors: expected exported weights, got a dam"
+        ValueError, match=r"model\.safetensors: expected exported weights, got a file that is dam"
     ):
         load(file)
     save_file({"weight": torch.ones(2)}, tmp_path / "other.safetensors")

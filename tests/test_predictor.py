@@ -161,7 +161,11 @@ def test_formats(run: Path, checkpoint: Path) -> None:
         (["--input", "none"], FileNotFoundError, "got no such folder"),
         (["--input", "wrong.npy"], ValueError, r"expected shape \(n, 28, 28\), got \(2, 3\)"),
         (["--input", "objects.npy"], ValueError, "objects.npy: expected a .npy file of numbers"),
-        (["--ckpt_path", "none.ckpt"], FileNotFoundError, "none.ckpt, which does not exist"),
+        (
+            ["--ckpt_path", "none.ckpt"],
+            FileNotFoundError,
+            "none.ckpt: expected a checkpoint of a run, got no such file",
+        ),
         (["--calibrated"], ValueError, "expected a checkpoint with a calibration"),
     ],
 )

@@ -90,6 +90,7 @@ class TensorDataModule(LightningDataModule):
 
     def read(self) -> tuple[Split, Split]:
         """The training set, validation part included, and the test set."""
+        # Not abstract, as who says what all parts are has no use for it.
         raise NotImplementedError(f"{type(self).__name__}: expected a method read or read_splits")
 
     def read_splits(self) -> dict[str, Split]:

@@ -69,7 +69,7 @@ class SoftmaxHead(SoftmaxOfLinear, nn.Linear):
         nn.Linear.__init__(self, in_features, num_classes, bias, device, dtype)
 
     @property
-    def linear(self) -> nn.Linear:  # type: ignore[override] # nobody sets it
+    def linear(self) -> nn.Linear:  # type: ignore[override] # an attribute there, set by nobody here
         """The head itself."""
         return self
 

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 import torch
 from torch import Tensor
+
+from softmax_torch.saved import safe_tensors, unpickled
 
 __all__ = ["mapped", "read_inputs", "read_pair"]
 
@@ -80,22 +81,13 @@ def read(path: Path) -> Tensor | dict[str, Tensor]:
         return torch.from_numpy(mapped(path))
     if path.suffix not in (".pt", ".safetensors"):
         raise ValueError(f"{path}: expected a file that ends in {SUFFIXES}")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: expected a file, got none of that name")
-    try:
-        if path.suffix == ".safetensors":
-            with safetensors.safe_open(path, "pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        found = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except Exception as error:  # each library raises whatever it stumbles over
-        raise ValueError(
-            f"{path}: expected tensors, got a file that is damaged or another thing: "
-            f"{type(error).__name__} on reading it"
-        ) from None
+    if path.suffix == ".safetensors":
+        return safe_tensors(path, "tensors")[0]
+    found: Tensor | dict[str, Tensor] = unpickled(path, "tensors", mmap=True)
     tensors = found.values() if isinstance(found, dict) else [found]
     if not all(isinstance(x, Tensor) and x.dim() > 0 for x in tensors):
         raise ValueError(f"{path}: expected a tensor, or tensors by name, got something else")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def mapped(path: Path) -> np.ndarray[Any, Any]:

@@ -218,7 +218,7 @@ def test_files_that_hold_something_else(tmp_path: Path) -> None:
     assert "numbers.pt: expected a tensor" in said(str(tmp_path / "numbers.pt"))
     for name in ("noise.pt", "noise.safetensors"):
         assert f"{name}: expected tensors, got a file that is damaged" in said(str(tmp_path / name))
-    assert "none.pt: expected a file, got none" in said(str(tmp_path / "none.pt"))
+    assert "none.pt: expected tensors, got no such file" in said(str(tmp_path / "none.pt"))
     assert "a.csv: expected a file that ends in .npy" in said(str(tmp_path / "a.csv"))
     assert "got 3 files" in said([good, good, good])
     assert "good.pt: expected one tensor, got x, y" in said([good, good])

@@ -147,7 +147,11 @@ def test_preprocessing_in_a_line() -> None:
         ([], ValueError, "report: expected the directory of a run after it, such as runs/"),
         (["--trainer.accelerator", "cpu"], ValueError, "expected the directory of a run after it"),
         (["nowhere"], FileNotFoundError, "with config.yaml in it, got nowhere"),
-        ([RUN, "--ckpt_path", "no.ckpt"], FileNotFoundError, "got no.ckpt, which does not exist"),
+        (
+            [RUN, "--ckpt_path", "no.ckpt"],
+            FileNotFoundError,
+            "no.ckpt: expected a checkpoint of a run, got no such file",
+        ),
     ],
 )
 def test_what_there_is_no_report_of(

@@ -175,7 +175,7 @@ def test_history_and_callback(solver: str) -> None:
 
     solution = fit(X, y, solver=solver, tol=1e-12, callback=stop)
     assert solution.history == seen
-    assert [now.iteration for now in seen] == [1, 2]
+    assert [progress.iteration for progress in seen] == [1, 2]
     assert seen[0].objective >= seen[1].objective
     assert solution.iterations == 2
     assert 0 < seen[1].passes <= solution.passes

@@ -495,7 +495,7 @@ def test_weights_that_do_not_fit_are_named(change: Any, message: str, tmp_path: 
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"a\.pth: expected a file of weights, got none"):
+    with pytest.raises(FileNotFoundError, match=r"a\.pth: expected a state_dict, got no such file"):
         trainer(1).fit(classifier(backbone_weights=str(tmp_path / "a.pth")), data())
     (tmp_path / "a.pth").write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"a\.pth: expected a state_dict, got .*damaged"):
