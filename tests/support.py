@@ -1,8 +1,11 @@
-"""A plain reference of the losses, and the options that tests go through."""
+"""A plain reference of the losses, the options that tests go through, and groups of processes."""
 
 from collections.abc import Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -71,6 +74,18 @@ def peak_memory(f: Callable[[], object]) -> int:
             held += event.nbytes()
             peak = max(peak, held)
     return peak
+
+
+def join(rank: int, world_size: int, folder: Path | str) -> None:
+    """Let this process, with one thread, be one of a gloo group, which meets in a folder."""
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/meet{world_size}",
+        rank=rank,
+        world_size=world_size,
+        timeout=timedelta(seconds=60),
+    )
 
 
 TORCHS = {

@@ -5,7 +5,6 @@ import doctest
 import io
 import warnings
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import torch.multiprocessing as mp
 import torch.nn.functional as F
 import torch.nn.utils.prune
 import torchvision
-from support import OURS, TORCHS, options, peak_memory
+from support import OURS, TORCHS, join, options, peak_memory
 from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.modules.module import register_module_parameter_registration_hook
@@ -552,14 +551,7 @@ def test_the_examples() -> None:
 
 def in_ranks(rank: int, folder: str) -> None:
     """Nets of two ranks give the mean of what each gives for its half of the batch."""
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/meet",
-        rank=rank,
-        world_size=2,
-        timeout=timedelta(seconds=60),
-    )
+    join(rank, 2, folder)
     mesh = dist.device_mesh.init_device_mesh("cpu", (2,))
     x, y = batch(8)
     half = slice(4 * rank, 4 * rank + 4)

@@ -3,7 +3,6 @@
 import doctest
 import os
 import socket
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 import torch.multiprocessing as mp
-from support import OURS, TORCHS, options
+from support import OURS, TORCHS, join, options
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.device_mesh import init_device_mesh
@@ -273,14 +272,7 @@ def checkpoint(size: int, folder: str) -> None:
 
 
 def work(rank: int, size: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/meet{size}",
-        rank=rank,
-        world_size=size,
-        timeout=timedelta(seconds=60),
-    )
+    join(rank, size, folder)
     compare(size, torch.float64)
     if size > 1:
         compare(size, torch.float32)

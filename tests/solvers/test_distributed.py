@@ -1,6 +1,5 @@
 """Several processes, each with a part of the samples, find the same solution as one with all."""
 
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from support import join
 from torch import Tensor
 
 from softmax_torch.solvers import fit
@@ -33,14 +33,7 @@ CASES: list[dict[str, Any]] = [
 
 
 def work(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/meet",
-        rank=rank,
-        world_size=2,
-        timeout=timedelta(seconds=60),
-    )
+    join(rank, 2, folder)
     X, y, weight = data()
     part = slice(0, SPLIT) if rank == 0 else slice(SPLIT, None)
     found = [

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
+from trainers import trainer
 
 from softmax_torch import SoftmaxRegression, backbones, predictor
 from softmax_torch.data import Batches, DigitsDataModule, Split
@@ -46,22 +47,6 @@ class Own(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)
-
-
-def trainer(
-    max_epochs: int, *callbacks: Callback, kind: type[Trainer] = Trainer, **options: Any
-) -> Any:
-    settings: dict[str, Any] = {"logger": False, "enable_checkpointing": False}
-    return kind(
-        max_epochs=max_epochs,
-        accelerator="cpu",
-        callbacks=list(callbacks),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        log_every_n_steps=1,
-        **(settings | options),
-    )
 
 
 def classifier(**options: Any) -> LitClassifier:

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
+from trainers import trainer
 
 from softmax_torch.data import Batches, DigitsDataModule, Split, TensorDataModule
 from softmax_torch.training import LitSoftmaxRegression
@@ -31,21 +32,6 @@ class Blobs(TensorDataModule):
         y = torch.arange(300).sqrt().long() % K
         x = torch.eye(K, D)[y] * 2 + torch.randn(300, D, generator=generator)
         return Split(x[:200], y[:200]), Split(x[200:], y[200:])
-
-
-def trainer(max_epochs: int, *callbacks: Callback, **options: Any) -> Trainer:
-    return Trainer(
-        max_epochs=max_epochs,
-        accelerator="cpu",
-        callbacks=list(callbacks),
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        log_every_n_steps=1,
-        **options,
-    )
 
 
 def fitted(data: TensorDataModule, epochs: int, **options: Any) -> LitSoftmaxRegression:

@@ -1,0 +1,22 @@
+"""A trainer that says nothing and writes nothing."""
+
+from typing import Any
+
+from lightning import Callback, Trainer
+
+
+def trainer(
+    max_epochs: int, *callbacks: Callback, kind: type[Trainer] = Trainer, **options: Any
+) -> Any:
+    """Of so many epochs, on a CPU; options are Lightning's, and come before those here."""
+    settings: dict[str, Any] = {"logger": False, "enable_checkpointing": False}
+    return kind(
+        max_epochs=max_epochs,
+        accelerator="cpu",
+        callbacks=list(callbacks),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        **(settings | options),
+    )
