@@ -1,11 +1,14 @@
 """A plain reference of the losses, the options that tests go through, and groups of processes."""
 
+import os
+import sys
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+import torch.multiprocessing as mp
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -76,16 +79,37 @@ def peak_memory(f: Callable[[], object]) -> int:
     return peak
 
 
-def join(rank: int, world_size: int, folder: Path | str) -> None:
-    """Let this process, with one thread, be one of a gloo group, which meets in a folder."""
+def in_processes(work: Callable[..., None], size: int, *args: object) -> None:
+    """Run work(rank, *args), with one thread each, in so many new processes."""
+    mp.spawn(_in_process, (work, args), nprocs=size)
+
+
+def in_group(work: Callable[..., None], size: int, folder: Path | str, *args: object) -> None:
+    """Run work(rank, *args) in so many new processes: a gloo group, which meets in a folder."""
+    in_processes(_in_group, size, work, size, f"{folder}/meet{size}", *args)
+
+
+def _in_process(rank: int, work: Callable[..., None], args: Sequence[object]) -> None:
     torch.set_num_threads(1)
+    work(rank, *args)
+    # What DTensor remembers of meshes keeps a group and its threads beyond its destruction. One of
+    # them that lets go of a tensor while Python winds up aborts the process, now and then
+    # (https://github.com/pytorch/pytorch/issues/190489): here, Python does not wind up.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _in_group(rank: int, work: Callable[..., None], size: int, meeting: str, *args: object) -> None:
     dist.init_process_group(
         "gloo",
-        init_method=f"file://{folder}/meet{world_size}",
+        init_method=f"file://{meeting}",
         rank=rank,
-        world_size=world_size,
+        world_size=size,
         timeout=timedelta(seconds=60),
     )
+    work(rank, *args)
+    dist.destroy_process_group()
 
 
 TORCHS = {

@@ -12,11 +12,10 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 import torch.nn.utils.prune
 import torchvision
-from support import OURS, TORCHS, join, options, peak_memory
+from support import OURS, TORCHS, in_group, options, peak_memory
 from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.modules.module import register_module_parameter_registration_hook
@@ -551,7 +550,6 @@ def test_the_examples() -> None:
 
 def in_ranks(rank: int, folder: str) -> None:
     """Nets of two ranks give the mean of what each gives for its half of the batch."""
-    join(rank, 2, folder)
     mesh = dist.device_mesh.init_device_mesh("cpu", (2,))
     x, y = batch(8)
     half = slice(4 * rank, 4 * rank + 4)
@@ -601,7 +599,6 @@ def in_ranks(rank: int, folder: str) -> None:
     state = {"model": net().state_dict()}
     dcp.load(state, checkpoint_id=f"{folder}/saved")
     assert state["model"]["2.weight"].equal(model[2].weight.full_tensor())
-    dist.destroy_process_group()
 
 
 def refused(model: nn.Module) -> None:
@@ -610,4 +607,4 @@ def refused(model: nn.Module) -> None:
 
 
 def test_data_parallel_and_sharded_nets(tmp_path: Path) -> None:
-    mp.spawn(in_ranks, (str(tmp_path),), nprocs=2)
+    in_group(in_ranks, 2, tmp_path, str(tmp_path))

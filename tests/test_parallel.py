@@ -10,8 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-import torch.multiprocessing as mp
-from support import OURS, TORCHS, join, options
+from support import OURS, TORCHS, in_group, in_processes, options
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.device_mesh import init_device_mesh
@@ -272,7 +271,6 @@ def checkpoint(size: int, folder: str) -> None:
 
 
 def work(rank: int, size: int, folder: str) -> None:
-    join(rank, size, folder)
     compare(size, torch.float64)
     if size > 1:
         compare(size, torch.float32)
@@ -283,12 +281,11 @@ def work(rank: int, size: int, folder: str) -> None:
         shares_of_rows()
     checkpoint(size, folder)
     torch.save(errors(size), f"{folder}/errors{size}-{rank}.pt")
-    dist.destroy_process_group()
 
 
 def test_ranks_do_what_one_process_does(tmp_path: Path) -> None:
     for size in (2, 4, 1):
-        mp.spawn(work, (size, str(tmp_path)), nprocs=size)
+        in_group(work, size, tmp_path, size, str(tmp_path))
         if size == 1:
             continue
         found = [torch.load(tmp_path / f"errors{size}-{rank}.pt") for rank in range(size)]
@@ -332,7 +329,6 @@ def lightning(rank: int, folder: str, port: int) -> None:
     sizes = dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), "2")
     meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "1"}
     os.environ |= {"GROUP_RANK": "0", **ranks, **sizes, **meet}
-    torch.set_num_threads(1)
     strategy = ModelParallelStrategy(data_parallel_size=1, tensor_parallel_size=2)
     trainer = Trainer(
         accelerator="cpu",
@@ -361,7 +357,7 @@ def test_lightning_drives_it(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(lightning, (str(tmp_path), port), nprocs=2)
+    in_processes(lightning, 2, str(tmp_path), port)
     torch.manual_seed(7)
     model = SoftmaxRegression(D, C)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)

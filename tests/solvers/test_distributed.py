@@ -5,9 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
-from support import join
+from support import in_group
 from torch import Tensor
 
 from softmax_torch.solvers import fit
@@ -33,7 +31,6 @@ CASES: list[dict[str, Any]] = [
 
 
 def work(rank: int, folder: str) -> None:
-    join(rank, 2, folder)
     X, y, weight = data()
     part = slice(0, SPLIT) if rank == 0 else slice(SPLIT, None)
     found = [
@@ -41,11 +38,10 @@ def work(rank: int, folder: str) -> None:
         for case in CASES
     ]
     torch.save([(s.weight, s.bias, s.objective) for s in found], f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
 
 
 def test_two_processes_find_what_one_does(tmp_path: Path) -> None:
-    mp.spawn(work, (str(tmp_path),), nprocs=2)
+    in_group(work, 2, tmp_path, str(tmp_path))
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     X, y, weight = data()
     for case, (W, b, objective), (W1, b1, objective1) in zip(CASES, first, second, strict=True):
