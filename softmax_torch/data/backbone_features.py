@@ -35,13 +35,14 @@ class BackboneFeaturesDataModule(TensorDataModule):
     Args:
         source: the images, (N, H, W) or (N, 1 | 3, H, W), and their labels.
         backbone, weights, backbone_seed, layer, size: see ``FrozenNet``.
-        limit: how many images of the training set are used, from the first; None for all.
+        limit: how many images of the training set are used, from the first; None for all. Those
+            of an ``ImageFolderDataModule`` come class by class.
         cache: folder where features are kept.
         half: whether they are kept in float16.
         batch_size: see ``TensorDataModule``; None is what solvers want.
 
     Raises:
-        ValueError, FileNotFoundError: as ``FrozenNet``.
+        ValueError, FileNotFoundError: as ``FrozenNet``; a class that ``limit`` leaves none of.
     """
 
     def __init__(
@@ -98,6 +99,17 @@ class BackboneFeaturesDataModule(TensorDataModule):
 
     def _extract(self) -> None:
         """The features of each part, from their file or computed into it."""
+        y = self.source.splits["train"].y
+        every, left = (
+            torch.bincount(of, minlength=self.num_classes) for of in (y, y[: self.limit])
+        )
+        lacking = ((every > 0) & (left == 0)).nonzero().flatten().tolist()
+        if lacking:
+            name = self.source.preprocessing.class_names[lacking[0]]
+            raise ValueError(
+                f"limit: expected images of each class among the first {self.limit}, got none of "
+                f"{len(lacking)} classes, such as {name}"
+            )
         made_of = self.backbone.made_of | {"type": self.dtype.name, "scale": self.source.scale}
         key = digest(repr(made_of).encode())[:16]
         folder = self.cache / f"{self.backbone.name}-{key}"

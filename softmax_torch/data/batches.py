@@ -29,6 +29,10 @@ from torch import Tensor
 __all__ = ["Batch", "Batches", "Steps"]
 
 
+GATHERED = 1 << 14
+"""Rows of a block that are read together."""
+
+
 class Batch(NamedTuple):
     """What a process sees of a batch of training.
 
@@ -180,7 +184,11 @@ class Batches:
             device=self.x.device,
             pin_memory=self.device.type == "cuda" and self.x.device.type == "cpu",
         )
-        return block.index_copy_(0, place, self.x.index_select(0, ascending))
+        # Some rows at a time: a block may be most of what memory holds.
+        pieces = torch.split(place, GATHERED), torch.split(ascending, GATHERED)
+        for to, of in zip(*pieces, strict=True):
+            block.index_copy_(0, to, self.x.index_select(0, of))
+        return block
 
     def _batch(self, order: Tensor, g: int) -> Tensor:
         """The rows of batch g, in all processes."""

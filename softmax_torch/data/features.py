@@ -82,7 +82,10 @@ def lines(path: Path) -> list[str]:
     """The lines of a text file: FileNotFoundError if there is none, ValueError if two are alike."""
     if not path.is_file():
         raise FileNotFoundError(f"class_names: expected a text file, got {path}, which is none")
-    found = path.read_text(encoding="utf-8").splitlines()
+    try:
+        found = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected text in UTF-8, got {error}") from None
     if len(set(found)) < len(found) or not all(found):
         raise ValueError(f"{path}: expected a name for each class, got two alike or an empty line")
     return found

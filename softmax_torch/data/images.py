@@ -22,8 +22,16 @@ from softmax_torch.preprocessing.images import ImagePreprocessing, images_in, lo
 
 __all__ = ["ImageFolderDataModule"]
 
-FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-"""The part that lies in a folder of this name."""
+FOLDERS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""The part that lies in a folder of this name, in small letters or capitals."""
 
 ROWS = 256
 """Images that are decoded between two steps of the progress bar."""
@@ -92,34 +100,36 @@ class ImageFolderDataModule(TensorDataModule):
 
     def read_splits(self) -> dict[str, Split]:
         """The parts, as they lie there or drawn."""
-        labels = {part: self._labels(part) for part in self.files}  # their faults come first
-        total = sum(map(len, self.files.values()))
-        with Progress(transient=True, disable=not os.isatty(1)) as progress:
-            task = progress.add_task("decoding", total=total)
-            splits = {}
-            for part, files in self.files.items():
-                pieces = []
-                for pixels in self._preprocessing.decoded(files, ROWS):
-                    pieces.append(pixels)
-                    progress.advance(task, len(pixels))
-                splits[part] = Split(torch.cat(pieces), labels[part])
+        # What labels alone have to say comes first: decoding is what takes long.
+        labels = {part: self._labels(part) for part in self.files}
         draws = {"test": (self.test_fraction, TEST_SEED), "val": (self.val_fraction, self.seed)}
-        draws = {part: how for part, how in draws.items() if part not in splits}
+        draws = {part: how for part, how in draws.items() if part not in labels}
         try:
-            enough(splits["train"].y, 1 + len(draws), self._preprocessing.class_names)
+            enough(labels["train"], 1 + len(draws), self._preprocessing.class_names)
         except ValueError as error:
             raise ValueError(f"{self.root}: {error}") from None
+        files = dict(self.files)
         for part, how in draws.items():
-            self._draw(splits, part, *how)
-        return splits
+            train, y = files["train"], labels["train"]
+            rest, drawn = stratified(y, *how)
+            files["train"], files[part] = ([train[row] for row in at] for at in (rest, drawn))
+            labels["train"], labels[part] = y[rest], y[drawn]
+        x = self._decoded([path for of_part in files.values() for path in of_part])
+        self.files = files
+        parts = torch.split(x, [len(of_part) for of_part in files.values()])
+        return {part: Split(x, labels[part]) for part, x in zip(files, parts, strict=True)}
 
-    def _draw(self, splits: dict[str, Split], part: str, fraction: float, seed: int) -> None:
-        """Take a part from the training set, samples and files."""
-        train, files = splits["train"], self.files["train"]
-        rest, drawn = stratified(train.y, fraction, seed)
-        splits["train"], splits[part] = train.rows(rest), train.rows(drawn)
-        self.files["train"] = [files[row] for row in rest.tolist()]
-        self.files[part] = [files[row] for row in drawn.tolist()]
+    def _decoded(self, files: list[Path]) -> Tensor:
+        """All images, in one piece of memory: joined in the end they would take it twice."""
+        x = torch.empty(len(files), *(self._preprocessing.image_shape or ()), dtype=torch.uint8)
+        row = 0
+        with Progress(transient=True, disable=not os.isatty(1)) as progress:
+            task = progress.add_task("decoding", total=len(files))
+            for pixels in self._preprocessing.decoded(files, ROWS):
+                x[row : row + len(pixels)] = pixels
+                row += len(pixels)
+                progress.advance(task, len(pixels))
+        return x
 
     def _labels(self, part: str) -> Tensor:
         """Class indices (n,) of the files of a part."""
@@ -146,15 +156,21 @@ def parts_in(root: Path) -> dict[str, Path]:
     """The folder of each part; that of training alone where the folders are those of classes.
 
     Raises:
-        FileNotFoundError, ValueError: there is no such folder, or there are parts without training.
+        FileNotFoundError, ValueError: there is no such folder, or there are parts without training,
+            or two folders for one part.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"root: expected a folder with images, got {root}, which is none")
-    found = {
-        FOLDERS[path.name]: path
-        for path in sorted(root.iterdir())
-        if path.is_dir() and path.name in FOLDERS
-    }
+    found: dict[str, Path] = {}
+    for path in sorted(root.iterdir()):
+        part = FOLDERS.get(path.name.lower())
+        if part is None or not path.is_dir():
+            continue
+        if part in found:
+            raise ValueError(
+                f"{root}: expected one folder for {part}, got {found[part].name} and {path.name}"
+            )
+        found[part] = path
     if not found:
         return {"train": root}
     if "train" not in found:

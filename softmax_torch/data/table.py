@@ -25,6 +25,9 @@ from softmax_torch.preprocessing.survey import Survey
 
 __all__ = ["TableDataModule"]
 
+ENCODED = 1 << 24
+"""Numbers that rows become together, which are in memory twice besides x: 64 MiB each."""
+
 
 class TableDataModule(TensorDataModule):
     r"""A table in a .csv, .tsv, .tab, .parquet, .npz or .npy file.
@@ -130,7 +133,7 @@ class TableDataModule(TensorDataModule):
         D = self._preprocessing.in_features
         x = {part: torch.empty(len(at), D) for part, at in there.items() if len(at)}
         filled = dict.fromkeys(x, 0)
-        for chunk in chunks(rows.source, ROWS):
+        for chunk in chunks(rows.source, min(ROWS, max(1, ENCODED // D))):
             encoded = self._preprocessing.encode(chunk)
             part_of = rows.part[chunk.first : chunk.first + len(chunk)]
             for part in x:

@@ -288,6 +288,9 @@ def in_memory(raw: Any, names: Sequence[str]) -> Chunk:
         )
     if isinstance(raw, Mapping):
         raw = {name: raw[name] for name in names if name in raw}
+    elif hasattr(raw, "iloc") and raw.columns.is_unique:
+        # Other columns of pandas may hold objects of any type, which pyarrow would refuse.
+        raw = raw.loc[:, [str(name) in names for name in raw.columns]]
     try:
         table = pa.table(raw)
     except (pa.ArrowException, TypeError, ValueError) as error:

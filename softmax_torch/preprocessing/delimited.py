@@ -11,6 +11,7 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -41,10 +42,9 @@ def tables(path: Path, delimiter: str) -> Iterator[pa.Table]:
         return "error"
 
     with path.open("rb") as file:
-        watched = Watched(path, file)
         try:
             batches = arrow.open_csv(
-                pa.PythonFile(watched, mode="r"),
+                pa.PythonFile(Watched(path, file), mode="r"),
                 # In one thread: with several, a row that is bad comes without its number.
                 arrow.ReadOptions(use_threads=False, block_size=BLOCK),
                 arrow.ParseOptions(
@@ -54,7 +54,9 @@ def tables(path: Path, delimiter: str) -> Iterator[pa.Table]:
                     column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
                 ),
             )
+            last = ""
             for batch in batches:
+                last = batch[-1][-1].as_py() if len(batch) else last
                 yield pa.Table.from_batches([batch]).rename_columns([n.strip() for n in names])
         except pa.ArrowInvalid as error:
             if "Empty CSV" in str(error):  # names of columns, and no line after them
@@ -68,17 +70,17 @@ def tables(path: Path, delimiter: str) -> Iterator[pa.Table]:
                 f"{path}, line {line}: expected {bad[0].expected_columns} fields, as in the first "
                 f"line, got {bad[0].actual_columns}{hint(names, delimiter)}"
             ) from None
-    if watched.quotes % 2:
+    if ends_in_quote(path, last):
         check_quotes(path, delimiter)
 
 
 class Watched(io.RawIOBase):
-    """A file that is UTF-8, or says where it is not; it counts its quotes."""
+    """A file that is UTF-8, or says where it is not."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self.path, self.file = path, file
         self.decoder = codecs.getincrementaldecoder("utf-8")()
-        self.lines, self.quotes = 1, 0
+        self.lines = 1
 
     def read(self, size: int = -1) -> bytes:
         """So many bytes; ValueError if they are no text."""
@@ -95,7 +97,6 @@ class Watched(io.RawIOBase):
                 f"{'UTF-16' if wide else 'WINDOWS-1252'} -t UTF-8 {self.path.name} > NEW.csv"
             ) from None
         self.lines += piece.count(b"\n")
-        self.quotes += piece.count(b'"')
         return piece
 
     def readable(self) -> bool:
@@ -143,6 +144,18 @@ def line_of(path: Path, delimiter: str, number: int) -> int | None:
         except csv.Error:
             pass
     return None
+
+
+def ends_in_quote(path: Path, last: str) -> bool:
+    """Whether a file ends in its last value with a quote before it and none after it.
+
+    One that was never closed goes to the end of the file; ``check_quotes`` knows it from "", the
+    only other value of which this can be said, and reads the whole file for that.
+    """
+    end = ('"' + last.replace('"', '""')).encode()
+    with path.open("rb") as file:
+        file.seek(-min(len(end), path.stat().st_size), os.SEEK_END)
+        return file.read() == end
 
 
 def check_quotes(path: Path, delimiter: str) -> None:

@@ -10,6 +10,7 @@ goes through unchanged, byte for byte.
 from __future__ import annotations
 
 import math
+import os
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -125,7 +126,10 @@ class ImagePreprocessing(Preprocessing):
         if image.mode == "F":
             raise ValueError("its pixels are floats, of which no range is known")
         if image.mode in DEEP:
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            values = np.asarray(image)
+            if values.min() < 0 or values.max() >= 1 << 16:
+                raise ValueError("its pixels have 32 bits, of which no range is known")
+            image = Image.fromarray((values >> 8).astype(np.uint8))
         if image.has_transparency_data:
             image = image.convert("RGBA")
             white = Image.new("RGBA", image.size, "white")
@@ -146,7 +150,11 @@ class ImagePreprocessing(Preprocessing):
             raw = mapped(path)
             for first in range(0, len(raw), rows):
                 array = np.array(raw[first : first + rows])
-                yield [str(row) for row in range(first, first + len(array))], self.tensor(array)
+                names = [str(row) for row in range(first, first + len(array))]
+                try:
+                    yield names, self.tensor(array)
+                except ValueError as error:
+                    raise ValueError(f"{path}: {error}") from None
             return
         files = files_of(path)
         top = path if path.is_dir() else path.parent
@@ -252,22 +260,34 @@ def files_of(path: Path) -> list[Path]:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """The images in a folder and the folders in it, in order.
+    """The images in a folder and the folders in it, in order; folders may be links.
 
     Raises:
         FileNotFoundError: there is no such folder, or none in it.
     """
-    found = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
-    )
+    found: list[Path] = []
+    for top, folders, names in os.walk(folder, followlinks=True):
+        at = Path(top)
+        folders[:] = [name for name in folders if not leads_back(at / name)]
+        found += [
+            at / name
+            for name in names
+            if name.lower().endswith(SUFFIXES)
+            and not name.startswith(".")
+            and (at / name).is_file()
+        ]
+    found.sort()
     if not found:
         raise FileNotFoundError(
             f"{folder}: expected a folder with images ({', '.join(SUFFIXES)}), got "
             + ("one without any" if folder.is_dir() else "no such folder")
         )
     return found
+
+
+def leads_back(folder: Path) -> bool:
+    """Whether it is a link to a folder that it lies in."""
+    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
 
 
 def unreadable(complaints: Sequence[str]) -> ValueError:

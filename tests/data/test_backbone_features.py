@@ -26,8 +26,10 @@ from softmax_torch.files import lock
 class Images(TensorDataModule):
     """A few noisy images of two classes."""
 
-    def __init__(self, colours: int | None = None, first: int = 0, test: int = 4) -> None:
-        super().__init__(64, 2, 4, 0.25, 0, scale=1 / 255)
+    def __init__(
+        self, colours: int | None = None, first: int = 0, test: int = 4, scale: float = 1 / 255
+    ) -> None:
+        super().__init__(64, 2, 4, 0.25, 0, scale)
         self.colours, self.first, self.test = colours, first, test
 
     def read(self) -> tuple[Split, Split]:
@@ -146,6 +148,7 @@ def test_an_interrupted_computation_goes_on(monkeypatch: pytest.MonkeyPatch) -> 
         ({"size": 18}, 24),
         ({"half": True}, 24),
         ({"source": Images(first=9)}, 24),
+        ({"source": Images(scale=1 / 127)}, 24),
         ({"limit": 6}, 6),  # the other parts are the same
     ],
 )
@@ -154,8 +157,45 @@ def test_others_are_not_taken_for_them(other: dict[str, Any], images: int) -> No
     shown, features = computed(**other)
     # Of images of which one has changed a part may be the same.
     assert images - 9 <= shown <= images if "source" in other else shown == images
-    _, again = computed(**other)
-    assert all(again[part].equal(features[part]) for part in again)
+    again, first = computed(**other), computed()
+    assert (again[0], first[0]) == (0, 0)  # each has a place of its own
+    assert all(again[1][part].equal(features[part]) for part in features)
+
+
+def test_what_features_are_made_of() -> None:
+    """Each part of it by itself: their shape, which is compared too, may be the same."""
+
+    def made_of(
+        name: str = "squeezenet1_1", seed: int = 0, layer: str = "features.1", size: int = 16
+    ) -> dict[str, Any]:
+        return FrozenNet(name, None, seed, layer, size).made_of
+
+    mine = made_of()
+    for options, differ in (
+        ({}, set()),
+        ({"name": "squeezenet1_0"}, {"backbone", "weights"}),
+        ({"seed": 1}, {"weights"}),
+        ({"layer": "features.0"}, {"layer"}),  # before a ReLU
+        ({"size": 18}, {"size"}),
+    ):
+        other = made_of(**options)
+        assert {name for name in mine if mine[name] != other[name]} == differ
+
+
+class Sorted(Images):
+    """The same, in the order of their classes."""
+
+    def read_splits(self) -> dict[str, Split]:
+        splits = super().read_splits()
+        train = splits["train"]
+        return splits | {"train": train.rows(train.y.argsort())}
+
+
+def test_a_limit_that_leaves_none_of_a_class_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"limit: expected .* first 4, got none of 1 .* such as 1"):
+        computed(source=Sorted(), limit=4)
+    assert Counted.images == 0
+    computed(source=Sorted(), limit=14)
 
 
 def test_a_file_of_other_things_is_computed_anew(capsys: pytest.CaptureFixture[str]) -> None:

@@ -123,10 +123,26 @@ def test_rows_of_large_features_stay_where_they_are(
     assert len(large.splits["train"].x) == 60
     assert is_mapped(large.splits["train"].x)
     assert large.class_counts.equal(small.class_counts)
+    assert large.fingerprint == small.fingerprint
     assert visited(large) == pytest.approx(visited(small))
     for a, b in zip(large.val_dataloader(), small.val_dataloader(), strict=True):
         assert a[0].equal(b[0])
         assert a[1].equal(b[1])
+
+
+def test_another_draw_from_large_features_has_another_fingerprint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """though the labels of what is left, in the order of their classes, are the same."""
+    monkeypatch.setattr(module, "HELD", 100)
+    x, y = made(60)
+    order = y.argsort(stable=True)
+    train = as_pt(tmp_path / "sorted", x[order], y[order])
+    one, again, other = (FeaturesDataModule(train, train, seed=seed) for seed in (0, 0, 1))
+    for found in (one, again, other):
+        found.setup()
+    assert one.splits["train"].y.equal(other.splits["train"].y)
+    assert one.fingerprint == again.fingerprint != other.fingerprint
 
 
 def fitted(found: FeaturesDataModule, **options: object) -> Tensor:
@@ -222,5 +238,9 @@ def test_files_that_hold_something_else(tmp_path: Path) -> None:
     assert "a.csv: expected a file that ends in .npy" in said(str(tmp_path / "a.csv"))
     assert "got 3 files" in said([good, good, good])
     assert "good.pt: expected one tensor, got x, y" in said([good, good])
+    (tmp_path / "latin.txt").write_bytes("chevêche\nb\n".encode("latin1"))
+    assert "latin.txt: expected text in UTF-8" in said(
+        good, class_names=str(tmp_path / "latin.txt")
+    )
     assert "two alike" in said(good, class_names=str(tmp_path / "twice.txt"))
     assert "expected a text file" in said(good, class_names=str(tmp_path / "none.txt"))

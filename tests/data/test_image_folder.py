@@ -63,6 +63,22 @@ def test_drawn_parts_keep_shares_and_files(tmp_path: Path) -> None:
     assert other.files["val"] != data.files["val"]
 
 
+def test_folders_of_parts_have_several_names(tmp_path: Path) -> None:
+    """which would else be taken for classes."""
+    for part in ("Training", "VALID", "Testing"):
+        write(tmp_path / part, {"cat": 3, "dog": 3})
+    data = ImageFolderDataModule(str(tmp_path))
+    assert data.preprocessing.class_names == ("cat", "dog")
+    assert {part: len(files) for part, files in data.files.items()} == {
+        "test": 6,
+        "train": 6,
+        "val": 6,
+    }
+    write(tmp_path / "val", {"cat": 1, "dog": 1})
+    with pytest.raises(ValueError, match="expected one folder for val, got VALID and val"):
+        ImageFolderDataModule(str(tmp_path))
+
+
 def test_size_and_colors(tmp_path: Path) -> None:
     write(tmp_path, {"cat": 4, "dog": 4})
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(tmp_path / "cat" / "black.png")
@@ -75,7 +91,7 @@ def test_size_and_colors(tmp_path: Path) -> None:
     assert ImageFolderDataModule(str(tmp_path), size=(4, 3), color=False).in_features == 12
 
 
-def test_what_cannot_be_used(tmp_path: Path) -> None:
+def test_what_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FileNotFoundError, match=r"root: expected a folder with images, got .*none"):
         ImageFolderDataModule(str(tmp_path / "none"))
     with pytest.raises(FileNotFoundError, match="got one without any"):
@@ -84,8 +100,11 @@ def test_what_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least two classes, got cat alone"):
         ImageFolderDataModule(str(tmp_path))
     write(tmp_path / "b", {"cat": 3, "dog": 1})
-    with pytest.raises(ValueError, match=r"at least 3 samples of each class.*1 of class dog"):
-        ImageFolderDataModule(str(tmp_path / "b")).setup()
+    few = ImageFolderDataModule(str(tmp_path / "b"))
+    with monkeypatch.context() as patch:
+        patch.setattr(few.preprocessing, "decode", lambda file: pytest.fail("decoded"))
+        with pytest.raises(ValueError, match=r"at least 3 samples of each class.*1 of class dog"):
+            few.setup()
     Image.fromarray(np.zeros((6, 5), np.uint8)).save(tmp_path / "b" / "stray.png")
     with pytest.raises(ValueError, match=r"stray\.png: expected an image in a folder named after"):
         ImageFolderDataModule(str(tmp_path / "b"))
@@ -112,6 +131,16 @@ def test_a_run_that_is_refused_leaves_nothing(tmp_path: Path, monkeypatch: Any) 
     with pytest.raises(ValueError, match=r"got 1 that cannot(.|\n)*dog/03.png"):
         cli.main(["fit", *settings, "--trainer.max_epochs", "1"])
     assert not (tmp_path / "runs").exists()
+
+
+def test_images_that_cannot_be_decoded_are_named_in_all_parts(tmp_path: Path) -> None:
+    for part in ("train", "val", "test"):
+        cut = (
+            write(tmp_path / part, {"cat": 3, "dog": 3}, (20, 20)) / "dog" / f"0{len(part) % 3}.png"
+        )
+        cut.write_bytes(cut.read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"got 3 that cannot(.|\n)*test(.|\n)*train(.|\n)*val"):
+        ImageFolderDataModule(str(tmp_path)).setup()
 
 
 def test_mnist_as_files_is_mnist_as_tensors(real_mnist_root: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from softmax_torch.data import DigitsDataModule, Split, TensorDataModule
+from softmax_torch.data import DigitsDataModule, Split, TensorDataModule, module
 from softmax_torch.data.module import carve
 
 
@@ -87,7 +87,10 @@ def test_prediction_keeps_the_order_of_the_test_set() -> None:
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_the_first_row_that_is_not_finite_is_named(value: float) -> None:
+def test_the_first_row_that_is_not_finite_is_named(
+    value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "EVALUATION_BATCH", 4)  # rows that are looked at together
     bad = with_value(with_value(good(), 7, value), 11, value)
     with pytest.raises(ValueError, match=r"training set: .* 2 rows, the first of them row 7"):
         Given(bad).setup()

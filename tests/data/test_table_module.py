@@ -174,6 +174,7 @@ def test_chunks_of_any_size_give_the_same(here: Path, monkeypatch: pytest.Monkey
     whole = ready(file=file, target="kind")
     for module in ("rows", "table"):
         monkeypatch.setattr(f"softmax_torch.data.{module}.ROWS", 7)
+    monkeypatch.setattr(table, "ENCODED", 19)  # three rows of five numbers
     parts = ready(file=file, target="kind")
     assert same(parts.preprocessing.state_dict(), whole.preprocessing.state_dict())
     assert parts.test_ids == whole.test_ids

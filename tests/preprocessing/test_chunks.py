@@ -198,6 +198,15 @@ def test_what_is_no_table(raw: Any, kind: type[Exception], message: str) -> None
         in_memory(raw, NAMES)
 
 
+def test_other_columns_of_a_frame_are_no_matter() -> None:
+    """though pyarrow has no type for them."""
+    frame = pd.DataFrame({"size": SIZE, "other": [1, "x", None], "more": [object()] * 3})
+    found = in_memory(frame, ["kind", "size"])
+    assert found.names == ["size"]
+    np.testing.assert_array_equal(found.numbers("size"), [0.5, math.nan, -2])
+    assert in_memory(pd.DataFrame(np.eye(2)), ["1"]).numbers("1").tolist() == [0, 1]
+
+
 def test_matrices_are_columns(tmp_path: Path) -> None:
     matrix = np.arange(6.0, dtype=np.float32).reshape(3, 2)
     np.save(tmp_path / "a.npy", matrix)

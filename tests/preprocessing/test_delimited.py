@@ -39,6 +39,7 @@ def read(content: bytes, name: str = "a.csv", rows: int = 100, delimiter: str | 
         (b"\n\na,b\n\n1,x\n\n\n2,y\n\n", {"a": ["1", "2"], "b": ["x", "y"]}),
         (b'a,b\n"1","x,\n""y"""\n', {"a": ["1"], "b": ['x,\n"y"']}),
         (b'a,b\n1,5" pipe\n', {"a": ["1"], "b": ['5" pipe']}),
+        (b'a,b\n1,5" pipe\n2,""', {"a": ["1", "2"], "b": ['5" pipe', None]}),
         (b" a ,b\n 1 , x y \n", {"a": ["1"], "b": ["x y"]}),
         ("ä,b\n1,二\n".encode(), {"ä": ["1"], "b": ["二"]}),
         (b"a\n1\n\n2\n", {"a": ["1", "2"]}),
@@ -116,6 +117,9 @@ LONG = b"".join(b"%d,x\n" % k for k in range(3000))
         (b"a,b\n1,\xc3", r"a.csv, line 2: .*UTF-8.* 0xc3"),  # cut off in a character
         ("a,b\n1,x\n".encode("utf-16"), r"a.csv, line 1: .*UTF-8.*iconv -f UTF-16 -t UTF-8 a.csv"),
         (b'a,b\n1,x\n2,"y\n3,z\n', r"a.csv, line 3: expected a closing quote, got the end"),
+        (b'a,b\n1,5" pipe\n2,"y\n3,z\n', r"a.csv, line 3: expected a closing quote, got the end"),
+        (b'a,b\n1,x\n2,"y ""z""\r\n\n', r"a.csv, line 3: expected a closing quote, got the end"),
+        (b'a,b\n1,x\n2,"', r"a.csv, line 3: expected a closing quote, got the end"),
         (b"a,b\n1," + b"x" * 4096 + b"\n", r"a.csv: .* got a row of more than .* MiB"),
     ],
 )
@@ -125,6 +129,14 @@ def test_what_cannot_be_read(
     monkeypatch.setattr(delimited, "BLOCK", 1024)
     with pytest.raises(ValueError, match=message):
         read(content)
+
+
+def test_a_quote_like_any_other_costs_no_second_reading(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """by Python's csv module, which takes ten times as long."""
+    monkeypatch.setattr(delimited, "check_quotes", lambda *args: pytest.fail("read again"))
+    assert len(read(b'a,b\n1,5" pipe\n2,"x"\n')["a"]) == 2
 
 
 def test_there_has_to_be_a_file(here: Path) -> None:

@@ -47,6 +47,28 @@ def test_sixteen_bits_lose_their_lower_half_and_not_all_above_255(tmp_path: Path
     )
 
 
+def test_of_32_bits_no_range_is_known(tmp_path: Path) -> None:
+    for value in (-1, 1 << 16):
+        Image.fromarray(np.full((8, 6), value, np.int32)).save(tmp_path / "deep.tiff")
+        with pytest.raises(ValueError, match=r"deep.tiff: .* its pixels have 32 bits, of which no"):
+            GREY.decode(tmp_path / "deep.tiff")
+    Image.fromarray(np.full((8, 6), 0xFFFF, np.int32)).save(tmp_path / "deep.tiff")
+    assert GREY.decode(tmp_path / "deep.tiff").unique().tolist() == [255]
+
+
+def test_folders_may_be_links(tmp_path: Path) -> None:
+    """and one that leads back to where it lies is not followed."""
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "c").mkdir()
+    for path in ("a/1.png", "a/b/2.png", "c/3.png"):
+        (tmp_path / path).touch()
+    (tmp_path / "a" / "d").symlink_to(tmp_path / "c")
+    (tmp_path / "a" / "b" / "e").symlink_to(tmp_path / "a")
+    (tmp_path / "a" / "b" / "f").symlink_to(tmp_path)
+    found = [str(path.relative_to(tmp_path)) for path in images_in(tmp_path / "a")]
+    assert found == ["a/1.png", "a/b/2.png", "a/d/3.png"]
+
+
 def test_what_is_transparent_is_white() -> None:
     clear = np.zeros((8, 6, 4), np.uint8)
     clear[0, 0] = 10, 20, 30, 255
@@ -125,9 +147,12 @@ def test_all_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         (np.full((2, 8, 6), np.nan), "expected finite numbers"),
     ],
 )
-def test_arrays_that_do_not_fit(raw: np.ndarray, message: str) -> None:
+def test_arrays_that_do_not_fit(raw: np.ndarray, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         GREY.tensor(raw)
+    np.save(tmp_path / "raw.npy", raw)
+    with pytest.raises(ValueError, match=r"raw.npy: images: expected"):
+        list(GREY.read(tmp_path / "raw.npy", 5))
 
 
 def test_nothing_to_read(tmp_path: Path) -> None:
