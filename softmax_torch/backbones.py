@@ -164,8 +164,8 @@ def load(backbone: nn.Module, path: str | Path) -> None:
     net, head = backbone, ""
     if isinstance(backbone, Backbone):
         net, head = backbone.net, backbone.head
-    prefix = "backbone.net." if isinstance(backbone, Backbone) else "backbone."
-    if any(k.startswith(prefix) for k in found):  # of a run
+    if "model.linear.weight" in found:  # of a run
+        prefix = "backbone.net." if isinstance(backbone, Backbone) else "backbone."
         found = {k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)}
     expected = net.state_dict()
     given = {k: v for k, v in found.items() if k not in (f"{head}.weight", f"{head}.bias")}

@@ -8,6 +8,7 @@ safetensors, such as exported weights, is tensors and JSON.
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -42,15 +43,16 @@ def unpickled(path: Path, expected: str, mmap: bool = False) -> Any:
     Args:
         path: the file.
         expected: what it should be, in messages, such as "a checkpoint of a run".
-        mmap: whether tensors are mapped into memory, and read as far as they are looked at.
+        mmap: whether tensors are mapped into memory where they can be, and read as far as they are
+            looked at.
 
     Raises:
         FileNotFoundError, ValueError: it is not there, or is something else.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: expected {expected}, got no such file")
+    check_file(path, expected)
+    mapped = mmap and zipfile.is_zipfile(path)  # torch 1.5 and earlier wrote no archive
     try:
-        return torch.load(path, map_location="cpu", mmap=mmap, weights_only=True)
+        return torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
     except Exception as error:  # torch raises whatever its unpickler stumbles over
         raise ValueError(
             f"{path}: expected {expected}, got a file that is damaged or another thing: "
@@ -70,8 +72,7 @@ def safe_tensors(path: Path, expected: str) -> tuple[dict[str, Tensor], dict[str
             f"{path}: {error}, which it takes to read it: pip install 'softmax-torch[export]'"
         ) from None
 
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: expected {expected}, got no such file")
+    check_file(path, expected)
     try:
         with safe_open(path, framework="pt") as file:
             names = file.keys()  # it is no mapping, and cannot be iterated over itself
@@ -80,6 +81,13 @@ def safe_tensors(path: Path, expected: str) -> tuple[dict[str, Tensor], dict[str
         raise ValueError(
             f"{path}: expected {expected}, got a file that is damaged or another thing: {error}"
         ) from None
+
+
+def check_file(path: Path, expected: str) -> None:
+    """FileNotFoundError where there is no file; ``expected`` says what it should be."""
+    if not path.is_file():
+        found = "a folder" if path.is_dir() else "no such file"
+        raise FileNotFoundError(f"{path}: expected {expected}, got {found}")
 
 
 def check(path: Path) -> None:

@@ -426,6 +426,7 @@ def test_arguments_that_do_not_exist(
             FileNotFoundError,
             "no.ckpt: expected a checkpoint of a run, got no such file",
         ),
+        (["test", "--ckpt_path", "."], FileNotFoundError, r"\.: expected a .*, got a folder"),
         (["test", "--ckpt_path", "text.ckpt"], ValueError, "damaged or another thing"),
         (["test", "--ckpt_path", "other.ckpt"], ValueError, r"state_dict.*got \['weights'\]"),
         (["test", "--ckpt_path", "alone.ckpt"], FileNotFoundError, "give one with --config"),

@@ -8,7 +8,8 @@
 over the n training samples, with class weights w (1 if there are none), z-loss zeta, and the
 strength C of the L2 penalty as in scikit-learn's LogisticRegression: the smaller, the stronger. It
 is on the weight of the head alone: the bias is not in it, and a backbone has the optimizer's weight
-decay.
+decay. What it is on a batch is in ``training.objective``; what has to fit together before a run
+begins, in ``training.agreement``.
 
 Where C <= D logits are smaller than features: they are formed once, for the loss and the figures.
 Where C > D the loss is fused with the head (``linear_cross_entropy``), and accuracy and NLL are
@@ -41,12 +42,13 @@ from softmax_torch.calibration import Calibration
 from softmax_torch.data.batches import Batch, Steps
 from softmax_torch.functional import cross_entropy
 from softmax_torch.modules import SoftmaxRegression
-from softmax_torch.preprocessing import Preprocessing, same
-from softmax_torch.training import randomness
+from softmax_torch.preprocessing import Preprocessing
+from softmax_torch.training import agreement, randomness
 from softmax_torch.training.calls import DIVERGED, Call, counts_batches
 from softmax_torch.training.checkpoint import FORMAT
 from softmax_torch.training.evaluation import Evaluation
 from softmax_torch.training.mixing import Mixing
+from softmax_torch.training.objective import mean_loss, terms_of
 from softmax_torch.training.options import (
     BackboneOption,
     OptimizerFactory,
@@ -252,17 +254,14 @@ class LitClassifier(LightningModule):
                 backbone does not take, or is not at hand where the objective needs to count it.
         """
         data = getattr(self.trainer, "datamodule", None)
-        for name, expected in self._sizes().items():
-            got = getattr(data, name, None)
-            if got is not None and got != expected:
-                raise ValueError(
-                    f"{name}: the model has {expected}, {type(data).__name__} has {got}"
-                )
+        agreement.check_data(data, self._sizes())
         if stage == "fit":
             self.automatic_optimization = False
             self.steps_per_call = 1 if counts_batches(self.trainer) else self._most_steps(data)
-            self._set_objective(getattr(data, "class_counts", None))
-            self._try(data)
+            weight, self.penalty = terms_of(data, self.C, self.class_weight)
+            self.weight = None if weight is None else weight.to(self.device, torch.float32)
+            name = self.hparams.get("backbone", type(self.backbone).__name__)
+            agreement.check_samples(data, self.backbone, name, self.model.linear.weight)
             # Lightning warns of modules in evaluation mode before ``on_train_start``.
             self.backbone.train(self.training)
             if self.unfreeze_at_epoch is not None and self.trainer.world_size > 1:
@@ -277,28 +276,6 @@ class LitClassifier(LightningModule):
     def _sizes(self) -> dict[str, int]:
         """Sizes that data and checkpoints have too."""
         return {"num_classes": self.model.num_classes, "in_features": self.in_features}
-
-    def _try(self, data: Any) -> None:
-        """Whether the backbone takes the samples of a data module: two black ones."""
-        splits = getattr(data, "splits", None)
-        if not splits or isinstance(self.backbone, nn.Identity):
-            return
-        shape, W = splits["train"].x.shape[1:], self.model.linear.weight
-        training = self.backbone.training
-        self.backbone.eval()
-        try:
-            with torch.no_grad():
-                got = self.backbone(W.new_zeros(2, *shape)).shape
-            if got != (2, W.shape[1]):
-                raise ValueError(f"two of them give {tuple(got)}, not (2, {W.shape[1]})")
-        except (RuntimeError, ValueError) as error:
-            name = self.hparams.get("backbone", type(self.backbone).__name__)
-            raise ValueError(
-                f"backbone: expected samples that {name} takes, got some of shape {tuple(shape)}: "
-                f"{error}"
-            ) from error
-        finally:
-            self.backbone.train(training)
 
     def configure_callbacks(self) -> list[Callback]:
         """None; the hook comes before Lightning looks whether it can do what it was asked for.
@@ -324,50 +301,22 @@ class LitClassifier(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Compare a checkpoint with the model and the run; ValueError if they do not fit."""
-        saved = checkpoint["hyper_parameters"]
-        expected_of: dict[str, Any] = {**self._sizes()}
-        if isinstance(saved.get("backbone"), str) and "backbone" in self.hparams:
-            expected_of["backbone"] = self.hparams["backbone"]
-        for name, expected in expected_of.items():
-            if saved.get(name, expected) != expected:
-                raise ValueError(
-                    f"{name}: the model for this data has {expected}, the checkpoint {saved[name]}"
-                )
-        found, now = checkpoint.get("preprocessing"), self._preprocessing()
-        if found is not None and now is not None and not same(found, now.state_dict()):
-            raise ValueError(
-                "data: expected the preprocessing that the checkpoint was trained with, got "
-                "another one: the training data or their settings have changed since"
-            )
+        expected: dict[str, Any] = {**self._sizes()}
+        named = isinstance(checkpoint["hyper_parameters"].get("backbone"), str)
+        if named and "backbone" in self.hparams:
+            expected["backbone"] = self.hparams["backbone"]
+        agreement.check_checkpoint(checkpoint, expected, self._preprocessing())
         if self._trainer is None or self.trainer.state.fn != "fit":
-            self._load_calibration(checkpoint)
+            self.calibration = agreement.calibration_in(checkpoint, self.calibrated)
             return
-        state = checkpoint.get("softmax_torch", {"format": None, "processes": []})
-        if state["format"] != FORMAT:
-            raise ValueError(
-                f"checkpoint: expected one of format {FORMAT} to go on from, got {state['format']}"
-            )
-        if len(state["processes"]) != self.trainer.world_size:
-            raise ValueError(
-                f"checkpoint: expected one of {self.trainer.world_size} processes, as there are "
-                f"now, got one of {len(state['processes'])}"
-            )
-        self._restored = state["processes"][self.trainer.global_rank]
+        trainer = self.trainer
+        self._restored = agreement.state_in(checkpoint, trainer.global_rank, trainer.world_size)
 
     def _preprocessing(self) -> Preprocessing | None:
         """That of the data, where they say."""
         data = None if self._trainer is None else getattr(self.trainer, "datamodule", None)
         found: Preprocessing | None = getattr(data, "preprocessing", None)
         return found
-
-    def _load_calibration(self, checkpoint: dict[str, Any]) -> None:
-        found = checkpoint.get("calibration")
-        if found is None and self.calibrated:
-            raise ValueError(
-                "calibrated: expected a checkpoint with a calibration, got one without; the "
-                "command calibrate puts one into it"
-            )
-        self.calibration = None if found is None else Calibration.from_state_dict(found)
 
     def on_train_start(self) -> None:
         """Restore what a checkpoint held, last of all: anything before may draw random numbers."""
@@ -392,30 +341,6 @@ class LitClassifier(LightningModule):
         batch_size = getattr(data, "batch_size", None) or 1
         return max(1, min(self.most_steps, CALL_LOGITS // (batch_size * self.model.num_classes)))
 
-    def _set_objective(self, counts: Tensor | None) -> None:
-        """Class weights and the factor of the penalty, from the count of each class."""
-        if counts is None and (self.C is not None or self.class_weight == "balanced"):
-            raise ValueError(
-                'C and class_weight="balanced": expected a data module with class_counts, the '
-                f"training samples of each class, got {getattr(self.trainer, 'datamodule', None)}"
-            )
-        weight = None
-        if self.class_weight == "balanced":
-            assert counts is not None, "checked above"
-            if not counts.all():
-                raise ValueError(
-                    'class_weight="balanced": expected training samples of every class, got none '
-                    f"of {(counts == 0).nonzero().flatten().tolist()}"
-                )
-            weight = counts.sum() / (len(counts) * counts)
-        elif self.class_weight is not None:
-            weight = torch.tensor(self.class_weight)
-        if self.C is not None and not isinstance(self.C, list):
-            assert counts is not None, "checked above"
-            total = counts.sum() if weight is None else (weight * counts).sum()
-            self.penalty = 1 / (2 * self.C * float(total))
-        self.weight = None if weight is None else weight.to(self.device, torch.float32)
-
     def configure_optimizers(self) -> Optimizer | tuple[list[Optimizer], list[LRScheduler]]:
         """The optimizer, and the schedule where there is one."""
         parameters: Any = self.parameters()
@@ -429,12 +354,23 @@ class LitClassifier(LightningModule):
             return optimizer
         rates = {group["lr"] for group in optimizer.param_groups}
         scheduler = self.lr_scheduler(optimizer)
-        if len(rates) > len({group["lr"] for group in optimizer.param_groups}):
+        # What it scales; the rates now may all be 0, where it warms up.
+        scaled = {group.get("initial_lr", group["lr"]) for group in optimizer.param_groups}
+        if len(rates) > len(scaled):
             raise ValueError(
                 "backbone_lr: expected a schedule that scales the rates of an optimizer, got "
                 f"{type(scheduler).__name__}, which sets one for all"
             )
         return [optimizer], [scheduler]
+
+    @property
+    def wants_the_last(self) -> bool:
+        """Whether the last checkpoint of a run is the one that is meant, in place of the best.
+
+        The least validation NLL is that of the best epoch, or value of C; a solver with one C is
+        asked for the optimum.
+        """
+        return self.solver is not None and not isinstance(self.C, list)
 
     @property
     def scheduler_watches(self) -> bool:
@@ -524,14 +460,9 @@ class LitClassifier(LightningModule):
         self, loss_of: Callable[..., Tensor], rows: Tensor, y: Tensor, whole: Tensor | None
     ) -> Tensor:
         weight = None if self.weight is None else self.weight.to(rows.dtype)
+        processes = 1 if self._trainer is None else self.trainer.world_size
         options = {"label_smoothing": self.label_smoothing, "z_loss": self.z_loss}
-        whole = y if whole is None else whole
-        if whole is y and not (self.z_loss and weight is not None):
-            loss = loss_of(y, weight=weight, **options)
-        else:
-            total = len(whole) if weight is None else weight[whole].sum()
-            loss = loss_of(y, weight=weight, reduction="sum", **options)
-            loss = loss * (self.trainer.world_size / total)
+        loss = mean_loss(loss_of, y, whole, weight, processes, **options)
         if self.penalty:
             loss = loss + self.penalty * self.model.linear.weight.square().sum()
         return loss

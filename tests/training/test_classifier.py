@@ -149,6 +149,11 @@ def noting(calls: list[str], name: str, real: Any) -> Any:
     return lambda *args: (calls.append(name), real(*args))[1]
 
 
+def noting_size(sizes: list[int], real: Any, logits: Tensor, targets: Tensor) -> None:
+    sizes.append(logits.numel())
+    real(logits, targets)
+
+
 @pytest.mark.parametrize("block", [1 << 20, 70])  # of logits: all at once, or 7 rows
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_many_classes_are_fused_and_counted(block: int, precision: Any, monkeypatch: Any) -> None:
@@ -162,8 +167,12 @@ def test_many_classes_are_fused_and_counted(block: int, precision: Any, monkeypa
         calls: list[str] = []
         for name in ("objective", "fused_objective"):
             monkeypatch.setattr(lit, name, noting(calls, name, getattr(lit, name)))
+        sizes: list[int] = []  # of what is counted at once
+        noted = partial(noting_size, sizes, lit.sums.add_rows)
+        monkeypatch.setattr(lit.sums, "add_rows", noted)
         run = trainer(2, precision=precision)
         run.fit(lit, data())
+        assert not fuses or max(sizes) <= block
         assert set(calls) == {"fused_objective" if fuses else "objective"}
         figures = {name: float(value) for name, value in run.callback_metrics.items()}
         outcomes.append((figures, lit.model.linear.weight.detach()))
@@ -234,7 +243,7 @@ def test_a_frozen_backbone_stays_as_it_is() -> None:
     assert not same(before["model"], parts(lit)["model"])
     assert all(mode == {False} for mode in states.modes)
     assert len(run.optimizers[0].param_groups[0]["params"]) == 2
-    assert all(p.grad is None for p in lit.backbone.parameters())
+    assert not any(p.requires_grad for p in lit.backbone.parameters())  # no gradient is formed
     assert not any(module.training for module in lit.train().backbone.modules())
 
 
@@ -270,6 +279,14 @@ def test_a_schedule_that_knows_one_rate_is_refused() -> None:
     lit = classifier(backbone_lr=1e-3, lr_scheduler=one)
     with pytest.raises(ValueError, match=r"backbone_lr: expected a schedule .* got OneCycleLR"):
         trainer(1).fit(lit, data())
+
+
+def test_a_schedule_may_begin_at_rates_of_0() -> None:
+    """which are equal then, and scaled all the same."""
+    warm_up = partial(torch.optim.lr_scheduler.LambdaLR, lr_lambda=lambda epoch: epoch / 2)
+    run = trainer(1)
+    run.fit(classifier(backbone_lr=1e-3, lr_scheduler=warm_up), data())
+    assert [group["lr"] for group in run.optimizers[0].param_groups] == pytest.approx([0.025, 5e-4])
 
 
 # Mixed images
@@ -459,6 +476,35 @@ def test_a_backbone_starts_from_a_file(tmp_path: Path) -> None:
     trainer(1, limit_train_batches=1, limit_val_batches=1).fit(lit, data())
 
 
+class Nested(nn.Module):
+    """A net of somebody's own, a part of which is called as a backbone is in a run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out_features = 5
+        self.backbone, self.neck = nn.Linear(64, 8), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.neck(self.backbone(x.flatten(1)))
+
+
+@pytest.mark.parametrize("archive", [True, False])  # False: as torch wrote until 1.6
+def test_a_net_of_ones_own_starts_from_a_file(archive: bool, tmp_path: Path) -> None:
+    """of its state_dict; of a run."""
+    lit = classifier(backbone=Nested())
+    torch.save(
+        lit.backbone.state_dict(), tmp_path / "a.pth", _use_new_zipfile_serialization=archive
+    )
+    run = trainer(1, limit_train_batches=0)
+    run.fit(lit, data())
+    run.save_checkpoint(tmp_path / "a.ckpt")
+    for name in ("a.pth", "a.ckpt"):
+        other = Nested()
+        assert not same(other.state_dict(), lit.backbone.state_dict())
+        backbones.load(other, tmp_path / name)
+        assert same(other.state_dict(), lit.backbone.state_dict())
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -520,9 +566,20 @@ def test_options_are_checked_at_once(
         classifier(**options)
 
 
+class Picky(nn.Flatten):
+    """Says what it takes as ``vit_b_16`` does."""
+
+    out_features = 64
+
+    def forward(self, x: Tensor) -> Tensor:
+        torch._assert(x.shape[1] == 224, "Wrong image height!")
+        return super().forward(x)
+
+
 @pytest.mark.parametrize(
     ("backbone", "message"),
     [
+        (Picky(), r"Picky takes, got some of shape \(8, 8\): Wrong image height!"),
         ("small_cnn", r"small_cnn takes, got some of shape \(64,\): input: expected images"),
         ("alexnet", r"alexnet takes, got some of shape \(8, 8\): "),
         (nn.Linear(8, 5), r"Linear takes, .*\(8, 8\)"),

@@ -14,6 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from softmax_torch.data import DigitsDataModule
+from softmax_torch.training import LitClassifier
+
 ROOT = Path(__file__).parents[2]
 FLAGS = ["--trainer.accelerator", "cpu", "--trainer.max_epochs", "3"]
 TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
@@ -77,6 +80,22 @@ def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
     )
     outputs.append(done.stdout)
     assert [len(re.findall("^test ", output, re.MULTILINE)) for output in outputs] == [1] * 4
+
+
+def test_a_net_is_evaluated_as_it_is_kept(tmp_path: Path) -> None:
+    """BatchNorm has the statistics of the first process in the figures of all of them."""
+    net = ["--model", "softmax_torch.training.LitClassifier"]
+    run(tmp_path / "two", *net, *TWO)
+    found = [row["val/nll"] for row in rows(tmp_path / "two") if "val/nll" in row]
+    last = tmp_path / "two" / "runs" / "digits" / "version_0" / "last.ckpt"
+    lit = LitClassifier.load_from_checkpoint(last, weights_only=True).eval()
+    data = DigitsDataModule()
+    data.setup()
+    x, y = data.splits["val"]
+    with torch.no_grad():
+        nll = torch.nn.functional.cross_entropy(lit.logits(x / 16), y)
+    assert len(found) == 3
+    assert found[-1] == pytest.approx(float(nll), rel=1e-5)
 
 
 @contextmanager
