@@ -30,7 +30,7 @@ from pathlib import Path
 
 try:
     from softmax_torch.cli import predictions
-    from softmax_torch.cli.arguments import resumed, value_of, with_config, with_run
+    from softmax_torch.cli.arguments import known, resumed, with_config
     from softmax_torch.cli.commands import CLI
     from softmax_torch.cli.console import ours, program, quiet, say, say_how_to_go_on, shown
     from softmax_torch.cli.exporting import export_checkpoint
@@ -74,10 +74,9 @@ def main(args: Sequence[str] | None = None) -> None:
             if given[:1] == ["export"]:
                 export_checkpoint(given[1:])
                 return
-            if given[:1] == ["predict"] and value_of("--input", given) is not None:
+            if given[:1] == ["predict"] and known(given)[0].input is not None:
                 predict(given[1:])
                 return
-            given = with_run(given)
             run = resumed(given)
             CLI(with_config(given if run is None else run.args), closing, run)
         except Stopped as stopped:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 import yaml
 from lightning.pytorch.cli import LightningCLI
 
+from softmax_torch.cli.console import program
 from softmax_torch.training import checkpoint
 from softmax_torch.training.runs import latest
 
@@ -17,9 +19,9 @@ __all__ = [
     "Resumed",
     "config_beside",
     "differences",
+    "known",
     "resumed",
     "with_config",
-    "with_run",
 ]
 
 COMMANDS = (*LightningCLI.subcommands(), "calibrate", "report")
@@ -43,43 +45,54 @@ class Resumed(NamedTuple):
     args: list[str]
 
 
+def known(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The flags that are looked at before the others are parsed; and the arguments, less --resume.
+
+    Which command has which flag is seen where its own parser gets them.
+    """
+    parser = argparse.ArgumentParser(
+        prog=program(), usage=argparse.SUPPRESS, add_help=False, allow_abbrev=False
+    )
+    parser.add_argument("--resume", nargs="?", const="")
+    given, rest = parser.parse_known_args(args)
+    for flag in ("--ckpt_path", "--input", "--runs", "--name"):
+        parser.add_argument(flag)
+    parser.add_argument("--config", "-c")
+    parser.add_argument("--help", "-h", action="store_true")
+    return parser.parse_known_args(rest, given)[0], rest
+
+
 def resumed(args: list[str]) -> Resumed | None:
     """What --resume asks for, and the arguments in which it is spelled out; None without it.
 
     Raises:
         FileNotFoundError, ValueError: there is no such run.
     """
-    at = next((i for i, a in enumerate(args) if a.partition("=")[0] == "--resume"), None)
-    if at is None:
+    given, rest = known(args)
+    if given.resume is None:
         return None
-    if "fit" not in args[:at]:
+    if "fit" not in rest:
         raise ValueError("--resume: expected it after fit")
-    after = args[at + 1 : at + 2]
-    named = args[at].partition("=")[2] or next((a for a in after if not a.startswith("-")), "")
-    rest = args[:at] + args[at + (2 if after == [named] else 1) :]
-    if value_of("--ckpt_path", rest) is not None:
+    if given.ckpt_path is not None:
         raise ValueError("--resume: expected no --ckpt_path beside it, as it finds the last one")
-    folder = Path(named) if named else latest(*place_of(rest))
-    config = folder / "config.yaml"
-    if not config.is_file():
-        raise FileNotFoundError(
-            f"--resume: expected the directory of a run, with config.yaml in it, got {folder}"
-        )
+    folder = Path(given.resume) if given.resume else latest(*place_of(given))
+    config = config_of(folder, "--resume")
     found, passed_over = checkpoint.newest(folder)
     for complaint in passed_over:
         print(f"warning: {complaint}", file=sys.stderr)
+    spelled = [] if given.config or given.help else ["--config", str(config)]
+    if found is not None:
+        spelled += ["--ckpt_path", str(found.path)]
     fit = rest.index("fit") + 1
-    given = [] if is_configured(rest) else ["--config", str(config)]
-    path = [] if found is None else ["--ckpt_path", str(found.path)]
-    return Resumed(folder, found, [*rest[:fit], *given, *path, *rest[fit:]])
+    return Resumed(folder, found, [*rest[:fit], *spelled, *rest[fit:]])
 
 
-def place_of(args: list[str]) -> tuple[Path, str]:
+def place_of(given: argparse.Namespace) -> tuple[Path, str]:
     """The folder of all runs and the name of the one that these arguments are for."""
-    given = value_of("--config", args) or value_of("-c", args) or str(digits_config())
-    config = yaml.safe_load(Path(given).read_text()) if Path(given).is_file() else {}
-    runs = value_of("--runs", args) or config.get("runs", "runs")
-    return Path(runs), value_of("--name", args) or config.get("name", "softmax_regression")
+    path = Path(given.config or digits_config())
+    config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    runs = given.runs or config.get("runs", "runs")
+    return Path(runs), given.name or config.get("name", "softmax_regression")
 
 
 def differences(saved: Any, given: Any, name: str = "") -> list[str]:
@@ -98,73 +111,53 @@ def differences(saved: Any, given: Any, name: str = "") -> list[str]:
     return [] if saved == given else [f"{name}: expected {saved}, got {given}"]
 
 
-def is_configured(args: list[str]) -> bool:
-    """Whether the arguments say which configuration to use, or ask for help."""
-    told = any(a in ("-c", "--config") or a.startswith("--config=") for a in args)
-    return told or asks_for_help(args)
-
-
-def asks_for_help(args: list[str]) -> bool:
-    """Whether the arguments ask what arguments there are."""
-    return any(a == "-h" or a.startswith("--help") for a in args)
-
-
-def with_run(args: list[str]) -> list[str]:
-    """The arguments of ``report RUN``, with the configuration and the checkpoint that it means.
-
-    That is the checkpoint which ``fit`` names at its end: the best one, and of a solver with one C
-    the last.
-
-    Raises:
-        ValueError, FileNotFoundError: there is no such run.
-    """
-    at = next((i for i, a in enumerate(args) if a in COMMANDS), None)
-    if at is None or args[at] != "report" or asks_for_help(args):
-        return args
-    named = args[at + 1] if at + 1 < len(args) else ""
-    if not named or named.startswith("-"):
-        raise ValueError(
-            "report: expected the directory of a run after it, such as runs/digits/version_0"
-        )
-    path = Path(named) / "config.yaml"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"report: expected the directory of a run, with config.yaml in it, got {named}"
-        )
-    rest = args[at + 2 :]
-    given = ["--run", named]
-    if not is_configured(args):
-        given += ["--config", str(path)]
-    if value_of("--ckpt_path", rest) is None:
-        model = yaml.safe_load(path.read_text()).get("model") or {}
-        model = model.get("init_args", model)
-        solved = model.get("solver") and not isinstance(model.get("C"), list)
-        given += ["--ckpt_path", str(Path(named) / ("last.ckpt" if solved else "best.ckpt"))]
-    return [*args[: at + 1], *given, *rest]
-
-
 def with_config(args: list[str]) -> list[str]:
     """The arguments with the --config that goes without saying.
 
-    A checkpoint is used as its run was configured; a ``fit`` with nothing else trains on digits.
+    A checkpoint is used as its run was configured, and a run is reported on so; a ``fit`` with
+    nothing else trains on digits.
 
     Raises:
-        ValueError, FileNotFoundError: there is no checkpoint to use, or no configuration beside it.
+        ValueError, FileNotFoundError: there is no checkpoint or run to use, or no configuration of
+            it.
     """
     at = next((i for i, a in enumerate(args) if a in COMMANDS), None)
-    if at is None or is_configured(args):
+    given, _ = known(args)
+    if at is None or given.help:
         return args
-    path = value_of("--ckpt_path", args)
-    if path is None and args[at] != "fit":
+    command, rest = args[at], args[at + 1 :]
+    if command == "report":
+        named = rest[0] if rest else ""
+        if not named or named.startswith("-"):
+            raise ValueError(
+                "report: expected the directory of a run after it, such as runs/digits/version_0"
+            )
+        config = config_of(Path(named), command)
+        rest = ["--run", *rest]
+    elif given.config is not None:
+        return args
+    elif given.ckpt_path is not None:
+        checkpoint.check(Path(given.ckpt_path))
+        config = config_beside(Path(given.ckpt_path))
+    elif command == "fit":
+        config = digits_config()
+    else:
         raise ValueError(
-            f"{args[at]}: expected --ckpt_path and a checkpoint, such as "
+            f"{command}: expected --ckpt_path and a checkpoint, such as "
             "runs/digits/version_0/best.ckpt"
         )
-    config = digits_config()
-    if path is not None:
-        checkpoint.check(Path(path))
-        config = config_beside(Path(path))
-    return [*args[: at + 1], "--config", str(config), *args[at + 1 :]]
+    spelled = ["--config", str(config)] if given.config is None else []
+    return [*args[: at + 1], *spelled, *rest]
+
+
+def config_of(run: Path, asked_by: str) -> Path:
+    """The configuration of a run; FileNotFoundError where that is none."""
+    config = run / "config.yaml"
+    if not config.is_file():
+        raise FileNotFoundError(
+            f"{asked_by}: expected the directory of a run, with config.yaml in it, got {run}"
+        )
+    return config
 
 
 def config_beside(path: Path) -> Path:
@@ -176,16 +169,6 @@ def config_beside(path: Path) -> Path:
             "give one with --config"
         )
     return config
-
-
-def value_of(flag: str, args: list[str]) -> str | None:
-    """What follows a flag, in either form, at its last place."""
-    for argument, following in reversed(list(zip(args, [*args[1:], None], strict=False))):
-        if argument == flag:
-            return following
-        if argument.startswith(f"{flag}="):
-            return argument.partition("=")[2]
-    return None
 
 
 def digits_config() -> Path:

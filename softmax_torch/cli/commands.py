@@ -21,7 +21,7 @@ from softmax_torch.cli.predictions import Wanted
 from softmax_torch.data import TensorDataModule
 from softmax_torch.predictor import Predicted
 from softmax_torch.report.page import compose
-from softmax_torch.report.reporting import ReportingTrainer
+from softmax_torch.report.reporting import ReportingTrainer, checkpoint_of
 from softmax_torch.report.writing import write
 from softmax_torch.training import LitClassifier, LitSoftmaxRegression, checkpoint
 from softmax_torch.training.progress import EpochBar
@@ -218,11 +218,8 @@ class CLI(LightningCLI):
         trainer.fit(**kwargs, weights_only=True)
         # Read now: the state of a checkpoint that is loaded would wind it back.
         seconds = self.timer.time_elapsed("train") or 0.0
-        # The least validation NLL is that of the best epoch, or value of C; a solver with one C is
-        # asked for the optimum.
-        solved = self.model.solver is not None and not isinstance(self.model.C, list)
-        keeper = self.keeper
-        best = (keeper.last_model_path if solved else keeper.best_model_path) or None
+        keeper, last = self.keeper, self.model.wants_the_last
+        best = (keeper.last_model_path if last else keeper.best_model_path) or None
         evaluated = {"model": self.model, "datamodule": self.datamodule, "verbose": False}
         # The curve of the validation ends with the training.
         loggers, trainer.loggers = trainer.loggers, []
@@ -241,7 +238,7 @@ class CLI(LightningCLI):
             say("path", self.model.path)
         if self.model.certificate is not None:
             say("optimum", self.model.certificate)
-        say("val" if best is None or solved else "best val", figures(val))
+        say("val" if best is None or last else "best val", figures(val))
         say("test", figures(test))
         if best is not None:
             say("checkpoint", shown(best))
@@ -285,6 +282,8 @@ class CLI(LightningCLI):
     def report(self, **kwargs: Any) -> None:
         """Write a page about the run, and print the figures of the test set with their ranges."""
         assert isinstance(self.trainer, ReportingTrainer)
+        run = Path(kwargs["run"])
+        kwargs["ckpt_path"] = kwargs["ckpt_path"] or checkpoint_of(run, self.model)
         findings = self.trainer.findings(**kwargs)
         samples, classes = findings.test.logits.shape
         say("evaluated", f"{shown(kwargs['ckpt_path'])} on {samples} samples, {classes} classes")
@@ -292,5 +291,5 @@ class CLI(LightningCLI):
         low, high = ({name: at[i] for name, at in page.intervals.items()} for i in (0, 1))
         for label, values in (("test", page.scores), ("95% from", low), ("to", high)):
             say(label, figures({f"test/{name}": value for name, value in values.items()}))
-        folder = write(page, Path(kwargs["run"]))
+        folder = write(page, run)
         say("report", f"{shown(folder / 'index.html')}, {len(page.html) / 1e6:.1f} MB")

@@ -78,7 +78,7 @@ def test_inputs(config: Path, args: list[str], rows: int) -> Any:
     """The first raw inputs of the test set of a run; the arguments are settings of its data."""
     parser = ArgumentParser(prog=f"{program()} export")
     parser.add_subclass_arguments(TensorDataModule, "data")
-    settings = yaml.safe_load(config.read_text())["data"]
+    settings = yaml.safe_load(config.read_text(encoding="utf-8"))["data"]
     given = parser.parse_args(["--data", yaml.dump(settings), *args])
     data = parser.instantiate_classes(given).data
     data.prepare_data()

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from softmax_torch.report.classes import confusion, most_confused
+from softmax_torch.report.classes import most_confused
 from softmax_torch.report.findings import MANY, Findings
 from softmax_torch.report.picture import Picture
 from softmax_torch.report.style import VERMILION, label, panels, width
@@ -25,9 +25,8 @@ PAIRS = 20
 """Of most confused classes."""
 
 
-def picture(findings: Findings) -> Picture:
-    """The matrix, or its most confused pairs."""
-    counts = confusion(findings)
+def picture(findings: Findings, counts: npt.NDArray[np.int64]) -> Picture:
+    """The matrix of these counts (C, C), or its most confused pairs."""
     C = len(counts)
     right, n = int(np.trace(counts)), int(counts.sum())
     pairs = [

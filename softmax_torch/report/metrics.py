@@ -63,7 +63,6 @@ class Judged(NamedTuple):
     confidence: Tensor
     bin: Tensor
 
-    @property
     def columns(self) -> Tensor:
         """A (n, 3 + BINS)."""
         gap = (self.right - self.confidence)[:, None] * F.one_hot(self.bin, BINS)
@@ -94,12 +93,12 @@ def _judged(logits: Tensor, y: Tensor) -> Judged:
 
 def figures(judged: Judged) -> dict[str, float]:
     """The four figures of a set."""
-    return dict(zip(FIGURES, _of_means(judged.columns.mean(0)).tolist(), strict=True))
+    return dict(zip(FIGURES, _of_means(judged.columns().mean(0)).tolist(), strict=True))
 
 
 def intervals(judged: Judged) -> dict[str, tuple[float, float]]:
     """Bootstrap percentile intervals of the four figures, at ``LEVEL``."""
-    A, generator = judged.columns, torch.Generator().manual_seed(SEED)
+    A, generator = judged.columns(), torch.Generator().manual_seed(SEED)
     n = len(A)
     at_once = max(1, ENTRIES // n)
     means = []

@@ -58,9 +58,8 @@ def shown_features(findings: Findings) -> list[int]:
     return largest.argsort(descending=True, stable=True)[:FEATURES].tolist()
 
 
-def pictures(findings: Findings) -> list[Picture]:
+def pictures(findings: Findings, found: list[Mistake]) -> list[Picture]:
     """One of all of them where samples are pictures."""
-    found = most_confident(findings)
     if findings.image_shape is None or not found:
         return []
     figure, axes = tiles(len(found), COLUMNS, 1.15, findings.image_shape, lines=3)

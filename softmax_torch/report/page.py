@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import math
-from importlib import resources
 from typing import NamedTuple
 
 import jinja2
@@ -54,21 +53,22 @@ class Shown(NamedTuple):
 def compose(findings: Findings) -> Page:
     """Judge, draw and write it all down."""
     before, after = judge(*findings.test), rescaled(findings)
-    val = judge(*findings.val)
-    reliabilities = [reliability.picture(before, "reliability", "As the model says it")]
-    scores = [("as the model says it", figures(before))]
+    judged = [("As the model says it", "reliability", before)]
     if after.test is not None:
-        calibrated = judge(*after.test)
-        reliabilities.append(
-            reliability.picture(calibrated, "reliability-calibrated", "Calibrated")
-        )
-        scores.append(("calibrated", figures(calibrated)))
+        judged.append(("Calibrated", "reliability-calibrated", judge(*after.test)))
+    scores = [(title.lower(), figures(one)) for title, _, one in judged]
+    test, ranges = scores[0][1], intervals(before)
+    counts = classes.confusion(findings)
+    confident = mistakes.most_confident(findings)
     sections = {
         "learning": learning.pictures(findings),
-        "confusion": [confusion.picture(findings)],
-        "reliability": reliabilities,
+        "confusion": [confusion.picture(findings, counts)],
+        "reliability": [
+            reliability.picture(one, name, title, score["ece"])
+            for (title, name, one), (_, score) in zip(judged, scores, strict=True)
+        ],
         "weights": weights.pictures(findings),
-        "mistakes": mistakes.pictures(findings),
+        "mistakes": mistakes.pictures(findings, confident),
     }
     files = {
         f"{picture.name}.{kind}": drawn(picture.figure, kind)
@@ -77,13 +77,13 @@ def compose(findings: Findings) -> Page:
         for kind in ("svg", "png")
     }
     rows = classes.per_class(findings)
-    worst = sorted(rows, key=lambda row: -1.0 if math.isnan(row.f1) else row.f1)
-    found = figures(before), intervals(before)
+    # Those that have none, of which there are no samples, come last.
+    worst = sorted(rows, key=lambda row: (math.isnan(row.f1), row.f1))
     html = _template().render(
         findings=findings,
-        val=figures(val),
-        test=found[0],
-        intervals=found[1],
+        val=figures(judge(*findings.val)),
+        test=test,
+        intervals=ranges,
         wrong=int(len(before.right) - before.right.sum()),
         pictures={
             name: [_shown(one, files[f"{one.name}.svg"]) for one in some]
@@ -91,17 +91,17 @@ def compose(findings: Findings) -> Page:
         },
         rows=rows if len(rows) <= MANY else worst[:MANY],
         macro=classes.macro(rows),
-        pairs=classes.most_confused(classes.confusion(findings), PAIRS),
+        pairs=classes.most_confused(counts, PAIRS),
         scores=scores,
         calibration=after.words,
         which_weights=weights.which(findings),
-        mistakes=mistakes.most_confident(findings),
+        mistakes=confident,
         columns=_columns(findings),
         LEVEL=LEVEL,
         RESAMPLES=RESAMPLES,
         SEED=SEED,
     )
-    return Page(html, files, *found)
+    return Page(html, files, test, ranges)
 
 
 def _columns(findings: Findings) -> list[tuple[int, str]]:
@@ -123,11 +123,14 @@ def _shown(picture: Picture, svg: bytes) -> Shown:
 
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.PackageLoader(__package__, ""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["number"] = _number
-    environment.globals["style"] = resources.files(__package__).joinpath("page.css").read_text()
-    return environment.from_string(resources.files(__package__).joinpath("page.html").read_text())
+    return environment.get_template("page.html")
 
 
 def _number(value: float, digits: int = 4) -> str:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from softmax_torch.report.metrics import BINS, Judged, figures
+from softmax_torch.report.metrics import BINS, Judged
 from softmax_torch.report.picture import Picture
 from softmax_torch.report.style import BLACK, BLUE, GREY, VERMILION, blank, tidy
 
@@ -38,8 +38,8 @@ def binned(judged: Judged) -> Bins:
     return Bins(kept.tolist(), count[kept].tolist(), confidence.tolist(), right.tolist())
 
 
-def picture(judged: Judged, name: str, title: str) -> Picture:
-    """The diagram of a set; the name and the title say which."""
+def picture(judged: Judged, name: str, title: str, ece: float) -> Picture:
+    """The diagram of a set, and its ECE; the name and the title say which."""
     bins = binned(judged)
     figure = blank(4.2, 4.4)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -62,7 +62,6 @@ def picture(judged: Judged, name: str, title: str) -> Picture:
     below.set_ylim(bottom=0.7)
     below.set_ylabel("samples")
     below.set_xlabel("confidence")
-    ece = figures(judged)["ece"]
     rows = zip(bins.confidence, bins.accuracy, bins.samples, strict=True)
     said = "; ".join(
         f"{count} samples at confidence {confidence:.2f} are right in {accuracy:.2f} of cases"

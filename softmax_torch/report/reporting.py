@@ -20,7 +20,7 @@ from softmax_torch.training import LitClassifier, checkpoint
 from softmax_torch.training.calibrating import CalibratingTrainer
 from softmax_torch.training.runs import logged
 
-__all__ = ["ReportingTrainer"]
+__all__ = ["ReportingTrainer", "checkpoint_of"]
 
 LISTED = 8
 """Entries up to which a list of the preprocessing is written out."""
@@ -30,7 +30,11 @@ class ReportingTrainer(CalibratingTrainer):
     """Lightning's trainer, which also calibrates models and reports on them."""
 
     def report(
-        self, model: LitClassifier, datamodule: TensorDataModule, run: str, ckpt_path: str
+        self,
+        model: LitClassifier,
+        datamodule: TensorDataModule,
+        run: str,
+        ckpt_path: str | None = None,
     ) -> Path:
         """Write a page about a trained run, and its figures: the folder.
 
@@ -39,14 +43,16 @@ class ReportingTrainer(CalibratingTrainer):
             datamodule: the data that it was trained on.
             run: the directory of the run, in which a folder ``report`` is made, or the first of
                 ``report_1``, ``report_2``, ... that does not exist.
-            ckpt_path: the checkpoint to report on.
+            ckpt_path: the checkpoint to report on; by default the one that ``fit`` names at its
+                end.
 
         Raises:
             ValueError: there are several processes, each of which would have some of the samples.
-            FileNotFoundError: the run has no config.yaml.
+            FileNotFoundError: the run has no config.yaml, or not the checkpoint.
             OSError: the report could not be written; then there is none of it.
         """
-        return write(compose(self.findings(model, datamodule, run, ckpt_path)), Path(run))
+        path = ckpt_path or checkpoint_of(Path(run), model)
+        return write(compose(self.findings(model, datamodule, run, path)), Path(run))
 
     def findings(
         self, model: LitClassifier, datamodule: TensorDataModule, run: str, ckpt_path: str
@@ -56,6 +62,7 @@ class ReportingTrainer(CalibratingTrainer):
             raise ValueError(f"report: expected one process, got {self.world_size}")
         folder = Path(run)
         config = (folder / "config.yaml").read_text(encoding="utf-8")
+        settings = yaml.safe_load(config)
         metrics = folder / "metrics.csv"
         history = logged(metrics)[1] if metrics.is_file() else []
         model.calibrated = False
@@ -67,7 +74,7 @@ class ReportingTrainer(CalibratingTrainer):
         at = checkpoint.load(Path(ckpt_path))
         preprocessing = datamodule.preprocessing
         return Findings(
-            name=f"{yaml.safe_load(config).get('name', folder.parent.name)}, {folder.name}",
+            name=f"{settings.get('name', folder.parent.name)}, {folder.name}",
             class_names=preprocessing.class_names,
             feature_names=preprocessing.feature_names,
             image_shape=preprocessing.image_shape,
@@ -80,9 +87,16 @@ class ReportingTrainer(CalibratingTrainer):
             history=history,
             step=at["global_step"],
             calibration=model.calibration,
-            facts=tuple(facts(self, datamodule, Path(ckpt_path), at, yaml.safe_load(config))),
+            facts=tuple(facts(self, datamodule, Path(ckpt_path), at, settings)),
             config=config,
         )
+
+
+def checkpoint_of(run: Path, model: LitClassifier) -> str:
+    """The checkpoint of a run that is meant where none is named; errors are those of its check."""
+    path = run / ("last.ckpt" if model.wants_the_last else "best.ckpt")
+    checkpoint.check(path)
+    return str(path)
 
 
 def weight_of(model: LitClassifier) -> Tensor | None:

@@ -83,12 +83,12 @@ def _images(findings: Findings, w: Tensor, classes: list[int], shape: tuple[int,
     sizes = w[classes].abs().numpy()
     most = float(np.quantile(sizes[sizes > 0], CLIPPED)) if sizes.any() else 1.0
     few = len(classes) <= 4 * COLUMNS
-    columns, side = (COLUMNS, 1.25) if few else (2 * COLUMNS, 0.9)
+    columns, side, letters = (COLUMNS, 1.25, 12) if few else (2 * COLUMNS, 0.9, 9)
     scale_bar = 0.75 if len(shape) == 2 else 0.0
     figure, axes = tiles(len(classes), columns, side, shape, lines=1, below=scale_bar)
     for ax, c in zip(axes, classes, strict=True):
         image = w[c].view(shape)
-        ax.set_title(label(findings.class_names[c], 12), fontsize=9, pad=2)
+        ax.set_title(label(findings.class_names[c], letters), fontsize=9, pad=2)
         if len(shape) == 3:
             colours = (0.5 + image.permute(1, 2, 0) / (2 * most)).clamp(0, 1)
             ax.imshow(colours.numpy(), interpolation="none")

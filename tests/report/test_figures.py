@@ -1,5 +1,7 @@
 """What the figures of a report have in them, asked of their artists."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -17,14 +19,23 @@ from softmax_torch.report import (
     style,
     weights,
 )
-from softmax_torch.report.findings import Evaluated
+from softmax_torch.report.findings import Evaluated, Findings
 from softmax_torch.report.metrics import BINS, judge
+from softmax_torch.report.picture import Picture
 
 SOLVER = [
     {"step": "1", "epoch": "0", "train/loss": "2", "train/gradient_norm": "3", "train/gap": "0.5"},
     {"step": "1", "epoch": "0", "val/accuracy": "0.5", "val/nll": "0.9"},
     {"step": "2", "epoch": "1", "train/loss": "1", "train/gradient_norm": "1e-3", "train/gap": "0"},
 ]
+
+
+def drawn_confusion(findings: Findings) -> Picture:
+    return confusion.picture(findings, classes.confusion(findings))
+
+
+def drawn_mistakes(findings: Findings) -> list[Picture]:
+    return mistakes.pictures(findings, mistakes.most_confident(findings))
 
 
 def test_curves_are_what_was_logged() -> None:
@@ -72,7 +83,7 @@ def test_without_a_log_there_are_no_curves() -> None:
 def test_cells_are_counts_and_their_colours_shares_of_the_row(C: int) -> None:
     findings = made(C, n=900)
     expected = confusion_matrix(findings.test.y, findings.test.logits.argmax(1), labels=range(C))
-    ax = confusion.picture(findings).figure.axes[0]
+    ax = drawn_confusion(findings).figure.axes[0]
     [image] = ax.images
     shares = expected / np.maximum(expected.sum(1, keepdims=True), 1)
     np.testing.assert_allclose(np.asarray(image.get_array()), shares)
@@ -91,7 +102,7 @@ def test_cells_are_counts_and_their_colours_shares_of_the_row(C: int) -> None:
 def test_of_many_classes_the_most_confused_pairs_are_drawn() -> None:
     findings = made(61, n=3000)
     counts = confusion_matrix(findings.test.y, findings.test.logits.argmax(1), labels=range(61))
-    ax = confusion.picture(findings).figure.axes[0]
+    ax = drawn_confusion(findings).figure.axes[0]
     assert not ax.images
     drawn = [bar.get_width() for bar in ax.patches]
     off = counts - np.diag(np.diag(counts))
@@ -108,10 +119,10 @@ def test_nothing_confused() -> None:
         y = torch.arange(200) % C
         findings = made(C, test=Evaluated(torch.nn.functional.one_hot(y, C).float(), y))
         assert classes.most_confused(classes.confusion(findings), 10) == []
-        picture = confusion.picture(findings)
+        picture = drawn_confusion(findings)
         assert "none is confused" in picture.alt
         style.drawn(picture.figure, "svg")
-        assert mistakes.most_confident(findings) == mistakes.pictures(findings) == []
+        assert mistakes.most_confident(findings) == drawn_mistakes(findings) == []
 
 
 def test_figures_of_classes_are_those_of_scikit_learn() -> None:
@@ -143,7 +154,7 @@ def test_a_class_that_is_never_seen_has_no_figures() -> None:
 
 def test_the_reliability_diagram_is_accuracy_and_samples_by_confidence() -> None:
     z, y = evaluated(600, 4, 0, scale=2.0)
-    picture = reliability.picture(judge(z, y), "r", "title")
+    picture = reliability.picture(judge(z, y), "r", "title", 0.25)
     above, below = picture.figure.axes
     confidence, predicted = z.double().softmax(1).max(1)
     bars = {round(bar.get_x() * BINS): bar.get_height() for bar in above.patches}
@@ -207,6 +218,16 @@ def test_weights_of_a_table_are_ranked_in_units_that_can_be_compared() -> None:
         assert "per standard deviation" in ax.get_xlabel()
 
 
+@pytest.mark.parametrize("C", [3, 47])
+def test_long_names_stay_above_their_own_picture(C: int) -> None:
+    names = tuple(f"n{c:08d}_class" for c in range(C))
+    [picture] = weights.pictures(made(C, shape=(6, 7), class_names=names))
+    boxes = [ax.title.get_window_extent() for ax in picture.figure.axes[:C]]
+    assert boxes[0].x0 >= 0
+    for one, other in itertools.pairwise(boxes):
+        assert one.x1 < other.x0 or one.y0 > other.y1
+
+
 def test_which_weights_are_drawn() -> None:
     [picture] = weights.pictures(made(2, shape=(5,)))  # the other is its negative
     assert picture.name == "weights-1"
@@ -233,7 +254,7 @@ def test_mistakes_are_the_most_confident_and_have_their_pictures() -> None:
         assert one.p_predicted == pytest.approx(float(p[one.row, one.predicted]))
         assert one.p_true == pytest.approx(float(p[one.row, one.true]))
         assert one.predicted == p[one.row].argmax()
-    [picture] = mistakes.pictures(findings)
+    [picture] = drawn_mistakes(findings)
     for ax, one in zip(picture.figure.axes, found, strict=True):
         image = np.asarray(ax.images[0].get_array())
         np.testing.assert_array_equal(image, findings.x[one.row].numpy())
@@ -243,7 +264,7 @@ def test_mistakes_are_the_most_confident_and_have_their_pictures() -> None:
 
 def test_mistakes_in_colour_are_pictures_in_colour() -> None:
     findings = made(3, n=60, shape=(3, 4, 4))
-    [picture] = mistakes.pictures(findings)
+    [picture] = drawn_mistakes(findings)
     [first, *_] = mistakes.most_confident(findings)
     image = np.asarray(picture.figure.axes[0].images[0].get_array())
     low, high = findings.x.min(), findings.x.max()
@@ -252,7 +273,7 @@ def test_mistakes_in_colour_are_pictures_in_colour() -> None:
 
 
 def test_values_of_a_table_that_are_shown_are_those_that_count() -> None:
-    assert mistakes.pictures(made(shape=(5,))) == []
+    assert drawn_mistakes(made(shape=(5,))) == []
     assert mistakes.shown_features(made(shape=(5,))) == [0, 1, 2, 3, 4]
     weight = torch.zeros(3, 30)
     weight[1, 17], weight[2, 4] = 9.0, -5.0
@@ -292,5 +313,5 @@ def test_names_that_came_with_data_can_be_drawn() -> None:
     assert style.label("x" * 30) == "x" * 23 + "…"
     names = (r"$\frac", "\x00\x1b", "漢字" * 20)
     findings = made(shape=(3,), class_names=names, feature_names=names)
-    for picture in (confusion.picture(findings), *weights.pictures(findings)):
+    for picture in (drawn_confusion(findings), *weights.pictures(findings)):
         assert b"\x00" not in style.drawn(picture.figure, "svg")

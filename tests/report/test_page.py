@@ -152,6 +152,16 @@ def test_many_classes_are_shortened_and_it_is_said(monkeypatch: pytest.MonkeyPat
     assert "The 60 classes of 64 with the lowest F1." in tree.text
 
 
+def test_a_class_without_samples_is_not_among_the_lowest(monkeypatch: pytest.MonkeyPatch) -> None:
+    z, y = evaluated(900, 64, 2)
+    z[:, 5], y = -100.0, y.where(y != 5, 6)
+    findings = made(64, n=900, shape=(2, 2), test=Evaluated(z, y), history=[])
+    text = without_figures(monkeypatch, findings).text
+    table = text[text.index("The 60 classes of 64") : text.index("macro average")]
+    assert "c5" not in re.findall(r"c\d+", re.sub(r"(\d\.\d{3}|–){3}\d+", " ", table))
+    assert "–" not in table
+
+
 def test_mistakes_of_a_table_have_their_values(monkeypatch: pytest.MonkeyPatch) -> None:
     findings = made(3, n=30, shape=(2,))
     tree = without_figures(monkeypatch, findings)
