@@ -2,7 +2,6 @@
 
     python benchmarks/scale.py [--rows 128] [--features 64] [--classes 40000] [--markdown FILE]
     python benchmarks/scale.py --million
-    python benchmarks/scale.py --paper [--gpus 64] [--flops 989e12] ...
 
 The first runs training steps on gloo ranks of this machine, a thread each. Loss and gradients are
 compared with float64 in one process. Then torch's profiler is asked what its allocator held, which
@@ -12,12 +11,6 @@ the paper's for a product, a copy and messages as fast as this machine's, and no
 
 ``--million`` trains a million classes of 64 features on 1, 2 and 4 ranks, and looks at what the
 operating system gave the processes, which has to be less than 1.5e9 bytes on 2 ranks together.
-
-``--paper`` measures nothing. By default it is 10 million classes on 64 GPUs, with the figures of
-NVIDIA's data sheets: H100 SXM, 989 Tflop/s in bfloat16 without sparsity, 3.35 TB/s, 900 GB/s of
-NVLink in both directions together (nvidia.com/en-us/data-center/h100); between nodes of 8, one
-ConnectX-7 of 400 Gb/s for each GPU (DGX H100). The latencies, of a message in a node and between
-nodes, are assumptions.
 """
 
 from __future__ import annotations
@@ -38,7 +31,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from scale_model import Hardware, Link, Step
+from scale_model import Hardware, Link, Step, tabular
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
@@ -62,86 +55,14 @@ def main() -> None:
     parser.add_argument("--classes", type=int)
     parser.add_argument("--repeats", type=int, default=5, help="steps that are timed")
     parser.add_argument("--million", action="store_true", help="train a million classes")
-    parser.add_argument("--paper", action="store_true", help="only calculate, for GPUs")
-    parser.add_argument("--gpus", type=int, default=64)
-    parser.add_argument("--gpus-per-node", type=int, default=8)
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
-    parser.add_argument("--states", type=int, choices=[0, 1, 2], default=2, help="2: Adam")
-    parser.add_argument("--flops", type=float, default=989e12, help="of a GPU, a second")
-    parser.add_argument("--bandwidth", type=float, default=3.35e12, help="of its memory, bytes/s")
-    parser.add_argument("--gigabytes", type=float, default=80, help="its memory, in 1e9 bytes")
-    parser.add_argument("--link", type=float, default=450e9, help="in a node, one way, bytes/s")
-    parser.add_argument("--network", type=float, default=50e9, help="between nodes, one way")
-    parser.add_argument("--link-latency", type=float, default=5e-6, help="seconds a message")
-    parser.add_argument("--network-latency", type=float, default=15e-6)
     parser.add_argument("--markdown", type=Path, help="write the table to this file too")
     options = parser.parse_args()
-    if options.paper:
-        table = paper(options)
-    elif options.million:
-        table = million()
-    else:
-        table = measured(options)
+    if options.million and (options.rows or options.features or options.classes):
+        parser.error(f"--million: expected no sizes, as they are given: {MILLION}")
+    table = million() if options.million else measured(options)
     print(table, end="")
     if options.markdown:
         options.markdown.write_text(table)
-
-
-def tabular(head: list[str], rows: list[list[str]]) -> str:
-    """A table in markdown whose columns are as wide as their widest cell."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    lines = [
-        "| " + " | ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) + " |"
-        for row in (head, *rows)
-    ]
-    rule = "| " + " | ".join("-" * (w - 1) + ":" for w in widths) + " |"
-    return "\n".join([lines[0], rule, *lines[1:]]) + "\n"
-
-
-# The paper alone
-
-
-def paper(options: argparse.Namespace) -> str:
-    """Every layout of the GPUs that the step fits in, and what its parts take."""
-    rows = []
-    for data in (2**i for i in range(options.gpus.bit_length())):
-        ranks = options.gpus // data
-        step = Step(
-            options.rows or 16384,
-            options.features or 512,
-            options.classes or 10_000_000,
-            data,
-            ranks,
-            getattr(torch, options.dtype),
-            options.states,
-            "cuda",
-        )
-        within = Link(options.link_latency, options.link)
-        between = Link(options.network_latency, options.network)
-        # Ranks that share classes are neighbours; those that share rows are as far apart.
-        on = Hardware(
-            options.flops,
-            options.bandwidth,
-            within if ranks <= options.gpus_per_node else between,
-            within if options.gpus <= options.gpus_per_node else between,
-        )
-        memory, seconds = step.memory(), step.seconds(on)
-        total = sum(memory.values())
-        rows.append(
-            [f"{data} x {ranks}", *(f"{size / 1e9:.2f}" for size in memory.values())]
-            + [f"{total / 1e9:.2f}" + (" (too much)" if total > options.gigabytes * 1e9 else "")]
-            + [f"{t * 1e3:.2f}" for t in (*seconds.values(), sum(seconds.values()))]
-        )
-    print(
-        f"{step.classes} classes x {step.features} features, {step.rows} rows a step, "
-        f"{options.dtype}, {options.states} numbers of optimizer state to a parameter\n"
-        "memory = parameters + gradients + optimizer + features + workspace, a rank; step = "
-        "products + elementwise + update + messages\n"
-    )
-    parts = [f"{name}, GB" for name in (*memory, "memory")]
-    return tabular(
-        ["data x class ranks", *parts, *(f"{name}, ms" for name in (*seconds, "step"))], rows
-    )
 
 
 # On the ranks of this machine

@@ -1,5 +1,7 @@
 """What a training step of a head with split classes takes, on paper: ``scale.py`` checks it.
 
+    python benchmarks/scale_model.py [--gpus 64] [--flops 989e12] ...
+
 N rows of D features and C classes, on d x r ranks: d shares of the rows, and for each r shares of
 the classes. A rank has n = N / d rows, K = ceil(C / r) classes and P = K (D + 1) parameters of s
 bytes. Logits exist in blocks of b rows, B of them:
@@ -42,18 +44,27 @@ Seconds, for F flops and M bytes a second, and a ring of p ranks with latency a 
 
 The products are counted at the peak, and nothing overlaps: the first is too good, the second too
 bad for a program that sends gradients while it computes.
+
+This program measures nothing. By default it is 10 million classes on 64 GPUs, with the figures of
+NVIDIA's data sheets: H100 SXM, 989 Tflop/s in bfloat16 without sparsity, 3.35 TB/s, 900 GB/s of
+NVLink in both directions together (nvidia.com/en-us/data-center/h100); between nodes of 8, one
+ConnectX-7 of 400 Gb/s for each GPU (DGX H100). The latencies, of a message in a node and between
+nodes, are assumptions.
 """
 
 from __future__ import annotations
 
+import argparse
 import math
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from softmax_torch.ops import backends
+from softmax_torch.parallel.modules import DRAWN
 
-__all__ = ["Hardware", "Message", "Step"]
+__all__ = ["Hardware", "Link", "Message", "Step", "tabular"]
 
 
 class Link(NamedTuple):
@@ -146,7 +157,7 @@ class Step(NamedTuple):
     def peak(self) -> int:
         """The most bytes that a rank holds from its beginning on."""
         memory = self.memory()
-        drawn = min(self.classes * self.features, 8 << 20) * self.dtype.itemsize
+        drawn = min(self.classes * self.features, DRAWN) * self.dtype.itemsize
         return max(sum(memory.values()), memory["parameters"] + drawn)
 
     def flops(self) -> int:
@@ -190,3 +201,85 @@ class Step(NamedTuple):
             "update": traffic["update"] / on.bandwidth,
             **found,
         }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=16384, help="of a step, on all ranks together")
+    parser.add_argument("--features", type=int, default=512)
+    parser.add_argument("--classes", type=int, default=10_000_000)
+    parser.add_argument("--gpus", type=int, default=64)
+    parser.add_argument("--gpus-per-node", type=int, default=8)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
+    parser.add_argument("--states", type=int, choices=[0, 1, 2], default=2, help="2: Adam")
+    parser.add_argument("--flops", type=float, default=989e12, help="of a GPU, a second")
+    parser.add_argument("--bandwidth", type=float, default=3.35e12, help="of its memory, bytes/s")
+    parser.add_argument("--gigabytes", type=float, default=80, help="its memory, in 1e9 bytes")
+    parser.add_argument("--link", type=float, default=450e9, help="in a node, one way, bytes/s")
+    parser.add_argument("--network", type=float, default=50e9, help="between nodes, one way")
+    parser.add_argument("--link-latency", type=float, default=5e-6, help="seconds a message")
+    parser.add_argument("--network-latency", type=float, default=15e-6)
+    parser.add_argument("--markdown", type=Path, help="write the table to this file too")
+    options = parser.parse_args()
+    table = paper(options)
+    print(table, end="")
+    if options.markdown:
+        options.markdown.write_text(table)
+
+
+def paper(options: argparse.Namespace) -> str:
+    """Every layout of the GPUs that the step fits in, and what its parts take."""
+    rows = []
+    for data in (2**i for i in range(options.gpus.bit_length())):
+        ranks = options.gpus // data
+        step = Step(
+            options.rows,
+            options.features,
+            options.classes,
+            data,
+            ranks,
+            getattr(torch, options.dtype),
+            options.states,
+            "cuda",
+        )
+        within = Link(options.link_latency, options.link)
+        between = Link(options.network_latency, options.network)
+        # Ranks that share classes are neighbours; those that share rows are as far apart.
+        on = Hardware(
+            options.flops,
+            options.bandwidth,
+            within if ranks <= options.gpus_per_node else between,
+            within if options.gpus <= options.gpus_per_node else between,
+        )
+        memory, seconds = step.memory(), step.seconds(on)
+        total = sum(memory.values())
+        rows.append(
+            [f"{data} x {ranks}", *(f"{size / 1e9:.2f}" for size in memory.values())]
+            + [f"{total / 1e9:.2f}" + (" (too much)" if total > options.gigabytes * 1e9 else "")]
+            + [f"{t * 1e3:.2f}" for t in (*seconds.values(), sum(seconds.values()))]
+        )
+    print(
+        f"{step.classes} classes x {step.features} features, {step.rows} rows a step, "
+        f"{options.dtype}, {options.states} numbers of optimizer state to a parameter\n"
+        "memory = parameters + gradients + optimizer + features + workspace, a rank; step = "
+        "products + elementwise + update + messages\n"
+    )
+    parts = [f"{name}, GB" for name in (*memory, "memory")]
+    return tabular(
+        ["data x class ranks", *parts, *(f"{name}, ms" for name in (*seconds, "step"))], rows
+    )
+
+
+def tabular(head: list[str], rows: list[list[str]]) -> str:
+    """A table in markdown whose columns are as wide as their widest cell."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    lines = [
+        "| " + " | ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) + " |"
+        for row in (head, *rows)
+    ]
+    rule = "| " + " | ".join("-" * (w - 1) + ":" for w in widths) + " |"
+    return "\n".join([lines[0], rule, *lines[1:]]) + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -232,7 +232,7 @@ def test_metadata_are_complete(exported: tuple[Case, Path]) -> None:
             calibration
             and {"scale": calibration.scale.tolist(), "shift": calibration.shift.tolist()}
         )
-    [inputs] = [json.loads(text)["inputs"] for text in found[1:2]]
+    inputs = json.loads(found[1])["inputs"]
     assert {value["name"] for value in inputs} == case.arrays.keys()
 
 
@@ -346,7 +346,7 @@ def test_what_predicts_otherwise_is_not_written(
             weight[0, 0] -= 1e-2
 
     monkeypatch.setattr(format, "write", mutated)
-    with pytest.raises(ArithmeticError, match=r"probabilities within 1e-05, got others for \d+ of"):
+    with pytest.raises(ArithmeticError, match=r"within 1e-05, got others for \d+ of 40 samples"):
         export(case.predictor, tmp_path / name, case.raw)
     assert list(tmp_path.iterdir()) == []
 
@@ -405,6 +405,14 @@ def test_comparing() -> None:
             compare(here, (labels, p), expected)
 
 
+def test_what_a_killed_export_left_is_written_over(tmp_path: Path) -> None:
+    case = features()
+    (tmp_path / ".model.partial").mkdir()
+    (tmp_path / ".model.partial" / "config.json").write_text("half")
+    export(case.predictor, tmp_path / "model", case.raw)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_an_output_that_exists_is_left_alone(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("mine")
@@ -457,11 +465,28 @@ def test_inputs_that_do_not_fit(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_columns_that_are_called_as_outputs(tmp_path: Path) -> None:
-    predictor = linear(TablePreprocessing([Numbers("label", 0.0, 1.0)], ("yes", "no")))
-    with pytest.raises(ValueError, match="column label: expected a name other than label, prob"):
-        export(predictor, tmp_path / "model.onnx", {"label": [1.0, 2.0]})
-    assert export(predictor, tmp_path / "model.pt2", {"label": [1.0, 2.0]}).samples == 2
+@pytest.mark.parametrize("name", ["label", "net/numbers", ""])
+def test_columns_that_are_called_as_what_a_graph_has(name: str, tmp_path: Path) -> None:
+    predictor = linear(TablePreprocessing([Numbers(name, 0.0, 1.0)], ("yes", "no")))
+    with pytest.raises(
+        ValueError, match=f"column {name or 'without a name'}: expected a name other than label, pr"
+    ):
+        export(predictor, tmp_path / "model.onnx", {name: [1.0, 2.0]})
+    assert export(predictor, tmp_path / "model.pt2", {name: [1.0, 2.0]}).samples == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("name", ["model.onnx", "model.pt2"])
+def test_nets_of_other_types(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    """take x in their own, as the classifier gives it to them."""
+    preprocessing = FeaturesPreprocessing(5, "abc")
+    predictor = Predictor(nn.Linear(5, 3, dtype=dtype), preprocessing)
+    if name == "model.onnx" and dtype == torch.bfloat16:
+        with pytest.raises(ValueError, match="expected a net that onnxruntime has operators for"):
+            export(predictor, tmp_path / name, torch.randn(N, 5))
+        assert list(tmp_path.iterdir()) == []
+    else:
+        assert export(predictor, tmp_path / name, torch.randn(N, 5)).samples == N
 
 
 def test_nets_that_are_too_large_for_onnx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

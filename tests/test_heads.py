@@ -397,6 +397,8 @@ def test_a_loss_that_would_not_be_one_is_refused() -> None:
     with torch.no_grad():
         head.weight.fill_(torch.nan)
     assert head.loss_of(lambda x: model(x).clone(), x, y).isnan()  # a loss too, if a copy
+    beside = head.loss_of(lambda x: (head.logits(model[:2](x)), model(x).clone()), x, y)
+    assert beside.shape == ()  # though logits are as much NaN
 
 
 def test_states_go_both_ways() -> None:

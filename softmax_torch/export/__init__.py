@@ -128,6 +128,7 @@ def export(source: Predictor | str | Path, output: str | Path, inputs: Any) -> E
         raise ValueError("inputs: expected at least one sample, got none")
     format = cast(Writer, import_module(f"{__name__}.{how.module}"))
     partial = output.with_name(f".{output.stem}.partial{output.suffix}")  # torch looks at suffixes
+    delete(partial)  # what an export that was killed has left
     try:
         format.write(partial, predictor, front)
         run = format.opened(partial, front)

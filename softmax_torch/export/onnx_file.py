@@ -21,6 +21,7 @@ import onnx
 import onnxruntime
 import torch
 from onnx import TensorProto, compose, helper
+from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoSuchOperator
 from torch import Tensor
 
 from softmax_torch import __version__
@@ -37,7 +38,7 @@ METADATA = "softmax_torch"
 """Key of the metadata."""
 
 INNER = "net/"
-"""Stands before all names within the graph, so that no input can be called as they are."""
+"""Stands before all names within the graph; no input may begin with it."""
 
 STRINGS = "ai.onnx.ml", 3
 """The domain of operators that know strings, and the version of it that is meant here."""
@@ -56,7 +57,8 @@ def write(path: Path, predictor: Predictor, front: Front) -> None:
     """Write a new file.
 
     Raises:
-        ValueError: the net is larger than the format allows, or a column is called as an output.
+        ValueError: the net is larger than the format allows, or a column has no name or one that
+            the graph has itself.
     """
     size = sum(weights.nbytes for weights in predictor.network.state_dict().values())
     if size > LIMIT:
@@ -66,11 +68,12 @@ def write(path: Path, predictor: Predictor, front: Front) -> None:
         )
     takes, gives = interface(front, len(predictor.class_names))
     names = [value.name for value in gives]
-    taken = [value.name for value in takes if value.name in names]
+    taken = [name for name, *_ in takes if name in (*names, "") or name.startswith(INNER)]
     if taken:
         raise ValueError(
-            f"column {taken[0]}: expected a name other than {', '.join(names)} for ONNX, in which "
-            "outputs are called so"
+            f"column {taken[0] or 'without a name'}: expected a name other than "
+            f"{', '.join(names)} and {INNER}... for ONNX, in which outputs and what lies within "
+            "are called so"
         )
     converted = torch.onnx.export(
         traced(predictor, front),
@@ -159,8 +162,18 @@ def value_info(value: Value) -> onnx.ValueInfoProto:
 
 
 def opened(path: Path, front: Front) -> Callable[[Any], tuple[Tensor, Tensor]]:
-    """What the file predicts of samples, by onnxruntime: labels and probabilities."""
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    """What the file predicts of samples, by onnxruntime: labels and probabilities.
+
+    Raises:
+        ValueError: onnxruntime lacks an operator for a type, as it does for bfloat16.
+    """
+    try:
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    except NoSuchOperator as error:
+        raise ValueError(
+            "output: expected a net that onnxruntime has operators for on a CPU, got one in "
+            f"bfloat16, or with others; .pt2 and .safetensors take it ({error})"
+        ) from None
 
     def run(samples: Any) -> tuple[Tensor, Tensor]:
         label, p = session.run(list(OUTPUTS), front.arrays(samples))

@@ -31,14 +31,14 @@ class Program(nn.Module):
         # A copy, as torch.export wants no weights with channels last.
         network = copy.deepcopy(predictor.network)
         self.front, self.network = front, network.to(memory_format=torch.contiguous_format)
-        self.calibrated = predictor.calibration is not None
+        self.dtype, self.calibrated = predictor.dtype, predictor.calibration is not None
         if predictor.calibration is not None:
             self.register_buffer("scale", predictor.calibration.scale.float())
             self.register_buffer("shift", predictor.calibration.shift.float())
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         """Class indices (n,) and probabilities (n, C)."""
-        z = self.network(self.front(*tensors)).float()
+        z = self.network(self.front(*tensors).to(self.dtype)).float()
         if self.calibrated:
             z = z * self.scale + self.shift
         p = z.softmax(1)

@@ -18,7 +18,10 @@ from softmax_torch.ops.linear_rows import Linear, pieces
 from softmax_torch.parallel.functional import linear_cross_entropy
 from softmax_torch.parallel.shards import ClassShard, from_shards, initialised, reduced, to_shards
 
-__all__ = ["ShardedSoftmaxRegression"]
+__all__ = ["DRAWN", "ShardedSoftmaxRegression"]
+
+DRAWN = 8 << 20
+"""Numbers that are drawn at a time, by every rank, of parameters that none holds all of."""
 
 
 class ShardedSoftmaxRegression(nn.Module):
@@ -98,7 +101,7 @@ class ShardedSoftmaxRegression(nn.Module):
     def _draw(self, parameter: Tensor, bound: float) -> None:
         assert isinstance(parameter, DTensor)
         local, (_, start, stop, C) = parameter.to_local(), self.shard
-        step = min(C, max(1, (8 << 20) // math.prod(local.shape[1:])))
+        step = min(C, max(1, DRAWN // math.prod(local.shape[1:])))
         block = local.new_empty(step, *local.shape[1:])  # one for all: a second would be held too
         for first in range(0, C, step):
             last = min(first + step, C)
