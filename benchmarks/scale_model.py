@@ -1,6 +1,6 @@
 """What a training step of a head with split classes takes, on paper: ``scale.py`` checks it.
 
-    python benchmarks/scale_model.py [--gpus 64] [--flops 989e12] ...
+    python benchmarks/scale_model.py [--classes 10000000] [--gpus 64] [--flops 989e12] ...
 
 N rows of D features and C classes, on d x r ranks: d shares of the rows, and for each r shares of
 the classes. A rank has n = N / d rows, K = ceil(C / r) classes and P = K (D + 1) parameters of s
@@ -204,6 +204,15 @@ class Step(NamedTuple):
 
 
 def main() -> None:
+    options = arguments()
+    text = paper(options)
+    print(text, end="")
+    if options.markdown:
+        options.markdown.write_text(text)
+
+
+def arguments(args: list[str] | None = None) -> argparse.Namespace:
+    """The step and the hardware that are asked for; by default by the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=16384, help="of a step, on all ranks together")
     parser.add_argument("--features", type=int, default=512)
@@ -220,15 +229,11 @@ def main() -> None:
     parser.add_argument("--link-latency", type=float, default=5e-6, help="seconds a message")
     parser.add_argument("--network-latency", type=float, default=15e-6)
     parser.add_argument("--markdown", type=Path, help="write the table to this file too")
-    options = parser.parse_args()
-    table = paper(options)
-    print(table, end="")
-    if options.markdown:
-        options.markdown.write_text(table)
+    return parser.parse_args(args)
 
 
 def paper(options: argparse.Namespace) -> str:
-    """Every layout of the GPUs that the step fits in, and what its parts take."""
+    """Every layout of the GPUs, and what the parts of a step take in it."""
     rows = []
     for data in (2**i for i in range(options.gpus.bit_length())):
         ranks = options.gpus // data
@@ -258,14 +263,18 @@ def paper(options: argparse.Namespace) -> str:
             + [f"{total / 1e9:.2f}" + (" (too much)" if total > options.gigabytes * 1e9 else "")]
             + [f"{t * 1e3:.2f}" for t in (*seconds.values(), sum(seconds.values()))]
         )
-    print(
-        f"{step.classes} classes x {step.features} features, {step.rows} rows a step, "
-        f"{options.dtype}, {options.states} numbers of optimizer state to a parameter\n"
-        "memory = parameters + gradients + optimizer + features + workspace, a rank; step = "
-        "products + elementwise + update + messages\n"
+    head = (
+        f"On paper, {step.classes} classes x {step.features} features, {step.rows} rows a step, "
+        f"{options.dtype}, {options.states} numbers of optimizer state to a parameter, on "
+        f"{options.gpus} GPUs of {options.flops:g} flop/s:\n\n"
+        "    memory = parameters + gradients + optimizer + features + workspace\n"
+        f"    step   = max(flops / {options.flops:g}, products' bytes / {options.bandwidth:g})\n"
+        f"             + (elementwise + update bytes) / {options.bandwidth:g}\n"
+        "             + sum over messages of S bytes: 2 (p - 1) latency + 2 (p - 1) / p S / "
+        "bandwidth\n\n"
     )
     parts = [f"{name}, GB" for name in (*memory, "memory")]
-    return tabular(
+    return head + tabular(
         ["data x class ranks", *parts, *(f"{name}, ms" for name in (*seconds, "step"))], rows
     )
 
