@@ -56,6 +56,9 @@ class Predictor:
         calibration: applied to logits; None for none.
         device: where the network works.
         hyper_parameters: what the network was made with, as a checkpoint has them; None if unknown.
+
+    Raises:
+        ValueError: no such device.
     """
 
     def __init__(
@@ -66,9 +69,13 @@ class Predictor:
         device: torch.device | str = "cpu",
         hyper_parameters: dict[str, Any] | None = None,
     ) -> None:
-        self.network = network.to(device).eval()
+        try:
+            self.device = torch.device(device)
+            self.network = network.to(self.device).eval()
+        except (RuntimeError, AssertionError) as error:  # the latter of a torch without CUDA
+            raise ValueError(f"device: expected one that is here, got {device}: {error}") from None
         self.preprocessing, self.calibration = preprocessing, calibration
-        self.device, self.hyper_parameters = torch.device(device), hyper_parameters
+        self.hyper_parameters = hyper_parameters
         # Of a run in float64, for example, whose batches are cast as late as here.
         self.dtype = next((p.dtype for p in network.parameters()), torch.get_default_dtype())
 
@@ -115,7 +122,7 @@ def load(
 
     Raises:
         FileNotFoundError, ValueError: there is no such file, it is no checkpoint of a run, or it
-            lacks what was asked for.
+            lacks what was asked for; no such device.
         ImportError: weights, and no safetensors to read them.
     """
     path = Path(path)

@@ -21,6 +21,7 @@ __all__ = [
     "FORMAT",
     "WEIGHTS_FILE",
     "check",
+    "check_file",
     "load",
     "load_weights",
     "safe_tensors",

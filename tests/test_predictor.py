@@ -2,9 +2,11 @@
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from pyarrow import parquet
 from safetensors.torch import save_file
 
 import softmax_torch
-from softmax_torch import cli, saved
+from softmax_torch import cli, files, saved
 from softmax_torch.cli import predictions
 from softmax_torch.data import Split, TensorDataModule
 from softmax_torch.predictor import Predicted
@@ -89,6 +91,7 @@ def test_load_gives_an_object_that_takes_raw_inputs(run: Path, checkpoint: Path)
     files = sorted((run / "images").iterdir())
     p = found.predict_proba(files)
     assert p.shape == (100, 10)
+    assert not p.requires_grad  # nothing is kept for a derivative
     torch.testing.assert_close(p.sum(1), torch.ones(100))
     assert torch.equal(p, found.predict_proba(np.load(run / "images.npy")))
     assert found.predict(files) == [found.class_names[c] for c in p.argmax(1)]
@@ -109,6 +112,45 @@ def test_files_are_read_in_pieces(
         pieces = list(found.predict_file(run / name))
         assert [len(piece.ids) for piece in pieces] == [30, 30, 30, 10]
         torch.testing.assert_close(torch.cat([piece.probabilities for piece in pieces]), whole)
+
+
+def test_predictions_are_written_as_they_come(tmp_path: Path) -> None:
+    """under another name: none is kept in memory, and no part of a file is there by its own."""
+
+    def pieces() -> Iterator[Predicted]:
+        for i in range(3):
+            yield Predicted([f"{'x' * 20000}{i}"], torch.tensor([[0.25, 0.75]]))
+            [partial] = tmp_path.iterdir()
+            assert partial.match(f".out.csv.*{files.PARTIAL}")
+            assert partial.stat().st_size > 10000 * (i + 1)
+
+    wanted = predictions.Wanted(tmp_path / "out.csv", 1, False)
+    wanted.write(pieces(), ["a", "b"])
+    assert len(rows_of(wanted.output)) == 3
+    assert list(tmp_path.iterdir()) == [wanted.output]
+
+
+def test_what_another_process_has_written_meanwhile_is_kept(tmp_path: Path) -> None:
+    wanted = predictions.Wanted(tmp_path / "out.csv", 1, False)
+
+    def pieces() -> Iterator[Predicted]:
+        yield Predicted(["0"], torch.tensor([[0.25, 0.75]]))
+        wanted.output.write_text("theirs")
+
+    with pytest.raises(FileExistsError, match=r"out\.csv has been written by another process"):
+        wanted.write(pieces(), ["a", "b"])
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["theirs"]
+
+
+def test_large_samples_are_read_few_at_a_time(
+    run: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = softmax_torch.load(checkpoint)
+    monkeypatch.setattr("softmax_torch.predictor.PIXELS", 40 * 28 * 28)
+    pieces = list(found.predict_file(run / "images.npy"))
+    assert [len(piece.ids) for piece in pieces] == [40, 40, 20]
+    monkeypatch.setattr("softmax_torch.predictor.PIXELS", 1)
+    assert len(next(found.predict_file(run / "images.npy")).ids) == 1
 
 
 def test_a_calibration_is_used_when_asked(run: Path, checkpoint: Path) -> None:
@@ -167,6 +209,7 @@ def test_formats(run: Path, checkpoint: Path) -> None:
             "none.ckpt: expected a checkpoint of a run, got no such file",
         ),
         (["--calibrated"], ValueError, "expected a checkpoint with a calibration"),
+        (["--device", "gpu"], ValueError, "device: expected one that is here, got gpu: "),
     ],
 )
 def test_what_cannot_be_predicted_leaves_nothing(
@@ -260,6 +303,10 @@ def test_vectors_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     x, _ = data.splits["test"]
     expected = model.model.predict_proba(x * 0.5)
     torch.testing.assert_close(found.predict_proba(x), expected)
+    content = saved.load(Path("vectors.ckpt"))
+    content["state_dict"] = {name: of.double() for name, of in content["state_dict"].items()}
+    torch.save(content, "double.ckpt")  # of a run in float64
+    torch.testing.assert_close(softmax_torch.load("double.ckpt").predict_proba(x), expected)
     np.save("x.npy", x.numpy())
     torch.save({"x": x, "labels": torch.zeros(40)}, "x.pt")
     save_file({"x": x}, "x.safetensors")
@@ -279,11 +326,22 @@ def test_vectors_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         found.predict(x[:, :2])
 
 
+@pytest.mark.parametrize("suffix", predictions.FORMATS)
+def test_files_whose_names_are_not_utf_8_are_named(suffix: str, tmp_path: Path) -> None:
+    """in letters that tell them apart."""
+    ids = [os.fsdecode(name) for name in (b"caf\xe9.png", b"caf\xe8.png")]
+    wanted = predictions.Wanted(tmp_path / f"out{suffix}", 1, False)
+    wanted.write([Predicted(ids, torch.tensor([[0.25, 0.75]] * 2))], ["a", "b"])
+    content = wanted.output.read_bytes()
+    assert [content.count(code) > 0 for code in (b"udce9.png", b"udce8.png")] == [True] * 2
+
+
 def test_json_and_csv_take_names_of_any_kind(tmp_path: Path) -> None:
     p = torch.tensor([[0.25, 0.75]])
     names = ('comma, "quote"', "ñandú\n二")
     for suffix in (".csv", ".jsonl"):
-        wanted = predictions.Wanted(tmp_path / f"out{suffix}", 2, True)
+        # Of more classes than there are, all are named.
+        wanted = predictions.Wanted(tmp_path / f"out{suffix}", 9, True)
         wanted.write([Predicted(["a,b"], p)], names)
     [row] = rows_of(tmp_path / "out.csv")
     [line] = (tmp_path / "out.jsonl").read_text().splitlines()
@@ -291,4 +349,5 @@ def test_json_and_csv_take_names_of_any_kind(tmp_path: Path) -> None:
     given |= {"predicted_2": names[0], "probability_2": 0.25}
     given |= {f"p_{names[0]}": 0.25, f"p_{names[1]}": 0.75}
     assert json.loads(line) == given
+    assert "二" in line
     assert row == {name: str(value) for name, value in given.items()}

@@ -23,8 +23,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from softmax_torch import predictor
 from softmax_torch.cli.console import say, shown
+from softmax_torch.files import PARTIAL, named
 from softmax_torch.predictor import Predicted
-from softmax_torch.training import checkpoint
 
 __all__ = ["Wanted", "add_arguments", "predict_input"]
 
@@ -60,16 +60,19 @@ class Wanted(NamedTuple):
 
     def write(self, batches: Iterable[Predicted], class_names: Sequence[str]) -> None:
         """Write predictions as they come, and say so."""
-        partial = self.output.with_name(f".{self.output.name}{checkpoint.PARTIAL}")
+        # Another process may be writing its own under the same name.
+        partial = self.output.with_name(f".{self.output.name}.{os.getpid()}{PARTIAL}")
         samples = 0
         try:
             with ExitStack() as closing:
-                with checkpoint.named(self.output):
+                with named(self.output):
                     append = closing.enter_context(FORMATS[self.output.suffix](partial))
                 for batch in counted(batches):
-                    with checkpoint.named(self.output):
+                    with named(self.output):
                         append(self.columns(batch, class_names))
                     samples += len(batch.ids)
+            if self.output.exists():
+                raise FileExistsError(f"output: {self.output} has been written by another process")
             partial.rename(self.output)
         finally:
             partial.unlink(missing_ok=True)
@@ -78,7 +81,9 @@ class Wanted(NamedTuple):
     def columns(self, batch: Predicted, class_names: Sequence[str]) -> Columns:
         """The rows of some samples, column by column."""
         p = batch.probabilities
-        columns: Columns = {"id": batch.ids}
+        # A name of a file that is not UTF-8 comes in surrogates, which nothing can write.
+        ids = [name.encode("utf-8", "backslashreplace").decode() for name in batch.ids]
+        columns: Columns = {"id": ids}
         top = p.topk(min(self.top_k, p.shape[1]), dim=1)
         for k in range(top.indices.shape[1]):
             number = f"_{k + 1}" if k else ""
@@ -127,7 +132,7 @@ def predict_input(
 def counted(batches: Iterable[Predicted]) -> Iterator[Predicted]:
     """The batches, with a count of samples on a terminal."""
     text = TextColumn("{task.completed:.0f} samples"), BarColumn(), TimeElapsedColumn()
-    with Progress(*text, transient=True, disable=not os.isatty(2)) as progress:
+    with Progress(*text, transient=True, disable=not os.isatty(1)) as progress:
         task = progress.add_task("", total=None)
         for batch in batches:
             yield batch

@@ -135,11 +135,21 @@ class Batches:
 
     def state_dict(self) -> dict[str, int]:
         """Where in an epoch it is."""
-        return {"position": self.position}
+        return {"position": self.position, "batches": self.batches}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Begin the next epoch there; at its start, if that was the end of one."""
-        self._start = state["position"] % max(1, self.batches)
+        """Begin the next epoch there; at its start, if that was the end of one.
+
+        Raises:
+            ValueError: that was within an epoch, and of batches of another size.
+        """
+        batches = state.get("batches", self.batches)
+        self._start = state["position"] % max(1, batches)
+        if self._start and batches != self.batches:
+            raise ValueError(
+                f"batch_size: expected {batches} batches, as in the epoch that the checkpoint is "
+                f"from within, got {self.batches}"
+            )
 
     def __len__(self) -> int:
         """How often it yields."""

@@ -42,7 +42,8 @@ class Roles(NamedTuple):
         several += [name for name in self.ignore if name in self.categorical]
         if several:
             raise ValueError(f"column {several[0]}: expected one use of it, got two")
-        left = [name for name in chunk.names if name not in {*known, *self.ignore}]
+        others = {*known, *self.ignore}
+        left = [name for name in chunk.names if name not in others]
         if not left:
             raise ValueError(
                 f"{chunk.source.name}: expected columns besides {', '.join([*known, *self.ignore])}"

@@ -7,14 +7,19 @@ read as far as it is looked at.
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
-__all__ = ["tables"]
+__all__ = ["FAULTS", "loaded", "tables"]
+
+FAULTS = (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error)
+"""What NumPy raises for files that are none of its own, or damaged."""
 
 
 def tables(path: Path, rows: int) -> Iterator[pa.Table]:
@@ -24,7 +29,7 @@ def tables(path: Path, rows: int) -> Iterator[pa.Table]:
         ValueError: it holds something else, such as Python objects, which are never unpickled.
     """
     try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        found = loaded(path, "r")
         if isinstance(found, np.ndarray):
             fields = found.dtype.names
             if fields is None and found.ndim != 2:
@@ -40,14 +45,24 @@ def tables(path: Path, rows: int) -> Iterator[pa.Table]:
             with found:
                 arrays = {name: found[name] for name in found.files}
         yield from of_columns(arrays, rows)
-    except (ValueError, EOFError, OSError, pa.ArrowException) as error:
+    except (*FAULTS, pa.ArrowException) as error:
         raise ValueError(f"{path}: expected arrays of numbers or text, got {error}") from None
+
+
+def loaded(path: Path, mode: Literal["r", "c"]) -> Any:
+    """What NumPy finds, without Python objects: an array, mapped into memory, or several."""
+    with path.open("rb") as file:
+        if file.read(2) == b"PK" and not zipfile.is_zipfile(file):
+            raise ValueError("an archive that is damaged")  # which NumPy would leave open
+    return np.load(path, mmap_mode=mode, allow_pickle=False)
 
 
 def of_columns(arrays: Mapping[str, np.ndarray[Any, Any]], rows: int) -> Iterator[pa.Table]:
     """Arrays of one length as columns; those with two dimensions as several."""
     flat: dict[str, np.ndarray[Any, Any]] = {}
     for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # but bytes, as of any other file in an archive
+            raise ValueError(f"{name}, which is no array")
         if array.ndim == 1:
             flat[name] = array
         elif array.ndim == 2:

@@ -12,6 +12,7 @@ and NaN; numbers without a fraction are written as integers, and booleans as tru
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ import pyarrow.compute as pc
 from pyarrow import parquet
 
 from softmax_torch.preprocessing import arrays, delimited
+from softmax_torch.saved import check_file
 
 __all__ = ["MISSING", "NUMBER", "SUFFIXES", "Chunk", "Source", "chunks", "in_memory", "listed"]
 
@@ -60,8 +62,7 @@ class Source:
             FileNotFoundError, ValueError: it is not there, or of another kind.
         """
         path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: expected a table, got no such file")
+        check_file(path, "a table")
         suffix = path.suffix.lower()
         if suffix not in SUFFIXES:
             raise ValueError(f"{path}: expected a name that ends in {', '.join(SUFFIXES)}")
@@ -105,7 +106,8 @@ class Chunk:
 
     def require(self, names: Sequence[str]) -> None:
         """Whether there are columns of these names; ValueError if not."""
-        lacking = [name for name in names if name not in self.names]
+        there = set(self.names)  # made once: a table may have thousands of columns
+        lacking = [name for name in names if name not in there]
         if lacking:
             delimiter = self.source.delimiter
             hint = delimited.hint(self.names, delimiter) if delimiter else ""
@@ -165,6 +167,12 @@ class Chunk:
         column = pc.replace_substring_regex(column, r"^([+-]?\d+)\.0*$", r"\1")
         lower = pc.utf8_lower(column)
         return pc.if_else(pc.is_in(lower, pa.array(["true", "false"])), lower, column)
+
+    def labels(self, name: str) -> list[str]:
+        """A column as what rows are called: text as it stands, where NA may be somebody's name."""
+        column = plain(self.table.column(name))
+        column = column if pa.types.is_string(column.type) else self.text(name)
+        return [label or "" for label in column.to_pylist()]
 
     def codes(self, name: str, known: dict[str, int]) -> np.ndarray[Any, Any]:
         """A column as int64 (n,): the number of each text among those known, to which new ones are
@@ -249,8 +257,7 @@ def chunks(source: Source, rows: int) -> Iterator[Chunk]:
 
 def check_names(source: Source, table: pa.Table) -> None:
     """Whether no two columns have one name; ValueError if they have."""
-    names = table.column_names
-    twice = [name for k, name in enumerate(names) if name in names[:k]]
+    twice = [name for name, times in Counter(table.column_names).items() if times > 1]
     if twice:
         raise ValueError(
             f"{source.name}: expected a name of its own for each column, got two called {twice[0]}"
@@ -281,7 +288,8 @@ def in_memory(raw: Any, names: Sequence[str]) -> Chunk:
     if isinstance(raw, list | tuple) and raw and all(isinstance(row, Mapping) for row in raw):
         present = [name for name in names if any(name in row for row in raw)]
         raw = {name: [row.get(name) for row in raw] for name in present}
-    if not isinstance(raw, Mapping) and not hasattr(raw, "__arrow_c_stream__"):
+    one = hasattr(raw, "iloc") and not hasattr(raw, "columns")  # a column of pandas, or a row
+    if one or not (isinstance(raw, Mapping) or hasattr(raw, "__arrow_c_stream__")):
         raise TypeError(
             "inputs: expected a data frame, a dict of columns, a list of dicts or the path of a "
             f"table, got {type(raw).__name__}"
@@ -290,7 +298,8 @@ def in_memory(raw: Any, names: Sequence[str]) -> Chunk:
         raw = {name: raw[name] for name in names if name in raw}
     elif hasattr(raw, "iloc") and raw.columns.is_unique:
         # Other columns of pandas may hold objects of any type, which pyarrow would refuse.
-        raw = raw.loc[:, [str(name) in names for name in raw.columns]]
+        wanted = set(names)
+        raw = raw.loc[:, [str(name) in wanted for name in raw.columns]]
     try:
         table = pa.table(raw)
     except (pa.ArrowException, TypeError, ValueError) as error:

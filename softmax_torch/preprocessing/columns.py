@@ -6,7 +6,8 @@
 The mean and the standard deviation (that of the samples themselves, over n, not n - 1) and the
 categories are those of the training samples. A column that is constant there has deviation 1. A
 missing value is a category of its own where training has some; otherwise, like a category that
-training never saw, it is all zeros.
+training never saw, it is all zeros. Numbers in the place of words are no such category, but a
+mistake.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from softmax_torch.preprocessing.chunks import Chunk
+from softmax_torch.preprocessing.chunks import NUMBER, Chunk
 
 __all__ = ["Categories", "CategoriesSoFar", "Column", "Numbers", "NumbersSoFar"]
 
@@ -96,13 +97,41 @@ class Categories:
         values = (*self.values, *(["(missing)"] if self.missing else []))
         return tuple(f"{self.name}={value}" for value in values)
 
-    def encode(self, chunk: Chunk) -> Array:
-        """float32 (n, categories)."""
+    def codes(self, chunk: Chunk) -> Array:
+        """The number of the category, int64 (n,): of their end where missing, -1 where unknown.
+
+        Raises:
+            ValueError: numbers, where there were none in training, or nothing but words, where
+                there were nothing but numbers. One would have to be all zeros as unknown ones are.
+        """
         text = chunk.text(self.name)
         known = pc.fill_null(pc.index_in(text, pa.array(self.values, pa.string())), -1).to_numpy()
-        # A missing value is at the place after the categories, which there may be or not.
-        at = np.where(pc.is_null(text).to_numpy(), len(self.values), known)
-        x: Array = (at[:, None] == np.arange(len(self.features))).astype(np.float32)
+        if len(known) and known.max() < 0:
+            self._check_kind(chunk)
+        at: Array = np.where(pc.is_null(text).to_numpy(), len(self.values), known).astype(np.int64)
+        return at
+
+    def _check_kind(self, chunk: Chunk) -> None:
+        """Whether a column of which no value is known is of the kind of that in training."""
+        number, word = chunk.kinds(self.name)
+        row = number if word is None else word if number is None else None
+        if row is None or not self.values:
+            return
+        were = pc.match_substring_regex(pa.array(self.values, pa.string()), NUMBER).to_pylist()
+        if any(were) if word is None else not all(were):
+            return
+        some = ", ".join(self.values[:3])
+        raise ValueError(
+            f"{chunk.place(row)}, column {self.name}: expected one of the "
+            f"{len(self.values)} categories of training, such as {some}, got "
+            f"{chunk.text(self.name)[row]}"
+        )
+
+    def encode(self, chunk: Chunk) -> Array:
+        """float32 (n, categories)."""
+        # Where none was missing in training, there is no feature for the end of the categories.
+        places = np.arange(len(self.features))
+        x: Array = (self.codes(chunk)[:, None] == places).astype(np.float32)
         return x
 
     def state_dict(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pyarrow as pa
 from pyarrow import csv as arrow
@@ -77,7 +77,7 @@ def tables(path: Path, delimiter: str) -> Iterator[pa.Table]:
 class Watched(io.RawIOBase):
     """A file that is UTF-8, or says where it is not."""
 
-    def __init__(self, path: Path, file: BinaryIO) -> None:
+    def __init__(self, path: Path, file: io.BufferedReader) -> None:
         self.path, self.file = path, file
         self.decoder = codecs.getincrementaldecoder("utf-8")()
         self.lines = 1
@@ -85,6 +85,10 @@ class Watched(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         """So many bytes; ValueError if they are no text."""
         piece = self.file.read(size)
+        if len(piece) > 1 and piece.endswith(b"\r") and self.file.peek(1)[:1] == b"\n":
+            # Parted from its \r, pyarrow drops the \n, though they stand between quotes.
+            self.file.seek(-1, os.SEEK_CUR)
+            piece = piece[:-1]
         try:
             self.decoder.decode(piece, final=not piece)
         except UnicodeDecodeError as error:
@@ -180,5 +184,8 @@ def hint(names: list[str], delimiter: str) -> str:
     """What to do where a file seems to have another delimiter; empty where it does not."""
     for other in (";", "\t", ",", "|"):
         if len(names) == 1 and other != delimiter and other in names[0]:
-            return f"; its columns look separated by {other!r}: --data.delimiter {other!r}"
+            return (
+                f"; its columns look separated by {other!r}, not {delimiter!r}, which fit is told "
+                f"with --data.delimiter {other!r}"
+            )
     return ""

@@ -89,7 +89,7 @@ class TablePreprocessing(Preprocessing):
         if self.id_column is None:
             return chunk.ids
         chunk.require([self.id_column])
-        return [name or "" for name in chunk.text(self.id_column).to_pylist()]
+        return chunk.labels(self.id_column)
 
     def state_dict(self) -> dict[str, Any]:
         """What it takes to make it again."""

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from softmax_torch.saved import safe_tensors, unpickled
+from softmax_torch.preprocessing.arrays import FAULTS, loaded
+from softmax_torch.saved import check_file, safe_tensors, unpickled
 
 __all__ = ["mapped", "read_inputs", "read_pair"]
 
@@ -77,17 +78,28 @@ def single(path: Path) -> Tensor:
 
 def read(path: Path) -> Tensor | dict[str, Tensor]:
     """What is in a file: a tensor, or tensors by name."""
-    if path.suffix == ".npy":
+    if path.suffix.lower() == ".npy":
         return torch.from_numpy(mapped(path))
-    if path.suffix not in (".pt", ".safetensors"):
+    if path.suffix.lower() not in (".pt", ".safetensors"):
         raise ValueError(f"{path}: expected a file that ends in {SUFFIXES}")
-    if path.suffix == ".safetensors":
-        return safe_tensors(path, "tensors")[0]
-    found: Tensor | dict[str, Tensor] = unpickled(path, "tensors", mmap=True)
+    found: Tensor | dict[str, Tensor] = (
+        safe_tensors(path, "tensors")[0]
+        if path.suffix.lower() == ".safetensors"
+        else unpickled(path, "tensors", mmap=True)
+    )
     tensors = found.values() if isinstance(found, dict) else [found]
-    if not all(isinstance(x, Tensor) and x.dim() > 0 for x in tensors):
-        raise ValueError(f"{path}: expected a tensor, or tensors by name, got something else")
+    if not all(isinstance(x, Tensor) and is_plain(x) for x in tensors):
+        raise ValueError(
+            f"{path}: expected a tensor, or tensors by name, of real numbers, a row a sample, got "
+            "something else"
+        )
     return found
+
+
+def is_plain(x: Tensor) -> bool:
+    """Whether it has rows of real numbers, each of which lies in memory as it is."""
+    dense = x.layout == torch.strided and not x.is_quantized
+    return dense and x.dim() > 0 and not x.is_complex()
 
 
 def mapped(path: Path) -> np.ndarray[Any, Any]:
@@ -96,13 +108,14 @@ def mapped(path: Path) -> np.ndarray[Any, Any]:
     Raises:
         FileNotFoundError, ValueError: there is no such file, or it holds no array of numbers.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: expected a .npy file, got no such file")
+    check_file(path, "a .npy file")
     try:
-        raw: np.ndarray[Any, Any] = np.load(path, mmap_mode="c", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        raw: np.ndarray[Any, Any] = loaded(path, "c")
+    except FAULTS as error:
         raise ValueError(f"{path}: expected a .npy file of numbers, got another: {error}") from None
-    if not isinstance(raw, np.ndarray) or raw.dtype.kind not in "biuf" or raw.ndim == 0:
+    numbers = isinstance(raw, np.ndarray) and raw.dtype.kind in "biuf" and raw.ndim > 0
+    # Torch has neither the order of bytes of another machine nor 16 bytes a number.
+    if not numbers or not raw.dtype.isnative or raw.dtype.itemsize > 8:
         got = getattr(raw, "dtype", type(raw).__name__)
         raise ValueError(f"{path}: expected an array of numbers, a row a sample, got {got}")
     if len(raw) == 0:

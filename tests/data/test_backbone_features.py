@@ -150,6 +150,7 @@ def test_an_interrupted_computation_goes_on(monkeypatch: pytest.MonkeyPatch) -> 
         ({"source": Images(first=9)}, 24),
         ({"source": Images(scale=1 / 127)}, 24),
         ({"limit": 6}, 6),  # the other parts are the same
+        ({"limit": 3}, 3),  # and so are those that are larger
     ],
 )
 def test_others_are_not_taken_for_them(other: dict[str, Any], images: int) -> None:
@@ -180,6 +181,26 @@ def test_what_features_are_made_of() -> None:
     ):
         other = made_of(**options)
         assert {name for name in mine if mine[name] != other[name]} == differ
+
+
+def test_images_are_known_by_their_shape_and_type_too() -> None:
+    """where their bytes are the same, and by every one of those."""
+    x = torch.zeros(5, 8, 8, dtype=torch.uint8)
+    last = x.clone()
+    last[4, 7, 7] = 1
+    others = x, last, x.view(5, 4, 16), x.view(10, 4, 8), x.view(torch.int8)
+    assert len({backbone_features.digest_of(of) for of in others}) == len(others)
+
+
+def test_features_that_are_no_numbers_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """as those of a net with other weights than it was made for may be."""
+
+    def features(self: FrozenNet, images: Tensor, *_: Any) -> Tensor:
+        return torch.full((len(images), self.in_features), torch.inf)
+
+    monkeypatch.setattr(Counted, "features", features)
+    with pytest.raises(ValueError, match="train set: expected finite numbers, got NaN or inf"):
+        computed()
 
 
 class Sorted(Images):
@@ -269,6 +290,9 @@ def test_processes_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
             said.append(text)
             if "waiting" in text:
                 other.communicate("enough")
+            else:  # it is our turn
+                with pytest.raises(BlockingIOError):
+                    lock(folder)
 
         monkeypatch.setattr(backbone_features, "say", say)
         shown, _ = computed()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from softmax_torch.data import Batches
+from softmax_torch.data import Batches, batches
 from softmax_torch.data.batches import Batch
 
 
@@ -133,8 +133,25 @@ def test_a_state_goes_on_where_it_was(ahead: bool) -> None:
     assert len(steps_of(again)) == 8
 
 
-def test_a_memory_map_is_read_in_ascending_order(tmp_path: Path) -> None:
-    """and gives what the same numbers in memory give."""
+class Watched:
+    """A tensor that notes which rows are read."""
+
+    def __init__(self, x: torch.Tensor) -> None:
+        self.x, self.read = x, []
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.x, name)
+
+    def index_select(self, dim: int, rows: torch.Tensor) -> torch.Tensor:
+        self.read += rows.tolist()
+        return self.x.index_select(dim, rows)
+
+
+def test_a_memory_map_is_read_in_ascending_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """one piece ahead, and gives what the same numbers in memory give."""
+    monkeypatch.setattr(batches, "GATHERED", 10)
     values = np.random.default_rng(0).integers(0, 255, (50, 3), dtype=np.uint8)
     np.save(tmp_path / "x.npy", values)
     mapped = torch.from_numpy(np.load(tmp_path / "x.npy", mmap_mode="r+"))
@@ -145,6 +162,14 @@ def test_a_memory_map_is_read_in_ascending_order(tmp_path: Path) -> None:
     for a, b in zip(got, expected, strict=True):
         assert torch.equal(a.x, b.x)
         assert torch.equal(a.y, b.y)
+    ahead = Batches(mapped, y, ahead=True, **options)
+    ahead.x = Watched(mapped)
+    pieces = iter(ahead)
+    first = torch.cat([y for _, y, _ in next(pieces)])
+    pieces.close()  # which waits for the piece that is being read
+    assert ahead.x.read[:24] == first.sort().values.tolist()
+    assert ahead.x.read[24:] == sorted(ahead.x.read[24:])
+    assert len(ahead.x.read) == 48
 
 
 def test_bytes_become_scaled_numbers() -> None:

@@ -227,6 +227,18 @@ def test_files_that_hold_something_else(tmp_path: Path) -> None:
 
     torch.save({"x": torch.zeros(3, 2)}, tmp_path / "x.pt")
     torch.save({"x": 1, "y": 2}, tmp_path / "numbers.pt")
+    x, y = made()
+    for name, other in (("complex", x + 1j), ("scalar", x.sum())):
+        torch.save({"x": other, "y": y}, tmp_path / f"{name}.pt")
+        assert f"{name}.pt: expected a tensor, or tensors by name, of real" in said(
+            str(tmp_path / f"{name}.pt")
+        )
+    save_file({"x": x.sum(), "y": y}, tmp_path / "scalar.safetensors")
+    assert "scalar.safetensors: expected a tensor" in said(str(tmp_path / "scalar.safetensors"))
+    np.save(tmp_path / "other.npy", x.numpy().astype(">f4"))
+    assert "other.npy: expected an array of numbers, a row a sample, got >f4" in said(
+        [str(tmp_path / "other.npy")] * 2
+    )
     (tmp_path / "noise.pt").write_bytes(b"noise")
     (tmp_path / "noise.safetensors").write_bytes(b"noise")
     (tmp_path / "twice.txt").write_text("a\na\n")

@@ -91,6 +91,16 @@ def test_size_and_colors(tmp_path: Path) -> None:
     assert ImageFolderDataModule(str(tmp_path), size=(4, 3), color=False).in_features == 12
 
 
+def test_size_and_colors_are_those_of_training(tmp_path: Path) -> None:
+    for part in ("train", "val", "test"):
+        write(tmp_path / part, {"cat": 2, "dog": 2})
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(tmp_path / "test" / "cat" / "black.png")
+    data = ImageFolderDataModule(str(tmp_path))
+    assert data.preprocessing.image_shape == (6, 5)
+    data.setup()
+    assert data.splits["test"].x.shape == (5, 6, 5)
+
+
 def test_what_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FileNotFoundError, match=r"root: expected a folder with images, got .*none"):
         ImageFolderDataModule(str(tmp_path / "none"))

@@ -13,7 +13,8 @@ from sklearn.preprocessing import StandardScaler
 from softmax_torch import cli
 from softmax_torch.data import TableDataModule, table
 from softmax_torch.data.splits import stratified
-from softmax_torch.preprocessing import same
+from softmax_torch.preprocessing import TablePreprocessing, same
+from softmax_torch.preprocessing.chunks import Chunk
 from softmax_torch.solvers import fit
 
 CONFIG = Path(__file__).parents[2] / "configs" / "table.yaml"
@@ -175,7 +176,15 @@ def test_chunks_of_any_size_give_the_same(here: Path, monkeypatch: pytest.Monkey
     for module in ("rows", "table"):
         monkeypatch.setattr(f"softmax_torch.data.{module}.ROWS", 7)
     monkeypatch.setattr(table, "ENCODED", 19)  # three rows of five numbers
+    encode, together = TablePreprocessing.encode, []
+
+    def noted(self: TablePreprocessing, chunk: Chunk) -> torch.Tensor:
+        together.append(len(chunk))
+        return encode(self, chunk)
+
+    monkeypatch.setattr(TablePreprocessing, "encode", noted)
     parts = ready(file=file, target="kind")
+    assert set(together) == {3}
     assert same(parts.preprocessing.state_dict(), whole.preprocessing.state_dict())
     assert parts.test_ids == whole.test_ids
     for part, split in whole.splits.items():
@@ -326,6 +335,16 @@ REFUSED = {
         flowers(),
         {"ignore": ["colour"]},
         r"a.csv: expected column colour, got columns si",
+    ),
+    "unknown category": (
+        flowers(),
+        {"categorical": ["colour"]},
+        r"a.csv: expected column colour, got columns size, ",
+    ),
+    "ignored category": (
+        flowers(),
+        {"ignore": ["color"], "categorical": ["color"]},
+        r"column color: expected one use of it, got two",
     ),
     "twice": (flowers(), {"id_column": "kind"}, r"column kind: expected one use of it, got two"),
     "category": (flowers(), {"categorical": ["kind"]}, r"column kind: expected one use of it, got"),

@@ -3,6 +3,7 @@
 import datetime
 import decimal
 import math
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +190,8 @@ def test_values_that_cannot_be_used(columns: Any, name: str, message: str) -> No
         ([{"size": 1.0}, {"size": "x"}], ValueError, "inputs: expected columns of one type each"),
         ({"size": [1.0], "kind": ["x", "y"]}, ValueError, "inputs: expected columns of one type"),
         (pd.DataFrame({"size": [1, "x"]}), ValueError, "inputs: expected columns of one type each"),
+        (pd.DataFrame({"size": [1.0]})["size"], TypeError, "inputs: .* got Series"),
+        (pd.DataFrame({"size": [1.0]}).iloc[0], TypeError, "inputs: .* got Series"),
         (pd.DataFrame([[1, 2]], columns=["a", "a"]), ValueError, "inputs: .* Duplicate"),
         (pa.table([[1], [2]], names=["a", "a"]), ValueError, "got two called a"),
     ],
@@ -205,6 +208,15 @@ def test_other_columns_of_a_frame_are_no_matter() -> None:
     assert found.names == ["size"]
     np.testing.assert_array_equal(found.numbers("size"), [0.5, math.nan, -2])
     assert in_memory(pd.DataFrame(np.eye(2)), ["1"]).numbers("1").tolist() == [0, 1]
+
+
+def test_names_of_columns_are_listed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """of 3000 columns, three thousand times took 14 s."""
+    found, listed = in_memory({name: [1] for name in "abc"}, ["a", "b", "c"]), []
+    names = property(lambda chunk: listed.append(chunk) or chunk.table.column_names)
+    monkeypatch.setattr(Chunk, "names", names)
+    found.require(["c", "a", "b"])
+    assert len(listed) == 1
 
 
 def test_matrices_are_columns(tmp_path: Path) -> None:
@@ -230,6 +242,12 @@ def test_files_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     np.save("complex.npy", np.zeros((3, 2), np.complex64))
     np.save("none.npy", np.zeros((0, 2)))
     parquet.write_table(pa.table({"a": pa.array([], pa.int8())}), "none.parquet")
+    np.savez_compressed("whole.npz", a=np.arange(999))
+    whole = Path("whole.npz").read_bytes()
+    Path("cut.npz").write_bytes(whole[:100])
+    Path("damaged.npz").write_bytes(whole[:200] + b"\xff" * 50 + whole[250:])
+    with zipfile.ZipFile("other.npz", "w") as archive:
+        archive.writestr("readme.txt", "no array")
     for name, message in {
         "a.parquet": "expected a Parquet file",
         "a.npz": "expected arrays of numbers or text",
@@ -241,6 +259,9 @@ def test_files_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         "flat.npy": r"got an array of shape \(3,\), neither",
         "complex.npy": "expected arrays of numbers or text",
         "none.npy": "expected at least one row, got none",
+        "cut.npz": "expected arrays of numbers or text",
+        "damaged.npz": "expected arrays of numbers or text",
+        "other.npz": "expected arrays of numbers or text, got readme.txt, which is no array",
         "none.parquet": "expected at least one row, got none",
     }.items():
         with pytest.raises(ValueError, match=rf"^{name}: .*{message}"):

@@ -94,6 +94,16 @@ def test_what_is_written_is_read(rows, block: int, size: int, here: Path) -> Non
         assert places == [f"{path}, line {line}" for line in lines]
 
 
+def test_an_end_of_line_in_a_value_may_lie_across_blocks(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delimited, "BLOCK", 128)
+    for k in range(60):
+        value = "y" + "x" * k + "\r\ny"
+        found = read(b"a,b\r\n" + b"1,x\r\n" * 16 + f'1,"{value}"\r\n'.encode())
+        assert found["b"] == ["x"] * 16 + [value]
+
+
 LONG = b"".join(b"%d,x\n" % k for k in range(3000))
 
 
@@ -110,7 +120,10 @@ LONG = b"".join(b"%d,x\n" % k for k in range(3000))
         (b"a,b\n1,2\n\n1,2,3\n", r"a.csv, line 4: expected 2 fields, .* got 3$"),
         (b'a,b\n1,"x\n\ny"\n7\n', r"a.csv, line 5: expected 2 fields, .* got 1$"),
         (b"a,b\n" + LONG + b"1,2,3\n", r"a.csv, line 3002: expected 2 fields, .* got 3$"),
-        (b"a;b\n1,5;x\n", r"got 2; its columns look separated by ';': --data.delimiter ';'$"),
+        (
+            b"a;b\n1,5;x\n",
+            r"got 2; its columns look separated by ';', not ',', .*delimiter ';'$",
+        ),
         (b"a\tb\n1,5\tx\n", r"look separated by '\\t'"),
         ("a,b\n1,x\n2,é\n".encode("latin1"), r"a.csv, line 3: .*UTF-8.*0xe9.*iconv -f WINDOWS"),
         (b"a,b\n" + LONG + b"1,\xff\n", r"a.csv, line 3002: .* 0xff;"),
@@ -142,6 +155,9 @@ def test_a_quote_like_any_other_costs_no_second_reading(
 def test_there_has_to_be_a_file(here: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"none.csv: expected a table, got no such file"):
         Source.of("none.csv")
+    (here / "folder.csv").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"folder.csv: expected a table, got a folder"):
+        Source.of("folder.csv")
     (here / "a.xlsx").touch()
     with pytest.raises(ValueError, match=r"a.xlsx: expected a name that ends in .csv, .tsv, .tab"):
         Source.of("a.xlsx")

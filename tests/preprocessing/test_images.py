@@ -165,3 +165,8 @@ def test_nothing_to_read(tmp_path: Path) -> None:
         list(GREY.read(tmp_path / "none.png", 2))
     with pytest.raises(FileNotFoundError, match="no such file"):
         GREY.tensor("none.png")
+    with pytest.raises(FileNotFoundError, match="expected an image, got a folder"):
+        GREY.tensor(tmp_path)
+    (tmp_path / "cut.npy").write_bytes(b"PK\x03\x04 an archive")
+    with pytest.raises(ValueError, match=r"cut.npy: expected a .npy file of numbers, got another"):
+        list(GREY.read(tmp_path / "cut.npy", 2))

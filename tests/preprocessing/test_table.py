@@ -163,6 +163,9 @@ def test_rows_have_names(tmp_path: Path) -> None:
     frame.assign(who=[7, 8, 7, "x y", None]).to_csv(path, index=False, sep=";")
     [(ids, _)] = found.read(path, 100)
     assert ids == ["7", "8", "7", "x y", ""]
+    frame.assign(who=["NA", "01.0", "TRUE", "nan", " x"]).to_csv(path, index=False, sep=";")
+    [(ids, _)] = found.read(path, 100)
+    assert ids == ["NA", "01.0", "TRUE", "nan", " x"]  # as they stand there
     assert found.tensor(frame).shape == (5, found.in_features)  # names are for files
     frame.to_csv(path, index=False, sep=";")
     with pytest.raises(ValueError, match=r"a.csv: expected column who, got columns age, port"):
@@ -207,6 +210,31 @@ def test_what_cannot_be_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         found.tensor({"b": ["x"]})
     with pytest.raises(ValueError, match=r"^inputs, row 1, column a: expected a finite number"):
         found.tensor({"a": [0, -math.inf], "b": ["x", "x"]})
+
+
+@pytest.mark.parametrize(
+    ("values", "raw", "message"),
+    [
+        (("false", "true"), [None, 0, 1], r"row 1, column b: .* 2 .* false, true, got 0$"),
+        (("1", "2"), ["one", "two"], r"row 0, column b: .* 2 .* such as 1, 2, got one$"),
+        (("1", "2"), ["one", "2"], None),
+        (("1", "2"), ["one", "3"], None),
+        (("1", "x"), ["3"], None),
+        (("1", "x"), ["y"], None),
+        (("a", "b"), ["c", "d"], None),
+        (("a", "b"), [None, None], None),
+        ((), ["1", "x"], None),
+        ((), ["1"], None),
+    ],
+)
+def test_categories_of_another_kind_are_a_mistake(values: Any, raw: Any, message: Any) -> None:
+    """Others that training never saw are zeros."""
+    found = TablePreprocessing([Categories("b", values, False)], ("0", "1"))
+    if message is None:
+        assert found.tensor({"b": raw}).sum() == sum(value in values for value in raw)
+    else:
+        with pytest.raises(ValueError, match=message):
+            found.tensor({"b": raw})
 
 
 def surveyed(**columns: Any) -> Any:
