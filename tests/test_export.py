@@ -1,6 +1,7 @@
 """What is exported predicts as the classifier does, without this package; or it is not there."""
 
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -153,6 +154,11 @@ def test_nothing_else_is_written(exported: tuple[Case, Path]) -> None:
     case, folder = exported
     made = NAMES[: 2 if case.predictor.hyper_parameters is None else None]
     assert sorted(path.name for path in folder.iterdir()) == sorted(made)
+    (folder / "plain").touch()
+    plain = (folder / "plain").stat().st_mode
+    (folder / "plain").unlink()
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert {path.stat().st_mode for path in files} == {plain}  # for others to read, if they may
 
 
 @pytest.mark.parametrize("n", [1, 7, N])
@@ -194,6 +200,7 @@ def test_torch_export_predicts_the_same(exported: tuple[Case, Path], n: int) -> 
     label, probabilities = program(*(t[:n] for t in case.tensors))
     assert label.tolist() == p.argmax(1).tolist()
     torch.testing.assert_close(probabilities, p, rtol=0, atol=1e-5)
+    assert not probabilities.requires_grad
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model", "model/model.safetensors"])
@@ -227,6 +234,7 @@ def test_metadata_are_complete(exported: tuple[Case, Path]) -> None:
         assert metadata["softmax_torch"] == softmax_torch.__version__
         assert metadata["torch"] == torch.__version__
         assert metadata["class_names"] == list(case.predictor.class_names)
+        assert all(name in text for name in case.predictor.class_names)  # as they are written
         assert metadata["preprocessing"] == case.predictor.preprocessing.state_dict()
         assert metadata["calibration"] == (
             calibration
@@ -269,7 +277,7 @@ import torch
 tensors = torch.load("given.pt")
 label, q = torch.export.load("model.pt2").module()(*tensors)
 assert not any(name.startswith("softmax_torch") for name in sys.modules)
-numpy.save("p.npy", numpy.stack([p, q.detach().numpy()]))
+numpy.save("p.npy", numpy.stack([p, q.numpy()]))
 """
     run = [sys.executable, "-I", "-c", code]
     done = subprocess.run(run, capture_output=True, text=True, cwd=folder)
@@ -319,12 +327,25 @@ def test_as_many_inputs_are_used_as_are_predicted_together(
         case = make()
         if case.predictor.hyper_parameters is not None:
             assert export(case.predictor, tmp_path / name, case.raw).samples == 6
+    (tmp_path / "seen").mkdir()
+    np.save(tmp_path / "images.npy", images().raw.numpy())
+    np.save(tmp_path / "features.npy", features().raw.numpy())
+    pd.DataFrame(TABLE).to_csv(tmp_path / "table.csv", index=False, sep=";")
+    for k, image in enumerate(images().raw[:8]):
+        Image.fromarray(image.numpy()).save(tmp_path / "seen" / f"{k}.png")
+    files = sorted((tmp_path / "seen").iterdir())
+    sources = [(images, "images.npy"), (images, "seen"), (features, "features.npy")]
+    for k, (make, raw) in enumerate([*sources, (table, "table.csv"), (images, files)]):
+        raw, predictor = tmp_path / raw if isinstance(raw, str) else raw, make().predictor
+        if make is table:
+            predictor.preprocessing.delimiter = ";"
+        assert export(predictor, tmp_path / f"{k}.safetensors", raw).samples == 6
 
 
 def test_one_sample_is_enough(tmp_path: Path) -> None:
     """The size of its batch is not taken for that of all."""
     case = features()
-    assert export(case.predictor, tmp_path / "model.pt2", case.raw[:1]).samples == 1
+    assert export(case.predictor, tmp_path / "model.pt2", case.raw[:1, None]).samples == 1
     program = torch.export.load(tmp_path / "model.pt2").module()
     expected = case.predictor.predict_proba(case.raw)
     torch.testing.assert_close(program(*case.tensors)[1], expected, rtol=0, atol=1e-5)
@@ -489,6 +510,37 @@ def test_nets_of_other_types(name: str, dtype: torch.dtype, tmp_path: Path) -> N
         assert export(predictor, tmp_path / name, torch.randn(N, 5)).samples == N
 
 
+def test_classifiers_that_cannot_be_exported(tmp_path: Path) -> None:
+    predictor = Predictor(nn.Linear(5, 3), object())
+    with pytest.raises(ValueError, match="that of images, features or a table, got object"):
+        export(predictor, tmp_path / "model.onnx", torch.randn(N, 5))
+    predictor.device = torch.device("cuda")
+    with pytest.raises(ValueError, match="source: expected a classifier on a CPU, got cuda"):
+        export(predictor, tmp_path / "model.onnx", torch.randn(N, 5))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_full_disk(name: str, tmp_path: Path) -> None:
+    """is named with the output, of which nothing is left."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(OSError, match=f"File too large: .*{name} could not be written"):
+            export(features().predictor, tmp_path / name, features().raw)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_classifier_is_as_it_was(tmp_path: Path) -> None:
+    case = net()
+    parameters = list(case.predictor.network.parameters())
+    strides = [t.stride() for t in parameters]
+    export(case.predictor, tmp_path / "model.pt2", case.raw)
+    assert [t.stride() for t in parameters] == strides
+    assert all(t.requires_grad for t in parameters)
+
+
 def test_nets_that_are_too_large_for_onnx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_file, "LIMIT", 3 * 6 * 4 - 1)
     case = features()
@@ -577,7 +629,13 @@ def test_the_command_with_inputs(run: Path, tmp_path: Path, capsys: Any) -> None
     args = ["export", "--ckpt_path", str(alone), "--output", str(tmp_path / "model")]
     with pytest.raises(FileNotFoundError, match=r"got no .*config\.yaml; give one with --config"):
         cli.main(args)
+    config = tmp_path / "other.yaml"
+    config.write_text("name: digits")
+    with pytest.raises(ValueError, match=r"expected settings of data in .*other\.yaml, got none"):
+        cli.main([*args, "--config", str(config)])
     cli.main([*args, "--input", str(tmp_path / "x.npy")])
+    export(run, tmp_path / "plain", np.zeros((5, 8, 8), np.uint8))  # of a calibrated checkpoint
+    assert load(tmp_path / "plain").calibration is None
     assert "folder, safetensors" in (printed := capsys.readouterr().out)
     assert "compared    5 samples" in printed
     with pytest.raises(SystemExit):  # which would go for nothing

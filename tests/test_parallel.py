@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Replicate
 from torch.utils.data import DataLoader
 
 from softmax_torch import SoftmaxRegression, parallel
@@ -117,6 +117,18 @@ def extremes(size: int) -> None:
     low = linear_cross_entropy(x, -W[part], y, shard=shard, label_smoothing=0.5, **kept)
     exact = plain(x.double(), -W.double(), y, label_smoothing=0.5, **kept)
     assert torch.allclose(low.double(), exact, rtol=1e-5, atol=0)
+    alone = torch.full((C,), -torch.inf)  # but for one class, which is certain
+    alone[2] = 0.0
+    leaf = x.clone().requires_grad_()
+    given = {"linear_bias": alone[part], "shard": shard}
+    certain = linear_cross_entropy(leaf, W[part] / 1e4, torch.tensor([2, 2]), **given)
+    certain.backward()
+    assert certain == 0
+    assert leaf.grad.equal(torch.zeros_like(x))
+    coarse = torch.rand(2, C).softmax(1).bfloat16()  # probabilities whose sum has more digits
+    loss = linear_cross_entropy(x, W[part] / 1e4, coarse[:, part], shard=shard, **kept)
+    exact = plain(x.double(), W.double() / 1e4, coarse.double(), **kept)
+    assert torch.allclose(loss.double(), exact, rtol=1e-6, atol=0), (loss, exact)
 
 
 def error_of(call: Any) -> str:
@@ -133,6 +145,7 @@ def errors(size: int) -> list[str]:
     shard = ClassShard.of(SIZES[size][dist.get_rank()])
     W = torch.randn(shard.stop - shard.start, D)
     x, y = torch.randn(N, D), torch.zeros(N, dtype=torch.int64)
+    turned = torch.arange(N) % C  # the same sum in any order
     wrong = y.clone()
     wrong[7] = C
 
@@ -147,6 +160,19 @@ def errors(size: int) -> list[str]:
         call(x, torch.ones(N, C + 1)),
         call(x, y, weight=-torch.ones(C) if last else torch.ones(C)),
         call(x, y, sample_weight=torch.ones(N) if last else None),
+        call(x, y, weight=torch.ones(C) if last else None),
+        call(x, turned.flip(0) if last else turned),
+        call(x, y, linear_bias=torch.zeros(len(W)) if last else None),
+        call(x.clone().requires_grad_(last), y),
+        call(x, torch.ones(N, len(W)) if last else y),
+        call(x, y.int() if last else y),
+        call(x, torch.ones(N, len(W), dtype=torch.float64 if last else None)),
+        error_of(lambda: linear_cross_entropy(x, W[1:] if last else W, y, shard=shard)),
+        call(x, torch.ones(N, C, dtype=torch.int64)),
+        call(None if last else x, y),
+        call(x[:, 1:], y),
+        call(x, y, reduction="median"),
+        call(x, y - 1, ignore_index=-1),
         error_of(lambda: ShardedSoftmaxRegression(D, C).loss(x, wrong if last else y)),
         call(x, y),
     ]
@@ -174,6 +200,8 @@ def module(size: int) -> None:
             optimizer.step()
     torch.testing.assert_close(split.weight.full_tensor(), one.linear.weight)
     torch.testing.assert_close(split.logits(x, gather=True), one.logits(x))
+    kept = {"reduction": "none", "sample_weight": torch.rand(2, 7)}  # as many dimensions as x has
+    torch.testing.assert_close(split.loss(x, y, **kept), one.loss(x, y, **kept))
     part = slice(split.shard.start, split.shard.stop)
     torch.testing.assert_close(split(x), one(x)[..., part])
     assert split.predict(x).equal(one.predict(x))
@@ -195,22 +223,69 @@ def module(size: int) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         low = split.loss(x, y)
     torch.testing.assert_close(low, torch.tensor(float(C)).log())
+    with torch.no_grad():  # numbers that bfloat16 rounds, in the layer and in the sum over classes
+        one.linear.weight.zero_()[0] = 1 + 2**-7 + 2**-9
+        one.linear.bias.zero_()
+        split.weight.to_local().copy_(one.linear.weight[part])
+    for ones in (torch.ones(2, D), torch.ones(2, D, dtype=torch.bfloat16)):
+        with torch.autocast("cpu", torch.bfloat16):
+            low, expected = (m.loss(ones, y[0, :2], label_smoothing=1.0) for m in (split, one))
+        torch.testing.assert_close(low, expected)
+    half = ShardedSoftmaxRegression(D, C, dtype=torch.bfloat16)
+    assert half.loss(ones, y[0, :2]).dtype == torch.bfloat16
+    with torch.no_grad():
+        log_p = half.logits(ones, gather=True).float().log_softmax(-1)
+        assert half(ones).equal(log_p[:, part].bfloat16())  # rounded once
+
+
+def sums(size: int) -> None:
+    """are taken of numbers as they stand in a tensor, and in float32; and mistakes are refused."""
+    rank, world = dist.get_rank(), dist.group.WORLD
+    matrix = torch.arange(6.0).view(2, 3)
+    turned = matrix.t() if rank == 0 else matrix.t().contiguous()
+    assert parallel.from_shards(turned, world).equal(size * matrix.t())
+    leaf = torch.ones(size, dtype=torch.bfloat16, requires_grad=True)
+    own = torch.where(torch.arange(size) == rank, 256.0, 0.5).bfloat16()
+    (parallel.to_shards(leaf, world) * own).sum().backward()
+    assert leaf.grad.equal(torch.full((size,), 256 + 0.5 * (size - 1)).bfloat16())
+
+    x, W, y = torch.randn(2, D), torch.randn(C, D), torch.tensor([1, 2])
+    copied = DTensor.from_local(W, init_device_mesh("cpu", (size,)), [Replicate()])
+    with pytest.raises(ValueError, match=r"expected a DTensor with placements \(Shard\(dim=0\),\)"):
+        linear_cross_entropy(x, copied, y)
+    with pytest.raises(ValueError, match="shard: expected a ClassShard with local tensors"):
+        linear_cross_entropy(x, W, y)
+    with pytest.raises(RuntimeError, match="expected plain eager code, got torch"):
+        torch.func.grad(ShardedSoftmaxRegression(D, C).loss)(x, y)
+    with pytest.raises(ValueError, match=r"input: expected shape \(..., 5\), got \(2, 4\)"):
+        ShardedSoftmaxRegression(D, C).logits(x[:, 1:])
+    alone = dist.new_group([0])
+    if rank > 0:
+        with pytest.raises(ValueError, match=rf"group that this rank \({rank}\) is in"):
+            ClassShard.of(C, alone)
 
 
 def few_classes(size: int) -> None:
     """Some ranks are left without a class, as 5 on 4 ranks are split into 2, 2, 1 and none."""
-    x, y = torch.randn(7, D), torch.randint(5, (7,))
-    torch.manual_seed(4)
-    one = SoftmaxRegression(D, 5)
-    torch.manual_seed(4)
-    split = ShardedSoftmaxRegression(D, 5)
-    per = -(-5 // size)
-    assert len(split.weight.to_local()) == max(0, min(per, 5 - per * dist.get_rank()))
-    assert split.predict(x).equal(one.predict(x))
-    for model in (one, split):
-        model.loss(x, y, z_loss=0.1).backward()
-    assert split.weight.grad is not None
-    torch.testing.assert_close(split.weight.grad.full_tensor(), one.linear.weight.grad)
+    for classes in (5, 1):  # of which one has no rivals
+        x, y = torch.randn(7, D), torch.randint(classes, (7,))
+        torch.manual_seed(4)
+        one = SoftmaxRegression(D, classes)
+        torch.manual_seed(4)
+        split = ShardedSoftmaxRegression(D, classes)
+        per = -(-classes // size)
+        assert len(split.weight.to_local()) == max(0, min(per, classes - per * dist.get_rank()))
+        assert split.predict(x).equal(one.predict(x))
+        nothing = torch.full((1, D), torch.nan)
+        assert split.predict(nothing).equal(one.predict(nothing))
+        large, part = 1e3 * x, slice(split.shard.start, split.shard.stop)  # beyond what exp takes
+        torch.testing.assert_close(split(large), one(large)[:, part])
+        values = [model.loss(x, y, z_loss=0.1, label_smoothing=0.1) for model in (one, split)]
+        torch.testing.assert_close(*values)
+        for value in values:
+            value.backward()
+        assert split.weight.grad is not None
+        torch.testing.assert_close(split.weight.grad.full_tensor(), one.linear.weight.grad)
 
 
 def shares_of_rows() -> None:
@@ -235,6 +310,9 @@ def shares_of_rows() -> None:
                 parameter.grad /= 2
             error = (parameter.grad.full_tensor() - whole.grad).abs().max()
             assert error <= 1e-6 * whole.grad.abs().max(), (fsdp, error)
+        if not fsdp and mesh.get_local_rank("data") == 0:
+            split.loss(x, y)  # which the other share of the rows has no part in
+    assert ClassShard.of(2, mesh.get_group("classes")).classes == 4
     with pytest.raises(ValueError, match="mesh: expected one dimension, got 2"):
         ShardedSoftmaxRegression(D, C, mesh=mesh)
 
@@ -283,6 +361,7 @@ def work(rank: int, size: int, folder: str) -> None:
     extremes(size)
     module(size)
     few_classes(size)
+    sums(size)
     if size == 4:
         shares_of_rows()
     checkpoint(size, folder)
@@ -296,7 +375,9 @@ def test_ranks_do_what_one_process_does(tmp_path: Path) -> None:
             continue
         found = [torch.load(tmp_path / f"errors{size}-{rank}.pt") for rank in range(size)]
         assert all(errors == found[0] for errors in found)
-        out_of_range, rows, reduction, values, shape, negative, given, module, none = found[0]
+        out_of_range, rows, reduction, values, shape, negative, given, *more = found[0]
+        weight, order, bias, gradient, soft, small, double, short, whole, *more = more
+        missing, narrow, median, ignored, module, none = more
         at = f"rank {size - 1}: "
         assert out_of_range.startswith(f"IndexError: {at}target: expected class indices in [0, 11)")
         assert rows.startswith("ValueError: input: expected the same on all ranks, got torch.float")
@@ -306,6 +387,22 @@ def test_ranks_do_what_one_process_does(tmp_path: Path) -> None:
         assert shape.startswith("RuntimeError: rank 0: target: expected probabilities of the shard")
         assert negative.startswith(f"ValueError: {at}weight: expected numbers >= 0, got -1.0")
         assert given.startswith("ValueError: sample_weight: expected the same on all ranks, got No")
+        for name, error in (
+            ("weight", weight),
+            ("checksum of target", order),
+            ("linear_bias", bias),
+            ("input", gradient),
+            ("target", soft),
+            ("target", small),
+            ("target", double),
+        ):
+            assert error.startswith(f"ValueError: {name}: expected the same on all ranks, got ")
+        assert short.startswith(f"RuntimeError: {at}linear_weight: expected shape (")
+        assert whole.startswith("RuntimeError: rank 0: target: expected class probabilities in a f")
+        assert missing.startswith(f"TypeError: {at}input: expected a Tensor, got NoneType")
+        assert narrow.startswith("RuntimeError: rank 0: input: expected 5 features as linear_weig")
+        assert median.startswith("ValueError: rank 0: reduction: expected")
+        assert ignored == "none"
         assert module == out_of_range
         assert none == "none"  # ranks that stopped together go on together
 

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from softmax_torch.export.raw import FeaturesFront, Front, ImageFront, Value
 from softmax_torch.export.table import TableFront
+from softmax_torch.files import named
 from softmax_torch.predictor import Predictor, load
 from softmax_torch.preprocessing import (
     FeaturesPreprocessing,
@@ -113,6 +114,7 @@ def export(source: Predictor | str | Path, output: str | Path, inputs: Any) -> E
     Raises:
         ValueError, FileExistsError, FileNotFoundError: the output cannot be written so, or the
             inputs do not fit the classifier.
+        OSError: the disk is full, for example; nothing is left of the output.
         ImportError: the format takes packages that are not installed.
         ArithmeticError: what was written predicts something else; it is deleted.
     """
@@ -130,7 +132,8 @@ def export(source: Predictor | str | Path, output: str | Path, inputs: Any) -> E
     partial = output.with_name(f".{output.stem}.partial{output.suffix}")  # torch looks at suffixes
     delete(partial)  # what an export that was killed has left
     try:
-        format.write(partial, predictor, front)
+        with named(output):
+            format.write(partial, predictor, front)
         run = format.opened(partial, front)
         got = run(samples)
         difference = float((got[1].double() - expected.double()).abs().max())

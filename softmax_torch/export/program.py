@@ -28,8 +28,9 @@ class Program(nn.Module):
 
     def __init__(self, front: Front, predictor: Predictor) -> None:
         super().__init__()
-        # A copy, as torch.export wants no weights with channels last.
-        network = copy.deepcopy(predictor.network)
+        # A copy, as torch.export wants no weights with channels last. None asks for a gradient,
+        # or whoever runs the program could not take its results for numpy's.
+        network = copy.deepcopy(predictor.network).requires_grad_(False)
         self.front, self.network = front, network.to(memory_format=torch.contiguous_format)
         self.dtype, self.calibrated = predictor.dtype, predictor.calibration is not None
         if predictor.calibration is not None:
@@ -63,13 +64,12 @@ def traced(predictor: Predictor, front: Front) -> ExportedProgram:
         for value in front.inputs
     )
     n = Dim("n")
-    with torch.no_grad():
-        program = torch.export.export(
-            Program(front, predictor).eval(),
-            example,
-            dynamic_shapes=(tuple({0: n} for _ in example),),
-            strict=False,
-        )
+    program = torch.export.export(
+        Program(front, predictor).eval(),
+        example,
+        dynamic_shapes=(tuple({0: n} for _ in example),),
+        strict=False,
+    )
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)
     return program

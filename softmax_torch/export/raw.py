@@ -85,7 +85,7 @@ class ImageFront(Front):
         """Bytes (n, H, W), or (n, 3, H, W) in colour, of files, Pillow images or an array."""
         if isinstance(raw, str | Path):
             path = Path(raw)
-            if path.suffix != ".npy":
+            if path.suffix.lower() != ".npy":
                 return next(self.preprocessing.decoded(files_of(path)[:rows], rows))
             raw = np.array(mapped(path)[:rows])
         if isinstance(raw, Image.Image):
@@ -117,7 +117,7 @@ class FeaturesFront(Front):
     def samples(self, raw: Any, rows: int) -> Tensor:
         """Numbers (n, D), float32, of a file (see ``tensor_files``) or an array (n, ...)."""
         if isinstance(raw, str | Path):
-            raw = read_inputs(Path(raw))[:rows]
+            raw = read_inputs(Path(raw))
         x = torch.as_tensor(raw)[:rows].float()
         self.preprocessing.tensor(x)  # which looks at its shape
         return x.flatten(1)

@@ -2,13 +2,14 @@
 
     numbers   float64 (n, K)   NaN where a value is missing
     codes     int64 (n, M)     the number of the category; that of their end where a value is
-                               missing; -1 where training never saw it
+                               missing; -1 where training never saw it (``Categories.codes``)
 
     x = [(numbers - mean) / deviation | codes, one-hot],  in the order of the columns
 
 torch has no strings. ONNX has, and takes each column by its name: numbers as float64 (n,), the
 others as strings (n,), with "" where a value is missing. A string has to be as the preprocessing
-reads it: without spaces around it, and a number without a fraction as an integer.
+reads it: without spaces around it, a number without a fraction as an integer, and a boolean as true
+or false.
 """
 
 from __future__ import annotations
@@ -116,8 +117,4 @@ def codes_of(column: Categories) -> dict[str, int]:
 
 def encoded(column: Column, chunk: Chunk) -> np.ndarray[Any, Any]:
     """A column as float64 (n,), or as codes, int64 (n,)."""
-    if isinstance(column, Numbers):
-        return chunk.numbers(column.name)
-    codes = codes_of(column)
-    texts = chunk.text(column.name).fill_null("").to_pylist()
-    return np.array([codes.get(text, UNKNOWN) for text in texts], dtype=np.int64)
+    return chunk.numbers(column.name) if isinstance(column, Numbers) else column.codes(chunk)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,9 @@ METADATA = "metadata.json"
 def write(path: Path, predictor: Predictor, front: Front) -> None:
     """Write a new file."""
     extra = {METADATA: text(described(predictor, front.inputs))}
-    torch.export.save(traced(predictor, front), path, extra_files=extra)
+    content = BytesIO()  # as an error of the disk, in torch, is a trace of C++ without its name
+    torch.export.save(traced(predictor, front), content, extra_files=extra)
+    path.write_bytes(content.getbuffer())
 
 
 def opened(path: Path, front: Front) -> Callable[[Any], tuple[Tensor, Tensor]]:

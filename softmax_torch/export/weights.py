@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from softmax_torch.export.metadata import described, text
@@ -48,7 +48,8 @@ def write(path: Path, predictor: Predictor, front: Front) -> None:
         path.mkdir()
         file = path / WEIGHTS_FILE
         (path / CONFIG_FILE).write_text(text(config, indent=2) + "\n", encoding="utf-8")
-    save_file(tensors, file, {"format": "pt", CONFIG: text(config)})
+    # Not ``save_file``, which makes files that none but their owner can read.
+    file.write_bytes(save(tensors, {"format": "pt", CONFIG: text(config)}))
 
 
 def opened(path: Path, front: Front) -> Callable[[Any], tuple[Tensor, Tensor]]:

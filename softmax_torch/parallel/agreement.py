@@ -74,11 +74,6 @@ def _checked(
     soft = checks.linear_target_shapes(
         x, shard.classes, whole, weight, options.ignore_index, sample_weight
     )
-    if soft and whole is target:
-        raise RuntimeError(
-            f"target: expected class indices of shape {tuple(rows)} or class probabilities, got "
-            f"{target.dtype} of shape {tuple(target.shape)}"
-        )
     if not soft:
         checks.class_indices(target, shard.classes, options.ignore_index)
     return soft
