@@ -21,6 +21,7 @@ __all__ = [
     "differences",
     "known",
     "resumed",
+    "settings",
     "with_config",
 ]
 
@@ -89,10 +90,22 @@ def resumed(args: list[str]) -> Resumed | None:
 
 def place_of(given: argparse.Namespace) -> tuple[Path, str]:
     """The folder of all runs and the name of the one that these arguments are for."""
-    path = Path(given.config or digits_config())
-    config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    config = settings(Path(given.config or digits_config()))
     runs = given.runs or config.get("runs", "runs")
     return Path(runs), given.name or config.get("name", "softmax_regression")
+
+
+def settings(path: Path) -> dict[str, Any]:
+    """What a configuration sets; FileNotFoundError or ValueError where it is none."""
+    if not path.is_file():
+        raise FileNotFoundError(f"--config: expected a file, got {path}")
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"--config: expected YAML in {path}, got {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"--config: expected settings in {path}, got {config}")
+    return config
 
 
 def differences(saved: Any, given: Any, name: str = "") -> list[str]:

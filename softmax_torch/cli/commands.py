@@ -19,6 +19,7 @@ from softmax_torch.cli.arguments import Resumed, differences
 from softmax_torch.cli.console import device, figures, program, say, shown
 from softmax_torch.cli.predictions import Wanted
 from softmax_torch.data import TensorDataModule
+from softmax_torch.files import replace
 from softmax_torch.predictor import Predicted
 from softmax_torch.report.page import compose
 from softmax_torch.report.reporting import ReportingTrainer, checkpoint_of
@@ -185,7 +186,7 @@ class CLI(LightningCLI):
             self.datamodule.setup("fit")
         if isinstance(logger, RunLogger) and keeps and self.run is None:
             text = self._settings(self.config["fit"])
-            checkpoint.replace(logger.folder / "config.yaml", text.encode())
+            replace(logger.folder / "config.yaml", text.encode())
 
     def _settings(self, config: Namespace) -> str:
         """The configuration of a fit as YAML, without where it goes on."""

@@ -10,7 +10,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from softmax_torch import predictor
-from softmax_torch.cli.arguments import config_beside
+from softmax_torch.cli.arguments import config_beside, settings
 from softmax_torch.cli.console import program, say, shown
 from softmax_torch.data import TensorDataModule
 from softmax_torch.export import check_output, export
@@ -78,8 +78,10 @@ def test_inputs(config: Path, args: list[str], rows: int) -> Any:
     """The first raw inputs of the test set of a run; the arguments are settings of its data."""
     parser = ArgumentParser(prog=f"{program()} export")
     parser.add_subclass_arguments(TensorDataModule, "data")
-    settings = yaml.safe_load(config.read_text(encoding="utf-8"))["data"]
-    given = parser.parse_args(["--data", yaml.dump(settings), *args])
+    data_of = settings(config).get("data")
+    if data_of is None:
+        raise ValueError(f"--config: expected settings of data in {config}, got none")
+    given = parser.parse_args(["--data", yaml.dump(data_of), *args])
     data = parser.instantiate_classes(given).data
     data.prepare_data()
     data.setup("test")

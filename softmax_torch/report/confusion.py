@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from softmax_torch.report.classes import most_confused
 from softmax_torch.report.findings import MANY, Findings
@@ -48,7 +49,8 @@ def _matrix(findings: Findings, counts: npt.NDArray[np.int64]) -> Figure:
     few = C <= FEW
     cell, size = (0.44, 8.5) if few else (0.27, 5.5)
     names = [label(name, 16) for name in findings.class_names]
-    side = max(2.0, cell * C) + 0.09 * max(map(width, names)) + 0.5
+    matrix, longest = max(2.0, cell * C), 0.09 * max(map(width, names))
+    side = matrix + longest + 0.5
     bar = 0.0 if few else 0.9
     figure, [ax] = panels("Confusion matrix", width=side + bar, height=side + 0.3)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -59,7 +61,7 @@ def _matrix(findings: Findings, counts: npt.NDArray[np.int64]) -> Figure:
             text += f"\n{shares[i, j]:.0%}" if shares[i, j] >= 0.005 else "\n<1%"
         color = "white" if shares[i, j] > 0.55 else "black"
         ax.text(j, i, text, ha="center", va="center", fontsize=size, color=color)
-    upright = all(width(name) <= 2 for name in names)
+    upright = longest < matrix / C
     ax.set_xticks(range(C), names, rotation=0 if upright else 90, fontsize=size + 1)
     ax.set_yticks(range(C), names, fontsize=size + 1)
     ax.set_xlabel("predicted")
@@ -92,6 +94,7 @@ def _bars(findings: Findings, counts: npt.NDArray[np.int64]) -> Figure:
     )
     ax.invert_yaxis()
     ax.margins(x=0.2)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.grid(visible=False, axis="y")
     ax.set_xlabel("test samples (share of the true class)")
     return figure

@@ -42,7 +42,7 @@ FIGURES = ("accuracy", "nll", "brier", "ece")
 """In the order that results are in."""
 
 BINS = 15
-"""Of confidence, [b / 15, (b + 1) / 15) each."""
+"""Of confidence, [b / 15, (b + 1) / 15), with float32 edges, as in ``training.evaluation``."""
 
 RESAMPLES, SEED, LEVEL = 1000, 0, 0.95
 """Of the bootstrap."""

@@ -20,7 +20,7 @@ MOST = 20
 COLUMNS = 4
 """Pictures side by side."""
 
-FEATURES = 12
+FEATURES = 6
 """Values of a sample that are shown."""
 
 

@@ -108,13 +108,17 @@ def label(name: str, most: int = 24) -> str:
 
     Between two dollars matplotlib would look for a formula, and raise where there is none; a
     control character would make an SVG that no browser reads. Of a name that takes more than
-    ``most`` columns the beginning is shown.
+    ``most`` columns the beginning and the end are shown, as names that go together often differ at
+    their end alone.
     """
     text = "".join(c if c.isprintable() else "\ufffd" for c in name)
     if width(text) > most:
-        while width(text) > most - 1:
-            text = text[:-1]
-        text += "…"
+        head, tail = text[:most], text[-most:]
+        while width(head) > most // 2:
+            head = head[:-1]
+        while width(tail) > (most - 1) // 2:
+            tail = tail[1:]
+        text = f"{head}…{tail}"
     return text.replace("$", r"\$")
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from softmax_torch.report.findings import MANY, Findings
@@ -84,6 +85,8 @@ def _images(findings: Findings, w: Tensor, classes: list[int], shape: tuple[int,
     most = float(np.quantile(sizes[sizes > 0], CLIPPED)) if sizes.any() else 1.0
     few = len(classes) <= 4 * COLUMNS
     columns, side, letters = (COLUMNS, 1.25, 12) if few else (2 * COLUMNS, 0.9, 9)
+    if len(classes) == 1:
+        side, letters = 3.0, 24  # as wide as what is said of the colours
     scale_bar = 0.75 if len(shape) == 2 else 0.0
     figure, axes = tiles(len(classes), columns, side, shape, lines=1, below=scale_bar)
     for ax, c in zip(axes, classes, strict=True):
@@ -128,7 +131,10 @@ def _bars(findings: Findings, w: Tensor, c: int) -> Picture:
     ax.set_yticks(range(len(values)), [label(names[d]) for d in features], fontsize=9)
     ax.invert_yaxis()
     ax.grid(visible=False, axis="y")
-    ax.set_xlabel("change of the logit per standard deviation")
+    # A number that depended on the width would change after the layout, and the last be cut off.
+    ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    # The panel may be narrower than these words.
+    figure.supxlabel("change of the logit per standard deviation", fontsize=10)
     said = ", ".join(f"{names[d]} {value:+.3g}" for d, value in zip(features, values, strict=True))
     return Picture(
         f"weights-{c}",

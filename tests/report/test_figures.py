@@ -1,6 +1,7 @@
 """What the figures of a report have in them, asked of their artists."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -215,7 +216,27 @@ def test_weights_of_a_table_are_ranked_in_units_that_can_be_compared() -> None:
         torch.testing.assert_close(widths.double(), expected[c][order], atol=1e-5, rtol=1e-5)
         names = [text.get_text() for text in ax.get_yticklabels()]
         assert names == [f"column {d}" for d in order.tolist()]
-        assert "per standard deviation" in ax.get_xlabel()
+        assert "per standard deviation" in picture.figure.get_supxlabel()
+
+
+@pytest.mark.parametrize("shape", [(12,), (28, 1)])
+@pytest.mark.parametrize("most", [1.0, 1.392])  # the axis ends beyond a tick, or at one
+def test_what_is_written_is_not_cut_off(shape: tuple[int, ...], most: float) -> None:
+    D = math.prod(shape)
+    w = torch.linspace(most, -0.97, D)
+    names = tuple(f"measurement {d} (mm)" for d in range(D)) if len(shape) == 1 else None
+    x = torch.tensor([-1.0, 1.0]).repeat(100)[:, None].expand(200, D).reshape(200, *shape)
+    [picture] = weights.pictures(
+        made(2, shape=shape, x=x, scale=1.0, weight=torch.stack([-w, w]), feature_names=names)
+    )
+    figure = picture.figure
+    style.drawn(figure, "svg")
+    written = [
+        figure.axes[-1].xaxis.get_tightbbox(),
+        *(t.get_window_extent() for t in figure.texts),
+    ]
+    assert min(box.x0 for box in written) > -1
+    assert max(box.x1 for box in written) < figure.bbox.x1 + 1
 
 
 @pytest.mark.parametrize("C", [3, 47])
@@ -278,7 +299,7 @@ def test_values_of_a_table_that_are_shown_are_those_that_count() -> None:
     weight = torch.zeros(3, 30)
     weight[1, 17], weight[2, 4] = 9.0, -5.0
     assert mistakes.shown_features(made(shape=(30,), weight=weight))[:2] == [17, 4]
-    assert mistakes.shown_features(made(shape=(30,), weight=None)) == list(range(12))
+    assert mistakes.shown_features(made(shape=(30,), weight=None)) == list(range(6))
 
 
 def test_the_checkpoints_own_calibration_is_used() -> None:
@@ -310,7 +331,8 @@ def test_where_there_is_no_temperature_that_is_said() -> None:
 def test_names_that_came_with_data_can_be_drawn() -> None:
     assert style.label("$x$") == r"\$x\$"
     assert style.label("a\x00b\nc") == "a\ufffdb\ufffdc"
-    assert style.label("x" * 30) == "x" * 23 + "…"
+    assert style.label("number " * 9 + "17") == "number numbe…r number 17"
+    assert style.width(style.label("漢字" * 20)) <= 24
     names = (r"$\frac", "\x00\x1b", "漢字" * 20)
     findings = made(shape=(3,), class_names=names, feature_names=names)
     for picture in (drawn_confusion(findings), *weights.pictures(findings)):

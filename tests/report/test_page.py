@@ -147,9 +147,26 @@ def test_what_came_with_data_is_escaped(
     assert any(HOSTILE in image["alt"] for image in tree.all("img"))
 
 
+def test_each_figure_stands_where_it_belongs(monkeypatch: pytest.MonkeyPatch) -> None:
+    findings = made(3, shape=(2,))
+    text = without_figures(monkeypatch, findings).text
+    names = {"accuracy": "accuracy", "nll": "NLL", "brier": "Brier score", "ece": "ECE"}
+    for name, label in names.items():
+        val, test = (page.figures(page.judge(*of))[name] for of in (findings.val, findings.test))
+        assert f"{label}{val:.4f}{test:.4f}" in text
+    y, predicted = findings.test.y, findings.test.logits.argmax(1)
+    assert f"{int((predicted != y).sum())} of 200 predictions are wrong" in text
+    for i, j in itertools.permutations(range(3), 2):
+        taken = int(((y == i) & (predicted == j)).sum())
+        assert f"c{i}c{j}{taken}{100 * taken / int((y == i).sum()):.1f}%" in text
+
+
 def test_many_classes_are_shortened_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     tree = without_figures(monkeypatch, made(64, n=900, shape=(2, 2)))
     assert "The 60 classes of 64 with the lowest F1." in tree.text
+    f1 = re.findall(r"c\d+?(?:\d\.\d{3}){2}(\d\.\d{3})\d", tree.text)
+    assert len(f1) == 60
+    assert f1 == sorted(f1)
 
 
 def test_a_class_without_samples_is_not_among_the_lowest(monkeypatch: pytest.MonkeyPatch) -> None:
