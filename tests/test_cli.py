@@ -325,9 +325,14 @@ def test_resume_with_other_settings_is_refused(
         (["fit", "--resume=nowhere"], "expected the directory of a run.*got nowhere"),
         (["test", "--resume"], "expected it after fit"),
         (["fit", "--resume", "--ckpt_path", "a.ckpt"], "expected no --ckpt_path beside it"),
+        (["fit", "--resume", "--config", "no.yaml"], "--config: expected a file, got no.yaml"),
+        (["fit", "--resume", "--config=empty"], "--config: expected settings in empty, got None"),
+        (["fit", "--resume", "-c", "broken"], "--config: expected YAML in broken, got while"),
     ],
 )
 def test_what_cannot_be_resumed(args: list[str], message: str, here: Path) -> None:
+    (here / "empty").write_text("")
+    (here / "broken").write_text("name: [")
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         cli.main(args)
     assert not (here / "runs").exists()

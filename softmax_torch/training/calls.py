@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
@@ -13,7 +15,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
-__all__ = ["DIVERGED", "Call", "backward_is_plain", "counts_batches"]
+__all__ = ["DIVERGED", "Call", "backward_is_plain", "counts_batches", "recount"]
 
 DIVERGED = "the optimization diverged; try a smaller learning rate"
 
@@ -75,6 +77,22 @@ def counts_batches(trainer: Trainer) -> bool:
         or trainer.val_check_interval != 1.0
         or trainer.overfit_batches != 0  # type: ignore[attr-defined] # set by a connector
     )
+
+
+def recount(checkpoint: dict[str, Any], steps: int) -> None:
+    """Let Lightning go on with so many steps in a call within an epoch that began with others.
+
+    By the calls before the checkpoint it knows the last one: too early, and batches would be lost;
+    too late, and the epoch would not be validated.
+    """
+    loop = checkpoint["loops"]["fit_loop"]
+    calls = loop["epoch_loop.batch_progress"]["current"]
+    for loader in loop["state_dict"].get("combined_loader", []):
+        if "batches" in loader:  # one of ours
+            n = loader["batches"]
+            before = math.ceil(n / steps) - math.ceil((n - loader["position"]) / steps)
+            more = before - calls["ready"]
+            calls.update({name: count + more for name, count in calls.items()})
 
 
 def backward_is_plain(trainer: Trainer) -> bool:

@@ -22,21 +22,17 @@ from typing import Any, NamedTuple
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from softmax_torch.files import PARTIAL, named, replace, sync
+from softmax_torch.files import replace
 from softmax_torch.saved import check, load
 
 __all__ = [
     "FORMAT",
-    "PARTIAL",
     "AtomicCheckpointIO",
     "Found",
     "check",
     "damaged",
     "load",
-    "named",
     "newest",
-    "replace",
-    "sync",
 ]
 
 FORMAT = 1

@@ -44,7 +44,7 @@ from softmax_torch.functional import cross_entropy
 from softmax_torch.modules import SoftmaxRegression
 from softmax_torch.preprocessing import Preprocessing
 from softmax_torch.training import agreement, randomness
-from softmax_torch.training.calls import DIVERGED, Call, counts_batches
+from softmax_torch.training.calls import DIVERGED, Call, counts_batches, recount
 from softmax_torch.training.checkpoint import FORMAT
 from softmax_torch.training.evaluation import Evaluation
 from softmax_torch.training.mixing import Mixing
@@ -97,8 +97,9 @@ class LitClassifier(LightningModule):
         backbone_lr: learning rate of the backbone; None for the one of ``optimizer``. Schedules
             scale both.
         bias: whether the logits have an intercept per class.
-        optimizer: makes an optimizer of parameters; any class of ``torch.optim``. None is SGD with
-            a learning rate of 0.1 and momentum 0.9.
+        optimizer: makes an optimizer of parameters; any class of ``torch.optim`` that takes them
+            (``LBFGS`` takes no weights with channels last, as a backbone by its name has). None is
+            SGD with a learning rate of 0.1 and momentum 0.9.
         lr_scheduler: makes a learning-rate schedule of that optimizer, or None for a constant rate.
             ``ReduceLROnPlateau`` watches the validation NLL.
         lr_interval: whether the schedule counts epochs or steps.
@@ -262,8 +263,8 @@ class LitClassifier(LightningModule):
             self.weight = None if weight is None else weight.to(self.device, torch.float32)
             name = self.hparams.get("backbone", type(self.backbone).__name__)
             agreement.check_samples(data, self.backbone, name, self.model.linear.weight)
-            # Lightning warns of modules in evaluation mode before ``on_train_start``.
-            self.backbone.train(self.training)
+            if self.freezes:  # Lightning warns of modules in evaluation mode at ``on_train_start``
+                self.backbone.train(self.training)
             if self.unfreeze_at_epoch is not None and self.trainer.world_size > 1:
                 # What DDP averages is settled before the first epoch.
                 raise ValueError(
@@ -311,6 +312,7 @@ class LitClassifier(LightningModule):
             return
         trainer = self.trainer
         self._restored = agreement.state_in(checkpoint, trainer.global_rank, trainer.world_size)
+        recount(checkpoint, self.steps_per_call)
 
     def _preprocessing(self) -> Preprocessing | None:
         """That of the data, where they say."""
@@ -322,10 +324,17 @@ class LitClassifier(LightningModule):
         """Restore what a checkpoint held, last of all: anything before may draw random numbers."""
         self.accumulated = 0
         self._freeze_now()  # the epoch may have begun before a resumption
-        if self.scheduler_watches and not self.trainer.enable_validation:
-            raise ValueError(
-                "lr_scheduler: expected a validation set for ReduceLROnPlateau to watch, got none"
-            )
+        if isinstance(self.lr_schedulers(), ReduceLROnPlateau):
+            if not self.trainer.enable_validation:
+                raise ValueError(
+                    "lr_scheduler: expected a validation set for ReduceLROnPlateau to watch, got "
+                    "none"
+                )
+            if self.lr_interval == "step":
+                raise ValueError(
+                    'lr_interval: expected "epoch" for ReduceLROnPlateau, which watches the '
+                    'validation, got "step"'
+                )
         if self._restored is not None:
             sums = self._restored["sums"]
             self.sums.sums = None if sums is None else sums.to(self.device)
@@ -372,17 +381,12 @@ class LitClassifier(LightningModule):
         """
         return self.solver is not None and not isinstance(self.C, list)
 
-    @property
-    def scheduler_watches(self) -> bool:
-        """Whether the schedule depends on how validation goes."""
-        return isinstance(self.lr_schedulers(), ReduceLROnPlateau)
-
     def training_step(self, batch: Steps | tuple[Tensor, Tensor]) -> None:
         """Optimizer steps on some batches, or on one (x, y)."""
         batches = batches_of(batch)
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
         assert isinstance(optimizer, LightningOptimizer)
-        each_step = scheduler if self.lr_interval == "step" and not self.scheduler_watches else None
+        each_step = scheduler if self.lr_interval == "step" else None
         gradient = self._gradient()
         mixing = self.mixing
         call = Call(self.global_step, self._count if self.fuses or mixing is not None else None)

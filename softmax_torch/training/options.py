@@ -66,8 +66,11 @@ def check_options(
             f"class_weight: expected one number for each of the {num_classes} classes, got "
             f"{len(class_weight)}"
         )
-    if not min(class_weight) >= 0:
-        raise ValueError(f"class_weight: expected numbers >= 0, got {min(class_weight)}")
+    for w in class_weight:
+        if not 0 <= w < math.inf:
+            raise ValueError(f"class_weight: expected finite numbers >= 0, got {w}")
+    if not any(class_weight):
+        raise ValueError("class_weight: expected a number above 0 for some class, got 0 for all")
 
 
 def check_mixing(mixup: float, cutmix: float) -> None:

@@ -18,8 +18,7 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from softmax_torch.files import lock
-from softmax_torch.training import checkpoint
+from softmax_torch.files import PARTIAL, lock, named, replace
 
 __all__ = ["RunLogger", "latest", "logged"]
 
@@ -95,7 +94,7 @@ class RunLogger(Logger):
         row |= {k: str(x) if isinstance(x, int) else repr(float(x)) for k, x in metrics.items()}
         self._rows.append(row)
         if row.keys() <= set(self._columns) and self.path.exists():
-            with checkpoint.named(self.path), self.path.open("a", newline="") as file:
+            with named(self.path), self.path.open("a", newline="") as file:
                 csv.DictWriter(file, self._columns).writerow(row)
         else:  # new columns
             self._columns += [name for name in row if name not in self._columns]
@@ -105,7 +104,7 @@ class RunLogger(Logger):
     def settle(self) -> None:
         """Make the rows last, before a checkpoint that counts them."""
         if self._rows:
-            with checkpoint.named(self.path), self.path.open("rb") as file:
+            with named(self.path), self.path.open("rb") as file:
                 os.fsync(file.fileno())
 
     @rank_zero_only
@@ -136,7 +135,7 @@ class RunLogger(Logger):
         writer = csv.DictWriter(text, self._columns)
         writer.writeheader()
         writer.writerows(self._rows)
-        checkpoint.replace(self.path, text.getvalue().encode())
+        replace(self.path, text.getvalue().encode())
 
     @rank_zero_only
     def _claim(self) -> None:
@@ -156,7 +155,7 @@ class RunLogger(Logger):
     def _open(self, folder: Path) -> None:
         """Take the directory of an earlier run, and read what it logged."""
         self._take(folder)
-        for partial in folder.glob(f".*{checkpoint.PARTIAL}"):
+        for partial in folder.glob(f".*{PARTIAL}"):
             partial.unlink()
         if self.path.exists():
             self._columns, self._rows = logged(self.path)

@@ -26,6 +26,7 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from softmax_torch.files import PARTIAL, replace, sync
 from softmax_torch.training import checkpoint
 from softmax_torch.training.runs import RunLogger
 
@@ -180,6 +181,9 @@ class RunCheckpoint(Checkpoint):
             epochs[part]["completed"] = epochs[part]["processed"]
         batches["current"] = dict.fromkeys(batches["current"], 0)
         batches["is_last_batch"] = False
+        for loader in loop["state_dict"].get("combined_loader", []):
+            if "position" in loader:  # one of ours; the next epoch begins at its start
+                loader["position"] = 0
 
     @staticmethod
     def _epoch_is_over(trainer: Trainer) -> bool:
@@ -200,15 +204,15 @@ class RunCheckpoint(Checkpoint):
     def _rotate(self, new: Path, keep: bool) -> None:
         """Make the new file the last one, and the last one the previous, with no moment between."""
         last, previous, coming = (self._path(name) for name in ("last", "previous", "next"))
-        other = last.with_name(f".previous{checkpoint.PARTIAL}")
+        other = last.with_name(f".previous{PARTIAL}")
         if last.exists():
             other.unlink(missing_ok=True)
             _link(last, other)
             other.replace(previous)
         if keep:  # a copy: two names for one file would be damaged together
-            checkpoint.replace(coming, new.read_bytes())
+            replace(coming, new.read_bytes())
         coming.replace(last)
-        checkpoint.sync(last.parent)
+        sync(last.parent)
 
     def _agreed(self, trainer: Trainer, due: bool = False) -> tuple[int | None, bool]:
         """Which signal came to any process; whether a checkpoint is due, by the first's clock."""
@@ -257,7 +261,7 @@ def _between(trainer: Trainer, module: LightningModule, batch_idx: int) -> bool:
 def _check_room(folder: Path, module: LightningModule) -> None:
     """Whether a checkpoint can be written, and the disk has room for some."""
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint.replace(folder / ".room", b"")
+    replace(folder / ".room", b"")
     (folder / ".room").unlink()
     # Adam keeps two numbers for each of the model's.
     expected = MARGIN * (1 << 16) + MARGIN * sum(3 * p.nbytes for p in module.parameters())

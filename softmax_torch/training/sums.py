@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from softmax_torch.functional import cross_entropy
+from softmax_torch.maths import upcast
 
 __all__ = ["EpochSums"]
 
@@ -60,5 +61,8 @@ class EpochSums:
 
 
 def _whole(x: Tensor) -> Tensor:
-    """The sum of x, in units of 1 / UNIT; the factor is a power of 2 and loses nothing."""
-    return (x * UNIT).round().long().sum()
+    """The sum of x, in units of 1 / UNIT; the factor is a power of 2 and loses nothing.
+
+    A float16 ends at 65504 and would be infinite.
+    """
+    return (upcast(x) * UNIT).round().long().sum()

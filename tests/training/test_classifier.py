@@ -150,11 +150,12 @@ def noting(calls: list[str], name: str, real: Any) -> Any:
 
 
 def noting_size(sizes: list[int], real: Any, logits: Tensor, targets: Tensor) -> None:
+    assert not logits.requires_grad
     sizes.append(logits.numel())
     real(logits, targets)
 
 
-@pytest.mark.parametrize("block", [1 << 20, 70])  # of logits: all at once, or 7 rows
+@pytest.mark.parametrize("block", [1 << 20, 70, 5])  # of logits: all at once, 7 rows, or one
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_many_classes_are_fused_and_counted(block: int, precision: Any, monkeypatch: Any) -> None:
     """With C > D nothing is seen but the fused loss; figures and parameters are those of logits."""
@@ -172,7 +173,7 @@ def test_many_classes_are_fused_and_counted(block: int, precision: Any, monkeypa
         monkeypatch.setattr(lit.sums, "add_rows", noted)
         run = trainer(2, precision=precision)
         run.fit(lit, data())
-        assert not fuses or max(sizes) <= block
+        assert not fuses or max(sizes) <= max(block, 10)
         assert set(calls) == {"fused_objective" if fuses else "objective"}
         figures = {name: float(value) for name, value in run.callback_metrics.items()}
         outcomes.append((figures, lit.model.linear.weight.detach()))
@@ -188,7 +189,11 @@ def test_evaluation_in_parts_is_that_of_the_whole(monkeypatch: Any) -> None:
     x = torch.rand(11, 8, 8)
     whole = net(x)
     monkeypatch.setattr(backbones, "ROWS", 4)
+    sizes: list[int] = []
+    net.net.register_forward_hook(lambda _, given, __: sizes.append(len(given[0])))
     torch.testing.assert_close(net(x), whole)
+    net.train()(x)  # whose statistics are of the whole batch
+    assert sizes == [4, 4, 3, 11]
 
 
 def test_grey_is_a_colour() -> None:
@@ -247,6 +252,17 @@ def test_a_frozen_backbone_stays_as_it_is() -> None:
     assert not any(module.training for module in lit.train().backbone.modules())
 
 
+@pytest.mark.filterwarnings("ignore:Found 1 module.s. in eval mode")
+def test_a_part_in_evaluation_mode_stays_there() -> None:
+    """of a net of one's own that is trained."""
+    net = Own()
+    statistics = net.layers[2].eval()
+    lit, before = classifier(backbone=net), statistics.running_mean.clone()  # type: ignore[operator, union-attr]
+    trainer(1).fit(lit, data())
+    assert torch.equal(statistics.running_mean, before)  # type: ignore[arg-type]
+    assert net.layers[3].training
+
+
 def test_a_backbone_is_unfrozen_at_its_epoch() -> None:
     lit, states = classifier(freeze_backbone=True, unfreeze_at_epoch=2), States()
     before = parts(lit)["backbone"]
@@ -259,6 +275,12 @@ def test_a_backbone_is_unfrozen_at_its_epoch() -> None:
     again = States()
     trainer(1, again).fit(lit, data())
     assert again.modes[0] == {False}
+
+
+def test_a_backbone_is_unfrozen_in_one_process(monkeypatch: Any) -> None:
+    monkeypatch.setattr(Trainer, "world_size", 2)
+    with pytest.raises(ValueError, match="unfreeze_at_epoch: expected one process, got 2"):
+        trainer(1).fit(classifier(freeze_backbone=True, unfreeze_at_epoch=1), data())
 
 
 def test_a_backbone_may_have_a_rate_of_its_own() -> None:
@@ -349,6 +371,12 @@ def test_the_objective_of_mixed_images(options: dict[str, Any], features: int) -
     run.fit(lit.train(), data())
     assert "train/loss" in run.callback_metrics
     assert "train/accuracy" not in run.callback_metrics
+
+
+def test_vectors_are_not_mixed() -> None:
+    y = torch.arange(4)
+    with pytest.raises(ValueError, match=r"mixup and cutmix: expected images .* got \(4, 64\)"):
+        Mixing(0.4, 0.0, 4)(Batch(torch.rand(4, 64), y, y))
 
 
 def test_both_take_turns() -> None:
@@ -576,9 +604,24 @@ class Picky(nn.Flatten):
         return super().forward(x)
 
 
+class Giving(Picky):
+    """Gives something else than features."""
+
+    def __init__(self, give: Any) -> None:
+        super().__init__()
+        self.give = give
+
+    def forward(self, x: Tensor) -> Any:
+        return self.give(x.flatten(1))
+
+
 @pytest.mark.parametrize(
     ("backbone", "message"),
     [
+        (Giving(lambda x: (x, x)), r"Giving takes, .*: two of them give tuple, not \(2, 64\)"),
+        (Giving(lambda x: {"out": x}), r"Giving takes, .*: two of them give dict, not"),
+        (Giving(lambda x: x.mean((2, 3))), r"Giving takes, .*: Dimension out of range"),
+        (Giving(lambda x: x[:, 1:]), r"Giving takes, .*: two of them give \(2, 63\), not"),
         (Picky(), r"Picky takes, got some of shape \(8, 8\): Wrong image height!"),
         ("small_cnn", r"small_cnn takes, got some of shape \(64,\): input: expected images"),
         ("alexnet", r"alexnet takes, got some of shape \(8, 8\): "),

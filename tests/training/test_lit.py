@@ -160,6 +160,16 @@ def test_any_optimizer_of_torch_learns(name: str) -> None:
     assert lit.model.loss(x, y) < math.log(K)
 
 
+def test_figures_are_those_before_a_step_that_evaluates_often() -> None:
+    data, lit = Blobs(), LitSoftmaxRegression(D, K, optimizer=torch.optim.LBFGS)
+    data.setup()
+    expected = lit.model.loss(*data.splits["train"]).item()
+    fitting = trainer(1)
+    fitting.fit(lit, data)
+    assert float(fitting.callback_metrics["train/loss"]) == pytest.approx(expected, rel=1e-5)
+    assert float(fitting.callback_metrics["train/nll"]) == pytest.approx(expected, rel=1e-5)
+
+
 def test_balanced_weights_are_those_of_scikit_learn() -> None:
     data = Blobs()
     lit = LitSoftmaxRegression(D, K, class_weight="balanced")
@@ -217,6 +227,9 @@ def test_sizes_that_do_not_fit_the_data(sizes: tuple[int, int], message: str) ->
         ({"label_smoothing": 1.5}, r"label_smoothing: expected a number in \[0, 1\], got 1.5"),
         ({"class_weight": [1.0, 2.0]}, "class_weight: .* 4 classes, got 2"),
         ({"class_weight": [1.0, 2.0, -1.0, 1.0]}, "class_weight: expected .* >= 0, got -1.0"),
+        ({"class_weight": [1.0, math.nan, 1.0, 1.0]}, "class_weight: expected finite .* got nan"),
+        ({"class_weight": [1.0, 1.0, 1.0, math.inf]}, "class_weight: expected finite .* got inf"),
+        ({"class_weight": [0.0] * 4}, "class_weight: expected a number above 0 for some class"),
         ({"class_weight": "even"}, "class_weight: expected .*balanced.*got 'even'"),
     ],
 )

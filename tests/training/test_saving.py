@@ -120,6 +120,37 @@ def test_a_signal_ends_a_run_that_then_goes_on(
     assert Fit(tmp_path).outcome() == alone
 
 
+@pytest.mark.parametrize(("before", "after"), [(1, 8), (2, 5), (8, 1), (3, 2)])
+def test_a_run_goes_on_with_other_calls(
+    before: int, after: int, alone: tuple[Any, ...], tmp_path: Path
+) -> None:
+    """Lightning counts calls, and would end the epoch too early; max_steps makes them of one."""
+    stop = At(2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Stopped):
+        Fit(tmp_path, stop, lit=model(steps_per_call=before))
+    assert Fit(tmp_path, lit=model(steps_per_call=after)).outcome() == alone
+
+
+def test_a_run_that_its_steps_ended_goes_on_with_a_whole_epoch(tmp_path: Path) -> None:
+    """from its first batch, with a validation at its end."""
+    Fit(tmp_path, max_steps=10)
+    more = Fit(tmp_path, max_steps=31)
+    rows = list(csv.DictReader(more.logger.path.read_text().splitlines()))
+    assert [int(row["step"]) for row in rows if row["val/nll"]] == [31]
+    assert more.trainer.current_epoch == 2
+
+
+def test_another_batch_size_is_refused_within_an_epoch(tmp_path: Path) -> None:
+    """in which rows would be dropped or doubled; not after it."""
+    with pytest.raises(Stopped):
+        Fit(tmp_path, At(2, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    with pytest.raises(ValueError, match=r"batch_size: expected 21 batches, .* got 41"):
+        Fit(tmp_path, data=DigitsDataModule(batch_size=32))
+    Fit(tmp_path, max_epochs=1)
+    other = Fit(tmp_path, data=DigitsDataModule(batch_size=32), max_epochs=2)
+    assert other.trainer.global_step == 21 + 41
+
+
 class CrashError(RuntimeError):
     pass
 

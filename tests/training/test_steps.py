@@ -94,6 +94,20 @@ def test_the_trainers_settings_are_kept(options: dict[str, Any]) -> None:
     assert lr[0] == pytest.approx(lr[1], rel=1e-12)
 
 
+def test_gradients_of_a_fit_that_failed_are_not_added_to() -> None:
+    class Fail(Callback):
+        def on_train_batch_end(self, *args: Any) -> None:
+            raise KeyError("mine")
+
+    lit, other = model(optimizer=torch.optim.SGD), model(optimizer=torch.optim.SGD)
+    options = {"accumulate_grad_batches": 3, "limit_train_batches": 6, "max_epochs": 1}
+    with pytest.raises(KeyError, match="mine"):
+        trainer(Fail(), **options).fit(lit, DigitsDataModule())
+    for each in (lit, other):
+        trainer(**options).fit(each, DigitsDataModule())
+    assert lit.model.linear.weight.equal(other.model.linear.weight)
+
+
 def test_bfloat16_autocast_is_kept() -> None:
     lit = model(steps_per_call=4)
     seen = []
@@ -101,6 +115,15 @@ def test_bfloat16_autocast_is_kept() -> None:
     trainer(precision="bf16-mixed", max_epochs=1).fit(lit, DigitsDataModule())
     assert set(seen) == {torch.bfloat16}
     assert lit.model.linear.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("precision", ["16-true", "bf16-true"])
+def test_the_objective_in_half_precision_is_logged(precision: Any) -> None:
+    """whose sum in units of 2^-20 no float16 holds."""
+    run = trainer(precision=precision, max_epochs=1)
+    run.fit(model(optimizer=partial(torch.optim.SGD, lr=0.1)), DigitsDataModule())
+    figures = run.callback_metrics
+    assert figures["train/loss"] == pytest.approx(float(figures["train/nll"]), rel=0.05)
 
 
 @pytest.mark.parametrize("steps", [2, 7, 64, 1000])
@@ -275,3 +298,6 @@ def test_a_schedule_that_watches_needs_something_to_watch() -> None:
     lit = model(lr_scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau)
     with pytest.raises(ValueError, match="expected a validation set for ReduceLROnPlateau"):
         trainer(limit_val_batches=0).fit(lit, DigitsDataModule())
+    lit = model(lr_scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau, lr_interval="step")
+    with pytest.raises(ValueError, match='lr_interval: expected "epoch" for ReduceLROnPlateau'):
+        trainer().fit(lit, DigitsDataModule())

@@ -111,9 +111,14 @@ def test_resuming_between_two_fits_gives_the_same_bits(tmp_path: Path) -> None:
         fitted(tmp_path / "part", epochs=3)
     resumed = fitted(tmp_path / "part", tmp_path / "part" / "last.ckpt")
     assert fits(resumed) == fits(whole)
+    assert len(resumed.optimizers(use_pl_optimizer=False).state_dict()["solved"]) == 3
     assert resumed.model.linear.weight.equal(whole.model.linear.weight)
     best = [torch.load(tmp_path / of / "best.ckpt")["certificate"] for of in ("whole", "part")]
     assert best[0] == best[1]
+    # and there is nothing left to do
+    again = fitted(tmp_path / "part", tmp_path / "part" / "last.ckpt")
+    assert fits(again) == fits(whole)
+    assert again.model.linear.weight.equal(whole.model.linear.weight)
 
 
 @pytest.mark.filterwarnings("ignore:C. expected a fit for each")
