@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import write_mnist
+from mnist_files import write_mnist
 from PIL import Image
 
 from softmax_torch import cli

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import write_mnist
+from mnist_files import write_mnist
 from PIL import Image
 from pyarrow import parquet
 from safetensors.torch import save_file

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import write_idx
+from mnist_files import write_idx
 
 from softmax_torch.data import idx
 

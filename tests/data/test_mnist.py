@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import write_idx, write_mnist
+from mnist_files import write_idx, write_mnist
 from torchvision import datasets
 
 from softmax_torch.data import MNISTDataModule

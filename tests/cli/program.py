@@ -1,0 +1,30 @@
+"""The program as a user starts it, and what it left behind."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SHORT = ["--trainer.max_epochs", "2", "--trainer.accelerator", "cpu"]
+
+
+def run(*args: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """train.py as a user starts it, from another folder."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *args],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "COLUMNS": "100"},
+    )
+
+
+def figures(text: str, label: str) -> str:
+    """The line of a report that starts with a label."""
+    [line] = [line for line in text.splitlines() if line.startswith(f"{label}  ")]
+    return line
+
+
+def metrics(here: Path, version: int = 0) -> list[str]:
+    path = here / "runs" / "digits" / f"version_{version}" / "metrics.csv"
+    return path.read_text().splitlines()

@@ -1,0 +1,69 @@
+"""A calibration is found, kept in the checkpoint, and used where it is asked for."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from softmax_torch import cli
+from softmax_torch.cli import commands
+from softmax_torch.training import checkpoint
+
+
+@pytest.mark.parametrize("method", ["temperature", "vector"])
+def test_a_calibration_is_kept_and_used_when_asked(
+    method: str, to_calibrate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results: list[dict[str, float]] = []
+    monkeypatch.setattr(commands, "figures", lambda result: results.append(dict(result)) or "")
+    path = ["--ckpt_path", str(to_calibrate)]
+    cli.main(["calibrate", *path, "--method", method])
+    for flags in ([], ["--calibrated"]):
+        cli.main(["validate", *path, *flags])
+    before, after, plain, calibrated = results
+    assert (plain, calibrated) == (before, after)
+    assert after["val/nll"] < before["val/nll"]
+    # the rest of the checkpoint is as it was, and whole
+    assert not checkpoint.damaged(to_calibrate)
+    content = checkpoint.load(to_calibrate)
+    assert set(content) - {"calibration"} == set(checkpoint.load(to_calibrate.parent / "last.ckpt"))
+
+
+def test_predictions_are_calibrated_when_asked(to_calibrate: Path) -> None:
+    path = ["--ckpt_path", str(to_calibrate)]
+    cli.main(["calibrate", *path])
+    temperature = 1 / checkpoint.load(to_calibrate)["calibration"]["scale"].item()
+    assert temperature != pytest.approx(1.0, abs=0.01)
+    cli.main(["predict", *path, "--probabilities"])
+    cli.main(["predict", *path, "--probabilities", "--calibrated"])
+    plain, calibrated = (
+        torch.tensor(
+            [[float(p) for p in row[3:]] for row in csv.reader(file.read_text().splitlines()[1:])],
+            dtype=torch.float64,
+        )
+        for file in (to_calibrate.with_name(f"predictions{n}.csv") for n in ("", "_1"))
+    )
+    expected = (plain.log() / temperature).softmax(1)
+    torch.testing.assert_close(calibrated, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_a_run_goes_on_from_a_calibrated_checkpoint_as_from_another(
+    to_calibrate: Path, here: Path
+) -> None:
+    flags = ["--trainer.max_epochs", "31"]
+    shutil.copytree(to_calibrate.parent, here / "other")
+    cli.main(["calibrate", "--ckpt_path", str(to_calibrate.with_name("last.ckpt"))])
+    for folder in ("run", "other"):
+        cli.main(["fit", "--resume", folder, *flags])
+    mine, other = (checkpoint.load(here / folder / "last.ckpt") for folder in ("run", "other"))
+    assert "calibration" not in mine  # that was of other weights
+    for name, value in mine["state_dict"].items():
+        assert torch.equal(value, other["state_dict"][name])
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_what_is_not_calibrated_is_refused(command: str, to_calibrate: Path) -> None:
+    with pytest.raises(ValueError, match="expected a checkpoint with a calibration, got one with"):
+        cli.main([command, "--ckpt_path", str(to_calibrate), "--calibrated"])

@@ -1,0 +1,124 @@
+"""What a user is told when something is wrong."""
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from program import ROOT, run
+
+from softmax_torch import cli
+from softmax_torch.cli import commands
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["fit", "--model.nonsense", "3"], "Option 'nonsense' is not accepted"),
+        (["fit", "--data", "NoSuchData"], "NoSuchData"),
+        (["fit", "--model.optimizer", "torch.optim.Nope"], "torch.optim.*Nope"),
+        (["fit", "--model.num_classes", "7"], "num_classes"),
+        (["fit", "--config", "nowhere.yaml"], "does not exist"),
+        (["fit", "--config", "unknown.yaml"], "Option 'nonsense' is not accepted"),
+        (["train"], "invalid choice: 'train'"),
+    ],
+)
+def test_arguments_that_do_not_exist(
+    args: list[str], message: str, here: Path, capsys: Any
+) -> None:
+    (here / "unknown.yaml").write_text("model:\n  nonsense: 3\n")
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(args)
+    assert stopped.value.code == 2
+    output = capsys.readouterr().err
+    assert re.search(message, output)
+    assert len(output.splitlines()) < 25  # the message is not buried under a list of options
+    assert not (here / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "kind", "message"),
+    [
+        (["test"], ValueError, "test: expected --ckpt_path"),
+        (["calibrate"], ValueError, "calibrate: expected --ckpt_path"),
+        (
+            ["predict", "--ckpt_path", "no.ckpt"],
+            FileNotFoundError,
+            "no.ckpt: expected a checkpoint of a run, got no such file",
+        ),
+        (["test", "--ckpt_path", "."], FileNotFoundError, r"\.: expected a .*, got a folder"),
+        (["test", "--ckpt_path", "text.ckpt"], ValueError, "damaged or another thing"),
+        (["test", "--ckpt_path", "other.ckpt"], ValueError, r"state_dict.*got \['weights'\]"),
+        (["test", "--ckpt_path", "alone.ckpt"], FileNotFoundError, "give one with --config"),
+        (["fit", "--model.C", "-1"], ValueError, "C: expected a number above 0"),
+        (["fit", "--data.batch_size", "0"], ValueError, "batch_size: expected at least 1"),
+    ],
+)
+def test_input_that_cannot_be_used(
+    args: list[str], kind: type[Exception], message: str, here: Path
+) -> None:
+    (here / "text.ckpt").write_text("not a checkpoint")
+    torch.save({"weights": torch.ones(1)}, here / "other.ckpt")
+    torch.save({"state_dict": {}, "hyper_parameters": {}}, here / "alone.ckpt")
+    with pytest.raises(kind, match=message):
+        cli.main(args)
+    assert not (here / "runs").exists()
+
+
+def test_a_checkpoint_for_other_data_is_refused(
+    digits: tuple[Path, str], mnist_root: Path, here: Path
+) -> None:
+    config = str(ROOT / "configs" / "mnist.yaml")
+    args = ["test", "--ckpt_path", str(digits[0]), "--config", config]
+    with pytest.raises(ValueError, match=r"in_features: .* has 784, the checkpoint 64"):
+        cli.main([*args, "--data.root", str(mnist_root)])
+
+
+def test_code_in_a_checkpoint_is_not_run(here: Path) -> None:
+    class Mischief:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (here / "ran",)
+
+    torch.save({"state_dict": Mischief(), "hyper_parameters": {}}, here / "bad.ckpt")
+    with pytest.raises(ValueError, match="damaged or another thing"):
+        cli.main(["test", "--ckpt_path", "bad.ckpt"])
+    assert not (here / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (
+            ["fit", "--data.batch_size", "0"],
+            "error: batch_size: expected at least 1 or null",
+        ),
+        (
+            ["test", "--ckpt_path", "no.ckpt"],
+            "error: no.ckpt: expected a checkpoint of a run, got no such file",
+        ),
+        (
+            ["fit", "--config", str(ROOT / "configs" / "mnist.yaml"), "--data.download", "false"],
+            "error: MNIST: expected train-images-idx3-ubyte",
+        ),
+        (["fit", "--model.optimizer.lr", "1e38"], "error: train/loss: expected a finite number"),
+    ],
+)
+def test_a_user_reads_a_message_and_no_traceback(
+    args: list[str], message: str, tmp_path: Path
+) -> None:
+    done = run(*args, folder=tmp_path)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_errors_of_others_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: object) -> None:
+        int("not ours")
+
+    monkeypatch.setattr(commands.CLI, "before_fit", lambda self: int("not ours"))
+    monkeypatch.setattr(sys, "argv", ["train.py", "fit", "--trainer.fast_dev_run", "true"])
+    with pytest.raises(ValueError, match="invalid literal"):
+        cli.main()

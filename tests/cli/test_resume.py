@@ -1,0 +1,148 @@
+"""Runs that end before their end, and go on."""
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from program import ROOT, SHORT, metrics
+
+from softmax_torch import cli
+from softmax_torch.training.runs import RunLogger
+
+
+def test_a_run_whose_configuration_names_no_class_goes_on(here: Path, capsys: Any) -> None:
+    """as those of earlier versions do not."""
+    cli.main(["fit", *SHORT])
+    path = here / "runs" / "digits" / "version_0" / "config.yaml"
+    settings = yaml.safe_load(path.read_text())
+    settings["model"] = settings["model"]["init_args"]
+    path.write_text(yaml.safe_dump(settings))
+    cli.main(["fit", "--resume", "--trainer.max_epochs", "3", "--trainer.accelerator", "cpu"])
+    assert "resumed     runs/digits/version_0/last.ckpt" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("where", [[], ["runs/digits/version_0"]])
+def test_resume_goes_on_in_the_directory_of_the_run(
+    where: list[str], here: Path, capsys: Any
+) -> None:
+    flags = ["--trainer.accelerator", "cpu", "--trainer.max_epochs"]
+    cli.main(["fit", *flags, "4"])
+    expected = metrics(here)
+    shutil.move(here / "runs", here / "other")
+    cli.main(["fit", *flags, "2"])
+    capsys.readouterr()
+    cli.main(["fit", "--resume", *where, *flags, "4"])
+    assert "resumed     runs/digits/version_0/last.ckpt, step 82" in capsys.readouterr().out
+    assert metrics(here) == expected
+    assert [path.name for path in (here / "runs" / "digits").iterdir()] == ["version_0"]
+
+
+def test_resume_takes_the_newest_run_of_the_name(here: Path, capsys: Any) -> None:
+    cli.main(["fit", *SHORT])
+    cli.main(["fit", *SHORT, "--model.C", "2.0"])
+    cli.main(["fit", *SHORT, "--name", "other"])
+    capsys.readouterr()
+    cli.main(["fit", "--resume", "--trainer.max_epochs", "3", "--trainer.accelerator", "cpu"])
+    assert "resumed     runs/digits/version_1/last.ckpt" in capsys.readouterr().out
+    assert len(metrics(here, 1)) > len(metrics(here, 0))
+
+
+def test_resume_without_a_checkpoint_begins_anew_in_place(here: Path, capsys: Any) -> None:
+    cli.main(["fit", *SHORT])
+    expected = metrics(here)
+    for path in (here / "runs" / "digits" / "version_0").glob("*.ckpt"):
+        path.unlink()
+    cli.main(["fit", "--resume", "--trainer.accelerator", "cpu"])
+    assert "from its start: it has no checkpoint" in capsys.readouterr().out
+    assert metrics(here) == expected
+
+
+def test_resume_says_which_files_are_damaged(here: Path, capsys: Any) -> None:
+    cli.main(["fit", *SHORT])
+    last = here / "runs" / "digits" / "version_0" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:-1])
+    cli.main(["fit", "--resume", "--trainer.max_epochs", "3", "--trainer.accelerator", "cpu"])
+    output = capsys.readouterr()
+    assert "warning: runs/digits/version_0/last.ckpt: passed over, as it is cut off" in output.err
+    assert "resumed     runs/digits/version_0/best.ckpt" in output.out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--model.C", "3.0"], r"got others:\n  model.C: expected 10.0, got 3.0"),
+        (["--data.batch_size", "7"], "batch_size: expected 32, got 7"),
+        (["--model.optimizer", "Adam"], "model.optimizer.class_path: expected torch.optim.SGD"),
+        (["--config", "mnist.yaml"], "class_path: expected softmax_torch.data.DigitsDataModule"),
+    ],
+)
+def test_resume_with_other_settings_is_refused(
+    flags: list[str], message: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(ROOT / "configs" / "mnist.yaml", here)
+    cli.main(["fit", *SHORT])
+    before = metrics(here)
+    with pytest.raises(ValueError, match=message):
+        cli.main(["fit", "--resume", "runs/digits/version_0", *flags, *SHORT[2:]])
+    assert metrics(here) == before
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["fit", "--resume"], "expected an earlier run in runs/digits, got none"),
+        (["fit", "--resume", "nowhere"], "expected the directory of a run.*got nowhere"),
+        (["fit", "--resume=nowhere"], "expected the directory of a run.*got nowhere"),
+        (["test", "--resume"], "expected it after fit"),
+        (["fit", "--resume", "--ckpt_path", "a.ckpt"], "expected no --ckpt_path beside it"),
+        (["fit", "--resume", "--config", "no.yaml"], "--config: expected a file, got no.yaml"),
+        (["fit", "--resume", "--config=empty"], "--config: expected settings in empty, got None"),
+        (["fit", "--resume", "-c", "broken"], "--config: expected YAML in broken, got while"),
+    ],
+)
+def test_what_cannot_be_resumed(args: list[str], message: str, here: Path) -> None:
+    (here / "empty").write_text("")
+    (here / "broken").write_text("name: [")
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        cli.main(args)
+    assert not (here / "runs").exists()
+
+
+def test_a_run_that_is_under_way_is_left_alone(here: Path) -> None:
+    cli.main(["fit", *SHORT])
+    logger = RunLogger("runs", "digits", Path("runs/digits/version_0"))
+    with pytest.raises(BlockingIOError, match="another process is writing to"):
+        cli.main(["fit", "--resume"])
+    logger.close()
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_program_with_a_checkpoint(
+    signum: int, code: int, tmp_path: Path
+) -> None:
+    job = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), "fit", "--trainer.max_epochs", "100000"],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+    )
+    last = tmp_path / "runs" / "digits" / "version_0" / "last.ckpt"
+    deadline = time.monotonic() + 120
+    while not last.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    job.send_signal(signum)
+    _, errors = job.communicate(timeout=60)
+    assert job.returncode == code, errors
+    lines = errors.splitlines()
+    assert re.match(rf"stopped by {signal.Signals(signum).name} at step \d+, kept in ", lines[-2])
+    assert lines[-1].strip() == "python train.py fit --resume runs/digits/version_0"
+    assert "Traceback" not in errors
