@@ -215,6 +215,8 @@ def test_a_layer_in_two_places_is_replaced_in_both() -> None:
     model.add_module("again", model[2])
     head = replace_head(model)
     assert model[2] is model.again is head
+    one, other = nn.Linear(4, 4), nn.Linear(4, 4)  # the last place counts
+    assert find_head(nn.Sequential(one, nn.ReLU(), other, one)) == ("3", one)
 
 
 class Own(nn.Linear):

@@ -32,7 +32,8 @@ def find_head(model: nn.Module, name: str | None = None) -> tuple[str, nn.Linear
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected an nn.Module, got {type(model).__name__}")
-    modules = dict(model.named_modules())
+    # A layer that is used in two places has two names, of which the last counts.
+    modules = dict(model.named_modules(remove_duplicate=False))
     if name is not None:
         layer = modules.get(name)
         if isinstance(layer, nn.Linear):
@@ -98,7 +99,6 @@ def replace_head(
     ).train(layer.training)
     if num_classes is None:
         head.weight, head.bias = layer.weight, layer.bias
-    # A layer that is used in two places has two names.
     for place, module in list(model.named_modules(remove_duplicate=False)):
         if module is layer:
             model.set_submodule(place, head)
