@@ -1,10 +1,17 @@
-"""Data that tests share: the real MNIST where it is at hand, and a generated one like it."""
+"""What tests share: the real MNIST where it is at hand, one that is generated, and examples."""
 
 import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from mnist_files import write_mnist
+
+# The same examples everywhere, however slow and busy the machine is.
+settings.register_profile(
+    "anywhere", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("anywhere")
 
 
 @pytest.fixture

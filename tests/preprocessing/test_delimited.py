@@ -71,7 +71,10 @@ TABLE = st.lists(
 
 
 @given(rows=TABLE, block=st.integers(80, 200), size=st.integers(1, 4))
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
 def test_what_is_written_is_read(rows, block: int, size: int, here: Path) -> None:
     """In blocks and chunks of any size, and every row has the line in which it begins."""
     import csv
