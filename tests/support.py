@@ -85,8 +85,8 @@ def in_processes(work: Callable[..., None], size: int, *args: object) -> None:
 
 
 def in_group(work: Callable[..., None], size: int, folder: Path | str, *args: object) -> None:
-    """Run work(rank, *args) in so many new processes: a gloo group, which meets in a folder."""
-    in_processes(_in_group, size, work, size, f"{folder}/meet{size}", *args)
+    """Run work(rank, folder, *args) in so many new processes: a gloo group, met in that folder."""
+    in_processes(_in_group, size, work, size, str(folder), *args)
 
 
 def _in_process(rank: int, work: Callable[..., None], args: Sequence[object]) -> None:
@@ -100,15 +100,15 @@ def _in_process(rank: int, work: Callable[..., None], args: Sequence[object]) ->
     os._exit(0)
 
 
-def _in_group(rank: int, work: Callable[..., None], size: int, meeting: str, *args: object) -> None:
+def _in_group(rank: int, work: Callable[..., None], size: int, folder: str, *args: object) -> None:
     dist.init_process_group(
         "gloo",
-        init_method=f"file://{meeting}",
+        init_method=f"file://{folder}/meet{size}",
         rank=rank,
         world_size=size,
         timeout=timedelta(seconds=60),
     )
-    work(rank, *args)
+    work(rank, folder, *args)
     dist.destroy_process_group()
 
 

@@ -611,4 +611,4 @@ def refused(model: nn.Module) -> None:
 
 
 def test_data_parallel_and_sharded_nets(tmp_path: Path) -> None:
-    in_group(in_ranks, 2, tmp_path, str(tmp_path))
+    in_group(in_ranks, 2, tmp_path)

@@ -354,7 +354,7 @@ def checkpoint(size: int, folder: str) -> None:
         assert trained(3) == pytest.approx(expected, rel=1e-12)
 
 
-def work(rank: int, size: int, folder: str) -> None:
+def work(rank: int, folder: str, size: int) -> None:
     compare(size, torch.float64)
     if size > 1:
         compare(size, torch.float32)
@@ -370,7 +370,7 @@ def work(rank: int, size: int, folder: str) -> None:
 
 def test_ranks_do_what_one_process_does(tmp_path: Path) -> None:
     for size in (2, 4, 1):
-        in_group(work, size, tmp_path, size, str(tmp_path))
+        in_group(work, size, tmp_path, size)
         if size == 1:
             continue
         found = [torch.load(tmp_path / f"errors{size}-{rank}.pt") for rank in range(size)]

@@ -90,7 +90,8 @@ class TensorDataModule(LightningDataModule):
 
     def read(self) -> tuple[Split, Split]:
         """The training set, validation part included, and the test set."""
-        # Not abstract, as who says what all parts are has no use for it.
+        # Not abstract, as who overrides ``read_splits`` has no use for it; with neither there is no
+        # data to go on with, and this says what to write.
         raise NotImplementedError(f"{type(self).__name__}: expected a method read or read_splits")
 
     def read_splits(self) -> dict[str, Split]:

@@ -54,6 +54,7 @@ class ConvexSolver(Optimizer):
             self.run.load_state_dict(self._saved)
 
     @torch.no_grad()
+    # Torch's has two types, with the loss that the closure gives: here there is none to give back.
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """One outer iteration, unless the fit has ended; the closure is not called."""
         run = self.run

@@ -48,7 +48,18 @@ def as_tensors(at: Path, x: Tensor, y: Tensor) -> Files:
     return files
 
 
-KINDS = {"pt": as_pt, "safetensors": as_safetensors, "npy": as_arrays, "two pt": as_tensors}
+def in_capitals(at: Path, x: Tensor, y: Tensor) -> Files:
+    file = Path(as_pt(at, x, y))
+    return str(file.rename(file.with_suffix(".PT")))
+
+
+KINDS = {
+    "pt": as_pt,
+    "safetensors": as_safetensors,
+    "npy": as_arrays,
+    "two pt": as_tensors,
+    "PT": in_capitals,
+}
 
 
 def data(root: Path, write: Callable[..., Files] = as_pt, **options: object) -> FeaturesDataModule:

@@ -1,5 +1,6 @@
 """Images of any kind become bytes of one size, and those that have it already are left alone."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,7 @@ def test_raw_inputs_of_every_kind_give_the_same(tmp_path: Path) -> None:
     for path, names in (
         (tmp_path, ["0.png", "1.png", "2.png"]),
         (tmp_path / "all.npy", list("012")),
+        (shutil.copy(tmp_path / "all.npy", tmp_path / "CAPITALS.NPY"), list("012")),
     ):
         ids, parts = zip(*GREY.read(path, 2), strict=True)
         assert [len(part) for part in parts] == [2, 1]

@@ -41,7 +41,7 @@ def work(rank: int, folder: str) -> None:
 
 
 def test_two_processes_find_what_one_does(tmp_path: Path) -> None:
-    in_group(work, 2, tmp_path, str(tmp_path))
+    in_group(work, 2, tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     X, y, weight = data()
     for case, (W, b, objective), (W1, b1, objective1) in zip(CASES, first, second, strict=True):
