@@ -1,20 +1,37 @@
-"""What callers hand over, as ``Samples``, class indices and weights; the rest is refused.
+"""Checks and conversion of the samples, class indices, weights and options that callers pass.
 
-X is a dense array in memory (torch or numpy), a ``numpy.memmap``, a sparse matrix (torch CSR, scipy
-in any format), or blocks of rows: anything that yields 2-dimensional arrays each time it is
-iterated. Arrays in memory are taken to the device whole. A memory map and blocks are read piece by
-piece in every pass and never held as a whole.
+X is a dense array in memory (a tensor, a numpy array, nested lists, a pandas or polars frame), a
+``numpy.memmap``, a sparse matrix (torch CSR, any format of scipy, a sparse pandas frame), or blocks
+of rows: an iterable that yields 2-dimensional arrays anew each time. Arrays in memory are moved to
+the device at once. Every pass reads a memory map and blocks piece by piece and holds one piece at a
+time.
+
+All numbers of X reach ``Samples`` exactly: whole numbers stay integers or become float64 where
+float32 would round them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from softmax_torch.solvers import samples
+from softmax_torch.solvers.arrays import (
+    as_tensor,
+    check_stored,
+    check_values,
+    column_names,
+    computable,
+    floating,
+    is_blocks,
+    is_memmap,
+    is_sparse_frame,
+    refuse_unreal,
+)
 from softmax_torch.solvers.processes import Processes
 from softmax_torch.solvers.samples import (
     DenseSamples,
@@ -26,60 +43,93 @@ from softmax_torch.solvers.samples import (
     csr_transposed,
 )
 
-__all__ = ["as_class_indices", "as_sample_weight", "as_samples", "as_tensor"]
+__all__ = [
+    "as_class_indices",
+    "as_dtype",
+    "as_sample_weight",
+    "as_samples",
+    "check_strength",
+]
 
 SMALL = 1 << 20
-"""Up to so many numbers X is computed with in float64: it costs nothing that could be felt."""
+"""With at most so many numbers in X all passes use float64: the time it costs is not noticeable."""
 
 READ_BYTES = 64 << 20
-"""What is read of a memory map at a time."""
+"""Bytes of a memory map that are read at a time."""
+
+LARGEST_TOTAL, LEAST_TOTAL = 1e30, 1e-30
+"""Bounds of the sum of the weights: sums of weights times features stay within float32, whose
+numbers lie between 1.2e-38 and 3.4e38."""
+
+STRONGEST = 1e30
+"""The largest strength 1/(C S) of the penalty. The weight W is about the mean of a feature divided
+by it, and below 1.2e-38 float32 rounds W to 0."""
 
 
-def as_samples(X: Any, device: torch.device | None, dtype: torch.dtype | None) -> Samples:
-    """X (n, D) for passes in ``dtype``, by default float32, float64 where X is small.
+def as_dtype(dtype: Any) -> torch.dtype | None:
+    """Return the dtype of the passes, given as a dtype of torch or numpy, its name or None."""
+    if dtype is None:
+        return None
+    name = str(getattr(dtype, "__name__", dtype)).removeprefix("torch.")
+    if name not in ("float32", "float64"):
+        raise ValueError(
+            "dtype: expected torch.float32, torch.float64, their names or None, got "
+            f"{dtype if isinstance(dtype, torch.dtype) else repr(dtype)}"
+        )
+    return torch.float32 if name == "float32" else torch.float64
+
+
+def check_strength(C: float, total: float) -> None:
+    """Raise ValueError if the penalty 1/(C S) of samples of total weight S cannot be computed."""
+    if C == math.inf:
+        return
+    product = float(C) * float(total)
+    if product == math.inf:
+        raise ValueError(
+            f"C: expected a finite C times the sum of the weights, got C={C:g} and the sum "
+            f"{total:g}; C=math.inf is no penalty"
+        )
+    if not product >= 1 / STRONGEST:
+        raise ValueError(
+            f"C: expected C times the sum of the weights to be at least {1 / STRONGEST:g}, got "
+            f"C={C:g} and the sum {total:g}"
+        )
+
+
+def as_samples(X: Any, device: torch.device | None, dtype: Any) -> Samples:
+    """Return X (n, D) as samples for passes in ``dtype``, by default float32 unless X is small.
 
     Raises:
-        TypeError, ValueError: not 2-dimensional, not of numbers, empty, NaN or infinite.
+        TypeError: entries that are not real numbers.
+        ValueError: not 2-dimensional, empty, or with missing, infinite or too large values.
     """
-    if dtype not in (None, torch.float32, torch.float64):
-        raise ValueError(f"dtype: expected torch.float32, torch.float64 or None, got {dtype}")
+    dtype = as_dtype(dtype)
+    names = column_names(X)
+    if is_sparse_frame(X):
+        X = X.sparse.to_coo()
     if hasattr(X, "tocsr"):
-        return _sparse(_from_scipy(X), device, dtype)
+        _check_shape(X)
+        return _sparse(_from_scipy(X), names, device, dtype)
     if isinstance(X, Tensor) and X.layout != torch.strided:
-        return _sparse(X if X.layout == torch.sparse_csr else X.to_sparse_csr(), device, dtype)
-    if _is_memmap(X):
+        _check_shape(X)
+        refuse_unreal("X", X)
+        X = X.detach()
+        x = X if X.layout == torch.sparse_csr else X.to_sparse_csr()
+        return _sparse(x, None, device, dtype)
+    if is_memmap(X):
         return _mapped(X, device or torch.device("cpu"), dtype or torch.float32)
-    if _is_blocks(X):
+    if is_blocks(X):
         return _blocks(X, device or torch.device("cpu"), dtype or torch.float32)
-    x = as_tensor("X", X)
-    _check(x)
+    x = computable(as_tensor("X", X))
+    _check_shape(x)
+    check_values(x, names)
     return _dense(x if device is None else x.to(device), dtype)
-
-
-def as_tensor(name: str, value: Any) -> Tensor:
-    """A tensor of an array, a list or a frame, sharing its memory where that can be."""
-    if isinstance(value, Tensor):
-        return value.detach()
-    import numpy as np
-
-    array = np.asarray(value)
-    if array.dtype.kind not in "fiub":
-        raise TypeError(f"{name}: expected numbers, got dtype {array.dtype}")
-    # What torch cannot share: numbers of another machine or of 10 bytes, backward strides, and
-    # memory that must not be written to.
-    dtype = array.dtype.newbyteorder("=") if array.dtype.itemsize <= 8 else np.dtype(np.float64)
-    if dtype != array.dtype or min(array.strides, default=0) < 0 or not array.flags.writeable:
-        array = array.astype(dtype, order="C", copy=True)
-    return torch.from_numpy(array)
 
 
 def _dense(x: Tensor, dtype: torch.dtype | None) -> Samples:
     if dtype is None:
         dtype = torch.float64 if x.numel() <= SMALL else torch.float32
-    if dtype == torch.float64 or x.dtype in (torch.int32, torch.int64):  # exact only in float64
-        x = x.double()
-    elif not x.dtype.is_floating_point:
-        x = x.float()
+    x = x.double() if dtype == torch.float64 else floating(x)
     fast = x.float() if x.dtype == torch.float64 and dtype == torch.float32 else x
     mkl: bool = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call] # torch's own
     worth_it = x.device.type == "cpu" and x.numel() > SMALL and mkl
@@ -93,14 +143,18 @@ def _dense(x: Tensor, dtype: torch.dtype | None) -> Samples:
     return DenseSamples(x, fast)
 
 
-def _sparse(x: Tensor, device: torch.device | None, dtype: torch.dtype | None) -> Samples:
-    _check_shape(x)
-    _check_finite(x.values())
+def _sparse(
+    x: Tensor, names: Sequence[Any] | None, device: torch.device | None, dtype: torch.dtype | None
+) -> Samples:
+    """Return a matrix in CSR as sparse samples on a CPU, as streamed dense blocks on a GPU."""
+    values = computable(x.values())
+    check_stored(values, x.col_indices(), names)
     n, d = x.shape
     if dtype is None:
-        dtype = torch.float64 if len(x.values()) <= SMALL else torch.float32
-    if not x.dtype.is_floating_point:
-        x = csr(x.crow_indices(), x.col_indices(), x.values().to(dtype), (n, d))
+        dtype = torch.float64 if len(values) <= SMALL else torch.float32
+    whole = not x.dtype.is_floating_point
+    if x.dtype != floating(values).dtype:
+        x = csr(x.crow_indices(), x.col_indices(), floating(values), (n, d))
     device = x.device if device is None else device
     if device.type == "cpu":
         x = x.cpu()
@@ -111,71 +165,105 @@ def _sparse(x: Tensor, device: torch.device | None, dtype: torch.dtype | None) -
     # A GPU multiplies dense pieces faster than sparse ones.
     step = samples.dense_rows(d, device)
     pieces = [piece.to(device) for piece in _csr_in_rows(x, step)]
-    return StreamedSamples(
-        lambda: (piece.to_dense().to(dtype) for piece in pieces),
-        [piece.shape[0] for piece in pieces],
-        d,
-        device,
-        dtype,
-    )
+    # Passes in float32 are faster on blocks in float32, which round floats but no whole numbers.
+    kept = x.dtype if whole else dtype
+
+    def read() -> Iterator[Tensor]:
+        return (piece.to_dense().to(kept) for piece in pieces)
+
+    sizes = [piece.shape[0] for piece in pieces]
+    return StreamedSamples(read, sizes, d, device, dtype, _picking(read, dtype))
 
 
 def _mapped(X: Any, device: torch.device, dtype: torch.dtype) -> Samples:
-    """A memory map, of which a piece at a time is copied."""
+    """Return a memory map as samples that copy one piece of it at a time."""
     import numpy as np
 
     _check_shape(X)
     n, d = X.shape
-    step = max(1, READ_BYTES // (4 * d))
+    step = max(1, READ_BYTES // (X.dtype.itemsize * d))
 
     def copied(part: Any) -> Tensor:
-        x = torch.from_numpy(np.array(part)).to(device)
-        return x if x.dtype.is_floating_point else x.to(dtype)
+        return computable(as_tensor("X", np.array(part))).to(device)
 
     def read() -> Iterator[Tensor]:
         return (copied(X[start : start + step]) for start in range(0, n, step))
 
     for x in read():
-        _check_finite(x)
+        check_values(x)
     sizes = [min(step, n - start) for start in range(0, n, step)]
-    return StreamedSamples(read, sizes, d, device, dtype, lambda i: copied(X[i.cpu()]).to(dtype))
+    return StreamedSamples(
+        read, sizes, d, device, dtype, lambda i: copied(X[i.cpu().numpy()]).to(dtype)
+    )
 
 
 def _blocks(X: Any, device: torch.device, dtype: torch.dtype) -> Samples:
-    """Blocks of rows, which are counted and looked at in a first pass."""
+    """Return blocks of rows as samples; a first pass counts the rows and checks the values.
+
+    Blocks without rows are skipped.
+    """
+
+    def converted(block: Any) -> Tensor:
+        return computable(as_tensor("X", block)).to(device)
 
     def read() -> Iterator[Tensor]:
-        for block in X:
-            x = as_tensor("X", block).to(device)
-            yield x if x.dtype.is_floating_point else x.to(dtype)
+        return (x for x in map(converted, X) if len(x))
 
     sizes: list[int] = []
     d = None
-    for x in read():
-        _check(x)
+    for number, block in enumerate(X):
+        x = converted(block)
+        if x.dim() == 2 and len(x) == 0:
+            continue
+        _check_shape(x, f" in block {number}")
         d = x.shape[1] if d is None else d
         if x.shape[1] != d:
             raise ValueError(
-                f"X: expected blocks of {d} features as the first, got {x.shape[1]} in block "
-                f"{len(sizes)}"
+                f"X: expected blocks of {d} features like the first, got {x.shape[1]} in block "
+                f"{number}"
             )
+        check_values(x, column_names(block))
         sizes.append(len(x))
     if d is None:
-        raise ValueError("X: expected at least one block of rows, got none")
-    return StreamedSamples(read, sizes, d, device, dtype)
+        raise ValueError("X: expected at least one block with rows, got none")
+    return StreamedSamples(read, sizes, d, device, dtype, _picking(read, dtype))
+
+
+def _picking(
+    read: Callable[[], Iterator[Tensor]], dtype: torch.dtype
+) -> Callable[[Tensor], Tensor]:
+    """Return a function of ascending row numbers that reads all blocks and keeps these rows."""
+
+    def pick(index: Tensor) -> Tensor:
+        picked, start = [], 0
+        for x in read():
+            here = index[(index >= start) & (index < start + len(x))] - start
+            picked.append(x[here].to(dtype))
+            start += len(x)
+        return torch.cat(picked)
+
+    return pick
+
+
+def _check_shape(x: Any, where: str = "") -> None:
+    shape = tuple(x.shape)
+    if len(shape) != 2 or 0 in shape:
+        raise ValueError(
+            f"X: expected shape (n, D) with at least one sample and one feature, got {shape}{where}"
+        )
 
 
 def as_class_indices(
     y: Any, n: int, device: torch.device, processes: Processes
 ) -> tuple[Tensor, int]:
-    """Class indices (n,), int64, and the number of classes, each of which occurs.
+    """Return the class indices (n,), int64, and the number of classes, all of which occur.
 
     Raises:
-        TypeError, ValueError: not integers, another length than X, negative, one class only, or a
-            class without samples.
+        TypeError: not integers.
+        ValueError: another length than X, negative, one class only, or a class without samples.
     """
     target = as_tensor("y", y)
-    if target.dtype.is_floating_point or target.dtype.is_complex:
+    if target.dtype.is_floating_point:
         raise TypeError(f"y: expected class indices of an integer type, got {target.dtype}")
     if target.dim() != 1 or len(target) != n:
         raise ValueError(
@@ -187,7 +275,7 @@ def as_class_indices(
         raise ValueError(f"y: expected class indices of at least 0, got {least}")
     most = int(processes.largest(target.amax()))
     total = int(processes.summed(torch.tensor(n, device=device)))
-    if most >= total:  # before anything of that size is made
+    if most >= total:  # checked before bincount allocates as many counts
         raise ValueError(
             f"y: expected class indices 0, 1, ... that all occur, got {most} among {total} samples"
         )
@@ -205,10 +293,11 @@ def as_class_indices(
 def as_sample_weight(
     sample_weight: Any, class_weight: Any, y: Tensor, classes: int, processes: Processes
 ) -> Tensor | None:
-    """The weight of each sample, its class weight included, float64; None where all are 1.
+    """Return each sample's weight times the weight of its class (n,), float64; None if all are 1.
 
     Raises:
-        ValueError: other shapes, negative, not finite, or a class that weighs nothing.
+        ValueError: other shapes, negative or not finite, a class of total weight 0, or a sum that
+            float32 cannot hold.
     """
     weight = None
     if sample_weight is not None:
@@ -216,24 +305,21 @@ def as_sample_weight(
         if weight.dim() == 0:
             weight = weight.expand(len(y))
         _check_weights("sample_weight", weight, (len(y),))
+        _check_totals("sample_weight", weight, y, classes, processes)
     if class_weight is not None:
         per_class = _class_weight(class_weight, weight, y, classes, processes)
         weight = per_class[y] if weight is None else weight * per_class[y]
-    if weight is None:
-        return None
-    heavy = processes.summed(torch.bincount(y, weight, minlength=classes))
-    if not heavy.all():
-        raise ValueError(
-            "sample_weight and class_weight: expected samples of weight > 0 in every class, got "
-            f"none in class {int((heavy == 0).nonzero()[0])}"
-        )
+        _check_totals("sample_weight and class_weight", weight, y, classes, processes)
     return weight
 
 
 def _class_weight(
     class_weight: Any, weight: Tensor | None, y: Tensor, classes: int, processes: Processes
 ) -> Tensor:
-    """One weight a class; "balanced" is S / (K S_k), with the sums of the sample weights."""
+    """Return the weight of each class (K,), float64.
+
+    "balanced" is S / (K S_k), with S_k the sum of the sample weights of class k.
+    """
     if isinstance(class_weight, str):
         if class_weight != "balanced":
             raise ValueError(
@@ -253,7 +339,24 @@ def _class_weight(
     return per_class
 
 
+def _check_totals(name: str, weight: Tensor, y: Tensor, classes: int, processes: Processes) -> None:
+    """Raise ValueError unless every class has a weight > 0 and float32 can hold their sum."""
+    sums = processes.summed(torch.bincount(y, weight, minlength=classes))
+    if not sums.all():
+        raise ValueError(
+            f"{name}: expected samples of weight > 0 in every class, got none in class "
+            f"{int((sums == 0).nonzero()[0])}"
+        )
+    total = float(sums.sum())
+    if not LEAST_TOTAL <= total <= LARGEST_TOTAL:
+        raise ValueError(
+            f"{name}: expected weights with a sum from {LEAST_TOTAL:g} to {LARGEST_TOTAL:g}, got "
+            f"{total:g}; scale the weights, and C the other way round"
+        )
+
+
 def _check_weights(name: str, weight: Tensor, shape: tuple[int]) -> None:
+    """Raise ValueError unless weights have this shape and are finite and at least 0."""
     if tuple(weight.shape) != shape:
         raise ValueError(f"{name}: expected shape {shape}, got {tuple(weight.shape)}")
     if not weight.isfinite().all() or weight.amin() < 0:
@@ -261,29 +364,9 @@ def _check_weights(name: str, weight: Tensor, shape: tuple[int]) -> None:
         raise ValueError(f"{name}: expected finite numbers >= 0, got {float(wrong)}")
 
 
-def _check(x: Tensor) -> None:
-    _check_shape(x)
-    _check_finite(x)
-
-
-def _check_shape(x: Any) -> None:
-    shape = tuple(x.shape)
-    if len(shape) != 2 or 0 in shape:
-        raise ValueError(
-            f"X: expected shape (n, D) with at least one sample and one feature, got {shape}"
-        )
-
-
-def _check_finite(x: Tensor) -> None:
-    if not x.dtype.is_floating_point or bool(x.sum().isfinite()):
-        return  # a sum of finite numbers may overflow, hence the second look
-    if not x.isfinite().all():
-        what = "NaN" if bool(x.isnan().any()) else "infinity"
-        raise ValueError(f"X: expected finite numbers, got {what}")
-
-
 def _from_scipy(X: Any) -> Tensor:
-    X = X.tocsr()  # itself where it is in CSR, and then it is the caller's
+    """Return a scipy sparse matrix as a torch CSR matrix without duplicate entries."""
+    X = X.tocsr()  # the caller's own matrix where that is in CSR: copied before it is changed
     if not X.has_canonical_format:
         X = X.copy()
         X.sum_duplicates()
@@ -292,7 +375,7 @@ def _from_scipy(X: Any) -> Tensor:
 
 
 def _csr_in_rows(x: Tensor, step: int) -> Iterator[Tensor]:
-    """x in CSR, in pieces of so many rows."""
+    """Yield the rows of x in CSR in pieces of ``step`` rows."""
     starts = x.crow_indices().long()
     for first in range(0, x.shape[0], step):
         last = min(first + step, x.shape[0])
@@ -310,24 +393,6 @@ def _in_rows(x: Tensor, step: int) -> Iterator[Tensor]:
 
 
 def _density(x: Tensor) -> float:
-    """The share of numbers that are not 0, from a thousand rows here and there."""
+    """Return the share of numbers that are not 0, from a thousand evenly spaced rows."""
     some = x[:: max(1, len(x) // 1000)]
     return int(torch.count_nonzero(some)) / some.numel()
-
-
-def _is_memmap(X: Any) -> bool:
-    return any(f"{t.__module__}.{t.__name__}" == "numpy.memmap" for t in type(X).__mro__)
-
-
-def _is_blocks(X: Any) -> bool:
-    """Whether X yields blocks of rows rather than being an array, a frame or a list of numbers."""
-    if isinstance(X, Tensor) or hasattr(X, "__array__") or hasattr(X, "__dataframe__"):
-        return False
-    if isinstance(X, (list, tuple)):
-        return len(X) > 0 and getattr(X[0], "ndim", 0) == 2
-    if iter(X) is X:
-        raise TypeError(
-            "X: expected blocks that can be iterated again and again, such as a list or an object "
-            f"with __iter__; got {type(X).__name__}, which is used up by one pass"
-        )
-    return True
