@@ -19,7 +19,6 @@ holds: at W = (-w/2, w/2) the left is l2'/4 ||w||^2 + l1' ||w||_1, so l2' = 2 l2
 
 from __future__ import annotations
 
-from numbers import Number
 from typing import Any, Self
 
 import numpy as np
@@ -28,6 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 try:
+    from scipy.sparse import csr_matrix
     from scipy.special import log_softmax, softmax
     from sklearn.base import BaseEstimator, ClassifierMixin
     from sklearn.exceptions import ConvergenceWarning
@@ -40,6 +40,7 @@ except ImportError as error:
         "SoftmaxClassifier needs scikit-learn 1.6 or later: pip install 'softmax-torch[sklearn]'"
     ) from error
 
+from softmax_torch.solvers.arrays import refuse_masked, refuse_unreal
 from softmax_torch.solvers.fit import (
     SOLVERS,
     Solution,
@@ -48,6 +49,7 @@ from softmax_torch.solvers.fit import (
     minimize,
     objective_of,
 )
+from softmax_torch.solvers.inputs import check_strength
 from softmax_torch.solvers.objective import Objective, Penalty
 
 __all__ = ["SoftmaxClassifier"]
@@ -71,16 +73,15 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
             answer depends on it in its last digits alone, hence None stands for a fixed draw.
         solver: "lbfgs", "newton" or "gradient_descent"; with L1 "proximal_newton"; or "auto".
         device: where to fit, such as "cuda"; None for the CPU. Predictions are made on the CPU.
-        dtype: of the passes, torch.float32 or torch.float64; None for the faster of them that is
-            good enough.
+        dtype: dtype of the passes, torch.float32 or torch.float64 or the name of one; None for the
+            faster of them that is good enough.
 
     Attributes:
         classes_: labels in order (K,); for K = 2 the shapes below have 1 for K.
         coef_: (K, D), float32 if X was and float64 otherwise.
         intercept_: (K,).
         objective_: F as above, the penalty of w for two classes.
-        duality_gap_: ``objective_`` is at most this far above its minimum; None with L1 or without
-            a penalty.
+        duality_gap_: ``objective_`` is at most this far above its minimum.
         n_iter_: outer iterations (1,).
         n_features_in_, feature_names_in_: what X had; the names where they are strings.
     """
@@ -98,7 +99,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         random_state: Any = None,
         solver: str = "auto",
         device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
     ) -> None:
         self.C = C
         self.l1_ratio = l1_ratio
@@ -124,7 +125,8 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         no others is none of ``classes_``.
 
         Args:
-            X: an array, a frame or a sparse matrix, of floats or whole numbers of any size.
+            X: an array, a tensor, a frame or a sparse matrix of floats, whole numbers or booleans,
+                with magnitudes of at most 1e15.
             y: labels, numbers or strings.
             sample_weight: (n,) or one number, >= 0; None for ones.
 
@@ -134,10 +136,12 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         Warns:
             sklearn.exceptions.ConvergenceWarning: ``max_iter`` came before ``tol`` was reached.
         """
-        check_options(self.C, self.l1_ratio, self.tol, self.max_iter, self.solver)
-        X, y = validate_data(self, X, y, accept_sparse="csr")
+        C, l1_ratio, tol, max_iter = check_options(
+            self.C, self.l1_ratio, self.tol, self.max_iter, self.solver
+        )
+        X, y = validate_data(self, _unwrapped("X", X), _unwrapped("y", y), accept_sparse="csr")
         check_classification_targets(y)
-        weight = self._weight(y, sample_weight)
+        weight = self._weight(y, _unwrapped("sample_weight", sample_weight))
         if weight is not None and not weight.all():
             kept = weight > 0
             X, y, weight = X[kept], y[kept], weight[kept]
@@ -151,14 +155,15 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         objective = objective_of(
             X, target, self.fit_intercept, weight, balanced, self.device, self.dtype
         )
-        penalty = Penalty.of_strength(self.C, self.l1_ratio, objective.total)
+        check_strength(C, objective.total)
+        penalty = Penalty.of_strength(C, l1_ratio, objective.total)
         if len(classes) == 2:
             penalty = penalty._replace(l2=2 * penalty.l2)
         kind = SOLVERS[chosen(self.solver, penalty)]
         theta, dtype = self._start(objective, classes), objective.samples.dtype
         solver = kind(objective, penalty, theta, dtype, self._seed())
         self._set(
-            minimize(solver, self.tol, self.max_iter, category=ConvergenceWarning),
+            minimize(solver, tol, max_iter, category=ConvergenceWarning),
             np.float32 if X.dtype == np.float32 else np.float64,
         )
         self.classes_ = classes
@@ -167,7 +172,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
     def decision_function(self, X: Any) -> NDArray[Any]:
         """Logits (n, K); for two classes w.x + b (n,), above 0 for ``classes_[1]``."""
         check_is_fitted(self)
-        X = validate_data(self, X, accept_sparse="csr", reset=False)
+        X = validate_data(self, _unwrapped("X", X), accept_sparse="csr", reset=False)
         scores: NDArray[Any] = X @ self.coef_.T + self.intercept_
         return scores[:, 0] if len(self.classes_) == 2 else scores
 
@@ -224,9 +229,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
             W, b = torch.from_numpy(self.coef_), torch.from_numpy(self.intercept_)
             if len(W) == 1:
                 W, b = torch.cat([-W, W]) / 2, torch.cat([-b, b]) / 2
-            objective.weight_of(theta).copy_(W)
-            if objective.bias:
-                theta[:, -1] = b
+            theta = objective.theta_of(W, b)
         return theta
 
     def _seed(self) -> int:
@@ -245,9 +248,29 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         self.n_iter_ = np.array([solution.iterations], np.int32)
 
 
+def _unwrapped(name: str, given: Any) -> Any:
+    """Return a tensor as an array or a scipy matrix in CSR, on the CPU and without its gradient.
+
+    Anything else is returned as it is, except masked arrays with masked entries, which are refused:
+    scikit-learn would take the entries under the mask.
+    """
+    refuse_masked(name, given)
+    if not isinstance(given, Tensor):
+        return given
+    refuse_unreal(name, given)
+    x = given.detach().cpu()
+    if x.layout != torch.strided:
+        x = x.to_sparse_csr()
+        parts = x.values().numpy(), x.col_indices().numpy(), x.crow_indices().numpy()
+        return csr_matrix(parts, shape=tuple(x.shape))
+    # numpy has no bfloat16 and no float8
+    small = x.dtype.is_floating_point and x.dtype not in (torch.float16, torch.float64)
+    return (x.float() if small else x).numpy()
+
+
 def _checked_weight(given: Any, n: int, name: str = "sample_weight") -> NDArray[np.float64]:
     """Weights (n,), of which none is negative."""
-    if isinstance(given, Number):
+    if np.asarray(given).ndim == 0:
         given = np.full(n, given)
     weight: NDArray[np.float64] = check_array(
         given, ensure_2d=False, dtype=np.float64, input_name=name

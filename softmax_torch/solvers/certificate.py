@@ -1,24 +1,33 @@
-"""How far an answer is at most from the optimum: duality gap for L2, subgradient for L1.
+"""A bound on how far F is above its minimum: the duality gap, with an L2 and with an L1 penalty.
 
-For l2 > 0 and l1 = 0 any class probabilities q_i with sum_i w_i (e_{y_i} - q_i) = 0 (a condition
-only where there is a bias) bound the optimum from below,
+Any class probabilities q_i with sum_i w_i (e_{y_i} - q_i) = 0 (a condition only where there is a
+bias) bound the optimum from below,
 
-    F*  >=  D(q) = 1/S sum_i w_i entropy(q_i)  -  1/(2 l2) ||V||^2,
-    V = 1/S sum_i w_i (e_{y_i} - q_i) x_i^T
+    F*  >=  D(q) = 1/S sum_i w_i entropy(q_i)  -  sum_kd h(V_kd)
 
-which is Fenchel's dual with the residuals e_y - q as its variables (for two classes: Yu, Huang &
-Lin 2011, Machine Learning 85, "Dual coordinate descent methods for logistic regression").
-The model's own probabilities meet the condition, to rounding, where the bias is at its optimum for
-the weight. For them -log p_y - entropy(p) = sum_k (p_k - [k = y]) z_k, so that the sums over all
+    V    = 1/S sum_i w_i (e_{y_i} - q_i) x_i^T
+    h(v) = (|v| - l1)_+^2 / (2 l2),    or for l2 = 0:  0 where |v| <= l1, inf elsewhere
+
+which is Fenchel's dual with the residuals e_y - q as its variables and h the conjugate of the
+penalty (for two classes: Yu, Huang & Lin 2011, Machine Learning 85, "Dual coordinate descent
+methods for logistic regression"; with l1: Koh, Kim & Boyd 2007, "An interior-point method for
+large-scale l1-regularized logistic regression"). The model's own probabilities p meet the
+condition, to rounding, where the bias is at its optimum for the weight, and so do the
+q = (1 - s) e_y + s p, for which V is s times as large.
+
+For l1 = 0 and q = p, -log p_y - entropy(p) = sum_k (p_k - [k = y]) z_k, so that the sums over all
 samples cancel but for -<W, V>, and V = l2 W - dF/dW, which leaves
 
     F - D(p)  =  l2/2 ||W||^2 + ||V||^2 / (2 l2) - <W, V>  =  ||dF/dW||^2 / (2 l2)
 
-With an l1 term the certificate is the largest entry of the subgradient of F of least norm: 0 at an
-optimum and nowhere else.
+For l1 > 0 the better of two q is taken: p (if l2 > 0), and the q with the s by which |V| <= l1.
+
+``residual`` is the largest entry of the subgradient of F of least norm (the KKT residual): 0 at an
+optimum and nowhere else, but in the units of the features.
 
 Everything here is computed in float64, from one pass over the samples as they were given, and the
-bias is moved to its optimum on the way: a problem of K numbers on logits that are at hand.
+bias is moved to its optimum on the way: a problem of K numbers on logits that are there already.
+Without a penalty ``newton_bound`` has a bound.
 """
 
 from __future__ import annotations
@@ -34,28 +43,34 @@ from softmax_torch.solvers.objective import Objective, Penalty
 
 __all__ = ["Certificate", "certify", "gap_bound", "subgradient"]
 
+REACH = 10.0
+"""What the bias may still gain counts so many times, as in ``newton_bound``."""
+
+STALLED = 50
+"""Steps of the bias that did not halve its gradient, after which it stays where it is."""
+
 
 class Certificate(NamedTuple):
-    """theta with its best bias, F and the gradient of its smooth part there, and what they prove.
+    """theta, F and the gradient of its smooth part there, and what they prove.
 
-    ``gap`` is at least F - F*; None without an L2 penalty or with an L1 one. ``residual`` is the
-    largest entry of the subgradient of F of least norm.
+    ``gap`` is at least F - F*, inf where nothing is proved. ``residual`` is the largest entry of
+    the subgradient of F of least norm.
     """
 
     theta: Tensor
     value: float
     gradient: Tensor
-    gap: float | None
+    gap: float
     residual: float
 
 
 def certify(objective: Objective, theta: Tensor, penalty: Penalty) -> Certificate:
-    """A certificate for theta with the best bias for its weight."""
+    """Return a certificate for theta with the best bias for its weight; the penalty is not 0."""
     z = objective.logits(theta, torch.float64)
     w = torch.ones_like(z[:, 0]) if objective.weight is None else objective.weight.double()
-    w = w / objective.total
+    w = w / objective.divisor
     theta = theta.clone()
-    moved, r = _improve_bias(objective, z, w)
+    moved, r, left = _improve_bias(objective, z, w)
     if objective.bias:
         theta[:, -1] += moved
     rows = backends.kernels(z).row_values(z, objective.y, None)
@@ -63,11 +78,30 @@ def certify(objective: Objective, theta: Tensor, penalty: Penalty) -> Certificat
     nll = float(objective.summed(w @ rows.nll))
     gradient = objective.transposed(r)
     W = objective.weight_of(theta)
-    objective.weight_of(gradient).add_(W, alpha=penalty.l2)
     value = nll + penalty.of(W)
+    if penalty.l1 > 0:
+        gap = value - _dual(objective, objective.weight_of(gradient), z, w, penalty)
+    objective.weight_of(gradient).add_(W, alpha=penalty.l2)
+    if penalty.l1 == 0:
+        gap = gap_bound(objective, gradient, penalty)
     residual = float(subgradient(objective, theta, gradient, penalty.l1).abs().max())
-    gap = gap_bound(objective, gradient, penalty) if penalty.l1 == 0 < penalty.l2 else None
-    return Certificate(theta, value, gradient, gap, residual)
+    return Certificate(theta, value, gradient, max(gap, 0.0) + left, residual)
+
+
+def _dual(objective: Objective, V: Tensor, z: Tensor, w: Tensor, penalty: Penalty) -> float:
+    """Return the better D(q) of q = p and of q = (1 - s) e_y + s p, for logits z and -V of p."""
+    log_p = z.log_softmax(1)
+    p = log_p.exp()
+    excess = (V.abs() - penalty.l1).clamp_min(0)
+    best = -math.inf
+    if penalty.l2 > 0 or not excess.any():
+        entropy = float(objective.summed(w @ -torch.special.xlogy(p, p).sum(1)))
+        best = entropy - (float(excess.square().sum()) / (2 * penalty.l2) if excess.any() else 0.0)
+    if excess.any():
+        s = penalty.l1 / float(V.abs().max())
+        q = (s * p).scatter_add_(1, objective.y.unsqueeze(1), p.new_full((len(p), 1), 1 - s))
+        best = max(best, float(objective.summed(w @ -torch.special.xlogy(q, q).sum(1))))
+    return best
 
 
 def gap_bound(objective: Objective, gradient: Tensor, penalty: Penalty) -> float:
@@ -84,31 +118,40 @@ def subgradient(objective: Objective, theta: Tensor, gradient: Tensor, l1: float
     return result
 
 
-def _improve_bias(objective: Objective, z: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
-    """Move the logits z to those of the best bias, in place: what to add to it, and w (p - e_y).
+def _improve_bias(objective: Objective, z: Tensor, w: Tensor) -> tuple[Tensor, Tensor, float]:
+    """Move the logits z to those of the best bias, in place.
 
     Newton's method. The steps are damped by log(1 + r) / r, r the range of a step: that of a
     function whose third derivative is r times its second at most (Bach 2010, "Self-concordant
     analysis for logistic regression"), and 1 in the end.
+
+    Returns:
+        What to add to the bias (K,); the residuals w (p - e_y) (n, K); and what F may still gain
+        by the bias, which is rounding: ``REACH`` times what another step would gain.
     """
     kernels, y = backends.kernels(z), objective.y
     ones, true = torch.ones_like(w), y.unsqueeze(1)
     moved = z.new_zeros(objective.classes)
-    least = torch.inf
+    least, stalled = math.inf, 0
     while True:
         p = kernels.row_vjp(z, y, None, ones, None, None)  # p - e_y
         r = p * w.unsqueeze(1)
         residual = objective.summed(r.sum(0))
         largest = float(residual.abs().max())
-        if not objective.bias or largest <= 1e-15 or least / 2 <= largest < 1e-12:
-            return moved, r
-        least = min(least, largest)
+        if not objective.bias or largest == 0:
+            return moved, r, 0.0
         p.scatter_add_(1, true, ones.unsqueeze(1))
         wp = p * w.unsqueeze(1)
         # To move all logits alike changes nothing; 1/K makes that direction regular.
         A = torch.diag(objective.summed(wp.sum(0))) - objective.summed(wp.T @ p) + 1 / len(moved)
-        step = torch.linalg.solve(A, -residual)
+        step, info = torch.linalg.solve_ex(A, -residual)
+        stalled = 0 if largest < least / 2 else stalled + 1
+        least = min(least, largest)
+        if info or not step.isfinite().all():  # a class whose probabilities are all 0 or 1
+            return moved, r, math.inf
+        if largest <= 1e-15 or stalled > (0 if largest < 1e-12 else STALLED):
+            return moved, r, REACH * float((residual * step).abs().sum())
         span = float(step.max() - step.min())
-        step *= math.log1p(span) / span
+        step *= math.log1p(span) / span if span > 0 else 1.0
         moved += step
         z += step

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from softmax_torch.solvers.objective import Objective, Penalty
-from softmax_torch.solvers.preconditioner import _Rows, _symmetric_product
+from softmax_torch.solvers.rows import Rows, symmetric_product
 
 __all__ = ["RENEW", "Curvature", "Exact", "Sampled", "on"]
 
@@ -33,9 +33,6 @@ SAMPLED = 5000
 
 ROWS, ROWS_PER_COLUMN = 3000, 4
 """Rows that are drawn for a matrix, at least, and for each of its columns."""
-
-ROW_BYTES = 1 << 28
-"""What is held of them at a time."""
 
 RIDGE, TINY = 2e-5, 1e-30
 """Added to B, relative to its diagonal, for directions in which it is 0 but for rounding."""
@@ -62,7 +59,7 @@ class Curvature(ABC):
         self.pairs: list[tuple[Tensor, Tensor]] = []
         (K, P), D = objective.shape, objective.samples.d
         k, column = at // P, at % P
-        rows = _Rows(objective, theta, torch.Generator().manual_seed(seed))
+        rows = Rows(objective, theta, torch.Generator().manual_seed(seed), objective.samples.dtype)
         self.blocks: list[Tensor] = []
         for k_b, column_b in zip(torch.split(k, sizes), torch.split(column, sizes), strict=True):
             block = _hessian(rows, k_b, column_b)
@@ -209,49 +206,54 @@ def on(objective: Objective, penalty: Penalty, theta: Tensor, at: Tensor, seed: 
     return kind(objective, penalty, theta, at, seed)
 
 
-def _hessian(rows: _Rows, k: Tensor, column: Tensor) -> Tensor:
-    """The Hessian of the mean NLL in coordinates of these classes, in order, and columns."""
+def _hessian(rows: Rows, k: Tensor, column: Tensor) -> Tensor:
+    """Return the Hessian of the mean NLL in coordinates of these classes, in order, and columns."""
     objective = rows.objective
     counts = torch.bincount(k)
     classes = counts.nonzero().squeeze(1)
-    counts, p = counts[classes], rows.p[:, classes]
+    counts = counts[classes]
     rows.wanted = max(ROWS, ROWS_PER_COLUMN * len(k))
-    drawn, factor = rows._draw(rows.w * (p * (1 - p)).sum(1))
-    p, w = p[drawn], rows.w[drawn] * factor * rows.scale
+    curvatures = rows.curvatures()
+    c = curvatures[:, classes].sum(1)
+    drawn = rows.draw(c, rows.leverages(c.unsqueeze(1), rows.diagonal(c.unsqueeze(1)))[:, 0])
     H = torch.zeros(len(k), len(k), dtype=torch.float64, device=k.device)
-    step = max(1, ROW_BYTES // (4 * max(len(k), objective.samples.d)))
-    for drawn_b, p_b, w_b in zip(*(torch.split(part, step) for part in (drawn, p, w)), strict=True):
-        x = objective.samples.rows(drawn_b if rows.pool is None else rows.pool[drawn_b])
-        if objective.bias:
-            x = torch.cat([x, x.new_ones(len(x), 1)], 1)
-        x = x[:, column]
-        p_k = (p_b * w_b.sqrt().unsqueeze(1)).repeat_interleave(counts, 1)
-        part = -_symmetric_product(x * p_k) if len(counts) > 1 else torch.zeros_like(H)
+    for part in drawn.split(max(len(k), objective.samples.d)):
+        x = rows.features(part.numbers)[:, column]
+        p = rows.p[part.numbers][:, classes]
+        root = (rows.w[part.numbers] * part.factor).sqrt().unsqueeze(1)
+        p_k = (p * root).repeat_interleave(counts, 1)
+        sum_of_part = -symmetric_product(x * p_k) if len(counts) > 1 else torch.zeros_like(H)
         start = 0
         for j, n in enumerate(counts.tolist()):
             at = slice(start, start + n)
-            c = (w_b * p_b[:, j] * (1 - p_b[:, j])).sqrt()
-            part[at, at] = _symmetric_product(x[:, at] * c.unsqueeze(1))
+            c_j = (curvatures[part.numbers, classes[j]] * part.factor).sqrt()
+            sum_of_part[at, at] = symmetric_product(x[:, at] * c_j.unsqueeze(1))
             start += n
-        H += part
+        H += sum_of_part
     return objective.summed(H)
 
 
 def _factor(A: Tensor) -> Tensor:
-    """The Cholesky factor of A, with as much of a ridge as it takes."""
+    """Return the Cholesky factor of A, whose diagonal is raised until there is one."""
     ridge = 0.0
-    while True:
+    while ridge < 10 * len(A) + 1:
         factor: Tensor
         factor, info = torch.linalg.cholesky_ex(A + ridge * A.diagonal().diag())
         if info.item() == 0:
             return factor
         ridge = 10 * ridge or RIDGE
+    raise AssertionError("a Hessian holds NaN or infinity; inputs are checked for these")
 
 
 def _largest(product: Callable[[Tensor], Tensor], diagonal: Tensor) -> float:
-    """About the largest eigenvalue of a matrix with its diagonal scaled to 1, by its powers."""
+    """Return about the largest eigenvalue of a matrix with its diagonal scaled to 1.
+
+    It is at least 1. The power iteration begins at random: a vector of ones lies in the null space
+    where all classes of a feature are in the working set.
+    """
     scale = diagonal.rsqrt()
-    v = torch.ones_like(scale)
+    v = torch.randn(scale.shape, generator=torch.Generator().manual_seed(0), dtype=scale.dtype)
+    v = v.to(scale.device)
     for _ in range(15):
         v = scale * product(scale * (v / v.norm()))
-    return 1.1 * float(v.norm())
+    return max(1.1 * float(v.norm()), 1.0)

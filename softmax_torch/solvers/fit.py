@@ -28,6 +28,8 @@ from torch import Tensor
 
 from softmax_torch.modules import SoftmaxRegression
 from softmax_torch.solvers import inputs
+from softmax_torch.solvers.arrays import as_number, as_whole_number
+from softmax_torch.solvers.centring import offset_of
 from softmax_torch.solvers.certificate import Certificate, subgradient
 from softmax_torch.solvers.descent import GradientDescent
 from softmax_torch.solvers.lbfgs import PreconditionedLBFGS
@@ -65,11 +67,13 @@ class Solution:
         bias: (K,) float64; zeros without an intercept.
         objective: F, in float64 over the data as given.
         gradient_norm: Euclidean norm of the gradient of F (the least subgradient with L1).
-        duality_gap: F is at most this far above its minimum; None with L1 or without a penalty.
+        duality_gap: F is at most this far above its minimum, by Fenchel's duality in float64; inf
+            where no bound was found, which is never where the fit has converged.
         kkt_residual: largest entry of the (sub)gradient of F.
         iterations: outer iterations.
         passes: how often X was read for both of its products.
-        converged: whether the certificate is within ``tol``.
+        converged: whether ``duality_gap`` is at most ``tol`` times the objective, and with L1 the
+            KKT residual too is at most ``tol`` times that of weights that are 0.
         history: one ``Progress`` an iteration.
     """
 
@@ -77,7 +81,7 @@ class Solution:
     bias: Tensor = field(repr=False)
     objective: float
     gradient_norm: float
-    duality_gap: float | None
+    duality_gap: float
     kkt_residual: float
     iterations: int
     passes: float
@@ -108,7 +112,7 @@ def fit(
     max_iter: int = 1000,
     warm_start: Solution | None = None,
     device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     seed: int = 0,
     callback: Callable[[Progress], Any] | None = None,
     distributed: bool = False,
@@ -119,20 +123,23 @@ def fit(
         X: (n, D). A torch or numpy array, a memory map, a sparse matrix (torch CSR, scipy), or
             blocks of rows: whatever yields arrays (B, D) each time it is iterated.
         y: class indices (n,) in [0, K), each of which occurs.
-        C: inverse strength of the penalty, as in scikit-learn; ``math.inf`` for none.
+        C: inverse strength of the penalty, as in scikit-learn; ``math.inf`` for none. C times the
+            sum of the weights must be at least 1e-30.
         l1_ratio: share of the L1 norm in the penalty, in [0, 1].
         fit_intercept: whether the logits have a bias.
         sample_weight: (n,), >= 0; None for ones.
         class_weight: one number a class, a dict of such, "balanced" or None.
         solver: "lbfgs", "newton" or "gradient_descent"; with L1 "proximal_newton". "auto" is the
             fastest of them.
-        tol: what is enough: a duality gap of tol F with an L2 penalty; with L1 a KKT residual of
-            tol times that of weights that are 0; without a penalty an estimated descent of tol F.
+        tol: relative duality gap that is enough. The gap is computed in float64 from the samples
+            as given and does not depend on how the solution was found: see ``certificate`` for a
+            penalty, ``newton_bound`` for none. With L1 the KKT residual has to be within tol of
+            that of weights that are 0, too.
         max_iter: outer iterations at most.
         warm_start: a solution of the same shape to begin at; None for zeros.
         device: where to compute; by default where X is.
-        dtype: of the passes, torch.float32 or torch.float64; by default float32, or float64 where X
-            is small. The last digits are found in float64 in any case.
+        dtype: dtype of the passes, torch.float32 or torch.float64 or the name of one; by default
+            float32, or float64 where X is small. The last digits are found in float64 in any case.
         seed: of the draw of rows that steps are shaped by, where there are many; the answer depends
             on it by less than ``tol``.
         callback: called with a ``Progress`` after each iteration; the fit ends if it returns true.
@@ -143,16 +150,17 @@ def fit(
         A ``Solution``.
 
     Raises:
-        ValueError, TypeError: what cannot be used, with what was expected and what came; classes
-            that can be separated without a penalty, for which there is no optimum.
+        ValueError, TypeError: what cannot be used, with what was expected and what came; without a
+            penalty data that have no optimum, as classes can be separated (see ``separation``).
 
     Warns:
         ConvergenceWarning: ``max_iter`` came first, or nothing more can be gained in float64.
     """
-    check_options(C, l1_ratio, tol, max_iter, solver)
+    C, l1_ratio, tol, max_iter = check_options(C, l1_ratio, tol, max_iter, solver)
     objective = objective_of(
         X, y, fit_intercept, sample_weight, class_weight, device, dtype, distributed
     )
+    inputs.check_strength(C, objective.total)
     penalty = Penalty.of_strength(C, l1_ratio, objective.total)
     theta = objective.zeros() if warm_start is None else theta_of(warm_start, objective)
     kind = SOLVERS[chosen(solver, penalty)]
@@ -167,38 +175,45 @@ def objective_of(
     sample_weight: Any,
     class_weight: Any,
     device: torch.device | str | None,
-    dtype: torch.dtype | None,
+    dtype: torch.dtype | str | None,
     distributed: bool = False,
 ) -> Objective:
-    """The objective of these samples; see ``fit``."""
+    """Return the objective of these samples, with columns far from 0 moved; see ``fit``."""
     processes = Processes(distributed)
     samples = inputs.as_samples(X, None if device is None else torch.device(device), dtype)
     target, classes = inputs.as_class_indices(y, samples.n, samples.device, processes)
     weight = inputs.as_sample_weight(sample_weight, class_weight, target, classes, processes)
-    return Objective(samples, target, classes, weight, fit_intercept, processes)
+    offset = offset_of(samples, processes) if fit_intercept else None
+    if offset is not None:
+        samples = samples.shifted(offset)
+    return Objective(samples, target, classes, weight, fit_intercept, processes, offset)
 
 
-def check_options(C: float, l1_ratio: float, tol: float, max_iter: int, solver: str) -> None:
-    """What can be said before the data are looked at. NaN fails every comparison."""
-    try:
-        if not C > 0:
-            raise ValueError(f"C: expected a number above 0 (the smaller, the stronger), got {C}")
-        if not 0 <= l1_ratio <= 1:
-            raise ValueError(f"l1_ratio: expected a number in [0, 1], got {l1_ratio}")
-        if not tol > 0:
-            raise ValueError(f"tol: expected a number above 0, got {tol}")
-        if not max_iter >= 1:
-            raise ValueError(f"max_iter: expected at least 1, got {max_iter}")
-    except TypeError:
-        raise TypeError(
-            f"C, l1_ratio, tol and max_iter: expected numbers, got {C!r}, {l1_ratio!r}, {tol!r} "
-            f"and {max_iter!r}"
-        ) from None
+def check_options(
+    C: Any, l1_ratio: Any, tol: Any, max_iter: Any, solver: str
+) -> tuple[float, float, float, int]:
+    """Return C, l1_ratio, tol and max_iter as Python numbers, checked before the data are read.
+
+    Numbers of numpy and torch keep their precision in arithmetic: C times a sum of weights is
+    infinite beyond 65504 in float16.
+    """
+    strength, ratio = as_number("C", C), as_number("l1_ratio", l1_ratio)
+    tolerance, iterations = as_number("tol", tol), as_number("max_iter", max_iter)
+    # NaN fails every comparison.
+    if not strength > 0:
+        raise ValueError(f"C: expected a number above 0 (the smaller, the stronger), got {C}")
+    if not 0 <= ratio <= 1:
+        raise ValueError(f"l1_ratio: expected a number in [0, 1], got {l1_ratio}")
+    if not tolerance > 0:
+        raise ValueError(f"tol: expected a number above 0, got {tol}")
+    if not iterations >= 1:
+        raise ValueError(f"max_iter: expected at least 1, got {max_iter}")
     if solver != "auto" and solver not in SOLVERS:
         raise ValueError(f"solver: expected auto, {', '.join(SOLVERS)}; got {solver!r}")
-    if solver != "auto" and (solver in WITH_L1) != (l1_ratio > 0 and C < math.inf):
-        expected = "proximal_newton" if l1_ratio > 0 else "one for a smooth objective"
-        raise ValueError(f"solver: expected {expected} for l1_ratio={l1_ratio}, got {solver!r}")
+    if solver != "auto" and (solver in WITH_L1) != (ratio > 0 and strength < math.inf):
+        expected = "proximal_newton" if ratio > 0 else "one for a smooth objective"
+        raise ValueError(f"solver: expected {expected} for l1_ratio={ratio}, got {solver!r}")
+    return strength, ratio, tolerance, as_whole_number("max_iter", max_iter)
 
 
 def minimize(
@@ -233,8 +248,7 @@ def chosen(solver: str, penalty: Penalty) -> str:
         return solver
     if penalty.l1 > 0:
         return "proximal_newton"
-    # Without a penalty its estimate of F - F* decides when to end: that of a step by conjugate
-    # gradients can be trusted, that of L-BFGS is as good as its preconditioner.
+    # Without a penalty steps need to be accurate for a bound, and near separation most of all.
     return "lbfgs" if penalty.l2 > 0 else "newton"
 
 
@@ -246,11 +260,7 @@ def theta_of(start: Solution, objective: Objective) -> Tensor:
             f"warm_start: expected a solution with weight ({K}, {D}) and bias ({K},), got "
             f"{tuple(start.weight.shape)} and {tuple(start.bias.shape)}"
         )
-    theta = objective.zeros()
-    objective.weight_of(theta).copy_(start.weight)
-    if objective.bias:
-        theta[:, -1] = start.bias
-    return theta
+    return objective.theta_of(start.weight, start.bias)
 
 
 def _solution(
@@ -258,9 +268,10 @@ def _solution(
 ) -> Solution:
     objective, theta = solver.objective, certificate.theta
     g = subgradient(objective, theta, certificate.gradient, solver.penalty.l1)
+    weight, bias = objective.coefficients(theta)
     return Solution(
-        weight=objective.weight_of(theta).clone(),
-        bias=theta[:, -1].clone() if objective.bias else theta.new_zeros(len(theta)),
+        weight=weight,
+        bias=bias,
         objective=certificate.value,
         gradient_norm=float(g.norm()),
         duality_gap=certificate.gap,

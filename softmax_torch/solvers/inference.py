@@ -41,6 +41,9 @@ TOL, MAX_ITER = 1e-13, 200
 SINGULAR = 1e-12
 """Columns are collinear where their correlations have an eigenvalue below this."""
 
+NAMED = 10
+"""Collinear columns that are named, at most."""
+
 
 @dataclass(frozen=True)
 class Inference:
@@ -110,14 +113,17 @@ def inference(
     theta = theta_of(solution, objective)
     r = 0 if reference is None else reference
     others = [k for k in range(K) if k != r]
-    H = _hessian(objective, theta, others)
-    covariance = torch.cholesky_inverse(torch.linalg.cholesky(H))
-    coefficients = theta[others] - theta[r]
-    if reference is None:
-        centred = torch.eye(K, dtype=H.dtype, device=H.device)[:, others] - 1 / K
-        coefficients = centred @ coefficients
-        full = torch.kron(centred, torch.eye(P, dtype=H.dtype, device=H.device))
-        covariance = full @ covariance @ full.T
+    covariance = _inverse(_hessian(objective, theta, others))
+    # From theta of the samples less their offset to coefficients of X as given, and from
+    # differences to r to those of the reference: both are linear.
+    as_given = torch.eye(P, dtype=theta.dtype, device=theta.device)
+    if objective.offset is not None:
+        as_given[-1, :-1] = -objective.offset
+    classes = torch.eye(K, dtype=theta.dtype, device=theta.device)[:, others]
+    classes = classes - 1 / K if reference is None else classes[others]
+    coefficients = classes @ (theta[others] - theta[r]) @ as_given.T
+    full = torch.kron(classes, as_given)
+    covariance = full @ covariance @ full.T
     errors = covariance.diagonal().sqrt().view_as(coefficients)
     z = coefficients / errors
     quantile = torch.special.ndtri(torch.tensor((1 + confidence) / 2, dtype=torch.float64))
@@ -148,7 +154,7 @@ def _hessian(objective: Objective, theta: Tensor, classes: list[int]) -> Tensor:
         H -= weighted.T @ px
         for k in range(R):
             blocks[k, :, k] += weighted.view(-1, R, P)[:, k].T @ x
-    return objective.summed(H)
+    return objective.summed(H).mul_(objective.unit)
 
 
 def _rows(objective: Objective) -> Iterator[tuple[Tensor, slice]]:
@@ -163,27 +169,67 @@ def _rows(objective: Objective) -> Iterator[tuple[Tensor, slice]]:
             yield x, slice(at.start + start, at.start + start + len(x))
 
 
-def _refuse_collinear(objective: Objective) -> None:
-    """ValueError if a column is a combination of others."""
-    P = objective.shape[1]
-    gram = objective.zeros().new_zeros(P, P)
-    for x, at in _rows(objective):
-        weighted = x if objective.weight is None else x * objective.weight[at].unsqueeze(1)
-        gram += weighted.T @ x
-    objective.summed(gram)
-    scale = gram.diagonal().sqrt()
-    if not scale.all():
+def _inverse(H: Tensor) -> Tensor:
+    """Return H^-1, computed in units of the square roots of the diagonal."""
+    scale = H.diagonal().sqrt()
+    factor, info = torch.linalg.cholesky_ex(H / scale / scale.unsqueeze(1))
+    if info.item() != 0:
         raise ValueError(
-            f"X: expected columns that are not all 0, got column {int((scale == 0).nonzero()[0])}"
+            "X, y: expected samples that tell the coefficients apart, got an information matrix "
+            "that is singular to rounding; drop columns that hardly vary or repeat others"
         )
+    return torch.cholesky_inverse(factor) / scale / scale.unsqueeze(1)
+
+
+def _refuse_collinear(objective: Objective) -> None:
+    """Raise ValueError if a column is a combination of others, or there are too few samples."""
+    D, w = objective.samples.d, objective.weight
+    here = objective.samples.n if w is None else int((w > 0).sum())
+    used = objective.summed(torch.tensor(here, device=objective.samples.device)).item()
+    if used < objective.shape[1]:
+        raise ValueError(
+            f"X: expected at least as many samples of weight > 0 as coefficients of a class, got "
+            f"{used} samples for {D} columns{' and the intercept' * objective.bias}; drop "
+            "columns, or fit with a penalty"
+        )
+    # Where there is a bias the columns are centred, and collinear if a combination is constant.
+    gram, mean = objective.zeros().new_zeros(D, D), objective.zeros().new_zeros(D)
+    for x, at in _rows(objective):
+        x = x[:, :D]
+        weighted = x if w is None else x * w[at].double().unsqueeze(1)
+        gram += weighted.T @ x
+        mean += weighted.sum(0)
+    objective.summed(gram)
+    mean = objective.summed(mean) / objective.divisor
+    size = gram.diagonal().sqrt()
+    if objective.bias:
+        gram -= objective.divisor * torch.outer(mean, mean)
+    scale = gram.diagonal().clamp_min(0).sqrt()
+    constant = scale <= math.sqrt(SINGULAR) * size
+    if constant.any():
+        column = int(constant.nonzero()[0])
+        zero = size[column] == 0 and (objective.offset is None or objective.offset[column] == 0)
+        if zero:
+            raise ValueError(f"X: expected columns that are not all 0, got column {column}")
+        raise _collinear([f"column {column}", "the intercept"])
     values, vectors = torch.linalg.eigh(gram / scale / scale.unsqueeze(1))
     if values[0] < SINGULAR:
-        involved = (vectors[:, 0].abs() > 0.01 * vectors[:, 0].abs().max()).nonzero().flatten()
-        names = [
-            "the intercept" if objective.bias and i == P - 1 else f"column {i}"
-            for i in involved.tolist()
-        ]
-        raise ValueError(
-            "X: expected columns none of which is a combination of others, got such among "
-            + ", ".join(names)
-        )
+        v = vectors[:, 0]
+        involved = (v.abs() > 0.01 * v.abs().max()).nonzero().flatten().tolist()
+        names = [f"column {i}" for i in involved]
+        level = mean if objective.offset is None else mean + objective.offset
+        if (
+            objective.bias
+            and (level * v / scale).sum().abs() > 1e-6 * (level * v / scale).abs().max()
+        ):
+            names.append("the intercept")
+        raise _collinear(names)
+
+
+def _collinear(names: list[str]) -> ValueError:
+    if len(names) > NAMED:
+        names = [*names[:NAMED], f"{len(names) - NAMED} more"]
+    return ValueError(
+        "X: expected columns none of which is a combination of others, got such among "
+        + ", ".join(names)
+    )

@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softmax_torch.solvers.preconditioner import sketch
+from softmax_torch.solvers.conjugate_gradients import conjugate_gradients
+from softmax_torch.solvers.preconditioner import sketch_of
+from softmax_torch.solvers.rows import Rows
 from softmax_torch.solvers.solver import Solver
 
 __all__ = ["NewtonCG"]
@@ -40,42 +42,35 @@ class NewtonCG(Solver):
         d, slope = self._direction()
         self._descent = -slope / 2
         step, slack = 1.0, ROUNDING[self.dtype] * abs(self.value)
-        while step >= SHORTEST:
+        while step >= SHORTEST and slope < 0:
             trial = self.theta + step * d
             value, gradient = self._evaluate(trial)
-            if value <= self.value + ENOUGH * step * slope + slack:
-                break
+            # F itself, or its slope along d where F cannot tell (Hager & Zhang 2005).
+            blind = -step * slope < slack
+            flatter = abs(float((gradient * d).sum())) < -0.9 * slope
+            if value <= self.value + ENOUGH * step * slope or (blind and flatter):
+                self.theta, self.value, self.gradient = trial, value, gradient
+                self.iterations += 1
+                return True
             step /= 2
-        else:
-            return False
-        moved = value < self.value or float(gradient.norm()) < float(self.gradient.norm())
-        if moved:
-            self.theta, self.value, self.gradient = trial, value, gradient
-            self.iterations += 1
-        return moved
+        return False
 
     def _direction(self) -> tuple[Tensor, float]:
-        """A descent direction d and its slope g.d."""
+        """Return a descent direction d and its slope g.d."""
         generator = torch.Generator().manual_seed(self.seed + self.iterations)
-        precondition = sketch(self.objective, self.theta, generator).inverse(self.penalty.l2)
-        p = self.objective.probabilities(self.theta, self.dtype)
-        g = self.gradient
-        d, r = torch.zeros_like(g), -g
-        z = precondition(r)
-        direction, rz, q = z, float((r * z).sum()), 0.0
-        for j in range(1, INNER + 1):
-            Hd = self.objective.hessian_product(p, direction, self.penalty)
-            curvature = float((direction * Hd).sum())
-            if curvature <= 0:  # rounding, where F is flat
+        rows = Rows(self.objective, self.theta, generator, self.dtype)
+        precondition = sketch_of(rows).inverse(self.penalty.l2)
+
+        def product(v: Tensor) -> Tensor:
+            return self.objective.hessian_product(rows.p, v, self.penalty)
+
+        g, before = self.gradient, 0.0
+        d = torch.zeros_like(g)
+        for j, found in enumerate(conjugate_gradients(product, precondition, g), 1):
+            d = found.d
+            if j == INNER or j * (before - found.model) <= -ETA * found.model:
                 break
-            d = d + (rz / curvature) * direction
-            r = r - (rz / curvature) * Hd
-            previous, q = q, 0.5 * float(((g - r) * d).sum())
-            if j * (previous - q) <= -ETA * q:
-                break
-            z = precondition(r)
-            previous_rz, rz = rz, float((r * z).sum())
-            direction = z + (rz / previous_rz) * direction
+            before = found.model
         return d, float((g * d).sum())
 
     @property

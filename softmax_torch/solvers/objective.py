@@ -68,9 +68,14 @@ class Objective:
         weight: sample weights (n,), >= 0, or None for ones.
         bias: whether there is one.
         processes: which sums over samples go over.
+        offset: what was taken out of the samples (D,), or None. theta is that of the samples
+            without it; ``coefficients`` and ``theta_of`` translate (see ``centring``).
 
     Attributes:
         total: S, the sum of the weights.
+        weight: the sample weights in units of ``unit``, float64, or None for ones. A power of two
+            near their mean as unit keeps sums in float32 finite, and all digits.
+        divisor: the sum of ``weight``, S in these units.
         passes: how often all of X was read for both products, in any type.
     """
 
@@ -82,13 +87,17 @@ class Objective:
         weight: Tensor | None = None,
         bias: bool = True,
         processes: Processes | None = None,
+        offset: Tensor | None = None,
     ) -> None:
-        self.samples, self.y, self.classes, self.weight = samples, y, classes, weight
-        self.bias, self.processes = bias, processes or Processes()
+        self.samples, self.y, self.classes = samples, y, classes
+        self.bias, self.processes, self.offset = bias, processes or Processes(), offset
         self.passes = 0.0
         total = float(samples.n if weight is None else weight.double().sum())
-        whole = torch.tensor(total, dtype=torch.float64, device=samples.device)
-        self.total = float(self.summed(whole))
+        sums = torch.tensor([total, samples.n], dtype=torch.float64, device=samples.device)
+        self.total, n = self.summed(sums).tolist()
+        self.unit = 1.0 if weight is None else 2.0 ** math.floor(math.log2(self.total / n))
+        self.weight = None if weight is None else weight.double() / self.unit
+        self.divisor = self.total / self.unit
 
     @cached_property
     def mean(self) -> Tensor:
@@ -99,7 +108,31 @@ class Objective:
         for at, block in self.samples.blocks():
             result += block.transposed_dot(w[at].to(self.samples.dtype)).squeeze(0)
         self.passes += 0.5
-        return self.summed(result) / self.total
+        mean: Tensor = self.summed(result) / self.divisor
+        return mean
+
+    @cached_property
+    def spread(self) -> Tensor:
+        """The weighted root mean square of each column (D,), float64, from half a pass."""
+        w = torch.ones_like(self.y, dtype=torch.float64) if self.weight is None else self.weight
+        squares: Tensor = self.squares(w.double().unsqueeze(1))
+        return self.weight_of(squares)[0].sqrt()
+
+    def extremes(self) -> tuple[Tensor, Tensor]:
+        """Return the least and the largest entry of each column per class (K, D), float64.
+
+        Samples of weight 0 do not count. It takes half a pass.
+        """
+        group = self.y
+        if self.weight is not None:
+            group = torch.where(self.weight > 0, group, -1)
+        least = self.zeros()[:, : self.samples.d].fill_(math.inf)
+        most = -least
+        for at, block in self.samples.blocks():
+            low, high = block.extremes(group[at], self.classes)
+            least, most = torch.minimum(least, low), torch.maximum(most, high)
+        self.passes += 0.5
+        return -self.processes.largest(-least), self.processes.largest(most)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -138,7 +171,7 @@ class Objective:
                 )
             self._add_transposed(gradient, block, z)
         self.passes += 1
-        self.summed(sums).div_(self.total)
+        self.summed(sums).div_(self.divisor)
         results = []
         for j, (theta, penalty) in enumerate(zip(thetas, penalties, strict=True)):
             g = gradient[j * K : (j + 1) * K]
@@ -148,9 +181,45 @@ class Objective:
             results.append(Evaluated(value, g))
         return results
 
+    def gradient_at_zero(self) -> Tensor:
+        """Return the gradient (K, P) of the mean NLL where all weights are 0, from half a pass.
+
+        The bias is at its optimum for these weights, at which the probabilities are the weighted
+        class frequencies.
+        """
+        w = torch.ones_like(self.y, dtype=torch.float64) if self.weight is None else self.weight
+        w = w.double() / self.divisor
+        p = torch.bincount(self.y, w, minlength=self.classes)
+        p = self.summed(p) if self.bias else torch.full_like(p, 1 / self.classes)
+        r = p.repeat(len(w), 1)
+        r[torch.arange(len(w), device=w.device), self.y] -= 1
+        return self.transposed(r.mul_(w.unsqueeze(1)))
+
     def reweighted(self, weight: Tensor) -> Objective:
-        """The same samples with other weights; one of 0 leaves a sample out."""
-        return Objective(self.samples, self.y, self.classes, weight, self.bias, self.processes)
+        """Return the same samples with other weights (n,), in units of ``unit``.
+
+        A weight of 0 leaves a sample out.
+        """
+        weight = weight * self.unit
+        return Objective(
+            self.samples, self.y, self.classes, weight, self.bias, self.processes, self.offset
+        )
+
+    def coefficients(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Return weight (K, D) and bias (K,), zeros if there is none, for X as it was given."""
+        W = self.weight_of(theta).clone()
+        b = theta[:, -1].clone() if self.bias else theta.new_zeros(len(theta))
+        return W, b if self.offset is None else b - W @ self.offset
+
+    def theta_of(self, W: Tensor, b: Tensor) -> Tensor:
+        """Return theta (K, P) of a weight (K, D) and a bias (K,) for X as it was given."""
+        theta = self.zeros()
+        self.weight_of(theta).copy_(W)
+        if self.bias:
+            theta[:, -1] = b
+            if self.offset is not None:
+                theta[:, -1] += self.weight_of(theta) @ self.offset
+        return theta
 
     def probabilities(self, theta: Tensor, dtype: torch.dtype) -> Tensor:
         """Class probabilities (n, K) of the samples, from half a pass."""
@@ -185,8 +254,32 @@ class Objective:
                 r *= self.weight[at].to(r.dtype).unsqueeze(1)
             self._add_transposed(result, block, r)
         self.passes += 1
-        self.summed(result).div_(self.total)
+        self.summed(result).div_(self.divisor)
         self.weight_of(result).add_(self.weight_of(v), alpha=penalty.l2)
+        return result
+
+    def squares(self, c: Tensor) -> Tensor:
+        """Return 1/S sum_i c_im [x_i, 1]^2 (M, P) of weights c (n, M), from half a pass.
+
+        For c_ik = w_i p_ik (1 - p_ik) that is the diagonal of the Hessian without the penalty.
+        Products are computed in the dtype of c, sums over blocks in float64.
+        """
+        result = c.new_zeros(c.shape[1], self.shape[1], dtype=torch.float64)
+        for at, block in self.samples.blocks():
+            self.weight_of(result).add_(block.transposed_square_dot(c[at]))
+            if self.bias:
+                result[:, -1] += c[at].sum(0, dtype=torch.float64)
+        self.passes += 0.5
+        return self.summed(result).div_(self.divisor)
+
+    def leverages(self, inverse: Tensor) -> Tensor:
+        """Return sum_j [x_i, 1]_j^2 inverse_mj (n, M) of ``inverse`` (M, P), from half a pass."""
+        result = inverse.new_empty(self.samples.n, len(inverse))
+        for at, block in self.samples.blocks():
+            result[at] = block.square_dot(self.weight_of(inverse))
+        if self.bias:
+            result += inverse[:, -1]
+        self.passes += 0.5
         return result
 
     def weight_of(self, theta: Tensor) -> Tensor:

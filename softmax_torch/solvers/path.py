@@ -30,6 +30,7 @@ from softmax_torch.solvers.fit import (
     objective_of,
     theta_of,
 )
+from softmax_torch.solvers.inputs import check_strength
 from softmax_torch.solvers.lbfgs import LBFGS, SHORTEST, PreconditionedLBFGS
 from softmax_torch.solvers.objective import Objective, Penalty
 from softmax_torch.solvers.preconditioner import Preconditioner, sketch
@@ -58,15 +59,17 @@ def path(
     tol: float = 1e-6,
     max_iter: int = 1000,
     device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
 ) -> list[Solution]:
     """The solution for each C, in the order of ``Cs``; see ``fit`` for the other arguments.
 
     Raises:
         ValueError, TypeError: as ``fit``; ``Cs`` is empty.
     """
-    Cs = _checked(Cs, l1_ratio, tol, max_iter)
+    Cs, l1_ratio, tol, max_iter = _checked(Cs, l1_ratio, tol, max_iter)
     objective = objective_of(X, y, fit_intercept, sample_weight, class_weight, device, dtype)
+    for C in Cs:
+        check_strength(C, objective.total)
     return _sweep(objective, Cs, l1_ratio, tol, max_iter)
 
 
@@ -103,51 +106,57 @@ def cross_validate(
     tol: float = 1e-6,
     max_iter: int = 1000,
     device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
 ) -> CrossValidation:
-    """Choose C by the negative log-likelihood of samples that were left out of the fit.
+    """Choose C by the negative log-likelihood of samples held out of the fit.
 
-    The samples of each class are dealt out to the folds at random, evenly. A fold is left out by a
-    weight of 0, so that X is there once, and starts from the solutions on all samples.
+    The samples of each class with weight > 0 are dealt to the folds evenly and at random. A weight
+    of 0 holds out a fold, so that X is in memory once. The fit without it starts from the solutions
+    on all samples.
 
     Args:
-        folds: how many parts; each is left out once.
-        seed: of the dealing.
+        folds: number of parts; each is held out once.
+        seed: seed of the random dealing.
 
-    The other arguments are those of ``fit``; weights count in the figures too.
+    The other arguments are those of ``fit``; weights count in ``nll`` and ``accuracy`` too.
 
     Raises:
-        ValueError, TypeError: as ``fit``; fewer than 2 folds, or fewer samples of a class.
+        ValueError, TypeError: as ``fit``; fewer than 2 folds, or more folds than some class has
+            samples of weight > 0.
     """
-    Cs = _checked(Cs, l1_ratio, tol, max_iter)
+    Cs, l1_ratio, tol, max_iter = _checked(Cs, l1_ratio, tol, max_iter)
     objective = objective_of(X, y, fit_intercept, sample_weight, class_weight, device, dtype)
-    part = _deal(objective.y, folds, seed)
-    whole = _sweep(objective, Cs, l1_ratio, tol, max_iter)
-    starts = [theta_of(solution, objective) for solution in whole]
     weight = objective.weight
     weight = torch.ones_like(objective.y, dtype=torch.float64) if weight is None else weight
+    part = _deal(objective.y, weight, folds, seed)
+    training = [objective.reweighted(weight * (part != fold)) for fold in range(folds)]
+    for C in Cs:
+        for total in (objective.total, *(fold.total for fold in training)):
+            check_strength(C, total)
+    whole = _sweep(objective, Cs, l1_ratio, tol, max_iter)
+    starts = [theta_of(solution, objective) for solution in whole]
     nll = torch.empty(folds, len(Cs), dtype=torch.float64)
     accuracy = torch.empty_like(nll)
     for fold in range(folds):
-        out = (part == fold).double()
-        training = objective.reweighted(weight * (1 - out))
-        solutions = _sweep(training, Cs, l1_ratio, tol, max_iter, starts)
-        held_out = objective.reweighted(weight * out)
+        solutions = _sweep(training[fold], Cs, l1_ratio, tol, max_iter, starts)
+        held_out = objective.reweighted(weight * (part == fold))
         for i, solution in enumerate(solutions):
             nll[fold, i], accuracy[fold, i] = _figures(held_out, theta_of(solution, objective))
     best = int(nll.mean(0).argmin())
     return CrossValidation(list(Cs), nll, accuracy, Cs[best], whole[best])
 
 
-def _checked(Cs: Sequence[float], l1_ratio: float, tol: float, max_iter: int) -> list[float]:
-    Cs = [float(C) for C in Cs]
-    if not Cs:
+def _checked(
+    Cs: Sequence[float], l1_ratio: float, tol: float, max_iter: int
+) -> tuple[list[float], float, float, int]:
+    """Return the strengths and the other options as Python numbers; see ``check_options``."""
+    options = [check_options(C, l1_ratio, tol, max_iter, "auto") for C in Cs]
+    if not options:
         raise ValueError("Cs: expected at least one strength, got none")
-    for C in Cs:
-        check_options(C, l1_ratio, tol, max_iter, "auto")
-        if C == math.inf:
-            raise ValueError("Cs: expected finite numbers, got inf")
-    return Cs
+    strengths = [C for C, *_ in options]
+    if math.inf in strengths:
+        raise ValueError("Cs: expected finite numbers, got inf")
+    return strengths, *options[0][1:]
 
 
 def _sweep(
@@ -215,7 +224,8 @@ def _in_company(
         return [
             j
             for j, (member, penalty) in enumerate(zip(members, penalties, strict=True))
-            if promised_gap(objective, member.gradient, penalty) > 0.9 * tol * member.value
+            if promised_gap(objective, member.theta, member.gradient, penalty)
+            > 0.9 * tol * member.value
             and member.steps < STEPS
             and member.step > SHORTEST
         ]
@@ -242,28 +252,33 @@ def predicted(solved: list[tuple[float, Tensor]], at: float, objective: Objectiv
     return theta
 
 
-def _deal(y: Tensor, folds: int, seed: int) -> Tensor:
-    """The fold of each sample (n,): those of a class are dealt out in turn, in random order."""
+def _deal(y: Tensor, weight: Tensor, folds: int, seed: int) -> Tensor:
+    """Return the fold of each sample (n,).
+
+    The samples of each class are dealt out in turn, in random order. Samples of weight 0 come after
+    all others, so that every fold has samples of weight > 0 of every class.
+    """
     if folds < 2:
         raise ValueError(f"folds: expected at least 2, got {folds}")
-    counts = torch.bincount(y)
+    counts = torch.bincount(y[weight > 0])
     if int(counts.min()) < folds:
         raise ValueError(
             f"folds: expected at most the {int(counts.min())} samples of class "
-            f"{int(counts.argmin())}, got {folds}"
+            f"{int(counts.argmin())} with weight > 0, got {folds}"
         )
     shuffled = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed)).to(y.device)
-    by_class = shuffled[y[shuffled].sort(stable=True).indices]
+    turn = torch.where(weight > 0, y, len(counts))[shuffled]
+    dealt = shuffled[turn.sort(stable=True).indices]
     part = torch.empty_like(y)
-    part[by_class] = torch.arange(len(y), device=y.device) % folds
+    part[dealt] = torch.arange(len(y), device=y.device) % folds
     return part
 
 
 def _figures(objective: Objective, theta: Tensor) -> tuple[float, float]:
-    """Weighted mean NLL and accuracy."""
+    """Return the weighted mean NLL and the weighted accuracy at theta."""
     z, y = objective.logits(theta, torch.float64), objective.y
     weight = objective.weight
     assert weight is not None
     log_p = z.log_softmax(1).gather(1, y.unsqueeze(1)).squeeze(1)
     right = (z.argmax(1) == y).double()
-    return -float(weight @ log_p) / objective.total, float(weight @ right) / objective.total
+    return -float(weight @ log_p) / objective.divisor, float(weight @ right) / objective.divisor

@@ -1,8 +1,10 @@
-"""A fit in progress: when it has arrived, in which precision it goes on, and when there is no end.
+"""A fit in progress: when it has arrived, in which precision it goes on, and when it ends.
 
 A solver steps in the precision of its passes. When their figures promise that the goal is reached,
-a certificate in float64 has the say; where it says no, or the passes can tell no more, the fit goes
-on in float64 from there. Without a penalty there may be no optimum to arrive at, which is an error.
+a certificate in float64 decides. If it is not enough, or the passes can tell no more, the fit goes
+on in float64 from there. Where no step of the solver improves F in float64 either, and always
+without a penalty, accurate Newton steps finish the fit, each of which bounds what is left
+(``newton_bound``). Without a penalty there may be no optimum, which is an error.
 """
 
 from __future__ import annotations
@@ -13,9 +15,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from softmax_torch.solvers import separation
 from softmax_torch.solvers.certificate import Certificate, certify, gap_bound, subgradient
-from softmax_torch.solvers.newton import NewtonCG
-from softmax_torch.solvers.objective import Objective, Penalty
+from softmax_torch.solvers.newton_bound import newton_bound
+from softmax_torch.solvers.objective import Evaluated, Objective, Penalty
 from softmax_torch.solvers.solver import Solver
 
 __all__ = ["Goal", "Progress", "Run", "progress", "promised_gap"]
@@ -27,6 +30,9 @@ of F in iteration 35 and stays there."""
 
 NOISE = {torch.float32: 1e-7, torch.float64: 1e-15}
 """Relative descent of F below which it may be rounding."""
+
+FINISHING, FRUITLESS = 100, 3
+"""Accurate Newton steps that finish a fit at most, and those that did not halve the bound."""
 
 
 class Progress(NamedTuple):
@@ -49,26 +55,39 @@ class Run:
     """
 
     def __init__(self, solver: Solver, tol: float) -> None:
+        if solver.penalty == Penalty(0.0):
+            separation.refuse_separating_columns(solver.objective)
         self.solver, self.goal = solver, Goal(solver, tol)
         self.converged = self.ended = False
         self._certificate: Certificate | None = None
         self._gained = (0, math.inf, math.inf)  # iteration, F and measure when last it got better
+        self._finishing, self._fruitless, self._least = 0, 0, math.inf
 
     def advance(self) -> None:
-        """One outer iteration of the solver, or what comes between two of them."""
+        """Make one outer iteration of the solver, or what comes between two of them."""
         solver = self.solver
+        if self._finishing:
+            self._finish()
+            return
         stuck = False
         if not self.goal.promised():
-            before = solver.theta
             self._certificate = None
             if solver.step():
-                _refuse_separable(solver, before)
+                if solver.penalty == Penalty(0.0):
+                    separation.refuse_complete(solver.objective, solver.value)
                 if not self._idle():
                     return
             stuck = True
+        if solver.penalty == Penalty(0.0):
+            self._finish()
+            return
         certificate = self.conclude()
-        if self.converged or (stuck and solver.dtype == torch.float64):
+        if self.converged:
             self.ended = True
+            return
+        if stuck and solver.dtype == torch.float64:
+            self.ended = solver.penalty.l1 > 0
+            self._finishing = int(not self.ended)
             return
         if stuck or self.goal.missed():
             solver.dtype = torch.float64
@@ -85,37 +104,81 @@ class Run:
             return False
         return now - since >= PATIENCE
 
+    def _finish(self) -> None:
+        """Make one accurate Newton step in float64, whose bound is the certificate."""
+        self._finishing += 1
+        self._certificate = None
+        before = self.solver.value
+        certificate = self.conclude()
+        gap = certificate.gap
+        fell = before - certificate.value > NOISE[torch.float64] * abs(before)
+        better = fell if gap == math.inf else gap < self._least / 2
+        self._fruitless = 0 if better else self._fruitless + 1
+        self._least = min(self._least, gap)
+        hopeless = self._fruitless >= FRUITLESS or self._finishing > FINISHING
+        self.ended = self.converged or hopeless
+
     def conclude(self) -> Certificate:
-        """The certificate of where the solver stands."""
+        """Return the certificate of where the solver stands.
+
+        Without a penalty, or to finish a fit, that is one accurate Newton step further.
+        """
         if self._certificate is None:
             solver = self.solver
-            if solver.penalty == Penalty(0.0):
-                _refuse_receding(solver.objective, solver.theta)
-            self._certificate = certify(solver.objective, solver.theta, solver.penalty)
+            if self._finishing or solver.penalty == Penalty(0.0):
+                self._certificate = self._bounded()
+            else:
+                self._certificate = certify(solver.objective, solver.theta, solver.penalty)
             self.converged = self.goal.met(self._certificate)
         return self._certificate
 
+    def _bounded(self) -> Certificate:
+        """Take an accurate Newton step, and return the certificate that it gives."""
+        solver, objective, penalty = self.solver, self.solver.objective, self.solver.penalty
+        enough = self.goal.tol * solver.value
+        seed = solver.seed + solver.iterations
+        bound = newton_bound(objective, solver.theta, penalty, enough, seed)
+        if penalty == Penalty(0.0):
+            separation.refuse_direction(objective, bound.d, bound.z)
+            separation.refuse_complete(objective, bound.value)
+        solver.dtype = torch.float64
+        solver.move_to(bound.theta, Evaluated(bound.value, bound.gradient))
+        residual = float(bound.gradient.abs().max())
+        certificate = Certificate(bound.theta, bound.value, bound.gradient, bound.gap, residual)
+        if penalty.l2 > 0 and not self.goal.met(certificate):
+            dual = certify(objective, bound.theta, penalty)
+            certificate = dual if dual.gap < bound.gap else certificate
+        return certificate
+
     def complaint(self) -> str:
-        """What to say where it did not converge."""
-        reached = self.goal.reached(self.conclude())
-        limit = "float64 can tell no more" if self.ended else "max_iter came first"
+        """Return what to say where the fit did not converge."""
+        certificate = self.conclude()
+        if not self.ended:
+            limit = "max_iter came first"
+        elif self.solver.penalty == Penalty(0.0) and certificate.gap == math.inf:
+            limit = "neither an optimum nor a direction that separates the classes was found"
+        else:
+            limit = "float64 can tell no more"
         return (
-            f"the fit ended after {self.solver.iterations} iterations at a {reached}, expected "
-            f"tol={self.goal.tol:.1e}: {limit}"
+            f"the fit ended after {self.solver.iterations} iterations at a "
+            f"{self.goal.reached(certificate)}, expected tol={self.goal.tol:.1e}: {limit}"
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """What ``load_state_dict`` of a run on the same problem goes on from, bit for bit."""
+        """Return what ``load_state_dict`` of a run on the same problem resumes bit for bit."""
         return {
             "solver": self.solver.state_dict(),
             "margin": self.goal.margin,
             "gained": self._gained,
+            "finishing": (self._finishing, self._fruitless, self._least),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Go on from the state of ``state_dict``."""
         self.solver.load_state_dict(state["solver"])
         self.goal.margin, self._gained = state["margin"], state["gained"]
+        # Checkpoints from before fits were finished by Newton steps have no such entry.
+        self._finishing, self._fruitless, self._least = state.get("finishing", (0, 0, math.inf))
 
 
 class Goal:
@@ -124,65 +187,88 @@ class Goal:
     def __init__(self, solver: Solver, tol: float) -> None:
         self.solver, self.tol = solver, tol
         self.penalty = solver.penalty
-        at_zero = 1.0
+        self.at_zero = math.inf
         if self.penalty.l1 > 0:
-            objective = solver.objective
-            at_zero = certify(objective, objective.zeros(), self.penalty._replace(l1=0.0)).residual
-        self.residual = tol * at_zero
+            gradient = solver.objective.weight_of(solver.objective.gradient_at_zero())
+            self.at_zero = max(float(gradient.abs().max()), self.penalty.l1)
         self.margin = 0.9  # rounding takes its share
 
     def measure(self) -> float:
-        """How far from the optimum the passes' own figures put the solver."""
+        """Return how many times ``tol`` the passes' own figures put the solver off."""
         solver, penalty = self.solver, self.penalty
-        if penalty.l1 > 0:
-            s = subgradient(solver.objective, solver.theta, solver.gradient, penalty.l1)
-            return float(s.abs().max())
-        if penalty.l2 > 0:
-            return promised_gap(solver.objective, solver.gradient, penalty)
-        return solver.descent
+        enough = self.tol * objective_at(solver)
+        if penalty == Penalty(0.0):
+            gap = solver.descent
+        else:
+            gap = promised_gap(solver.objective, solver.theta, solver.gradient, penalty)
+        off = gap / enough if gap > 0 else 0.0
+        if penalty.l1 == 0:
+            return off
+        s = subgradient(solver.objective, solver.theta, solver.gradient, penalty.l1)
+        return max(off, self._residual(float(s.abs().max())) / self.tol)
 
     def promised(self) -> bool:
         """Whether it is time for a certificate."""
-        enough = self.residual if self.penalty.l1 > 0 else self.tol * self.solver.value
-        return self.measure() <= self.margin * enough
+        return self.measure() <= self.margin
 
     def missed(self) -> bool:
-        """Ask for more before the next certificate: whether that has been tried already."""
+        """Ask for more before the next certificate, and return whether that was tried already."""
         again = self.margin < 0.9
         self.margin /= 3
         return again
 
     def met(self, certificate: Certificate) -> bool:
         """Whether the certificate says so."""
-        if self.penalty.l1 > 0:
-            return certificate.residual <= self.residual
-        if certificate.gap is not None:
-            return certificate.gap <= self.tol * certificate.value
-        return self.solver.descent <= self.tol * certificate.value
+        close = certificate.gap <= self.tol * certificate.value
+        return close and self._residual(certificate.residual) <= self.tol
 
     def reached(self, certificate: Certificate) -> str:
-        """How near a certificate is, in words."""
-        if certificate.gap is not None:
-            return f"relative duality gap of {certificate.gap / certificate.value:.1e}"
+        """Return how near a certificate is, in words."""
+        if certificate.gap == math.inf:
+            return f"gradient of {certificate.residual:.1e}"
+        gap = f"relative duality gap of {certificate.gap / certificate.value:.1e}"
         if self.penalty.l1 > 0:
-            return f"KKT residual of {certificate.residual * self.tol / self.residual:.1e}"
-        return f"gradient of {certificate.residual:.1e}"
+            return f"{gap} and a KKT residual of {self._residual(certificate.residual):.1e}"
+        return gap
+
+    def _residual(self, largest: float) -> float:
+        """Return the KKT residual relative to the gradient at 0, or to l1 if all weights are 0.
+
+        It is 0 without an L1 term.
+        """
+        return largest / self.at_zero if largest > 0 else 0.0
 
 
-def promised_gap(objective: Objective, gradient: Tensor, penalty: Penalty) -> float:
-    """What the duality gap will be once the bias is at its optimum.
+def promised_gap(objective: Objective, theta: Tensor, gradient: Tensor, penalty: Penalty) -> float:
+    """Return what the duality gap will be once the bias is at its optimum.
 
-    A change of the bias that takes its gradient g_b away changes that of the weight by about
-    g_b times the mean of the samples.
+    Args:
+        theta: where the gradient is that of the smooth part of F.
+        gradient: of any precision; with an L1 term the result is accurate to leading order.
     """
-    square = float(objective.weight_of(gradient).square().sum())
-    if objective.bias:
-        square += float(gradient[:, -1].square().sum()) * float(objective.mean.square().sum())
-    return square / (2 * penalty.l2)
+    W, g = objective.weight_of(theta), objective.weight_of(gradient)
+    if penalty.l1 == 0:
+        square = float(g.square().sum())
+        if objective.bias:
+            # A change of the bias that takes its gradient g_b away changes that of the weight by
+            # about g_b times the mean of the samples.
+            square += float(gradient[:, -1].square().sum()) * float(objective.mean.square().sum())
+        return square / (2 * penalty.l2)
+    V = g - penalty.l2 * W  # of the negative log-likelihood
+    inner, size = float((V * W).sum()), float(W.abs().sum())
+    base = inner + penalty.l1 * size + penalty.l2 / 2 * float(W.square().sum())
+    excess = (V.abs() - penalty.l1).clamp_min(0)
+    if not excess.any():
+        return base
+    # q = (1 - s) e_y + s p: by the derivative of its entropy in s, at s = 1.
+    gap = base - (1 - penalty.l1 / float(V.abs().max())) * inner
+    if penalty.l2 > 0:
+        gap = min(gap, base + float(excess.square().sum()) / (2 * penalty.l2))
+    return gap
 
 
 def objective_at(solver: Solver) -> float:
-    """F where a solver stands, by its passes."""
+    """Return F where a solver stands, by its passes."""
     if solver.penalty.l1 == 0:
         return solver.value
     W = solver.objective.weight_of(solver.theta)
@@ -190,7 +276,7 @@ def objective_at(solver: Solver) -> float:
 
 
 def progress(solver: Solver, seconds: float) -> Progress:
-    """How far a solver is."""
+    """Return how far a solver is."""
     objective, penalty = solver.objective, solver.penalty
     g = subgradient(objective, solver.theta, solver.gradient, penalty.l1)
     gap = None
@@ -198,47 +284,3 @@ def progress(solver: Solver, seconds: float) -> Progress:
         gap = gap_bound(objective, solver.gradient, penalty)
     value = objective_at(solver)
     return Progress(solver.iterations, value, float(g.norm()), gap, objective.passes, seconds)
-
-
-def _refuse_separable(solver: Solver, before: Tensor) -> None:
-    """Say so where the classes can be separated.
-
-    Without a penalty F falls for ever along weights that put every sample on its own side. Where
-    the sum of all NLL is below that of one sample with probability 1/2, such weights are found.
-    """
-    objective = solver.objective
-    if solver.penalty != Penalty(0.0):
-        return
-    lightest = (
-        1.0 if objective.weight is None else float(objective.weight[objective.weight > 0].min())
-    )
-    if solver.value * objective.total < math.log(2) * lightest:
-        raise _no_optimum("the classes can be separated", before, solver.theta)
-
-
-def _refuse_receding(objective: Objective, theta: Tensor) -> None:
-    """Say so where some samples can be separated from others for ever, and the rest does not mind.
-
-    F has no minimum if along some direction no sample's margin over another class shrinks and one
-    grows (Albert & Anderson 1984, Biometrika 71). Near an optimum Newton's steps come to nothing;
-    along such a direction each adds about 1 to the margins, and little else.
-    """
-    newton = NewtonCG(objective, Penalty(0.0), theta, torch.float64)
-    for _ in range(3):
-        newton.step()
-    z, y = objective.logits(newton.theta - theta, torch.float64), objective.y.unsqueeze(1)
-    if objective.weight is not None:
-        z, y = z[objective.weight > 0], y[objective.weight > 0]
-    margins = z.gather(1, y) - z.scatter(1, y, -torch.inf)
-    grown, shrunk = margins.masked_fill(margins == torch.inf, 0.0).amax(), -margins.amin()
-    largest = objective.processes.largest(torch.stack([grown, shrunk]))
-    if largest[0] > 0.5 and largest[1] < 1e-3 * largest[0]:
-        raise _no_optimum("some classes can be separated", theta, newton.theta)
-
-
-def _no_optimum(why: str, before: Tensor, after: Tensor) -> ValueError:
-    return ValueError(
-        f"C: expected a finite one, as {why} and without a penalty there is no optimum: the NLL "
-        "falls for ever while the norm of the weight grows without end (from "
-        f"{float(before.norm()):.3g} to {float(after.norm()):.3g} in the last steps)"
-    )

@@ -18,6 +18,7 @@ So data that is mostly zeros is made sparse, at the price of some twelve passes.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
@@ -61,7 +62,23 @@ class Block(Protocol):
         ...
 
     def transposed_dot(self, r: Tensor) -> Tensor:
-        """r^T x (M, D), in the type of r (B, M)."""
+        """Return r^T x (M, D), in the dtype of r (B, M)."""
+        ...
+
+    def square_dot(self, W: Tensor) -> Tensor:
+        """Return (x * x) W^T (B, M), in the dtype of W (M, D)."""
+        ...
+
+    def transposed_square_dot(self, r: Tensor) -> Tensor:
+        """Return r^T (x * x) (M, D), in the dtype of r (B, M)."""
+        ...
+
+    def extremes(self, group: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+        """Return the least and the largest entry of each column per group of rows (groups, D).
+
+        ``group`` (B,) assigns each row to a group in [0, groups), or to none by -1. Groups without
+        rows have +inf as the least entry and -inf as the largest. The results are float64.
+        """
         ...
 
 
@@ -77,23 +94,48 @@ class Samples(Protocol):
         """The rows in order, each block with its place."""
         ...
 
-    def rows(self, index: Tensor) -> Tensor:
-        """The rows (len(index), D) at these ascending indices, dense, of ``dtype``."""
+    def rows(self, index: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Return the rows (len(index), D) at these ascending indices, dense.
+
+        They have this dtype, by default ``self.dtype``.
+        """
+        ...
+
+    def shifted(self, offset: Tensor) -> Samples:
+        """Return the samples X - offset, for an offset (D,) in float64.
+
+        The difference is taken in float64, before anything is rounded to float32.
+        """
         ...
 
 
 class _Dense:
-    def __init__(self, x: Tensor, exact: Tensor) -> None:
-        self.x, self.exact = x, exact
+    """Rows for passes in float32 beside the same ones as given, which lack the offset still."""
+
+    def __init__(self, x: Tensor, exact: Tensor, offset: Tensor | None = None) -> None:
+        self.x, self.exact, self.offset = x, exact, offset
 
     def _in(self, dtype: torch.dtype) -> Tensor:
-        return (self.exact if dtype == torch.float64 else self.x).to(dtype)
+        return _less(self.exact, self.offset) if dtype == torch.float64 else self.x.to(dtype)
 
     def dot(self, W: Tensor) -> Tensor:
         return self._in(W.dtype) @ W.T
 
     def transposed_dot(self, r: Tensor) -> Tensor:
         return r.T @ self._in(r.dtype)
+
+    def square_dot(self, W: Tensor) -> Tensor:
+        return self._in(W.dtype).square() @ W.T
+
+    def transposed_square_dot(self, r: Tensor) -> Tensor:
+        return r.T @ self._in(r.dtype).square()
+
+    def extremes(self, group: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+        least = self.x.new_full((groups, self.x.shape[1]), math.inf, dtype=torch.float64)
+        most = -least
+        for g in set(group[group >= 0].tolist()):
+            least[g], most[g] = torch.aminmax(self._in(torch.float64)[group == g], dim=0)
+        return least, most
 
 
 class _Sparse:
@@ -116,9 +158,32 @@ class _Sparse:
         product: Tensor = self._in(r.dtype)[1] @ r
         return product.T
 
-    def rows(self, index: Tensor) -> Tensor:
-        """Some rows, dense."""
-        x = self.fast[0]
+    def square_dot(self, W: Tensor) -> Tensor:
+        product: Tensor = _squared(self._in(W.dtype)[0]) @ W.T.contiguous()
+        return product
+
+    def transposed_square_dot(self, r: Tensor) -> Tensor:
+        product: Tensor = _squared(self._in(r.dtype)[1]) @ r
+        return product.T
+
+    def extremes(self, group: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+        D = self.x.shape[1]
+        row_group = torch.repeat_interleave(group, self.x.crow_indices().diff())
+        stored = row_group >= 0
+        cell = row_group[stored] * D + self.x.col_indices()[stored]
+        values = self.x.values()[stored].double()
+        least = values.new_full((groups * D,), math.inf).scatter_reduce_(0, cell, values, "amin")
+        most = values.new_full((groups * D,), -math.inf).scatter_reduce_(0, cell, values, "amax")
+        # A cell with fewer stored entries than rows holds zeros too.
+        rows = torch.bincount(group[group >= 0], minlength=groups).repeat_interleave(D)
+        with_zeros = torch.bincount(cell, minlength=groups * D) < rows
+        least = torch.where(with_zeros, least.clamp_max(0), least)
+        most = torch.where(with_zeros, most.clamp_min(0), most)
+        return least.view(groups, D), most.view(groups, D)
+
+    def rows(self, index: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return the rows at these indices, dense."""
+        x = self._in(dtype)[0]
         starts = x.crow_indices().long()
         counts = (starts[1:] - starts[:-1])[index]
         row = torch.repeat_interleave(counts)
@@ -147,12 +212,39 @@ def _recast(x: Tensor, dtype: torch.dtype) -> Tensor:
     return csr(x.crow_indices(), x.col_indices(), x.values().to(dtype), (x.shape[0], x.shape[1]))
 
 
+def _squared(x: Tensor) -> Tensor:
+    """Return x in CSR with its values squared."""
+    return csr(x.crow_indices(), x.col_indices(), x.values().square(), (x.shape[0], x.shape[1]))
+
+
 def csr_of_dense(x: Tensor) -> Tensor:
     """A dense x (N, D) in CSR with 32-bit indices; 0.7 of the time of ``to_sparse_csr``."""
     N, D = x.shape
     entry = (x != 0).view(-1).nonzero().squeeze(1)
     starts = torch.searchsorted(entry, torch.arange(N + 1) * D)
     return csr(starts, entry % D, x.reshape(-1)[entry], (N, D))
+
+
+def csr_shifted(x: Tensor, offset: Tensor) -> Tensor:
+    """Return x - offset of x (N, D) in CSR, in CSR and float64.
+
+    In the columns where the offset is not 0 all entries are stored, so that these should have few
+    zeros.
+    """
+    (N, D), columns = x.shape, x.col_indices().long()
+    row = torch.repeat_interleave(x.crow_indices().diff().long())
+    moved = offset.nonzero().squeeze(1)
+    place = torch.full((D,), -1).index_put_((moved,), torch.arange(len(moved)))
+    at = place[columns]
+    values, dense = x.values().double(), torch.zeros(N, len(moved), dtype=torch.float64)
+    dense.index_put_((row[at >= 0], at[at >= 0]), values[at >= 0], accumulate=True)
+    dense -= offset[moved]
+    row = torch.cat([row[at < 0], torch.arange(N).repeat_interleave(len(moved))])
+    columns = torch.cat([columns[at < 0], moved.repeat(N)])
+    values = torch.cat([values[at < 0], dense.flatten()])
+    order = (row * D + columns).argsort()
+    starts = torch.nn.functional.pad(torch.bincount(row, minlength=N).cumsum(0), (1, 0))
+    return csr(starts, columns[order], values[order], (N, D))
 
 
 def csr_transposed(x: Tensor) -> Tensor:
@@ -174,13 +266,14 @@ def dense_rows(d: int, device: torch.device) -> int:
 
 
 class DenseSamples:
-    """A tensor (n, D) of any floating-point type.
+    """A tensor (n, D) of any floating-point type, less an offset (D,) where one is given.
 
-    Passes in float32 read ``fast``, a copy in float32, where one is given beside a float64 X.
+    Passes in float32 read ``fast``, a copy in float32 that has the offset taken out already; by
+    default X itself.
     """
 
-    def __init__(self, X: Tensor, fast: Tensor | None = None) -> None:
-        self.X, self.fast = X, X if fast is None else fast
+    def __init__(self, X: Tensor, fast: Tensor | None = None, offset: Tensor | None = None) -> None:
+        self.X, self.fast, self.offset = X, X if fast is None else fast, offset
         self.n, self.d = X.shape
         self.device = X.device
         self.dtype = torch.float64 if self.fast.dtype == torch.float64 else torch.float32
@@ -189,10 +282,19 @@ class DenseSamples:
         step = dense_rows(self.d, self.device)
         for start in range(0, self.n, step):
             at = slice(start, min(start + step, self.n))
-            yield at, _Dense(self.fast[at], self.X[at])
+            yield at, _Dense(self.fast[at], self.X[at], self.offset)
 
-    def rows(self, index: Tensor) -> Tensor:
-        return self.fast[index].to(self.dtype)
+    def rows(self, index: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        dtype = dtype or self.dtype
+        if dtype == torch.float64:
+            return _less(self.X[index], self.offset)
+        return self.fast[index].to(dtype)
+
+    def shifted(self, offset: Tensor) -> Samples:
+        if self.dtype == torch.float64:
+            return DenseSamples(_less(self.X, offset))
+        parts = [_less(self.X[at], offset).float() for at, _ in self.blocks()]
+        return DenseSamples(self.X, torch.cat(parts), offset)
 
 
 class SparseSamples:
@@ -220,22 +322,27 @@ class SparseSamples:
             yield slice(start, end), piece
             start = end
 
-    def rows(self, index: Tensor) -> Tensor:
-        if self.dense is not None:
-            return self.dense[index].to(self.dtype)
+    def rows(self, index: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        dtype = dtype or self.dtype
+        if self.dense is not None and dtype == self.dtype:
+            return self.dense[index].to(dtype)
         return torch.cat(
             [
-                self.pieces[i].rows(here)
+                self.pieces[i].rows(here, dtype)
                 for i, here in _by_piece(index, [piece.x.shape[0] for piece in self.pieces])
             ]
         )
+
+    def shifted(self, offset: Tensor) -> Samples:
+        pieces = (csr_shifted(piece.x, offset) for piece in self.pieces)
+        return SparseSamples(((x, csr_transposed(x)) for x in pieces), self.dtype)
 
 
 class StreamedSamples:
     """Blocks (B, D) that ``read`` yields anew each time it is called; one is held at a time.
 
-    ``read(index)`` yields the blocks, as float tensors on the device. Where ``pick`` is given, it
-    returns single rows without going through all of them, as a memory map can.
+    ``read()`` yields the blocks as they are, tensors on the device. Where ``pick`` is given, it
+    returns single rows in the same way without going through all of them, as a memory map can.
     """
 
     def __init__(
@@ -266,11 +373,29 @@ class StreamedSamples:
                 f"{self.n} rows in all; got other ones after row {start}"
             )
 
-    def rows(self, index: Tensor) -> Tensor:
+    def rows(self, index: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        dtype = dtype or self.dtype
         if self.pick is not None:
-            return self.pick(index)
+            return self.pick(index).to(dtype)
         found = dict(_by_piece(index, self.sizes))
-        return torch.cat([x[found[i]] for i, x in enumerate(self.read()) if i in found])
+        parts = [x[found[i]].to(dtype) for i, x in enumerate(self.read()) if i in found]
+        return torch.cat(parts)
+
+    def shifted(self, offset: Tensor) -> Samples:
+        read, pick = self.read, self.pick
+        return StreamedSamples(
+            lambda: (_less(x, offset) for x in read()),
+            self.sizes,
+            self.d,
+            self.device,
+            self.dtype,
+            None if pick is None else lambda index: _less(pick(index), offset),
+        )
+
+
+def _less(x: Tensor, offset: Tensor | None) -> Tensor:
+    """Return x - offset in float64."""
+    return x.double() if offset is None else x.double() - offset
 
 
 def _by_piece(index: Tensor, sizes: list[int]) -> Iterator[tuple[int, Tensor]]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softmax_torch.solvers.objective import Objective, Penalty
+from softmax_torch.solvers.objective import Evaluated, Objective, Penalty
 
 __all__ = ["Solver"]
 
@@ -53,6 +53,11 @@ class Solver(ABC):
         """Go on from theta."""
         self.theta = theta if self.penalty.l1 else theta - theta.mean(0)
         self.value, self.gradient = self._evaluate(self.theta)
+
+    def move_to(self, theta: Tensor, at_theta: Evaluated) -> None:
+        """Take note of a better point that was found elsewhere, as an iteration."""
+        self.theta, (self.value, self.gradient) = theta, at_theta
+        self.iterations += 1
 
     @property
     def descent(self) -> float:

@@ -9,8 +9,13 @@ from torch import Tensor
 
 from softmax_torch.solvers import fit, inputs
 from softmax_torch.solvers.certificate import certify, subgradient
+from softmax_torch.solvers.newton_bound import newton_bound
 from softmax_torch.solvers.objective import Objective, Penalty
 from softmax_torch.solvers.processes import Processes
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
 def problem(weighted: bool, bias: bool = True) -> tuple[Objective, dict[str, Any]]:
@@ -49,7 +54,6 @@ def test_gap_is_that_to_the_dual_and_a_bound(weighted: bool, bias: bool, scale: 
     generator = torch.Generator().manual_seed(1)
     theta = scale * torch.randn(objective.shape, generator=generator, dtype=torch.float64)
     got = certify(objective, theta, penalty)
-    assert got.gap is not None
     bound = dual(objective, got.theta, penalty.l2, arguments["X"])
     assert got.gap == pytest.approx(got.value - bound, rel=1e-9)
     assert got.value - best.objective <= got.gap
@@ -63,17 +67,79 @@ def test_gap_is_that_to_the_dual_and_a_bound(weighted: bool, bias: bool, scale: 
 def test_gap_of_a_solution_is_small_and_a_solution_is_all_that_has_a_small_one() -> None:
     _, arguments = problem(False)
     solution = fit(**arguments, tol=1e-12)
-    assert solution.duality_gap is not None
     assert 0 <= solution.duality_gap <= 1e-12 * solution.objective
     assert solution.kkt_residual < 1e-6
 
 
-def test_without_an_l2_penalty_there_is_no_gap() -> None:
-    objective, _ = problem(False)
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("l2", [0.0, 0.02])
+@pytest.mark.parametrize("scale", [0.0, 0.1, 3.0])
+def test_gap_with_an_l1_penalty_is_a_bound(bias: bool, l2: float, scale: float) -> None:
+    objective, arguments = problem(True, bias)
+    total = objective.total
+    penalty = Penalty(l2, 0.01)
+    C, ratio = 1 / ((l2 + 0.01) * total), 0.01 / (l2 + 0.01)
+    best = fit(**arguments, C=C, l1_ratio=ratio, tol=1e-9)
+    assert best.converged
+    theta = scale * torch.randn(objective.shape, generator=seeded(1), dtype=torch.float64)
+    got = certify(objective, theta, penalty)
+    assert got.value - best.objective <= got.gap
+    # A better one is surer: the gap goes to 0 with the distance.
+    assert best.duality_gap <= 1e-9 * best.objective
+    assert got.gap < 100 * (got.value - best.objective) + 1
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("scale", [0.0, 0.02, 0.3])
+@pytest.mark.parametrize("l2", [0.0, 0.02])
+def test_newton_bound_is_a_bound_without_a_penalty_too(
+    weighted: bool, bias: bool, scale: float, l2: float
+) -> None:
+    objective, arguments = problem(weighted, bias)
+    C = 1 / (l2 * objective.total) if l2 else math.inf
+    best = fit(**arguments, C=C, tol=1e-13)
     theta = objective.zeros()
-    assert certify(objective, theta, Penalty(0.0)).gap is None
-    assert certify(objective, theta, Penalty(0.1, 0.1)).gap is None
-    assert fit(**problem(False)[1], C=math.inf).duality_gap is None
+    objective.weight_of(theta).copy_(best.weight)
+    if bias:
+        theta[:, -1] = best.bias
+    theta += scale * torch.randn(objective.shape, generator=seeded(1), dtype=torch.float64)
+    before = objective.evaluate(theta, Penalty(l2), torch.float64).value
+    got = newton_bound(objective, theta, Penalty(l2), 1e-12, 0)
+    assert got.value <= before * (1 + 1e-15)
+    assert got.value - best.objective <= got.gap + 1e-15 * before
+    if scale == 0.02:  # near enough: what is left is bounded, and not by much too much
+        assert got.reach < 1
+        assert got.gap < before - best.objective
+
+
+def test_newton_bound_claims_nothing_of_a_step_that_was_not_solved(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With a preconditioner that is blind to a column CG stands still there, and that is seen."""
+    objective, arguments = problem(False)
+    best = fit(**arguments, C=math.inf, tol=1e-13)
+    theta = torch.cat([best.weight, best.bias.unsqueeze(1)], 1)
+    theta[0, 2] += 0.3
+    before = objective.evaluate(theta, Penalty(0.0), torch.float64).value
+
+    class Blind:
+        def inverse(self, l2: float) -> Any:
+            return lambda g: g * torch.tensor([1.0, 1, 1e-12, 1, 1, 1, 1])
+
+    monkeypatch.setattr("softmax_torch.solvers.newton_bound.sketch_of", lambda rows: Blind())
+    monkeypatch.setattr("softmax_torch.solvers.newton_bound.INNER", 4)
+    got = newton_bound(objective, theta, Penalty(0.0), 1e-6, 0)
+    assert got.value - best.objective <= got.gap
+    assert before - best.objective > 1e-3  # it is far off, and
+    assert got.gap > 1e-4  # no small gap is claimed
+
+
+def test_every_solution_has_a_gap() -> None:
+    _, arguments = problem(False)
+    for options in ({}, {"C": math.inf}, {"l1_ratio": 1.0}, {"l1_ratio": 0.5}):
+        solution = fit(**arguments, **options)
+        assert 0 <= solution.duality_gap <= 1e-6 * solution.objective
 
 
 def test_subgradient_is_the_least_one() -> None:

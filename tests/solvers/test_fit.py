@@ -32,7 +32,7 @@ def test_a_sparse_matrix_of_the_caller_stays_as_it_is() -> None:
 
 @pytest.mark.parametrize("wrong", [{"C": "1"}, {"tol": None}, {"l1_ratio": []}, {"max_iter": "x"}])
 def test_what_is_no_number_is_named(wrong: dict) -> None:
-    with pytest.raises(TypeError, match=r"C, l1_ratio, tol and max_iter: expected numbers, got"):
+    with pytest.raises(TypeError, match=r"(C|tol|l1_ratio|max_iter): expected a number, got"):
         fit(torch.eye(2), [0, 1], **wrong)
 
 

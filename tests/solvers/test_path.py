@@ -36,7 +36,6 @@ def test_path_is_the_fits_one_by_one(form: Any, digits: tuple[Tensor, Tensor]) -
     for C, solution in zip(CS, solutions, strict=True):
         alone = fit(X, y, C=C, tol=1e-8)
         assert solution.converged
-        assert solution.duality_gap is not None
         assert solution.duality_gap <= 1e-8 * solution.objective
         assert solution.objective == pytest.approx(alone.objective, rel=1e-8)
 
@@ -75,7 +74,7 @@ def test_cross_validation_is_that_by_hand(digits: tuple[Tensor, Tensor]) -> None
     # the folds are dealt out class by class, so that their sizes are known
     from softmax_torch.solvers.path import _deal
 
-    part = _deal(y, 3, 5)
+    part = _deal(y, torch.ones_like(y), 3, 5)
     for fold in range(3):
         counts = torch.bincount(y[part == fold])
         assert (counts - torch.bincount(y) / 3).abs().max() < 1
@@ -87,6 +86,45 @@ def test_cross_validation_is_that_by_hand(digits: tuple[Tensor, Tensor]) -> None
         assert cv.accuracy[fold, 0].item() == pytest.approx(right, abs=2e-3)
     assert cv.best == [0.1, 10.0][int(cv.nll.mean(0).argmin())]
     assert cv.solution.objective == pytest.approx(fit(X, y, C=cv.best).objective, rel=2e-6)
+
+
+def test_samples_of_weight_0_take_no_place_in_a_fold(digits: tuple[Tensor, Tensor]) -> None:
+    """Each fold has as many samples of weight > 0 of each class, up to one."""
+    from softmax_torch.solvers.path import _deal
+
+    _, y = digits
+    weight = (torch.arange(len(y)) % 9 == 0).double()  # 200 samples
+    part = _deal(y, weight, 4, 0)
+    for fold in range(4):
+        counts = torch.bincount(y[(part == fold) & (weight > 0)], minlength=10)
+        assert (counts - torch.bincount(y[weight > 0]) / 4).abs().max() < 1
+
+
+def test_training_folds_have_all_classes(digits: tuple[Tensor, Tensor]) -> None:
+    """Class 0 has two samples of weight > 0: with both in one fold, training would lack it."""
+    X, y = digits
+    X, y = X[y < 3], y[y < 3]
+    weight = torch.ones(len(y), dtype=torch.float64)
+    weight[(y == 0).nonzero().flatten()[2:]] = 0
+    for seed in range(8):
+        loose = cross_validate(X, y, [1.0], folds=2, seed=seed, tol=1e-4, sample_weight=weight)
+        tight = cross_validate(X, y, [1.0], folds=2, seed=seed, tol=1e-9, sample_weight=weight)
+        assert tight.nll.isfinite().all()
+        torch.testing.assert_close(loose.nll, tight.nll, rtol=1e-2, atol=0)
+    with pytest.raises(ValueError, match="at most the 2 samples of class 0 with weight > 0, got 3"):
+        cross_validate(X, y, [1.0], folds=3, sample_weight=weight)
+
+
+def test_few_samples_of_weight_above_0() -> None:
+    """Two samples of weight > 0 of each class, among 100: two folds, each with figures."""
+    X = torch.arange(100, dtype=torch.float64).unsqueeze(1) / 100
+    y = torch.arange(100) % 2
+    weight = torch.zeros(100)
+    weight[[10, 11, 60, 61]] = 1.0
+    for seed in range(20):
+        cv = cross_validate(X, y, [1.0], folds=2, seed=seed, sample_weight=weight)
+        assert cv.nll.isfinite().all()
+        assert cv.accuracy.isfinite().all()
 
 
 def test_cross_validation_finds_the_strength_that_generalizes() -> None:
@@ -106,7 +144,8 @@ def test_cross_validation_finds_the_strength_that_generalizes() -> None:
         ({"Cs": [1.0, -1.0]}, "C: expected a number above 0 .* got -1.0"),
         ({"Cs": [float("inf")]}, "Cs: expected finite numbers, got inf"),
         ({"Cs": [1.0], "folds": 1}, "folds: expected at least 2, got 1"),
-        ({"Cs": [1.0], "folds": 175}, "at most the 174 samples of class 8, got 175"),
+        ({"Cs": [1.0], "folds": 175}, "at most the 174 samples of class 8 with weight > 0, got"),
+        ({"Cs": [1.0, 10**400]}, "C: expected a number that a float can hold"),
     ],
 )
 def test_what_cannot_be_used(

@@ -10,10 +10,11 @@ from sklearn.datasets import load_digits, load_iris, load_wine
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from softmax_torch.solvers import ConvergenceWarning, Progress, fit, inputs
+from softmax_torch.solvers import ConvergenceWarning, Progress, fit, inputs, preconditioner
 from softmax_torch.solvers.fit import SOLVERS, WITH_L1
 from softmax_torch.solvers.objective import Objective, Penalty
-from softmax_torch.solvers.preconditioner import Blocks, Diagonal, Full, Kronecker, _Rows, sketch
+from softmax_torch.solvers.preconditioner import Blocks, Diagonal, Full, Kronecker
+from softmax_torch.solvers.rows import Rows
 
 SMOOTH = sorted(set(SOLVERS) - WITH_L1)
 L2 = Penalty(0.05)
@@ -83,16 +84,20 @@ def centre() -> Tensor:
     return matrix(lambda t: t - t.mean(0))
 
 
+def rows_of(own: Objective, seed: int = 0) -> Rows:
+    return Rows(own, somewhere(), torch.Generator().manual_seed(seed), torch.float64)
+
+
 def test_full_sketch_is_the_hessian() -> None:
     """as long as all rows are used, on what is orthogonal to moving all classes alike."""
-    rows = _Rows(objective(), somewhere(), torch.Generator())
+    rows = rows_of(objective())
     inverse = matrix(Full(rows).inverse(L2.l2))
     H, P = hessian().view(15, 15), centre()
     torch.testing.assert_close(inverse @ H @ P, P, atol=1e-5, rtol=0)
 
 
 def test_blocks_are_those_of_the_hessian() -> None:
-    rows = _Rows(objective(), somewhere(), torch.Generator())
+    rows = rows_of(objective())
     expected = torch.zeros(3, 5, 3, 5, dtype=torch.float64)
     for k in range(3):
         expected[k, :, k] = torch.linalg.inv(hessian()[k, :, k])
@@ -102,7 +107,7 @@ def test_blocks_are_those_of_the_hessian() -> None:
 
 @pytest.mark.parametrize("kind", [Full, Blocks, Kronecker, Diagonal])
 def test_preconditioners_are_symmetric_and_positive(kind: Any) -> None:
-    M = matrix(kind(_Rows(objective(), somewhere(), torch.Generator())).inverse(L2.l2))
+    M = matrix(kind(rows_of(objective())).inverse(L2.l2))
     P = centre()
     M = P @ M @ P
     torch.testing.assert_close(M, M.T)
@@ -118,29 +123,58 @@ def test_drawn_rows_stand_for_all() -> None:
     """The mean of many sketches of few rows is the sketch of all rows."""
     X, y, weight = generated(3000)
     own = Objective(inputs.as_samples(X, None, None), y, 3, weight)
-    rows = _Rows(own, somewhere(), torch.Generator().manual_seed(0))
+    rows = rows_of(own)
     c = rows.w * rows.p[:, 0]
-    exact = rows.gram(c)
-    rows.wanted = 100
-    sampled = [rows.gram(c) for _ in range(300)]
+    diagonal = rows.diagonal(c.unsqueeze(1))
+    scale = diagonal[0].sqrt()
+    exact = rows.gram(c, scale, c)
+    torch.testing.assert_close(exact.diagonal(), torch.ones(5, dtype=torch.float64))
+    rows.wanted = 200
+    leverage = rows.leverages(c.unsqueeze(1), diagonal)[:, 0]
+    assert float(leverage.sum()) / own.total == pytest.approx(5)  # one for each column
+    sampled = [rows.gram(c, scale, leverage) for _ in range(300)]
     torch.testing.assert_close(torch.stack(sampled).mean(0), exact, atol=5e-3, rtol=0.05)
     assert not sampled[0].allclose(sampled[1])
 
 
-@pytest.mark.parametrize("pool", [500, 10**6])
-def test_a_sketch_of_a_pool(pool: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    from softmax_torch.solvers import preconditioner
+def test_a_rare_column_is_drawn() -> None:
+    """Three rows in 20,000 have column 3: by their curvature alone they would hardly be seen."""
+    X, y, _ = generated(20_000)
+    X = X.clone()
+    X[:, 3] = 0
+    X[[5, 7000, 15_000], 3] = 1
+    own = Objective(inputs.as_samples(X, None, None), y, 3)
+    for seed in range(5):
+        rows = rows_of(own, seed)
+        c = rows.spread()
+        drawn = rows.draw(c, rows.leverages(c.unsqueeze(1), rows.diagonal(c.unsqueeze(1)))[:, 0])
+        assert {5, 7000, 15_000} <= set(drawn.numbers.tolist())
+        assert len(drawn.numbers) == pytest.approx(rows.wanted, rel=0.1)
+        assert float(drawn.factor.sum()) == pytest.approx(1, rel=0.1)
 
-    monkeypatch.setattr(preconditioner, "POOL", pool)
+
+def test_a_column_that_was_not_drawn_has_its_own_curvature(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The diagonal comes from all samples, so that CG scales the column as it should."""
     monkeypatch.setattr(preconditioner, "FULL", 0)
-    X, y, weight = generated(3000)
-    own = Objective(inputs.as_samples(X, None, None), y, 3, weight)
-    blocks = sketch(own, somewhere(), torch.Generator().manual_seed(0))
-    assert isinstance(blocks, Blocks)
-    p = own.probabilities(somewhere(), torch.float64)
-    X1 = torch.cat([X, torch.ones(3000, 1, dtype=X.dtype)], 1)
-    c = weight * p[:, 0] * (1 - p[:, 0]) / weight.sum()
-    torch.testing.assert_close(blocks.grams[0], (X1.T * c) @ X1, atol=0.03, rtol=0.3)
+    X, y, _ = generated(20_000)
+    X = X.clone()
+    X[:, 3] = 0
+    X[[5, 7000, 15_000], 3] = 1
+    own = Objective(inputs.as_samples(X, None, None), y, 3)
+    rows = rows_of(own)
+    h = rows.diagonal(rows.curvatures())[:, 3]
+    monkeypatch.setattr(
+        Rows, "leverages", lambda self, c, diagonal: torch.where(X[:, 3:] > 0, 0, c)
+    )
+    monkeypatch.setattr(rows, "w", torch.where(X[:, 3] > 0, 1e-30, 1.0).double())
+    unit = torch.zeros(3, 5, dtype=torch.float64)
+    unit[0, 3], unit[1, 3] = 1, -1
+    for kind in (Blocks, Diagonal):
+        monkeypatch.setattr(
+            Rows, "diagonal", lambda self, c: own.squares(rows_of(own).curvatures())
+        )
+        got = kind(rows).inverse(0.0)(unit)[:2, 3]
+        assert got[0] == pytest.approx(float(1 / h[0]), rel=0.5)
 
 
 @pytest.mark.parametrize("load", [load_digits, load_iris, load_wine])
