@@ -22,6 +22,12 @@ samples cancel but for -<W, V>, and V = l2 W - dF/dW, which leaves
 
 For l1 > 0 the better of two q is taken: p (if l2 > 0), and the q with the s by which |V| <= l1.
 
+In float64 an entry of V is off by about ``rounding``. Where the penalty is weak or a column large
+that alone would make h large, or rule q out. So rounding r_kd counts as it does for weights within
+``REACH`` times the present ones, and ``REACH`` standard deviations of a logit, by which the bound
+grows by r_kd R_kd, R_kd = REACH (|W_kd| + 1 / spread_d). For an optimum outside of that box the
+bound is larger in proportion to its distance, since F is convex.
+
 ``residual`` is the largest entry of the subgradient of F of least norm (the KKT residual): 0 at an
 optimum and nowhere else, but in the units of the features.
 
@@ -44,7 +50,10 @@ from softmax_torch.solvers.objective import Objective, Penalty
 __all__ = ["Certificate", "certify", "gap_bound", "subgradient"]
 
 REACH = 10.0
-"""What the bias may still gain counts so many times, as in ``newton_bound``."""
+"""How far rounding is followed, in weights, in spreads of a logit, and in steps of the bias."""
+
+EPS, SUMS = 2.2e-16, 8.0
+"""Rounding of float64, and how many times as large it is in a sum over all samples."""
 
 STALLED = 50
 """Steps of the bias that did not halve its gradient, after which it stays where it is."""
@@ -79,33 +88,66 @@ def certify(objective: Objective, theta: Tensor, penalty: Penalty) -> Certificat
     gradient = objective.transposed(r)
     W = objective.weight_of(theta)
     value = nll + penalty.of(W)
+    rounding = _rounding(objective, z)
     if penalty.l1 > 0:
-        gap = value - _dual(objective, objective.weight_of(gradient), z, w, penalty)
+        bound = _dual(objective, objective.weight_of(gradient), W, z, w, rounding, penalty)
+        gap = value - bound
     objective.weight_of(gradient).add_(W, alpha=penalty.l2)
     if penalty.l1 == 0:
-        gap = gap_bound(objective, gradient, penalty)
+        g = objective.weight_of(gradient).abs()
+        beyond, within = (g - rounding).clamp_min(0), _within(objective, W, rounding)
+        each = torch.minimum(g.square(), beyond.square() + 2 * penalty.l2 * within)
+        gap = float(each.sum()) / (2 * penalty.l2)
     residual = float(subgradient(objective, theta, gradient, penalty.l1).abs().max())
     return Certificate(theta, value, gradient, max(gap, 0.0) + left, residual)
 
 
-def _dual(objective: Objective, V: Tensor, z: Tensor, w: Tensor, penalty: Penalty) -> float:
-    """Return the better D(q) of q = p and of q = (1 - s) e_y + s p, for logits z and -V of p."""
+def _rounding(objective: Objective, z: Tensor) -> Tensor:
+    """Return about what the entries of V in each column (D,) may be off in float64."""
+    largest = float(objective.processes.largest(z.abs().max()))
+    return EPS * (SUMS + largest) * objective.spread
+
+
+def _within(objective: Objective, W: Tensor, rounding: Tensor) -> Tensor:
+    """Return what ``rounding`` adds to the bound for each weight (K, D)."""
+    return REACH * (
+        W.abs() * rounding + torch.where(objective.spread > 0, rounding / objective.spread, 0)
+    )
+
+
+def _dual(
+    objective: Objective,
+    V: Tensor,
+    W: Tensor,
+    z: Tensor,
+    w: Tensor,
+    rounding: Tensor,
+    penalty: Penalty,
+) -> float:
+    """Return the best D(q) of q = p and of q = (1 - s) e_y + s p, for logits z and -V of p."""
     log_p = z.log_softmax(1)
     p = log_p.exp()
-    excess = (V.abs() - penalty.l1).clamp_min(0)
-    best = -math.inf
-    if penalty.l2 > 0 or not excess.any():
-        entropy = float(objective.summed(w @ -torch.special.xlogy(p, p).sum(1)))
-        best = entropy - (float(excess.square().sum()) / (2 * penalty.l2) if excess.any() else 0.0)
-    if excess.any():
-        s = penalty.l1 / float(V.abs().max())
-        q = (s * p).scatter_add_(1, objective.y.unsqueeze(1), p.new_full((len(p), 1), 1 - s))
-        best = max(best, float(objective.summed(w @ -torch.special.xlogy(q, q).sum(1))))
+
+    def entropy(q: Tensor) -> float:
+        return float(objective.summed(w @ -torch.special.xlogy(q, q).sum(1)))
+
+    size, best = V.abs(), -math.inf
+    within = float(_within(objective, W, rounding)[size > penalty.l1].sum())
+    for off, price in ((torch.zeros_like(rounding), 0.0), (rounding, within)):
+        excess = (size - penalty.l1 - off).clamp_min(0)
+        feasible = not excess.any()
+        if penalty.l2 > 0 or feasible:
+            h = 0.0 if feasible else float(excess.square().sum()) / (2 * penalty.l2)
+            best = max(best, entropy(p) - h - price)
+        if not feasible:
+            s = float(((penalty.l1 + off) / size).min())
+            q = (s * p).scatter_add_(1, objective.y.unsqueeze(1), p.new_full((len(p), 1), 1 - s))
+            best = max(best, entropy(q) - price)
     return best
 
 
 def gap_bound(objective: Objective, gradient: Tensor, penalty: Penalty) -> float:
-    """||dF/dW||^2 / (2 l2): the duality gap where the bias is at its optimum."""
+    """Return ||dF/dW||^2 / (2 l2): the duality gap where the bias is at its optimum."""
     return float(objective.weight_of(gradient).square().sum()) / (2 * penalty.l2)
 
 

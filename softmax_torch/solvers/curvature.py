@@ -31,6 +31,9 @@ RENEW = 25
 SAMPLED = 5000
 """Coordinates up to which B is a matrix, of 200 MB then."""
 
+CHEAP = 10**9
+"""Multiplications of a factorization that always pay: some 20 ms."""
+
 ROWS, ROWS_PER_COLUMN = 3000, 4
 """Rows that are drawn for a matrix, at least, and for each of its columns."""
 
@@ -54,19 +57,22 @@ class Curvature(ABC):
         at: Tensor,
         sizes: list[int],
         seed: int,
+        damping: Tensor,
     ) -> None:
+        self.damping = damping
         self.objective, self.penalty, self.at, self.sizes = objective, penalty, at, sizes
         self.pairs: list[tuple[Tensor, Tensor]] = []
         (K, P), D = objective.shape, objective.samples.d
         k, column = at // P, at % P
         rows = Rows(objective, theta, torch.Generator().manual_seed(seed), objective.samples.dtype)
         self.blocks: list[Tensor] = []
-        for k_b, column_b in zip(torch.split(k, sizes), torch.split(column, sizes), strict=True):
+        parts = (torch.split(t, sizes) for t in (k, column, damping))
+        for k_b, column_b, damping_b in zip(*parts, strict=True):
             block = _hessian(rows, k_b, column_b)
             diagonal = block.diagonal()
             # A column of zeros has none of its own.
             unit = torch.where(diagonal > 0, diagonal, diagonal.mean()).clamp_min(TINY)
-            diagonal.add_(RIDGE * unit + penalty.l2 * (column_b < D))
+            diagonal.add_(RIDGE * unit + penalty.l2 * (column_b < D) + damping_b)
             self.blocks.append(block)
         self.diagonal = torch.cat([block.diagonal() for block in self.blocks])
         self.factors: list[tuple[Tensor, Tensor] | None] = [None] * len(sizes)
@@ -102,7 +108,7 @@ class Curvature(ABC):
         x[self.features] = x_features - middle[:, :1].clamp_min(0) - middle[:, 1:].clamp_max(0)
         return x
 
-    def _solve_blocks(self, face: Tensor, r: Tensor) -> Tensor:
+    def solve_blocks(self, face: Tensor, r: Tensor) -> Tensor:
         """The blocks' inverses on a face times the columns r."""
         solved = torch.zeros_like(r)
         parts = zip(
@@ -121,23 +127,29 @@ class Sampled(Curvature):
     """B as one matrix, from a sample of rows, with what the steps have told of it since."""
 
     def __init__(
-        self, objective: Objective, penalty: Penalty, theta: Tensor, at: Tensor, seed: int
+        self,
+        objective: Objective,
+        penalty: Penalty,
+        theta: Tensor,
+        at: Tensor,
+        seed: int,
+        damping: Tensor,
     ) -> None:
-        super().__init__(objective, penalty, theta, at, [len(at)], seed)
+        super().__init__(objective, penalty, theta, at, [len(at)], seed, damping)
         self.B = self.blocks[0]
 
     def product(self, v: Tensor) -> Tensor:
         r: Tensor = self.B @ v
         if self.pairs:
-            r -= self.U @ torch.linalg.solve(self.M, self.U.T @ v)
+            r -= self.U @ _solved(self.M, self.U.T @ v)
         return r
 
     def solve(self, face: Tensor, r: Tensor) -> Tensor:
         if not self.pairs:
-            return self._solve_blocks(face, r.unsqueeze(1)).squeeze(1)
-        solved = self._solve_blocks(face, torch.cat([r.unsqueeze(1), self.U], 1))
+            return self.solve_blocks(face, r.unsqueeze(1)).squeeze(1)
+        solved = self.solve_blocks(face, torch.cat([r.unsqueeze(1), self.U], 1))
         d, V = solved[:, 0], solved[:, 1:]
-        return d.sub_(V @ torch.linalg.solve(self.U.T @ V - self.M, self.U.T @ d))
+        return d.sub_(V @ _solved(self.U.T @ V - self.M, self.U.T @ d))
 
     def correct(self, s: Tensor, y: Tensor) -> None:
         if float(s @ y) < 0.01 * float(s @ self.product(s)):  # rounding: F is convex
@@ -161,25 +173,31 @@ class Exact(Curvature):
     life = 1
 
     def __init__(
-        self, objective: Objective, penalty: Penalty, theta: Tensor, at: Tensor, seed: int
+        self,
+        objective: Objective,
+        penalty: Penalty,
+        theta: Tensor,
+        at: Tensor,
+        seed: int,
+        damping: Tensor,
     ) -> None:
         counts = torch.bincount(at // objective.shape[1]).tolist()
         sizes = [min(SAMPLED, n - i) for n in counts for i in range(0, n, SAMPLED)]
-        super().__init__(objective, penalty, theta, at, sizes, seed)
+        super().__init__(objective, penalty, theta, at, sizes, seed, damping)
         self.p = objective.probabilities(theta, objective.samples.dtype)
 
     def product(self, v: Tensor) -> Tensor:
         whole = self.objective.zeros()
         whole.view(-1)[self.at] = v
         product = self.objective.hessian_product(self.p, whole, self.penalty)
-        return product.view(-1)[self.at] + RIDGE * self.diagonal * v
+        return product.view(-1)[self.at] + (RIDGE * self.diagonal + self.damping) * v
 
     def solve(self, face: Tensor, r: Tensor) -> Tensor:
         """By preconditioned conjugate gradients."""
         r = r * face
         d, direction, rz, first = torch.zeros_like(r), r, 0.0, math.inf
         for step in range(CG_STEPS):
-            z = self._solve_blocks(face, r.unsqueeze(1)).squeeze(1)
+            z = self.solve_blocks(face, r.unsqueeze(1)).squeeze(1)
             before, rz = rz, float(r @ z)
             first = first if step else rz
             if rz <= CG_ENOUGH**2 * first and step:
@@ -200,10 +218,25 @@ class Exact(Curvature):
         return 2 * max(_largest(block.mv, block.diagonal()) for block in self.blocks)
 
 
-def on(objective: Objective, penalty: Penalty, theta: Tensor, at: Tensor, seed: int) -> Curvature:
-    """B at theta on the coordinates ``at``: a matrix where these are few."""
-    kind = Sampled if len(at) <= SAMPLED else Exact
-    return kind(objective, penalty, theta, at, seed)
+def on(
+    objective: Objective,
+    penalty: Penalty,
+    theta: Tensor,
+    at: Tensor,
+    seed: int,
+    damping: Tensor,
+) -> Curvature:
+    """Return B at theta on the coordinates ``at``: a matrix if its factor costs less than passes.
+
+    ``damping`` (len(at),) is added to its diagonal.
+
+    With many classes and few samples it does not: 600 x 20 with 300 classes took 226 s with
+    matrices of 5000 x 5000.
+    """
+    (K, P), m = objective.shape, len(at)
+    passes = CG_STEPS * 4 * objective.samples.n * K * P
+    small = m <= SAMPLED and m**3 / 3 <= max(CHEAP, passes)
+    return (Sampled if small else Exact)(objective, penalty, theta, at, seed, damping)
 
 
 def _hessian(rows: Rows, k: Tensor, column: Tensor) -> Tensor:
@@ -213,9 +246,9 @@ def _hessian(rows: Rows, k: Tensor, column: Tensor) -> Tensor:
     classes = counts.nonzero().squeeze(1)
     counts = counts[classes]
     rows.wanted = max(ROWS, ROWS_PER_COLUMN * len(k))
-    curvatures = rows.curvatures()
+    curvatures = rows.curvatures
     c = curvatures[:, classes].sum(1)
-    drawn = rows.draw(c, rows.leverages(c.unsqueeze(1), rows.diagonal(c.unsqueeze(1)))[:, 0])
+    drawn = rows.draw(c, c * objective.influence if rows.n > rows.wanted else c)
     H = torch.zeros(len(k), len(k), dtype=torch.float64, device=k.device)
     for part in drawn.split(max(len(k), objective.samples.d)):
         x = rows.features(part.numbers)[:, column]
@@ -231,6 +264,15 @@ def _hessian(rows: Rows, k: Tensor, column: Tensor) -> Tensor:
             start += n
         H += sum_of_part
     return objective.summed(H)
+
+
+def _solved(M: Tensor, v: Tensor) -> Tensor:
+    """Return M^-1 v, of least norm where steps repeat each other and M is singular."""
+    x: Tensor
+    x, info = torch.linalg.solve_ex(M, v)
+    if info.item():
+        x = torch.linalg.pinv(M, hermitian=True) @ v
+    return x
 
 
 def _factor(A: Tensor) -> Tensor:

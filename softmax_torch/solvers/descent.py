@@ -19,6 +19,7 @@ class GradientDescent(Solver):
     """Gradient descent whose step finds its own length."""
 
     length = 0.5
+    hands_over = False  # it shows what gradient descent does
 
     def step(self) -> bool:
         square = float(self.gradient.square().sum())

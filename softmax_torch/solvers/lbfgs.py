@@ -24,7 +24,7 @@ from softmax_torch.solvers.solver import Solver
 
 __all__ = ["LBFGS", "PreconditionedLBFGS"]
 
-MEMORY = 30
+MEMORY = 60
 """Steps that are remembered."""
 
 ENOUGH = 1e-4
@@ -39,7 +39,7 @@ SHORTEST = 1e-6
 RENEW_FALLEN, FALLEN = 8, 0.01
 """The preconditioner is renewed after so many steps if F has fallen by this share since."""
 
-RENEW = 25
+RENEW = 50
 """After so many it is renewed in any case."""
 
 

@@ -20,9 +20,9 @@ so that the bound holds to the stated accuracy whatever preconditioner, draw of 
 float32 led to theta. All of it is computed in float64 from the samples as they were given.
 
 Strictly positive q_i prove, again up to rho, that classes cannot be separated (see ``separation``).
-Where the differences reach 1 there is no bound yet. Should F rise there, the step is shortened to
-log(1 + r) / r, r the largest of them, for which F falls if H is accurate (Bach 2010,
-"Self-concordant analysis for logistic regression").
+Where the differences reach 1 there is no bound yet, and F may rise. Then the step is halved, at
+most down to a length of log(1 + r) / r, r the largest of them, for which F falls if H is accurate
+(Bach 2010, "Self-concordant analysis for logistic regression").
 """
 
 from __future__ import annotations
@@ -51,6 +51,9 @@ SOLVED = 1e-2
 
 NOISE, SINGULAR = 1e-13, 1e-12
 """The norm of g that is rounding, and the least eigenvalue, in units of h, by which it counts."""
+
+FULL = 2048
+"""K P up to which CG is preconditioned by the whole Hessian, which is inverted in 0.3 s then."""
 
 INNER, REFINEMENTS = 300, 3
 """CG iterations at most, and how often they begin again from the residual computed anew."""
@@ -94,9 +97,9 @@ def newton_bound(
     theta = theta - theta.mean(0)
     value, g = objective.evaluate(theta, penalty, torch.float64)
     rows = Rows(objective, theta, torch.Generator().manual_seed(seed), torch.float64)
-    h = rows.diagonal(rows.curvatures())
+    h = rows.diagonal(rows.curvatures)
     objective.weight_of(h).add_(penalty.l2)
-    precondition = sketch_of(rows).inverse(penalty.l2)
+    precondition = sketch_of(rows, FULL).inverse(penalty.l2)
 
     def product(v: Tensor) -> Tensor:
         return objective.hessian_product(rows.p, v, penalty)
@@ -128,8 +131,9 @@ def newton_bound(
     W = objective.weight_of(d)
     gap = divergence + penalty.l2 / 2 * float(W.square().sum()) + slack
     after, point = theta, Evaluated(value, g)
-    damped = math.log1p(reach) / reach if reach > 1 else 0.5
-    for length in (1.0, *(damped / 2**i for i in range(20))):
+    # Bach's bound guarantees a length of log(1 + reach) / reach; mostly far longer ones do.
+    halvings = range(2 + math.ceil(math.log2(1 + reach))) if math.isfinite(reach) else range(0)
+    for length in (0.5**i for i in halvings):
         trial = theta + length * d
         found = objective.evaluate(trial, penalty, torch.float64)
         if found.value <= value + ROUNDING * abs(value):

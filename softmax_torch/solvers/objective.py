@@ -115,8 +115,19 @@ class Objective:
     def spread(self) -> Tensor:
         """The weighted root mean square of each column (D,), float64, from half a pass."""
         w = torch.ones_like(self.y, dtype=torch.float64) if self.weight is None else self.weight
-        squares: Tensor = self.squares(w.double().unsqueeze(1))
+        squares: Tensor = self.squares(w.to(self.samples.dtype).unsqueeze(1))
         return self.weight_of(squares)[0].sqrt()
+
+    @cached_property
+    def influence(self) -> Tensor:
+        """sum_j x_ij^2 / spread_j^2 of each sample (n,), from half a pass.
+
+        Times the curvature of a sample it is about its leverage: exactly where the curvature is the
+        same on the samples that make up each column.
+        """
+        squares = self.zeros()[:1] + 1.0
+        self.weight_of(squares)[0] = torch.where(self.spread > 0, self.spread, math.inf).square()
+        return self.leverages(squares.reciprocal().to(self.samples.dtype))[:, 0]
 
     def extremes(self) -> tuple[Tensor, Tensor]:
         """Return the least and the largest entry of each column per class (K, D), float64.
@@ -185,7 +196,7 @@ class Objective:
         """Return the gradient (K, P) of the mean NLL where all weights are 0, from half a pass.
 
         The bias is at its optimum for these weights, at which the probabilities are the weighted
-        class frequencies.
+        class frequencies. Products are computed in the dtype of the samples.
         """
         w = torch.ones_like(self.y, dtype=torch.float64) if self.weight is None else self.weight
         w = w.double() / self.divisor
@@ -193,7 +204,7 @@ class Objective:
         p = self.summed(p) if self.bias else torch.full_like(p, 1 / self.classes)
         r = p.repeat(len(w), 1)
         r[torch.arange(len(w), device=w.device), self.y] -= 1
-        return self.transposed(r.mul_(w.unsqueeze(1)))
+        return self.transposed(r.mul_(w.unsqueeze(1)).to(self.samples.dtype))
 
     def reweighted(self, weight: Tensor) -> Objective:
         """Return the same samples with other weights (n,), in units of ``unit``.

@@ -80,11 +80,15 @@ def sketch(objective: Objective, theta: Tensor, generator: torch.Generator) -> S
     return sketch_of(Rows(objective, theta, generator, objective.samples.dtype))
 
 
-def sketch_of(rows: Rows) -> Sketch:
-    """Return the best approximation that pays for its building, from these rows."""
+def sketch_of(rows: Rows, full: int = FULL) -> Sketch:
+    """Return the best approximation that pays for its building, from these rows.
+
+    Args:
+        full: K P up to which it is the whole Hessian, if beyond ``FULL`` all rows are cheap.
+    """
     objective = rows.objective
     K, P = objective.shape
-    if K * P <= FULL:
+    if K * P <= FULL or (K * P <= full and rows.n * (K * P) ** 2 <= ALL_ROWS):
         return Full(rows)
     bits, n = torch.finfo(objective.samples.dtype).bits, objective.samples.n
     for grams, kind in ((K, Blocks), (1, Kronecker)):
@@ -117,7 +121,7 @@ class Full:
                 y = x * (root * p[:, k : k + 1].sqrt())
                 blocks[k, :, k] += y.T @ y
         rows.objective.summed(H)
-        self.scale = _scale(rows.diagonal(rows.curvatures())).flatten()
+        self.scale = _scale(rows.diagonal(rows.curvatures)).flatten()
         H /= self.scale
         H /= self.scale.unsqueeze(1)
         H.diagonal().add_(missing(H.diagonal()))
@@ -142,7 +146,7 @@ class Blocks:
     """The diagonal blocks of the Hessian, one a class, each scaled to a diagonal of 1."""
 
     def __init__(self, rows: Rows) -> None:
-        self.D, c = rows.objective.samples.d, rows.curvatures()
+        self.D, c = rows.objective.samples.d, rows.curvatures
         if bool((rows.p[:, :1] == rows.p).all()):
             c = c[:, :1]  # at theta = 0, where a fit begins, all blocks are the same
         diagonal = rows.diagonal(c)
@@ -202,7 +206,7 @@ class Diagonal:
     """The diagonal of the Hessian, from half a pass over all samples."""
 
     def __init__(self, rows: Rows) -> None:
-        self.diagonal, self.D = rows.diagonal(rows.curvatures()), rows.objective.samples.d
+        self.diagonal, self.D = rows.diagonal(rows.curvatures), rows.objective.samples.d
 
     def inverse(self, l2: float) -> Preconditioner:
         diagonal = self.diagonal.clone()

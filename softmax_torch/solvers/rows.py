@@ -17,6 +17,7 @@ By the first half alone a dummy column that is 1 in ten of 100,000 rows is hardl
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -70,8 +71,9 @@ class Rows:
         self.n, P = len(self.p), objective.shape[1]
         self.wanted = max(ROWS, ROWS_PER_COLUMN * P)
 
+    @cached_property
     def curvatures(self) -> Tensor:
-        """Return c_ik = w_i p_ik (1 - p_ik) (n, K), with the digits of 1 - p_ik."""
+        """c_ik = w_i p_ik (1 - p_ik) (n, K), with the digits of 1 - p_ik."""
         p = self.p
         rest = 1 - p
         top = p.argmax(1, keepdim=True)
@@ -80,7 +82,7 @@ class Rows:
 
     def spread(self) -> Tensor:
         """Return c_i = w_i (1 - sum_k p_ik^2) (n,), the sum of the curvatures of a row."""
-        return self.curvatures().sum(1)
+        return self.curvatures.sum(1)
 
     def diagonal(self, c: Tensor) -> Tensor:
         """Return 1/S sum_i c_im [x_i, 1]^2 (M, P) over all samples, float64."""

@@ -2,9 +2,9 @@
 
 A solver steps in the precision of its passes. When their figures promise that the goal is reached,
 a certificate in float64 decides. If it is not enough, or the passes can tell no more, the fit goes
-on in float64 from there. Where no step of the solver improves F in float64 either, and always
-without a penalty, accurate Newton steps finish the fit, each of which bounds what is left
-(``newton_bound``). Without a penalty there may be no optimum, which is an error.
+on in float64 from there. Accurate Newton steps, each of which bounds what is left
+(``newton_bound``), finish a smooth fit where the solver makes hardly any progress or none, and
+always without a penalty. Then there may be no optimum, which is an error.
 """
 
 from __future__ import annotations
@@ -31,8 +31,17 @@ of F in iteration 35 and stays there."""
 NOISE = {torch.float32: 1e-7, torch.float64: 1e-15}
 """Relative descent of F below which it may be rounding."""
 
-FINISHING, FRUITLESS = 100, 3
-"""Accurate Newton steps that finish a fit at most, and those that did not halve the bound."""
+CRAWL, FAR = 50, 300
+"""Iterations after which progress is looked at, and how many more are too many at that rate: steps
+shaped by an inaccurate Hessian make hardly any where classes are all but separated."""
+
+FRUITLESS, FALLEN = 3, 1e-12
+"""Accurate Newton steps in a row that neither halved the bound nor lowered F by this share, after
+which none does."""
+
+SEPARATION = 100
+"""Steps without a penalty within which either an optimum or a direction that separates is found:
+the most that any of 1,000 small problems took was 13."""
 
 
 class Progress(NamedTuple):
@@ -61,6 +70,7 @@ class Run:
         self.converged = self.ended = False
         self._certificate: Certificate | None = None
         self._gained = (0, math.inf, math.inf)  # iteration, F and measure when last it got better
+        self._checked = (0, math.inf)  # iteration and measure when progress was last looked at
         self._finishing, self._fruitless, self._least = 0, 0, math.inf
 
     def advance(self) -> None:
@@ -75,6 +85,9 @@ class Run:
             if solver.step():
                 if solver.penalty == Penalty(0.0):
                     separation.refuse_complete(solver.objective, solver.value)
+                if self._crawling():
+                    self._finishing = 1
+                    return
                 if not self._idle():
                     return
             stuck = True
@@ -104,6 +117,17 @@ class Run:
             return False
         return now - since >= PATIENCE
 
+    def _crawling(self) -> bool:
+        """Whether the last iterations gained so little that the goal is hundreds more away."""
+        solver = self.solver
+        now, since = solver.iterations, self._checked[0]
+        if not solver.hands_over or now - since < CRAWL:
+            return False
+        measure, before = self.goal.measure(), self._checked[1]
+        self._checked = (now, measure)
+        left = math.log(max(measure, 1.0))
+        return since > 0 and left * CRAWL > FAR * math.log(max(before / max(measure, 1e-300), 1.0))
+
     def _finish(self) -> None:
         """Make one accurate Newton step in float64, whose bound is the certificate."""
         self._finishing += 1
@@ -111,12 +135,11 @@ class Run:
         before = self.solver.value
         certificate = self.conclude()
         gap = certificate.gap
-        fell = before - certificate.value > NOISE[torch.float64] * abs(before)
-        better = fell if gap == math.inf else gap < self._least / 2
-        self._fruitless = 0 if better else self._fruitless + 1
+        fell = before - certificate.value > FALLEN * abs(before)
+        self._fruitless = 0 if fell or gap < self._least / 2 else self._fruitless + 1
         self._least = min(self._least, gap)
-        hopeless = self._fruitless >= FRUITLESS or self._finishing > FINISHING
-        self.ended = self.converged or hopeless
+        lost = self.solver.penalty == Penalty(0.0) and self._finishing > SEPARATION
+        self.ended = self.converged or lost or self._fruitless >= FRUITLESS
 
     def conclude(self) -> Certificate:
         """Return the certificate of where the solver stands.
@@ -157,7 +180,9 @@ class Run:
             limit = "max_iter came first"
         elif self.solver.penalty == Penalty(0.0) and certificate.gap == math.inf:
             limit = "neither an optimum nor a direction that separates the classes was found"
-        else:
+        elif self.solver.penalty.l1 > 0:
+            limit = "no further step lowers F or its subgradient"
+        else:  # accurate Newton steps do not lower the bound any more
             limit = "float64 can tell no more"
         return (
             f"the fit ended after {self.solver.iterations} iterations at a "
@@ -170,6 +195,7 @@ class Run:
             "solver": self.solver.state_dict(),
             "margin": self.goal.margin,
             "gained": self._gained,
+            "checked": self._checked,
             "finishing": (self._finishing, self._fruitless, self._least),
         }
 
@@ -177,7 +203,8 @@ class Run:
         """Go on from the state of ``state_dict``."""
         self.solver.load_state_dict(state["solver"])
         self.goal.margin, self._gained = state["margin"], state["gained"]
-        # Checkpoints from before fits were finished by Newton steps have no such entry.
+        # Checkpoints from before fits were finished by Newton steps have no such entries.
+        self._checked = state.get("checked", (0, math.inf))
         self._finishing, self._fruitless, self._least = state.get("finishing", (0, 0, math.inf))
 
 
@@ -219,8 +246,11 @@ class Goal:
 
     def met(self, certificate: Certificate) -> bool:
         """Whether the certificate says so."""
-        close = certificate.gap <= self.tol * certificate.value
-        return close and self._residual(certificate.residual) <= self.tol
+        if certificate.gap > self.tol * certificate.value:
+            return False
+        # A gap that is rounding leaves the KKT residual to the weights that F does not depend on.
+        rounding = certificate.gap <= NOISE[torch.float64] * certificate.value
+        return rounding or self._residual(certificate.residual) <= self.tol
 
     def reached(self, certificate: Certificate) -> str:
         """Return how near a certificate is, in words."""

@@ -83,10 +83,7 @@ def refuse_complete(objective: Objective, value: float) -> None:
 
 def refuse_direction(objective: Objective, d: Tensor, z: Tensor) -> None:
     """Raise ValueError if the step d (K, P) with logits z (n, K) separates some classes."""
-    y = objective.y.unsqueeze(1)
-    margins = z.gather(1, y) - z
-    if objective.weight is not None:
-        margins = margins.masked_fill((objective.weight == 0).unsqueeze(1), 0.0)
+    margins = _margins(objective, z)
     extremes = torch.stack([margins.amax(), -margins.amin()])
     grown, shrunk = objective.processes.largest(extremes).tolist()
     if grown < SHORTEST or shrunk > ROUNDING * grown:
@@ -97,7 +94,7 @@ def refuse_direction(objective: Objective, d: Tensor, z: Tensor) -> None:
     pairs = objective.summed(pairs)
     a, b = divmod(int(pairs.argmax()), objective.classes)
     W = objective.weight_of(d)
-    # In units of each column's share in the curvature, columns of all scales can be compared.
+    # In units of each column's spread, columns of all scales can be compared.
     involved = ((W[a] - W[b]) * objective.spread).abs()
     columns = involved.topk(min(3, len(involved))).indices
     columns = columns[involved[columns] > 0.01 * involved.max()].sort().values
@@ -105,6 +102,14 @@ def refuse_direction(objective: Objective, d: Tensor, z: Tensor) -> None:
         f"a combination of columns separates samples of {_named([a])} from {_named([b])}, most of "
         f"all column{'s' * (len(columns) > 1)} {', '.join(map(str, columns.tolist()))}"
     )
+
+
+def _margins(objective: Objective, z: Tensor) -> Tensor:
+    """Return z_y - z_k (n, K), 0 for samples of weight 0."""
+    margins = z.gather(1, objective.y.unsqueeze(1)) - z
+    if objective.weight is not None:
+        margins = margins.masked_fill((objective.weight == 0).unsqueeze(1), 0.0)
+    return margins
 
 
 def no_optimum(why: str, remedy: str = "drop or merge columns or classes") -> ValueError:

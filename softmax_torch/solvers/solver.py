@@ -26,9 +26,12 @@ class Solver(ABC):
         seed: of what is drawn at random.
 
     Attributes:
+        hands_over: whether accurate Newton steps take over where steps gain little.
         theta, value, gradient: the point, the smooth part of F there, and its gradient.
         iterations: steps that were made.
     """
+
+    hands_over = True
 
     def __init__(
         self,

@@ -127,7 +127,7 @@ def test_newton_bound_claims_nothing_of_a_step_that_was_not_solved(
         def inverse(self, l2: float) -> Any:
             return lambda g: g * torch.tensor([1.0, 1, 1e-12, 1, 1, 1, 1])
 
-    monkeypatch.setattr("softmax_torch.solvers.newton_bound.sketch_of", lambda rows: Blind())
+    monkeypatch.setattr("softmax_torch.solvers.newton_bound.sketch_of", lambda rows, full: Blind())
     monkeypatch.setattr("softmax_torch.solvers.newton_bound.INNER", 4)
     got = newton_bound(objective, theta, Penalty(0.0), 1e-6, 0)
     assert got.value - best.objective <= got.gap

@@ -162,7 +162,7 @@ def test_a_column_that_was_not_drawn_has_its_own_curvature(monkeypatch: pytest.M
     X[[5, 7000, 15_000], 3] = 1
     own = Objective(inputs.as_samples(X, None, None), y, 3)
     rows = rows_of(own)
-    h = rows.diagonal(rows.curvatures())[:, 3]
+    h = rows.diagonal(rows.curvatures)[:, 3]
     monkeypatch.setattr(
         Rows, "leverages", lambda self, c, diagonal: torch.where(X[:, 3:] > 0, 0, c)
     )
@@ -170,9 +170,7 @@ def test_a_column_that_was_not_drawn_has_its_own_curvature(monkeypatch: pytest.M
     unit = torch.zeros(3, 5, dtype=torch.float64)
     unit[0, 3], unit[1, 3] = 1, -1
     for kind in (Blocks, Diagonal):
-        monkeypatch.setattr(
-            Rows, "diagonal", lambda self, c: own.squares(rows_of(own).curvatures())
-        )
+        monkeypatch.setattr(Rows, "diagonal", lambda self, c: own.squares(rows_of(own).curvatures))
         got = kind(rows).inverse(0.0)(unit)[:2, 3]
         assert got[0] == pytest.approx(float(1 / h[0]), rel=0.5)
 
