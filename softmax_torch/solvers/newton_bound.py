@@ -16,8 +16,9 @@ steps, in the norm ||d||_h^2 = sum h d^2 with h the diagonal of H: by Cauchy-Sch
 
     rho.(theta - theta')  <=  REACH ||rho||_{1/h} ||d||_h
 
-so that the bound holds to the stated accuracy whatever preconditioner, draw of rows and passes in
-float32 led to theta. All of it is computed in float64 from the samples as they were given.
+and since F is convex, for theta' farther away the bound is larger at most in proportion to the
+distance. So it holds whatever preconditioner, draw of rows and passes in float32 led to theta. All
+of it is computed in float64 from the samples as they were given.
 
 Strictly positive q_i prove, again up to rho, that classes cannot be separated (see ``separation``).
 Where the differences reach 1 there is no bound yet, and F may rise. Then the step is halved, at
