@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -45,7 +46,10 @@ CG_STEPS, CG_ENOUGH = 50, 0.1
 
 
 class Curvature(ABC):
-    """B on the coordinates ``at``, in order, of theta: diagonal blocks of these sizes."""
+    """B at theta on the coordinates ``at``, in order, with the damping added to its diagonal.
+
+    Its diagonal blocks are held as matrices.
+    """
 
     life = RENEW
 
@@ -55,12 +59,12 @@ class Curvature(ABC):
         penalty: Penalty,
         theta: Tensor,
         at: Tensor,
-        sizes: list[int],
         seed: int,
         damping: Tensor,
     ) -> None:
-        self.damping = damping
-        self.objective, self.penalty, self.at, self.sizes = objective, penalty, at, sizes
+        self.objective, self.penalty, self.theta = objective, penalty, theta
+        self.at, self.damping = at, damping
+        self.sizes = sizes = self._sizes()
         self.pairs: list[tuple[Tensor, Tensor]] = []
         (K, P), D = objective.shape, objective.samples.d
         k, column = at // P, at % P
@@ -81,8 +85,12 @@ class Curvature(ABC):
         self.features = place[:D][(place[:D] >= 0).all(1)]  # those with all classes in ``at``
 
     @abstractmethod
+    def _sizes(self) -> list[int]:
+        """Return the sizes of the diagonal blocks."""
+
+    @abstractmethod
     def product(self, v: Tensor) -> Tensor:
-        """B v."""
+        """Return B v."""
 
     @abstractmethod
     def solve(self, face: Tensor, r: Tensor) -> Tensor:
@@ -126,20 +134,11 @@ class Curvature(ABC):
 class Sampled(Curvature):
     """B as one matrix, from a sample of rows, with what the steps have told of it since."""
 
-    def __init__(
-        self,
-        objective: Objective,
-        penalty: Penalty,
-        theta: Tensor,
-        at: Tensor,
-        seed: int,
-        damping: Tensor,
-    ) -> None:
-        super().__init__(objective, penalty, theta, at, [len(at)], seed, damping)
-        self.B = self.blocks[0]
+    def _sizes(self) -> list[int]:
+        return [len(self.at)]
 
     def product(self, v: Tensor) -> Tensor:
-        r: Tensor = self.B @ v
+        r: Tensor = self.blocks[0] @ v
         if self.pairs:
             r -= self.U @ _solved(self.M, self.U.T @ v)
         return r
@@ -156,7 +155,7 @@ class Sampled(Curvature):
             return
         self.pairs.append((s, y))
         S, Y = (torch.stack(part, 1) for part in zip(*self.pairs, strict=True))
-        BS, SY = self.B @ S, S.T @ Y
+        BS, SY = self.blocks[0] @ S, S.T @ Y
         L = SY.tril(-1)
         self.U = torch.cat([BS, Y], 1)
         self.M = torch.cat(
@@ -172,19 +171,14 @@ class Exact(Curvature):
 
     life = 1
 
-    def __init__(
-        self,
-        objective: Objective,
-        penalty: Penalty,
-        theta: Tensor,
-        at: Tensor,
-        seed: int,
-        damping: Tensor,
-    ) -> None:
-        counts = torch.bincount(at // objective.shape[1]).tolist()
-        sizes = [min(SAMPLED, n - i) for n in counts for i in range(0, n, SAMPLED)]
-        super().__init__(objective, penalty, theta, at, sizes, seed, damping)
-        self.p = objective.probabilities(theta, objective.samples.dtype)
+    @cached_property
+    def p(self) -> Tensor:
+        """Probabilities of all samples at theta (n, K)."""
+        return self.objective.probabilities(self.theta, self.objective.samples.dtype)
+
+    def _sizes(self) -> list[int]:
+        counts = torch.bincount(self.at // self.objective.shape[1]).tolist()
+        return [min(SAMPLED, n - i) for n in counts for i in range(0, n, SAMPLED)]
 
     def product(self, v: Tensor) -> Tensor:
         whole = self.objective.zeros()

@@ -32,15 +32,13 @@ from softmax_torch.solvers.arrays import (
     is_sparse_frame,
     refuse_unreal,
 )
+from softmax_torch.solvers.csr import csr, csr_of_dense, csr_transposed
 from softmax_torch.solvers.processes import Processes
 from softmax_torch.solvers.samples import (
     DenseSamples,
     Samples,
     SparseSamples,
     StreamedSamples,
-    csr,
-    csr_of_dense,
-    csr_transposed,
 )
 
 __all__ = [

@@ -80,9 +80,10 @@ class LBFGS:
             return False
         s, y = self.trial - self.theta, gradient - self.gradient
         sy = float((s * y).sum())
-        if sy > 0:
+        yMy = float((y * self.precondition(y)).sum())
+        if sy > 0 and yMy > 0:  # y may be so small that its square is 0
             self.memory.append((s, y, sy))
-            self.gamma = sy / float((y * self.precondition(y)).sum())
+            self.gamma = sy / yMy
         self.theta, self.value, self.gradient = self.trial, value, gradient
         self.steps += 1
         self._propose()

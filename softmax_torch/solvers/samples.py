@@ -19,7 +19,6 @@ So data that is mostly zeros is made sparse, at the price of some twelve passes.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from typing import Protocol
@@ -27,15 +26,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from softmax_torch.solvers.csr import csr_shifted, csr_squared, csr_transposed, recast
+
 __all__ = [
     "Block",
     "DenseSamples",
     "Samples",
     "SparseSamples",
     "StreamedSamples",
-    "csr",
-    "csr_of_dense",
-    "csr_transposed",
 ]
 
 DENSE_ROWS = 2048
@@ -143,12 +141,12 @@ class _Sparse:
 
     def __init__(self, x: Tensor, xt: Tensor, dtype: torch.dtype) -> None:
         self.x, self.xt = x, xt
-        self.fast = tuple(_recast(m, dtype) for m in (x, xt))
+        self.fast = tuple(recast(m, dtype) for m in (x, xt))
 
     def _in(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
         if dtype == self.fast[0].dtype:
             return self.fast
-        return tuple(_recast(m, dtype) for m in (self.x, self.xt))
+        return tuple(recast(m, dtype) for m in (self.x, self.xt))
 
     def dot(self, W: Tensor) -> Tensor:
         product: Tensor = self._in(W.dtype)[0] @ W.T.contiguous()
@@ -159,11 +157,11 @@ class _Sparse:
         return product.T
 
     def square_dot(self, W: Tensor) -> Tensor:
-        product: Tensor = _squared(self._in(W.dtype)[0]) @ W.T.contiguous()
+        product: Tensor = csr_squared(self._in(W.dtype)[0]) @ W.T.contiguous()
         return product
 
     def transposed_square_dot(self, r: Tensor) -> Tensor:
-        product: Tensor = _squared(self._in(r.dtype)[1]) @ r
+        product: Tensor = csr_squared(self._in(r.dtype)[1]) @ r
         return product.T
 
     def extremes(self, group: Tensor, groups: int) -> tuple[Tensor, Tensor]:
@@ -194,68 +192,6 @@ class _Sparse:
         return dense.index_put_(
             (row, x.col_indices()[entry].long()), x.values()[entry], accumulate=True
         )
-
-
-def csr(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
-    """A CSR matrix with 32-bit indices: products take a third of the time of 64-bit ones."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        # torch 2.11 says so although it was told.
-        warnings.filterwarnings("ignore", message="Sparse invariant checks are implicitly disabled")
-        return torch.sparse_csr_tensor(
-            rows.int(), columns.int(), values, shape, check_invariants=False
-        )
-
-
-def _recast(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """x in CSR with its values in this type."""
-    return csr(x.crow_indices(), x.col_indices(), x.values().to(dtype), (x.shape[0], x.shape[1]))
-
-
-def _squared(x: Tensor) -> Tensor:
-    """Return x in CSR with its values squared."""
-    return csr(x.crow_indices(), x.col_indices(), x.values().square(), (x.shape[0], x.shape[1]))
-
-
-def csr_of_dense(x: Tensor) -> Tensor:
-    """A dense x (N, D) in CSR with 32-bit indices; 0.7 of the time of ``to_sparse_csr``."""
-    N, D = x.shape
-    entry = (x != 0).view(-1).nonzero().squeeze(1)
-    starts = torch.searchsorted(entry, torch.arange(N + 1) * D)
-    return csr(starts, entry % D, x.reshape(-1)[entry], (N, D))
-
-
-def csr_shifted(x: Tensor, offset: Tensor) -> Tensor:
-    """Return x - offset of x (N, D) in CSR, in CSR and float64.
-
-    In the columns where the offset is not 0 all entries are stored, so that these should have few
-    zeros.
-    """
-    (N, D), columns = x.shape, x.col_indices().long()
-    row = torch.repeat_interleave(x.crow_indices().diff().long())
-    moved = offset.nonzero().squeeze(1)
-    place = torch.full((D,), -1).index_put_((moved,), torch.arange(len(moved)))
-    at = place[columns]
-    values, dense = x.values().double(), torch.zeros(N, len(moved), dtype=torch.float64)
-    dense.index_put_((row[at >= 0], at[at >= 0]), values[at >= 0], accumulate=True)
-    dense -= offset[moved]
-    row = torch.cat([row[at < 0], torch.arange(N).repeat_interleave(len(moved))])
-    columns = torch.cat([columns[at < 0], moved.repeat(N)])
-    values = torch.cat([values[at < 0], dense.flatten()])
-    order = (row * D + columns).argsort()
-    starts = torch.nn.functional.pad(torch.bincount(row, minlength=N).cumsum(0), (1, 0))
-    return csr(starts, columns[order], values[order], (N, D))
-
-
-def csr_transposed(x: Tensor) -> Tensor:
-    """x^T of x in CSR, in CSR."""
-    columns = x.col_indices()
-    narrow = columns.to(torch.int16) if x.shape[1] < 1 << 15 else columns  # sorted in 0.75 the time
-    order = torch.sort(narrow, stable=True).indices
-    counts = torch.bincount(x.col_indices(), minlength=x.shape[1])
-    starts = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
-    row_of = torch.repeat_interleave(x.crow_indices().diff())
-    return csr(starts, row_of[order], x.values()[order], (x.shape[1], x.shape[0]))
 
 
 def dense_rows(d: int, device: torch.device) -> int:

@@ -216,7 +216,7 @@ def test_a_correction_makes_the_model_reproduce_the_last_change_of_the_gradient(
     face = torch.arange(len(at)) % 3 > 0
     for _ in range(4):
         s = torch.randn(len(at), generator=generator, dtype=torch.float64)
-        y = 1.5 * model.B @ s + 1e-4 * torch.randn(len(at), generator=generator).double()
+        y = 1.5 * model.blocks[0] @ s + 1e-4 * torch.randn(len(at), generator=generator).double()
         model.correct(s, y)
         torch.testing.assert_close(model.product(s), y)
         d = model.solve(face, s)
