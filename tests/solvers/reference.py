@@ -227,16 +227,27 @@ def minimum(
     return Minimum(value, bound, weight, bias.astype(float), span, separates, iteration)
 
 
-def separation(X: Any, y: Any, fit_intercept: bool = True, sample_weight: Any = None) -> bool:
+def separation(
+    X: Any,
+    y: Any,
+    fit_intercept: bool = True,
+    sample_weight: Any = None,
+    most: float = math.inf,
+) -> bool | None:
     """Return whether some coefficients give all margins >= 0 and not all of them 0.
 
     The margins are z_y - z_k of all samples of weight > 0 and all classes k other than y. Without
     a penalty F then has no minimum (Albert & Anderson 1984, Biometrika 71). The sum of margins in
     [0, 1] is maximized by linear programming: it is 0, or at least 1.
+
+    Args:
+        most: entries of the linear program up to which it is solved; None is returned beyond.
     """
     problem = _problem(X, y, math.inf, 0.0, fit_intercept, sample_weight)
     (_, K), P = problem.T.shape, problem.X.shape[1]
     rows, true = problem.T.nonzero()
+    if 2 * P * (K - 1) * len(rows) > most:
+        return None
     pairs = [
         (rows[true != k], true[true != k], np.full(int((true != k).sum()), k)) for k in range(K)
     ]

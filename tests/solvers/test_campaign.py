@@ -185,12 +185,8 @@ def separated(p: Problem, found: Minimum) -> bool | None:
         return False
     if found.separates:
         return True
-    counted = np.ones(len(p.y), bool) if p.sample_weight is None else p.sample_weight > 0
-    K, D = len(np.unique(p.y)), p.X.shape[1]
-    if 2 * counted.sum() * (K - 1) * (D + 1) > LP_SIZE:
-        return None
     try:
-        return reference.separation(p.X, p.y, p.fit_intercept, p.weights())
+        return reference.separation(p.X, p.y, p.fit_intercept, p.weights(), LP_SIZE)
     except ArithmeticError:  # the solver of the linear program failed
         return None
 

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import reference
 import torch
 from numpy.typing import NDArray
+from problems import problem
 from scipy import sparse
 from sklearn.datasets import load_iris
 from sklearn.preprocessing import scale
 
-from softmax_torch import solvers
 from softmax_torch.estimator import SoftmaxClassifier
 from softmax_torch.solvers import ConvergenceWarning, cross_validate, fit, inference
 
@@ -73,11 +74,14 @@ def test_rare_dummies_with_a_weak_penalty(C: float) -> None:
     assert solution.objective == pytest.approx(by_newton.objective, rel=1.1e-6)
 
 
-@pytest.mark.parametrize(("C", "optimum"), [(1e3, 0.03966607898912), (1e6, 0.039661828863267)])
-def test_repeated_samples_with_a_weak_penalty(C: float, optimum: float) -> None:
-    """Iris 500 times over; the optimum as damped Newton in float64 finds it."""
+@pytest.mark.parametrize("dtype", [None, "float32"])
+@pytest.mark.parametrize(
+    ("C", "optimum"), [(1e3, 0.03966607898912), (1e4, 0.0396623080605), (1e6, 0.039661828863267)]
+)
+def test_repeated_samples_with_a_weak_penalty(C: float, optimum: float, dtype: Any) -> None:
+    """Iris 500 times over; the optimum is that of damped Newton in float64."""
     X, y = load_iris(return_X_y=True)
-    solution = fit(np.repeat(X, 500, 0), np.repeat(y, 500), C=C)
+    solution = fit(np.repeat(X, 500, 0), np.repeat(y, 500), C=C, dtype=dtype)
     assert solution.converged
     assert solution.objective == pytest.approx(optimum, rel=1e-6)
 
@@ -232,27 +236,25 @@ def test_a_constant_column_is_no_cause_for_a_warning(l1_ratio: float) -> None:
     assert fit(constant, y, C=math.inf).converged
 
 
-def test_float64_tells_more_where_a_solver_is_stuck() -> None:
-    """L-BFGS makes no progress on scales from 1e-3 to 1e3 near separation; Newton steps finish."""
-    rng = np.random.default_rng(0)
-    X = rng.normal(size=(200, 12)) * 10 ** rng.uniform(-3, 3, 12)
-    y = (X / X.std(0) @ rng.normal(size=(12, 6)) * 3).argmax(1)
-    y[:6] = range(6)
-    solution = fit(X, y, C=1e6, tol=1e-9)
+def test_newton_steps_take_over_where_lbfgs_crawls() -> None:
+    """46 distinct samples, 16 classes, scales from 1e-6 to 1e6: 1000 steps ended 0.4% above."""
+    p = problem(250)
+    solution = fit(p.X, p.y, C=p.C, sample_weight=p.sample_weight, tol=p.tol)
     assert solution.converged
-    assert solution.objective == pytest.approx(
-        fit(X, y, C=1e6, tol=1e-9, solver="newton").objective, rel=2e-9
-    )
+    found = reference.minimum(p.X, p.y, p.C, 0.0, True, p.sample_weight)
+    assert solution.objective == pytest.approx(found.value, rel=1e-7)
 
 
+@pytest.mark.slow
 def test_l1_with_many_classes_ends() -> None:
-    """With matrices of all coordinates, factorized for each face, 300 classes took minutes."""
+    """With matrices of all coordinates, factorized for each face, it took 226 s."""
     rng = np.random.default_rng(0)
-    X, y = rng.normal(size=(300, 10)), rng.integers(0, 150, 300)
-    y[:150] = np.arange(150)
+    X, y = rng.normal(size=(600, 20)), rng.integers(0, 300, 600)
+    y[:300] = np.arange(300)
     solution = fit(X, y, C=10.0, l1_ratio=1.0)
     assert solution.converged
-    assert solution.passes < 10_000
+    assert solution.objective == pytest.approx(1.0470621288214, rel=1e-6)
+    assert solution.iterations < 40
 
 
 def test_gradient_descent_stays_what_it_is() -> None:
@@ -290,9 +292,3 @@ def test_a_fold_of_weight_0() -> None:
     weight[[0, 1, 2, 50, 51, 52, 100, 101, 102]] = 1
     found = cross_validate(X, y, [0.1, 1.0], folds=3, sample_weight=weight)
     assert found.nll.isfinite().all()
-
-
-def test_certificates_are_documented() -> None:
-    """What ``converged`` means stands where a user looks."""
-    for words in ("duality_gap", "tol"):
-        assert words in str(solvers.Solution.__doc__)

@@ -267,6 +267,13 @@ def test_separation_depends_on_the_intercept() -> None:
     assert not separation(X, y, fit_intercept=False)
 
 
+def test_a_linear_program_that_is_too_large_is_not_solved() -> None:
+    X, y = complete()
+    entries = 2 * (3 + 1) * 2 * len(y)
+    assert separation(X.repeat(2, 0), y.repeat(2), most=entries) is True
+    assert separation(X, y, most=entries - 1) is None
+
+
 def test_samples_of_weight_0_do_not_count() -> None:
     X, y = complete()
     y[:5] = (y[:5] + 1) % 3
