@@ -48,7 +48,8 @@ def test_blocks_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = judge(z, y)
     monkeypatch.setattr(metrics, "LOGITS", 40)
     for one, other in zip(judge(z, y), whole, strict=True):
-        assert torch.equal(one, other)
+        # Which samples share a vector of the processor may change the last bit of an exponential.
+        torch.testing.assert_close(one, other, rtol=1e-14, atol=1e-15)
 
 
 def test_intervals_are_percentiles_of_resamples() -> None:
