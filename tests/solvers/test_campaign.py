@@ -36,7 +36,7 @@ from softmax_torch.solvers import ConvergenceWarning, Solution, fit
 SLACK = 10
 """In units of tol: F may be so far above the minimum, relative to F."""
 
-ITERATIONS = 60
+ITERATIONS = 100
 """Iterations of a fit at most; nearly collinear columns with a weak L1 penalty take up to 1000."""
 
 UNCONVERGED = 0.1
