@@ -39,9 +39,9 @@ SLACK = 10
 ITERATIONS = 100
 """Iterations of a fit at most; nearly collinear columns with a weak L1 penalty take up to 1000."""
 
-UNCONVERGED = 0.1
-"""Share of the problems that may end with a ConvergenceWarning: most are L1 fits that take more
-iterations, or have weights to 1e12 and scales from 1e-6 to 1e6."""
+UNCONVERGED = 0.15
+"""Share of the problems that may end with a ConvergenceWarning after so few iterations; with 1000
+it is a tenth of that. Nearly all have a weak penalty, or weights to 1e12, or wide scales."""
 
 EXISTS, SHORT = 1e-10, 0.1
 """Relative gap, and size of the last Newton step, at which the reference has found a minimum."""
