@@ -130,7 +130,8 @@ def fit(
         sample_weight: (n,), >= 0; None for ones.
         class_weight: one number a class, a dict of such, "balanced" or None.
         solver: "lbfgs", "newton" or "gradient_descent"; with L1 "proximal_newton". "auto" is the
-            fastest of them.
+            fastest of them. Where "lbfgs" or "newton" make hardly any progress, and always without
+            a penalty, accurate Newton steps finish the fit.
         tol: relative duality gap that is enough. The gap is computed in float64 from the samples
             as given and does not depend on how the solution was found: see ``certificate`` for a
             penalty, ``newton_bound`` for none. With L1 the KKT residual has to be within tol of
