@@ -292,3 +292,11 @@ def test_a_fold_of_weight_0() -> None:
     weight[[0, 1, 2, 50, 51, 52, 100, 101, 102]] = 1
     found = cross_validate(X, y, [0.1, 1.0], folds=3, sample_weight=weight)
     assert found.nll.isfinite().all()
+
+
+@pytest.mark.parametrize("seed", [839, 1827])
+def test_separation_that_newton_steps_from_far_do_not_tell(seed: int) -> None:
+    """Nearly collinear columns: large margins hid the direction, steps from 0 find it."""
+    p = problem(seed)
+    with pytest.raises(ValueError, match="separates"):
+        fit(p.X, p.y, C=math.inf, sample_weight=p.sample_weight, class_weight=p.class_weight)
