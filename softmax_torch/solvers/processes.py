@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -30,3 +31,15 @@ class Processes:
         if self.distributed:
             dist.all_reduce(x, dist.ReduceOp.MAX)
         return x
+
+    def concatenated(self, x: Tensor) -> Tensor:
+        """Return the rows x of all processes, in order of rank."""
+        if not self.distributed:
+            return x
+        size, rank = dist.get_world_size(), dist.get_rank()
+        counts = torch.zeros(size, dtype=torch.int64, device=x.device)
+        counts[rank] = len(x)
+        ends = self.summed(counts).cumsum(0)
+        rows = x.new_zeros(int(ends[-1]), *x.shape[1:])
+        rows[int(ends[rank]) - len(x) : int(ends[rank])] = x
+        return self.summed(rows)

@@ -44,9 +44,9 @@ OVERLAP = 1e-3
 where there is one. Where classes are separated in a direction with little curvature, CG may leave
 it out of one step, but not of the next, which then consists of it alone."""
 
-FROM_ZERO = 20
-"""Steps without a penalty after which separation is looked for by as many from 0: the most that any
-of 1,500 small problems took to an answer was 15."""
+UNDECIDED = 20
+"""Steps without a penalty after which separation is decided otherwise: the most that any of 1,500
+small problems took to an answer was 15."""
 
 SEPARATION = 100
 """Steps without a penalty after which a fit ends without an answer."""
@@ -80,6 +80,7 @@ class Run:
         self._gained = (0, math.inf, math.inf)  # iteration, F and measure when last it got better
         self._checked = (0, math.inf)  # iteration and measure when progress was last looked at
         self._finishing, self._fruitless = 0, 0
+        self._overlap: bool | None = None  # whether it is proved; None before that was tried
         self._least = self._shortest = self._reach = math.inf  # bounds and lengths of Newton steps
 
     def advance(self) -> None:
@@ -151,22 +152,9 @@ class Run:
         unpenalized = self.solver.penalty == Penalty(0.0)
         lost = unpenalized and self._finishing > SEPARATION
         self.ended = self.converged or lost or self._fruitless >= FRUITLESS
-        late = self._finishing == FROM_ZERO or (self.ended and self._finishing < FROM_ZERO)
+        late = self._finishing == UNDECIDED or (self.ended and self._finishing < UNDECIDED)
         if late and unpenalized and not self.converged:
-            self._search_from_zero()
-
-    def _search_from_zero(self) -> None:
-        """Look for a direction that separates along accurate Newton steps from theta = 0.
-
-        Steps of another solver may have made some margins so large that Newton steps from there
-        no longer tell the direction. The fit stays where it is if they do not either.
-        """
-        objective, theta = self.solver.objective, self.solver.objective.zeros()
-        for seed in range(FROM_ZERO):
-            bound = newton_bound(objective, theta, Penalty(0.0), 0.0, seed)
-            separation.refuse_direction(objective, bound.d, bound.z)
-            separation.refuse_complete(objective, bound.value)
-            theta = bound.theta
+            self._overlap = separation.refuse_separated(self.solver.objective, UNDECIDED)
 
     def conclude(self) -> Certificate:
         """Return the certificate of where the solver stands.
@@ -204,11 +192,18 @@ class Run:
         return certificate
 
     def complaint(self) -> str:
-        """Return what to say where the fit did not converge."""
+        """Return what to say where the fit did not converge.
+
+        Raises:
+            ValueError: There is no optimum without a penalty.
+        """
         certificate = self.conclude()
+        unpenalized = self.solver.penalty == Penalty(0.0)
+        if unpenalized and self._overlap is None:
+            self._overlap = separation.refuse_separated(self.solver.objective, 0)
         if not self.ended:
             limit = "max_iter came first"
-        elif self.solver.penalty == Penalty(0.0) and certificate.gap == math.inf:
+        elif unpenalized and certificate.gap == math.inf and not self._overlap:
             limit = "neither an optimum nor a direction that separates the classes was found"
         elif self.solver.penalty.l1 > 0:
             limit = "no further step lowers F or its subgradient"

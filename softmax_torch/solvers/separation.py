@@ -14,12 +14,14 @@ residuals of some probabilities q_i > 0 are orthogonal to the samples,
     sum_i w_i (e_{y_i} - q_i) [x_i, 1]^T  =  0
 
 and an exact Newton step d provides these q where it is short (see ``newton_bound``). So a fit goes
-on until it either has such a q or such a delta. Three tests find delta, each of which proves it:
+on until it either has such a q or such a delta. Four tests find delta, each of which proves it:
 
  - ``refuse_separating_columns``: one column does, which one pass over the data tells exactly;
  - ``refuse_complete``: the fit has reached coefficients that separate completely;
  - ``refuse_direction``: a Newton step separates. Near separation each step adds about 1 to the
-   margins that grow, and the others change by less and less.
+   margins that grow, and the others change by less and less;
+ - ``refuse_separated``: for fits that these do not decide. A linear program is exact for problems
+   that are small (see ``linear_program``); for larger ones Newton steps start again from 0.
 """
 
 from __future__ import annotations
@@ -29,9 +31,16 @@ import math
 import torch
 from torch import Tensor
 
-from softmax_torch.solvers.objective import Objective
+from softmax_torch.solvers.linear_program import separating_direction
+from softmax_torch.solvers.newton_bound import newton_bound
+from softmax_torch.solvers.objective import Objective, Penalty
 
-__all__ = ["refuse_complete", "refuse_direction", "refuse_separating_columns"]
+__all__ = [
+    "refuse_complete",
+    "refuse_direction",
+    "refuse_separated",
+    "refuse_separating_columns",
+]
 
 ROUNDING = 1e-8
 """Share of the largest margin below which a margin for the worse is rounding."""
@@ -102,6 +111,33 @@ def refuse_direction(objective: Objective, d: Tensor, z: Tensor) -> None:
         f"a combination of columns separates samples of {_named([a])} from {_named([b])}, most of "
         f"all column{'s' * (len(columns) > 1)} {', '.join(map(str, columns.tolist()))}"
     )
+
+
+def refuse_separated(objective: Objective, steps: int) -> bool:
+    """Raise ValueError if classes can be separated; return whether it is proved that they cannot.
+
+    A problem too large for a linear program is searched along so many accurate Newton steps from
+    theta = 0: steps of another solver may have made some margins so large that Newton steps from
+    where it stands no longer tell the direction.
+    """
+    try:
+        delta = separating_direction(objective)
+    except ArithmeticError:
+        _search_from_zero(objective, steps)
+        return False
+    if delta is None:
+        return True
+    refuse_direction(objective, delta, objective.logits(delta, torch.float64))
+    return False
+
+
+def _search_from_zero(objective: Objective, steps: int) -> None:
+    theta = objective.zeros()
+    for seed in range(steps):
+        bound = newton_bound(objective, theta, Penalty(0.0), 0.0, seed)
+        refuse_direction(objective, bound.d, bound.z)
+        refuse_complete(objective, bound.value)
+        theta = bound.theta
 
 
 def _margins(objective: Objective, z: Tensor) -> Tensor:

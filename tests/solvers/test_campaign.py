@@ -4,12 +4,13 @@ A problem passes if ``fit``
 
  - converged, and F is no more than 10 tol F above the minimum (F is computed anew, in float64);
  - raised ValueError because there is no optimum without a penalty, and there is none;
- - warned that it did not converge, which few problems may.
+ - warned that it did not converge, which few problems may, and only where there is an optimum.
 
 Everything else is a failure: a wrong answer that is called converged, a refusal of data that have
-an optimum, any other exception or warning. The judge is ``reference``, which shares no code with
-``fit``. Most answers are proven right by a lower bound at their own coefficients. Where that is not
-enough the minimum is computed. A wrong answer is one that other coefficients beat in the same F.
+an optimum, a separation that is not refused, any other exception or warning. The judge is
+``reference``, which shares no code with ``fit``. Most answers are proven right by a lower bound at
+their own coefficients. Where that is not enough the minimum is computed. A wrong answer is one that
+other coefficients beat in the same F.
 
 A seed is looked into from the folder of this file with
 
@@ -49,7 +50,7 @@ EXISTS, SHORT = 1e-10, 0.1
 LP_SIZE = 10**6
 """Entries of a linear program up to which it decides about separation: at most 5 s."""
 
-FAILURES = ("wrong", "exception", "false refusal", "undecided")
+FAILURES = ("wrong", "exception", "false refusal", "missed separation", "undecided")
 """Outcomes that no problem may have; "undecided" is one that the reference cannot judge."""
 
 
@@ -119,7 +120,8 @@ def judged(p: Problem, solution: Solution, messages: list[Any]) -> tuple[str, st
         detail = (
             f"{(F - found.value) / F:.1e} F above the minimum {found.value:.10g}; {messages[0]}"
         )
-        return "unconverged", p.name, detail
+        missed = math.isinf(p.C) and separated(p, found)
+        return ("missed separation" if missed else "unconverged"), p.name, detail
     if not abs(solution.objective - F) <= p.tol * F + allowed:
         return "wrong", p.name, f"F={F:.12g}, but solution.objective={solution.objective:.12g}"
     enough = SLACK * p.tol * F + allowed
