@@ -28,6 +28,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+import torch.distributed as dist
+
 try:
     from softmax_torch.cli import predictions
     from softmax_torch.cli.arguments import known, resumed, with_config
@@ -89,6 +91,20 @@ def main(args: Sequence[str] | None = None) -> None:
             sys.exit(f"error: {mistake}")
         finally:
             closing.close()
+    if args is None and dist.is_available() and dist.is_initialized():
+        leave()
+
+
+def leave() -> None:
+    """End this process of a group at once, with status 0.
+
+    Lightning leaves gloo groups alive. While Python shuts down, one of their threads may then abort
+    the process after all work is done (https://github.com/pytorch/pytorch/issues/190489).
+    """
+    dist.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def plot(args: Sequence[str]) -> None:

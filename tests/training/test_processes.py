@@ -82,6 +82,28 @@ def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
     assert [len(re.findall("^test ", output, re.MULTILINE)) for output in outputs] == [1] * 4
 
 
+def test_a_process_of_a_group_ends_before_python_shuts_down(tmp_path: Path) -> None:
+    """A gloo thread may abort it there. What comes after ``main`` runs in a process alone."""
+    code = "import softmax_torch.cli as cli; cli.main(); print('shuts down')"
+    (tmp_path / "go.py").write_text(code)
+    flags = ["fit", *FLAGS, "--trainer.max_epochs", "1"]
+    outputs = []
+    for name, more in (("one", []), ("two", TWO)):
+        (tmp_path / name).mkdir()
+        done = subprocess.run(
+            [sys.executable, "../go.py", *flags, *more],
+            cwd=tmp_path / name,
+            capture_output=True,
+            text=True,
+            env=environment(),
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "best.ckpt" in done.stdout
+        outputs.append(done.stdout)
+    assert ["shuts down" in output for output in outputs] == [True, False]
+
+
 def test_a_net_is_evaluated_as_it_is_kept(tmp_path: Path) -> None:
     """BatchNorm has the statistics of the first process in the figures of all of them."""
     net = ["--model", "softmax_torch.training.LitClassifier"]
