@@ -47,7 +47,7 @@ from torchvision import datasets, transforms
 from softmax_torch.data import MNISTDataModule
 from softmax_torch.training import LitSoftmaxRegression
 from softmax_torch.training.progress import EpochBar
-from softmax_torch.training.runs import RunLogger
+from softmax_torch.training.run_logger import RunLogger
 from softmax_torch.training.saving import RunCheckpoint
 
 ROOT = Path(__file__).parents[1]

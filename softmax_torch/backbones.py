@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from softmax_torch.heads import find_head
-from softmax_torch.saved import unpickled
+from softmax_torch.storage.safe_read import read_torch_file
 
 __all__ = ["Backbone", "as_colour", "load", "make", "weights_in"]
 
@@ -188,7 +188,7 @@ def weights_in(path: str | Path) -> dict[str, Tensor]:
     Raises:
         FileNotFoundError, ValueError: there is no such file, or it holds something else.
     """
-    found = unpickled(Path(path), "a state_dict", mmap=True)
+    found = read_torch_file(Path(path), "a state_dict", mmap=True)
     if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
         found = found["state_dict"]
     if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):

@@ -15,9 +15,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from softmax_torch import backbones, saved
+from softmax_torch import backbones
 from softmax_torch.calibration import Calibration
 from softmax_torch.modules import SoftmaxRegression
+from softmax_torch.storage.checkpoints import read_checkpoint
+from softmax_torch.storage.exported_weights import read_exported_weights
 
 try:
     from softmax_torch import preprocessing
@@ -127,10 +129,10 @@ def load(
     """
     path = Path(path)
     if path.is_dir() or path.suffix == ".safetensors":
-        content = saved.load_weights(path)
+        content = read_exported_weights(path)
         calibrated = calibrated or "calibration" in content
     else:
-        content = saved.load(path)
+        content = read_checkpoint(path)
     if "preprocessing" not in content:
         raise ValueError(
             f"{path}: expected a checkpoint with the preprocessing of its data, got one without: "

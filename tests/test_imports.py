@@ -22,7 +22,7 @@ FLOORS = [
     ["checks", "precision", "reductions", "functional"],
     ["modules"],
     ["heads"],
-    ["saved"],
+    ["storage"],
     ["backbones"],
     ["calibration"],
     ["parallel"],
@@ -30,7 +30,7 @@ FLOORS = [
     ["estimator"],
     ["preprocessing"],
     ["predictor"],
-    ["export", "files"],
+    ["export"],
     ["data"],
     ["training"],
     ["report"],
@@ -46,7 +46,7 @@ EXTRAS = {
     "export": [*EXPORT, "PIL", "pyarrow"],
     "report": ["matplotlib", "lightning", "sklearn"],
     "preprocessing": ["PIL", "pyarrow"],
-    "saved": ["safetensors"],
+    "storage": ["safetensors"],
 }
 
 

@@ -19,10 +19,12 @@ from pyarrow import parquet
 from safetensors.torch import save_file
 
 import softmax_torch
-from softmax_torch import cli, files, saved
+from softmax_torch import cli
 from softmax_torch.cli import predictions
 from softmax_torch.data import Split, TensorDataModule
 from softmax_torch.predictor import Predicted
+from softmax_torch.storage.atomic_files import PARTIAL_SUFFIX
+from softmax_torch.storage.checkpoints import read_checkpoint
 
 ROOT = Path(softmax_torch.__file__).parents[1]
 MNIST = ["--data", "softmax_torch.data.MNISTDataModule", "--data.root", "data"]
@@ -121,7 +123,7 @@ def test_predictions_are_written_as_they_come(tmp_path: Path) -> None:
         for i in range(3):
             yield Predicted([f"{'x' * 20000}{i}"], torch.tensor([[0.25, 0.75]]))
             [partial] = tmp_path.iterdir()
-            assert partial.match(f".out.csv.*{files.PARTIAL}")
+            assert partial.match(f".out.csv.*{PARTIAL_SUFFIX}")
             assert partial.stat().st_size > 10000 * (i + 1)
 
     wanted = predictions.Wanted(tmp_path / "out.csv", 1, False)
@@ -156,7 +158,7 @@ def test_large_samples_are_read_few_at_a_time(
 def test_a_calibration_is_used_when_asked(run: Path, checkpoint: Path) -> None:
     with pytest.raises(ValueError, match=r"copy.ckpt: expected a checkpoint with a calibration"):
         softmax_torch.load(checkpoint, calibrated=True)
-    content = saved.load(checkpoint)
+    content = read_checkpoint(checkpoint)
     content["calibration"] = {"scale": torch.tensor(0.5), "shift": torch.tensor(0.0)}
     torch.save(content, checkpoint)
     images = np.load(run / "images.npy")
@@ -240,7 +242,7 @@ def test_an_image_that_fails_on_the_way_leaves_nothing(
 
 
 def test_a_checkpoint_of_other_data_says_so(run: Path, checkpoint: Path) -> None:
-    content = saved.load(checkpoint)
+    content = read_checkpoint(checkpoint)
     del content["preprocessing"]
     torch.save(content, "old.ckpt")
     with pytest.raises(ValueError, match=r"old.ckpt: expected a checkpoint with the preprocessing"):
@@ -248,7 +250,7 @@ def test_a_checkpoint_of_other_data_says_so(run: Path, checkpoint: Path) -> None
 
 
 def test_data_that_have_changed_since_are_noticed(run: Path, checkpoint: Path) -> None:
-    content = saved.load(checkpoint)
+    content = read_checkpoint(checkpoint)
     content["preprocessing"]["class_names"][0] = "zero"
     torch.save(content, checkpoint)
     config = run / "runs" / "mnist" / "version_0" / "config.yaml"
@@ -269,7 +271,7 @@ def test_a_net_is_made_again_by_the_name_of_its_backbone(
     expected = [float(row["probability"]) for row in rows_of(best.with_name("predictions.csv"))]
     p = softmax_torch.load(best).predict_proba(np.load(run / "images.npy"))
     torch.testing.assert_close(p.amax(1), torch.tensor(expected))
-    content = saved.load(best)
+    content = read_checkpoint(best)
     del content["hyper_parameters"]["backbone"]
     torch.save(content, "nameless.ckpt")
     with pytest.raises(ValueError, match="expected a backbone with a name"):
@@ -303,7 +305,7 @@ def test_vectors_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     x, _ = data.splits["test"]
     expected = model.model.predict_proba(x * 0.5)
     torch.testing.assert_close(found.predict_proba(x), expected)
-    content = saved.load(Path("vectors.ckpt"))
+    content = read_checkpoint(Path("vectors.ckpt"))
     content["state_dict"] = {name: of.double() for name, of in content["state_dict"].items()}
     torch.save(content, "double.ckpt")  # of a run in float64
     torch.testing.assert_close(softmax_torch.load("double.ckpt").predict_proba(x), expected)

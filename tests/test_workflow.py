@@ -18,7 +18,7 @@ from sklearn.datasets import load_iris
 
 import softmax_torch
 from softmax_torch import cli
-from softmax_torch.training import checkpoint
+from softmax_torch.storage.checkpoints import read_checkpoint
 
 ROOT = Path(__file__).parents[1]
 CONFIG = str(ROOT / "configs" / "table.yaml")
@@ -186,11 +186,11 @@ def test_code_in_a_checkpoint_is_not_run(
     shutil.copy((trained / CHECKPOINT).with_name("config.yaml"), tmp_path)
     shutil.copy(trained / "test.csv", tmp_path)
     shutil.copy(trained / "train.csv", tmp_path)
-    content = checkpoint.load(trained / CHECKPOINT)
+    content = read_checkpoint(trained / CHECKPOINT)
     content["preprocessing"]["columns"].append(Evil())
     torch.save(content, "evil.ckpt")
     before = sorted(path.name for path in Path().iterdir())
-    message = r"evil.ckpt: expected a checkpoint of a run, got a file that is damaged or another"
+    message = r"evil.ckpt: expected a checkpoint of a run, got a file that is damaged or of another"
     with pytest.raises(ValueError, match=message):
         softmax_torch.load("evil.ckpt")
     for args in (["test"], ["predict", "--input", "test.csv"], ["predict"], ["calibrate"]):

@@ -11,8 +11,8 @@ import yaml
 from lightning.pytorch.cli import LightningCLI
 
 from softmax_torch.cli.console import program
-from softmax_torch.training import checkpoint
-from softmax_torch.training.runs import latest
+from softmax_torch.storage.checkpoints import CheckpointFile, newest_checkpoint, read_checkpoint
+from softmax_torch.storage.run_directories import latest_run
 
 __all__ = [
     "COMMANDS",
@@ -42,7 +42,7 @@ class Resumed(NamedTuple):
     """A run to go on with."""
 
     folder: Path
-    found: checkpoint.Found | None  # where; None for its start
+    found: CheckpointFile | None  # where; None for its start
     args: list[str]
 
 
@@ -76,9 +76,9 @@ def resumed(args: list[str]) -> Resumed | None:
         raise ValueError("--resume: expected it after fit")
     if given.ckpt_path is not None:
         raise ValueError("--resume: expected no --ckpt_path beside it, as it finds the last one")
-    folder = Path(given.resume) if given.resume else latest(*place_of(given))
+    folder = Path(given.resume) if given.resume else latest_run(*place_of(given))
     config = config_of(folder, "--resume")
-    found, passed_over = checkpoint.newest(folder)
+    found, passed_over = newest_checkpoint(folder)
     for complaint in passed_over:
         print(f"warning: {complaint}", file=sys.stderr)
     spelled = [] if given.config or given.help else ["--config", str(config)]
@@ -150,7 +150,7 @@ def with_config(args: list[str]) -> list[str]:
     elif given.config is not None:
         return args
     elif given.ckpt_path is not None:
-        checkpoint.check(Path(given.ckpt_path))
+        read_checkpoint(Path(given.ckpt_path))
         config = config_beside(Path(given.ckpt_path))
     elif command == "fit":
         config = digits_config()

@@ -19,14 +19,15 @@ from softmax_torch.cli.arguments import Resumed, differences
 from softmax_torch.cli.console import device, figures, program, say, shown
 from softmax_torch.cli.predictions import Wanted
 from softmax_torch.data import TensorDataModule
-from softmax_torch.files import replace
 from softmax_torch.predictor import Predicted
 from softmax_torch.report.page import compose
 from softmax_torch.report.reporting import ReportingTrainer, checkpoint_of
 from softmax_torch.report.writing import write
-from softmax_torch.training import LitClassifier, LitSoftmaxRegression, checkpoint
+from softmax_torch.storage.atomic_files import write_atomically
+from softmax_torch.storage.checkpoints import read_checkpoint
+from softmax_torch.training import LitClassifier, LitSoftmaxRegression
 from softmax_torch.training.progress import EpochBar
-from softmax_torch.training.runs import RunLogger
+from softmax_torch.training.run_logger import RunLogger
 from softmax_torch.training.saving import SECONDS, RunCheckpoint
 
 __all__ = ["CLI"]
@@ -147,7 +148,7 @@ class CLI(LightningCLI):
         """
         path = self.config[self.config["subcommand"]]["ckpt_path"]
         if path is not None:
-            checkpoint.check(Path(path))
+            read_checkpoint(Path(path))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer that writes to a directory of its own when it fits, and nowhere otherwise."""
@@ -186,7 +187,7 @@ class CLI(LightningCLI):
             self.datamodule.setup("fit")
         if isinstance(logger, RunLogger) and keeps and self.run is None:
             text = self._settings(self.config["fit"])
-            replace(logger.folder / "config.yaml", text.encode())
+            write_atomically(logger.folder / "config.yaml", text.encode())
 
     def _settings(self, config: Namespace) -> str:
         """The configuration of a fit as YAML, without where it goes on."""

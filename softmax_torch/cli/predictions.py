@@ -23,8 +23,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from softmax_torch import predictor
 from softmax_torch.cli.console import say, shown
-from softmax_torch.files import PARTIAL, named
 from softmax_torch.predictor import Predicted
+from softmax_torch.storage.atomic_files import PARTIAL_SUFFIX, name_in_errors
 
 __all__ = ["Wanted", "add_arguments", "predict_input"]
 
@@ -61,14 +61,14 @@ class Wanted(NamedTuple):
     def write(self, batches: Iterable[Predicted], class_names: Sequence[str]) -> None:
         """Write predictions as they come, and say so."""
         # Another process may be writing its own under the same name.
-        partial = self.output.with_name(f".{self.output.name}.{os.getpid()}{PARTIAL}")
+        partial = self.output.with_name(f".{self.output.name}.{os.getpid()}{PARTIAL_SUFFIX}")
         samples = 0
         try:
             with ExitStack() as closing:
-                with named(self.output):
+                with name_in_errors(self.output):
                     append = closing.enter_context(FORMATS[self.output.suffix](partial))
                 for batch in counted(batches):
-                    with named(self.output):
+                    with name_in_errors(self.output):
                         append(self.columns(batch, class_names))
                     samples += len(batch.ids)
             if self.output.exists():

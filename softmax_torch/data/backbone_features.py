@@ -15,11 +15,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
-from softmax_torch.data.extraction import BLOCK, BlockFile, digest
 from softmax_torch.data.frozen import FrozenNet
 from softmax_torch.data.module import Split, TensorDataModule, check
-from softmax_torch.files import lock
 from softmax_torch.preprocessing import FeaturesPreprocessing
+from softmax_torch.storage.atomic_files import lock_folder
+from softmax_torch.storage.block_cache import BLOCK_ROWS, BlockFile, digest
 
 __all__ = ["BackboneFeaturesDataModule"]
 
@@ -136,10 +136,10 @@ class BackboneFeaturesDataModule(TensorDataModule):
             say(f"{part} {N} x {D} of {self.backbone.name}, read from {path}")
             return file.rows()
         device = self._device()
-        done = N - sum(len(images[file.at(block)]) for block in file.missing)
+        done = N - sum(len(images[file.rows_of(block)]) for block in file.missing)
         with bar(f"{part} of {self.backbone.name}", done, N) as advance:
             for block in list(file.missing):
-                some = images[file.at(block)]
+                some = images[file.rows_of(block)]
                 file.write(block, self.backbone.features(some, self.source.scale, device))
                 advance(len(some))
         return file.rows()
@@ -155,8 +155,8 @@ def digest_of(images: Tensor) -> str:
     """A digest of all images: of every byte, since a net may tell any two apart."""
     head = f"{tuple(images.shape)} {images.dtype}".encode()
     blocks = (
-        images[i : i + BLOCK].contiguous().flatten().view(torch.uint8).numpy().data
-        for i in range(0, len(images), BLOCK)
+        images[i : i + BLOCK_ROWS].contiguous().flatten().view(torch.uint8).numpy().data
+        for i in range(0, len(images), BLOCK_ROWS)
     )
     return digest(head, *blocks)
 
@@ -185,10 +185,10 @@ def bar(what: str, done: int, total: int) -> Iterator[Callable[[int], None]]:
 def locked(folder: Path) -> Iterator[None]:
     """Nobody else writes to a folder meanwhile; who is doing so is waited for."""
     try:
-        descriptor = lock(folder)
+        descriptor = lock_folder(folder)
     except BlockingIOError:
         say(f"waiting for another process, which computes {folder}")
-        descriptor = lock(folder, wait=True)
+        descriptor = lock_folder(folder, wait=True)
     try:
         yield
     finally:

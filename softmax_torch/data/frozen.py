@@ -17,8 +17,8 @@ from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from softmax_torch.backbones import as_colour, weights_in
-from softmax_torch.data.extraction import digest
 from softmax_torch.heads import find_head
+from softmax_torch.storage.block_cache import digest
 
 __all__ = ["FrozenNet"]
 

@@ -28,7 +28,6 @@ from torch import Tensor
 
 from softmax_torch.export.raw import FeaturesFront, Front, ImageFront, Value
 from softmax_torch.export.table import TableFront
-from softmax_torch.files import named
 from softmax_torch.predictor import Predictor, load
 from softmax_torch.preprocessing import (
     FeaturesPreprocessing,
@@ -36,6 +35,7 @@ from softmax_torch.preprocessing import (
     Preprocessing,
     TablePreprocessing,
 )
+from softmax_torch.storage.atomic_files import name_in_errors
 
 __all__ = ["FORMATS", "Exported", "Writer", "check_output", "export"]
 
@@ -132,7 +132,7 @@ def export(source: Predictor | str | Path, output: str | Path, inputs: Any) -> E
     partial = output.with_name(f".{output.stem}.partial{output.suffix}")  # torch looks at suffixes
     delete(partial)  # what an export that was killed has left
     try:
-        with named(output):
+        with name_in_errors(output):
             format.write(partial, predictor, front)
         run = format.opened(partial, front)
         got = run(samples)

@@ -19,7 +19,7 @@ import torch
 from softmax_torch import __version__
 from softmax_torch.export.raw import Value
 from softmax_torch.predictor import Predictor
-from softmax_torch.saved import FORMAT
+from softmax_torch.storage.exported_weights import EXPORT_FORMAT
 
 __all__ = ["described", "text"]
 
@@ -28,7 +28,7 @@ def described(predictor: Predictor, takes: Sequence[Value]) -> dict[str, Any]:
     """All of the above."""
     calibration = predictor.calibration
     return {
-        "format": FORMAT,
+        "format": EXPORT_FORMAT,
         "softmax_torch": __version__,
         "torch": torch.__version__,
         "class_names": list(predictor.class_names),

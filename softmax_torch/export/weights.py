@@ -5,7 +5,7 @@
                ``hyper_parameters``, from which the net is made again
 
 A folder, as Hugging Face lays it out, has it as model.safetensors, and config.json beside it.
-``softmax_torch.load`` reads either (``softmax_torch.saved``).
+``softmax_torch.load`` reads either (``softmax_torch.storage.exported_weights``).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 from softmax_torch.export.metadata import described, text
 from softmax_torch.export.raw import Front, Value
 from softmax_torch.predictor import Predictor, load
-from softmax_torch.saved import CONFIG, CONFIG_FILE, WEIGHTS_FILE
+from softmax_torch.storage.exported_weights import CONFIG_FILE, CONFIG_KEY, WEIGHTS_FILE
 
 __all__ = ["interface", "opened", "usage", "write"]
 
@@ -49,7 +49,7 @@ def write(path: Path, predictor: Predictor, front: Front) -> None:
         file = path / WEIGHTS_FILE
         (path / CONFIG_FILE).write_text(text(config, indent=2) + "\n", encoding="utf-8")
     # Not ``save_file``, which makes files that none but their owner can read.
-    file.write_bytes(save(tensors, {"format": "pt", CONFIG: text(config)}))
+    file.write_bytes(save(tensors, {"format": "pt", CONFIG_KEY: text(config)}))
 
 
 def opened(path: Path, front: Front) -> Callable[[Any], tuple[Tensor, Tensor]]:

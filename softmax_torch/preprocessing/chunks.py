@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from pyarrow import parquet
 
 from softmax_torch.preprocessing import arrays, delimited
-from softmax_torch.saved import check_file
+from softmax_torch.storage.safe_read import require_file
 
 __all__ = ["MISSING", "NUMBER", "SUFFIXES", "Chunk", "Source", "chunks", "in_memory", "listed"]
 
@@ -62,7 +62,7 @@ class Source:
             FileNotFoundError, ValueError: it is not there, or of another kind.
         """
         path = Path(path)
-        check_file(path, "a table")
+        require_file(path, "a table")
         suffix = path.suffix.lower()
         if suffix not in SUFFIXES:
             raise ValueError(f"{path}: expected a name that ends in {', '.join(SUFFIXES)}")

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from softmax_torch.preprocessing.base import Preprocessing
 from softmax_torch.preprocessing.tensor_files import mapped
-from softmax_torch.saved import check_file
+from softmax_torch.storage.safe_read import require_file
 
 __all__ = ["SUFFIXES", "ImagePreprocessing", "files_of", "images_in", "look_at"]
 
@@ -212,7 +212,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
     Raises:
         FileNotFoundError, ValueError: there is no such file, or no image that can be read.
     """
-    check_file(path, "an image")
+    require_file(path, "an image")
     try:
         with Image.open(path) as image:
             yield image
@@ -255,7 +255,7 @@ def pieces(files: Sequence[Path], rows: int) -> Iterator[Sequence[Path]]:
 def files_of(path: Path) -> list[Path]:
     """The one image that a path names, or those in a folder; see ``images_in``."""
     if path.suffix and not path.exists():
-        check_file(path, "an image")
+        require_file(path, "an image")
     return [path] if path.is_file() else images_in(path)
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from softmax_torch.preprocessing.arrays import FAULTS, loaded
-from softmax_torch.saved import check_file, safe_tensors, unpickled
+from softmax_torch.storage.safe_read import read_safetensors, read_torch_file, require_file
 
 __all__ = ["mapped", "read_inputs", "read_pair"]
 
@@ -83,9 +83,9 @@ def read(path: Path) -> Tensor | dict[str, Tensor]:
     if path.suffix.lower() not in (".pt", ".safetensors"):
         raise ValueError(f"{path}: expected a file that ends in {SUFFIXES}")
     found: Tensor | dict[str, Tensor] = (
-        safe_tensors(path, "tensors")[0]
+        read_safetensors(path, "tensors")[0]
         if path.suffix.lower() == ".safetensors"
-        else unpickled(path, "tensors", mmap=True)
+        else read_torch_file(path, "tensors", mmap=True)
     )
     tensors = found.values() if isinstance(found, dict) else [found]
     if not all(isinstance(x, Tensor) and is_plain(x) for x in tensors):
@@ -108,7 +108,7 @@ def mapped(path: Path) -> np.ndarray[Any, Any]:
     Raises:
         FileNotFoundError, ValueError: there is no such file, or it holds no array of numbers.
     """
-    check_file(path, "a .npy file")
+    require_file(path, "a .npy file")
     try:
         raw: np.ndarray[Any, Any] = loaded(path, "c")
     except FAULTS as error:

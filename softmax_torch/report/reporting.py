@@ -16,9 +16,10 @@ from softmax_torch.data import TensorDataModule
 from softmax_torch.report.findings import Evaluated, Findings
 from softmax_torch.report.page import compose
 from softmax_torch.report.writing import write
-from softmax_torch.training import LitClassifier, checkpoint
+from softmax_torch.storage.run_directories import read_metrics
+from softmax_torch.training import LitClassifier
 from softmax_torch.training.calibrating import CalibratingTrainer
-from softmax_torch.training.runs import logged
+from softmax_torch.training.checkpoint_io import atomic_checkpoint_io
 
 __all__ = ["ReportingTrainer", "checkpoint_of"]
 
@@ -60,18 +61,18 @@ class ReportingTrainer(CalibratingTrainer):
         """Evaluate a trained run; arguments and errors are those of ``report``."""
         if self.world_size > 1:
             raise ValueError(f"report: expected one process, got {self.world_size}")
+        at = atomic_checkpoint_io(self).read(ckpt_path)
         folder = Path(run)
         config = (folder / "config.yaml").read_text(encoding="utf-8")
         settings = yaml.safe_load(config)
         metrics = folder / "metrics.csv"
-        history = logged(metrics)[1] if metrics.is_file() else []
+        history = read_metrics(metrics)[1] if metrics.is_file() else []
         model.calibrated = False
         with self.keeping_logits() as kept:
             self.validate(model, None, ckpt_path, False, datamodule, weights_only=True)
             val = Evaluated(kept.logits, kept.y)
             self.test(model, None, None, False, datamodule)  # the weights that are there
             test = Evaluated(kept.logits, kept.y)
-        at = checkpoint.load(Path(ckpt_path))
         preprocessing = datamodule.preprocessing
         return Findings(
             name=f"{settings.get('name', folder.parent.name)}, {folder.name}",
@@ -93,10 +94,8 @@ class ReportingTrainer(CalibratingTrainer):
 
 
 def checkpoint_of(run: Path, model: LitClassifier) -> str:
-    """The checkpoint of a run that is meant where none is named; errors are those of its check."""
-    path = run / ("last.ckpt" if model.wants_the_last else "best.ckpt")
-    checkpoint.check(path)
-    return str(path)
+    """The checkpoint of a run that is meant where none is named."""
+    return str(run / ("last.ckpt" if model.wants_the_last else "best.ckpt"))
 
 
 def weight_of(model: LitClassifier) -> Tensor | None:

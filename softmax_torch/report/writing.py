@@ -5,8 +5,8 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from softmax_torch.files import named
 from softmax_torch.report.page import Page
+from softmax_torch.storage.atomic_files import name_in_errors
 
 __all__ = ["write"]
 
@@ -22,7 +22,7 @@ def write(page: Page, run: Path) -> Path:
         OSError: it could not be written; then there is none of it.
     """
     with (
-        named(run / "report"),
+        name_in_errors(run / "report"),
         tempfile.TemporaryDirectory(
             prefix=".report-", dir=run, ignore_cleanup_errors=True
         ) as folder,

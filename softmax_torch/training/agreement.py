@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from softmax_torch.calibration import Calibration
 from softmax_torch.preprocessing import Preprocessing, same
-from softmax_torch.training.checkpoint import FORMAT
+from softmax_torch.storage.checkpoints import CHECKPOINT_FORMAT
 
 __all__ = ["calibration_in", "check_checkpoint", "check_data", "check_samples", "state_in"]
 
@@ -85,9 +85,10 @@ def calibration_in(checkpoint: dict[str, Any], wanted: bool) -> Calibration | No
 def state_in(checkpoint: dict[str, Any], rank: int, world_size: int) -> dict[str, Any]:
     """What a process put into a checkpoint, from which so many processes go on."""
     state = checkpoint.get("softmax_torch", {"format": None, "processes": []})
-    if state["format"] != FORMAT:
+    if state["format"] != CHECKPOINT_FORMAT:
         raise ValueError(
-            f"checkpoint: expected one of format {FORMAT} to go on from, got {state['format']}"
+            f"checkpoint: expected one of format {CHECKPOINT_FORMAT} to go on from, got "
+            f"{state['format']}"
         )
     if len(state["processes"]) != world_size:
         raise ValueError(

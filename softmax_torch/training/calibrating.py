@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 
 from lightning import LightningModule
 from lightning.pytorch.callbacks import Callback
@@ -14,7 +13,7 @@ from torch import Tensor
 from softmax_torch import calibration
 from softmax_torch.calibration import Method
 from softmax_torch.data import TensorDataModule
-from softmax_torch.training import checkpoint
+from softmax_torch.training.checkpoint_io import atomic_checkpoint_io
 from softmax_torch.training.classifier import LitClassifier
 from softmax_torch.training.evaluation import Evaluation
 
@@ -74,6 +73,8 @@ class CalibratingTrainer(Trainer):
         """
         if self.world_size > 1:
             raise ValueError(f"calibrate: expected one process, got {self.world_size}")
+        checkpoint_io = atomic_checkpoint_io(self)
+        content = dict(checkpoint_io.read(ckpt_path))
         model.calibrated = False
         with self.keeping_logits() as kept:
             [before] = self.validate(model, None, ckpt_path, False, datamodule, weights_only=True)
@@ -82,9 +83,8 @@ class CalibratingTrainer(Trainer):
         evaluation = Evaluation(z.shape[1])
         evaluation.add(model.calibration(z), y)
         after = {f"val/{name}": float(value) for name, value in evaluation.result().items()}
-        content = checkpoint.load(Path(ckpt_path))
         content["calibration"] = model.calibration.state_dict()
-        checkpoint.AtomicCheckpointIO().save_checkpoint(content, ckpt_path)
+        checkpoint_io.save_checkpoint(content, ckpt_path)
         return [before, after]
 
     @contextmanager

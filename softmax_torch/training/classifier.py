@@ -43,9 +43,9 @@ from softmax_torch.data.batches import Batch, Steps
 from softmax_torch.functional import cross_entropy
 from softmax_torch.modules import SoftmaxRegression
 from softmax_torch.preprocessing import Preprocessing
+from softmax_torch.storage.checkpoints import CHECKPOINT_FORMAT
 from softmax_torch.training import agreement, randomness
 from softmax_torch.training.calls import DIVERGED, Call, counts_batches, recount
-from softmax_torch.training.checkpoint import FORMAT
 from softmax_torch.training.evaluation import Evaluation
 from softmax_torch.training.mixing import Mixing
 from softmax_torch.training.objective import mean_loss, terms_of
@@ -295,7 +295,7 @@ class LitClassifier(LightningModule):
         if self._trainer is not None and self.trainer.world_size > 1:
             processes = [None] * self.trainer.world_size
             torch.distributed.all_gather_object(processes, mine)
-        checkpoint["softmax_torch"] = {"format": FORMAT, "processes": processes}
+        checkpoint["softmax_torch"] = {"format": CHECKPOINT_FORMAT, "processes": processes}
         preprocessing = self._preprocessing()
         if preprocessing is not None:
             checkpoint["preprocessing"] = preprocessing.state_dict()

@@ -26,9 +26,10 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from softmax_torch.files import PARTIAL, replace, sync
-from softmax_torch.training import checkpoint
-from softmax_torch.training.runs import RunLogger
+from softmax_torch.storage.atomic_files import PARTIAL_SUFFIX, sync_folder, write_atomically
+from softmax_torch.storage.checkpoints import is_damaged
+from softmax_torch.training.checkpoint_io import atomic_checkpoint_io
+from softmax_torch.training.run_logger import RunLogger
 
 __all__ = ["RunCheckpoint", "Stopped"]
 
@@ -97,11 +98,11 @@ class RunCheckpoint(Checkpoint):
         if not self._fitting:  # a checkpoint is evaluated
             return
         best = self._path("best")
-        there = best.exists() and not checkpoint.damaged(best)
+        there = best.exists() and not is_damaged(best)
         # Without one, whichever comes next is better than none.
         self.best_score = state_dict["best_score"] if there else math.inf
         if self._logger is not None and self._logger.resumed:
-            self._logger.rewind(state_dict["rows"])
+            self._logger.truncate(state_dict["rows"])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take over the writing of checkpoints, and see whether there is room for them.
@@ -114,7 +115,7 @@ class RunCheckpoint(Checkpoint):
         if not self._fitting:
             return
         self._logger = trainer.logger if isinstance(trainer.logger, RunLogger) else None
-        trainer.strategy.checkpoint_io = checkpoint.AtomicCheckpointIO()
+        atomic_checkpoint_io(trainer)
         folder = self.folder
         if folder is None and trainer.is_global_zero:
             of_logger = getattr(trainer.logger, "log_dir", None)
@@ -129,7 +130,7 @@ class RunCheckpoint(Checkpoint):
         if not self._fitting:
             return
         if self._logger is not None and self._logger.resumed and trainer.ckpt_path is None:
-            self._logger.rewind(0)
+            self._logger.truncate(0)
         self._due, self.received = time.monotonic() + self.seconds, None
         if threading.current_thread() is threading.main_thread():
             self._handlers = {s: signal.signal(s, self._receive) for s in SIGNALS}
@@ -193,7 +194,7 @@ class RunCheckpoint(Checkpoint):
     def _save(self, trainer: Trainer, name: str) -> None:
         """Write the state as this name, and as the last one in any case."""
         if self._logger is not None:
-            self._logger.settle()
+            self._logger.sync()
         new = self._path("best" if name == "best" else "next")
         trainer.save_checkpoint(new)
         if trainer.is_global_zero:
@@ -204,15 +205,15 @@ class RunCheckpoint(Checkpoint):
     def _rotate(self, new: Path, keep: bool) -> None:
         """Make the new file the last one, and the last one the previous, with no moment between."""
         last, previous, coming = (self._path(name) for name in ("last", "previous", "next"))
-        other = last.with_name(f".previous{PARTIAL}")
+        other = last.with_name(f".previous{PARTIAL_SUFFIX}")
         if last.exists():
             other.unlink(missing_ok=True)
             _link(last, other)
             other.replace(previous)
         if keep:  # a copy: two names for one file would be damaged together
-            replace(coming, new.read_bytes())
+            write_atomically(coming, new.read_bytes())
         coming.replace(last)
-        sync(last.parent)
+        sync_folder(last.parent)
 
     def _agreed(self, trainer: Trainer, due: bool = False) -> tuple[int | None, bool]:
         """Which signal came to any process; whether a checkpoint is due, by the first's clock."""
@@ -261,7 +262,7 @@ def _between(trainer: Trainer, module: LightningModule, batch_idx: int) -> bool:
 def _check_room(folder: Path, module: LightningModule) -> None:
     """Whether a checkpoint can be written, and the disk has room for some."""
     folder.mkdir(parents=True, exist_ok=True)
-    replace(folder / ".room", b"")
+    write_atomically(folder / ".room", b"")
     (folder / ".room").unlink()
     # Adam keeps two numbers for each of the model's.
     expected = MARGIN * (1 << 16) + MARGIN * sum(3 * p.nbytes for p in module.parameters())

@@ -9,7 +9,7 @@ import torch
 
 from softmax_torch import cli
 from softmax_torch.cli import commands
-from softmax_torch.training import checkpoint
+from softmax_torch.storage.checkpoints import is_damaged, read_checkpoint
 
 
 @pytest.mark.parametrize("method", ["temperature", "vector"])
@@ -26,15 +26,15 @@ def test_a_calibration_is_kept_and_used_when_asked(
     assert (plain, calibrated) == (before, after)
     assert after["val/nll"] < before["val/nll"]
     # the rest of the checkpoint is as it was, and whole
-    assert not checkpoint.damaged(to_calibrate)
-    content = checkpoint.load(to_calibrate)
-    assert set(content) - {"calibration"} == set(checkpoint.load(to_calibrate.parent / "last.ckpt"))
+    assert not is_damaged(to_calibrate)
+    content = read_checkpoint(to_calibrate)
+    assert set(content) - {"calibration"} == set(read_checkpoint(to_calibrate.parent / "last.ckpt"))
 
 
 def test_predictions_are_calibrated_when_asked(to_calibrate: Path) -> None:
     path = ["--ckpt_path", str(to_calibrate)]
     cli.main(["calibrate", *path])
-    temperature = 1 / checkpoint.load(to_calibrate)["calibration"]["scale"].item()
+    temperature = 1 / read_checkpoint(to_calibrate)["calibration"]["scale"].item()
     assert temperature != pytest.approx(1.0, abs=0.01)
     cli.main(["predict", *path, "--probabilities"])
     cli.main(["predict", *path, "--probabilities", "--calibrated"])
@@ -57,7 +57,7 @@ def test_a_run_goes_on_from_a_calibrated_checkpoint_as_from_another(
     cli.main(["calibrate", "--ckpt_path", str(to_calibrate.with_name("last.ckpt"))])
     for folder in ("run", "other"):
         cli.main(["fit", "--resume", folder, *flags])
-    mine, other = (checkpoint.load(here / folder / "last.ckpt") for folder in ("run", "other"))
+    mine, other = (read_checkpoint(here / folder / "last.ckpt") for folder in ("run", "other"))
     assert "calibration" not in mine  # that was of other weights
     for name, value in mine["state_dict"].items():
         assert torch.equal(value, other["state_dict"][name])

@@ -49,7 +49,7 @@ def test_arguments_that_do_not_exist(
             "no.ckpt: expected a checkpoint of a run, got no such file",
         ),
         (["test", "--ckpt_path", "."], FileNotFoundError, r"\.: expected a .*, got a folder"),
-        (["test", "--ckpt_path", "text.ckpt"], ValueError, "damaged or another thing"),
+        (["test", "--ckpt_path", "text.ckpt"], ValueError, "damaged or of another kind"),
         (["test", "--ckpt_path", "other.ckpt"], ValueError, r"state_dict.*got \['weights'\]"),
         (["test", "--ckpt_path", "alone.ckpt"], FileNotFoundError, "give one with --config"),
         (["fit", "--model.C", "-1"], ValueError, "C: expected a number above 0"),
@@ -82,7 +82,7 @@ def test_code_in_a_checkpoint_is_not_run(here: Path) -> None:
             return Path.touch, (here / "ran",)
 
     torch.save({"state_dict": Mischief(), "hyper_parameters": {}}, here / "bad.ckpt")
-    with pytest.raises(ValueError, match="damaged or another thing"):
+    with pytest.raises(ValueError, match="damaged or of another kind"):
         cli.main(["test", "--ckpt_path", "bad.ckpt"])
     assert not (here / "ran").exists()
 

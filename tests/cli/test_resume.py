@@ -14,7 +14,7 @@ import yaml
 from program import ROOT, SHORT, metrics
 
 from softmax_torch import cli
-from softmax_torch.training.runs import RunLogger
+from softmax_torch.training.run_logger import RunLogger
 
 
 def test_a_run_whose_configuration_names_no_class_goes_on(here: Path, capsys: Any) -> None:
@@ -70,7 +70,7 @@ def test_resume_says_which_files_are_damaged(here: Path, capsys: Any) -> None:
     last.write_bytes(last.read_bytes()[:-1])
     cli.main(["fit", "--resume", "--trainer.max_epochs", "3", "--trainer.accelerator", "cpu"])
     output = capsys.readouterr()
-    assert "warning: runs/digits/version_0/last.ckpt: passed over, as it is cut off" in output.err
+    assert "warning: runs/digits/version_0/last.ckpt: skipped: cut off" in output.err
     assert "resumed     runs/digits/version_0/best.ckpt" in output.out
 
 

@@ -17,10 +17,10 @@ from softmax_torch.data import (
     Split,
     TensorDataModule,
     backbone_features,
-    extraction,
 )
 from softmax_torch.data.frozen import FrozenNet
-from softmax_torch.files import lock
+from softmax_torch.storage import block_cache
+from softmax_torch.storage.atomic_files import lock_folder
 
 
 class Images(TensorDataModule):
@@ -60,8 +60,8 @@ class Counted(FrozenNet):
 def _counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Blocks of two images, a net that is small, and a folder of its own."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(extraction, "BLOCK", 2)
-    monkeypatch.setattr(backbone_features, "BLOCK", 2)
+    monkeypatch.setattr(block_cache, "BLOCK_ROWS", 2)
+    monkeypatch.setattr(backbone_features, "BLOCK_ROWS", 2)
     monkeypatch.setattr(backbone_features, "FrozenNet", Counted)
     monkeypatch.setattr(Counted, "images", 0)
     monkeypatch.setattr(Counted, "blocks_left", 1000)
@@ -229,7 +229,7 @@ def test_a_file_of_other_things_is_computed_anew(capsys: pytest.CaptureFixture[s
     capsys.readouterr()
     shown, features = computed()
     assert shown in (15, 5, 4)
-    assert "made of other things: weights; what is not there is computed again" in (
+    assert "made of something else: other weights; what is not there is computed again" in (
         capsys.readouterr().out
     )
     assert all(features[part].equal(expected[part]) for part in features)
@@ -284,7 +284,7 @@ def test_processes_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
         with pytest.raises(BlockingIOError):
-            lock(folder)
+            lock_folder(folder)
 
         def say(text: str) -> None:
             said.append(text)
@@ -292,7 +292,7 @@ def test_processes_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
                 other.communicate("enough")
             else:  # it is our turn
                 with pytest.raises(BlockingIOError):
-                    lock(folder)
+                    lock_folder(folder)
 
         monkeypatch.setattr(backbone_features, "say", say)
         shown, _ = computed()
@@ -361,7 +361,7 @@ def test_weights_are_checked(tmp_path: Path) -> None:
 
 def test_a_disk_without_room_is_said_first(monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 10})
-    monkeypatch.setattr(extraction.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(OSError, match=r"MB for features, got 0.0 MB that are free"):
+    monkeypatch.setattr(block_cache.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(OSError, match=r"MB of free disk space for features, got 0.0 MB"):
         computed()
     assert Counted.images == 0

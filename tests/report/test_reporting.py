@@ -15,7 +15,7 @@ from softmax_torch.report.findings import Findings
 from softmax_torch.report.page import Page
 from softmax_torch.report.reporting import described
 from softmax_torch.solvers import ConvergenceWarning
-from softmax_torch.training import checkpoint
+from softmax_torch.storage.checkpoints import read_checkpoint
 
 RUN = "runs/digits/version_0"
 FLAGS = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
@@ -79,7 +79,7 @@ def test_a_report_of_a_run(here: Path, capsys: Any) -> None:
 def test_what_is_found_is_the_runs(here: Path, found: list[Findings]) -> None:
     cli.main(["report", RUN, *FLAGS])
     [findings] = found
-    content = checkpoint.load(here / RUN / "best.ckpt")
+    content = read_checkpoint(here / RUN / "best.ckpt")
     weight = content["state_dict"]["model.linear.weight"]
     assert findings.weight is not None
     assert torch.equal(findings.weight, weight)
@@ -99,7 +99,7 @@ def test_what_is_found_is_the_runs(here: Path, found: list[Findings]) -> None:
 
 def test_another_checkpoint_and_a_second_report(here: Path, found: list[Findings]) -> None:
     cli.main(["calibrate", "--ckpt_path", f"{RUN}/last.ckpt"])
-    own = checkpoint.load(here / RUN / "last.ckpt")["calibration"]["scale"]
+    own = read_checkpoint(here / RUN / "last.ckpt")["calibration"]["scale"]
     cli.main(["report", RUN, *FLAGS])
     first = (here / RUN / "report" / "index.html").read_bytes()
     cli.main(["report", RUN, "--ckpt_path", f"{RUN}/last.ckpt", *FLAGS])
@@ -194,6 +194,6 @@ def test_templates_of_the_real_digits(
     cli.main(["report", "runs/mnist/version_0", *FLAGS])
     html = (tmp_path / "runs" / "mnist" / "version_0" / "report" / "index.html").stat().st_size
     assert html < 2_000_000
-    state = checkpoint.load(tmp_path / "runs" / "mnist" / "version_0" / "best.ckpt")["state_dict"]
+    state = read_checkpoint(tmp_path / "runs" / "mnist" / "version_0" / "best.ckpt")["state_dict"]
     zero = state["model.linear.weight"].view(10, 28, 28)[0]
     assert zero[11:17, 11:17].mean() < 0 < zero[4:24, 4:24].abs().mean()

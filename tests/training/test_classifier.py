@@ -17,10 +17,11 @@ from trainers import trainer
 from softmax_torch import SoftmaxRegression, backbones, predictor
 from softmax_torch.data import Batches, DigitsDataModule, Split
 from softmax_torch.data.batches import Batch
-from softmax_torch.training import LitClassifier, LitSoftmaxRegression, checkpoint
+from softmax_torch.storage.checkpoints import newest_checkpoint
+from softmax_torch.training import LitClassifier, LitSoftmaxRegression
 from softmax_torch.training.calibrating import CalibratingTrainer
 from softmax_torch.training.mixing import Mixing
-from softmax_torch.training.runs import RunLogger
+from softmax_torch.training.run_logger import RunLogger
 from softmax_torch.training.saving import RunCheckpoint, Stopped
 
 SGD = partial(torch.optim.SGD, lr=0.05)
@@ -414,7 +415,7 @@ def test_a_run_with_chance_in_it_goes_on_bit_for_bit(call: int, tmp_path: Path) 
             steps_per_call=2,
         )
         folder = root / "a" / "version_0"
-        found, _ = checkpoint.newest(folder)
+        found, _ = newest_checkpoint(folder)
         logger = RunLogger(root, "a", folder if folder.exists() else None)
         run = trainer(
             3, *callbacks, RunCheckpoint(seconds=1e9), logger=logger, enable_checkpointing=True

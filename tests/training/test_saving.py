@@ -19,11 +19,17 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from softmax_torch.data import DigitsDataModule
-from softmax_torch.training import LitSoftmaxRegression, checkpoint, randomness, saving
-from softmax_torch.training.runs import RunLogger
+from softmax_torch.storage import atomic_files, checkpoints
+from softmax_torch.training import LitSoftmaxRegression, randomness, saving
+from softmax_torch.training.run_logger import RunLogger
 from softmax_torch.training.saving import RunCheckpoint, Stopped
 
 ROOT = Path(__file__).parents[2]
+
+
+def step_of(path: Path) -> int:
+    with path.open("rb") as file:
+        return checkpoints._verify(file)[0]
 
 
 class At(Callback):
@@ -62,7 +68,7 @@ class Fit:
         **options: Any,
     ) -> None:
         folder = root / "a" / "version_0"
-        found, self.passed_over = checkpoint.newest(folder)
+        found, self.passed_over = checkpoints.newest_checkpoint(folder)
         self.logger = RunLogger(root, "a", folder if folder.exists() else None)
         self.keeper = RunCheckpoint(seconds=seconds)
         self.lit = lit or model()
@@ -114,7 +120,7 @@ def test_a_signal_ends_a_run_that_then_goes_on(
         Fit(tmp_path, At(call, lambda: os.kill(os.getpid(), signum)))
     assert stopped.value.code == 128 + signum
     assert signal.getsignal(signum) is before
-    step = checkpoint.newest(tmp_path / "a" / "version_0")[0].step  # type: ignore[union-attr]
+    step = checkpoints.newest_checkpoint(tmp_path / "a" / "version_0")[0].step  # type: ignore[union-attr]
     assert step == min(5 * (call % 5), 21) + 21 * (call // 5)
     assert f"at step {step}, kept in" in stopped.value.message
     assert Fit(tmp_path).outcome() == alone
@@ -236,7 +242,7 @@ def test_a_checkpoint_of_elsewhere_brings_no_best_along(tmp_path: Path) -> None:
     last = Fit(tmp_path / "first").keeper.last_model_path
     content = torch.load(last, weights_only=True)
     content["callbacks"]["RunCheckpoint"]["best_score"] = 0.0  # which nothing beats
-    checkpoint.AtomicCheckpointIO().save_checkpoint(content, last)
+    checkpoints.write_checkpoint(last, content)
     keeper = RunCheckpoint(tmp_path)
     Trainer(
         max_epochs=4,
@@ -285,16 +291,16 @@ def test_there_is_always_a_last_checkpoint(tmp_path: Path, monkeypatch: Any) -> 
         "last.ckpt",
         "previous.ckpt",
     }
-    steps = {name: checkpoint._inspected(folder / f"{name}.ckpt")[0] for name in ("last", "best")}
+    steps = {name: step_of(folder / f"{name}.ckpt") for name in ("last", "best")}
     assert steps["last"] == 63
-    assert checkpoint._inspected(folder / "previous.ckpt")[0] < 63
+    assert step_of(folder / "previous.ckpt") < 63
 
 
 def test_the_best_is_of_the_lowest_nll(tmp_path: Path) -> None:
     fit = Fit(tmp_path, lit=model(optimizer=partial(torch.optim.Adam, lr=0.5)), max_epochs=8)
     rows = list(csv.DictReader(fit.logger.path.read_text().splitlines()))
     nll = {int(row["step"]): float(row["val/nll"]) for row in rows if row["val/nll"]}
-    step = checkpoint._inspected(tmp_path / "a" / "version_0" / "best.ckpt")[0]
+    step = step_of(tmp_path / "a" / "version_0" / "best.ckpt")
     assert nll[step] == min(nll.values())
     assert step != 8 * 21  # or this test could say nothing
     assert fit.keeper.best_score == pytest.approx(min(nll.values()))
@@ -309,13 +315,12 @@ def test_a_damaged_checkpoint_costs_what_came_after_the_one_before(
     content = bytearray(last.read_bytes())
     content[len(content) // 2] ^= 1
     last.write_bytes(content)
-    before = checkpoint.newest(last.parent)
+    before = checkpoints.newest_checkpoint(last.parent)
     assert before[0] is not None
     assert before[0].path.name == "previous.ckpt"
     again = Fit(tmp_path)
     assert again.passed_over == [
-        f"{last}: passed over, as it is damaged: its content does not have the digest it was "
-        "written with"
+        f"{last}: skipped: damaged: its content does not have the digest it was written with"
     ]
     assert again.outcome() == alone
 
@@ -331,7 +336,7 @@ def test_a_loss_that_is_no_number_leaves_the_last_good_checkpoint(at: int, tmp_p
     with pytest.raises(FloatingPointError, match=rf"in step ({at}|{at + 1}):"):
         Fit(tmp_path, Poison(), seconds=0.0)
     folder = tmp_path / "a" / "version_0"
-    found = checkpoint.newest(folder)[0]
+    found = checkpoints.newest_checkpoint(folder)[0]
     if at > 5:
         assert found is not None
         assert found.path.name == "last.ckpt"
@@ -366,7 +371,7 @@ def test_a_checkpoint_of_another_format_is_refused(tmp_path: Path, monkeypatch: 
     path = tmp_path / "a" / "version_0" / "last.ckpt"
     content = torch.load(path, weights_only=True)
     content["softmax_torch"]["format"] = 99
-    checkpoint.AtomicCheckpointIO().save_checkpoint(content | {"global_step": 999}, path)
+    checkpoints.write_checkpoint(path, content | {"global_step": 999})
     with pytest.raises(ValueError, match="expected one of format 1 to go on from, got 99"):
         Fit(tmp_path)
 
@@ -376,7 +381,7 @@ def test_a_checkpoint_of_more_processes_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a" / "version_0" / "last.ckpt"
     content = torch.load(path, weights_only=True)
     content["softmax_torch"]["processes"] *= 2
-    checkpoint.AtomicCheckpointIO().save_checkpoint(content | {"global_step": 999}, path)
+    checkpoints.write_checkpoint(path, content | {"global_step": 999})
     with pytest.raises(ValueError, match="expected one of 1 processes, as there are now, got one"):
         Fit(tmp_path)
 
@@ -414,11 +419,11 @@ def test_a_save_that_fails_leaves_the_checkpoints_before_it(
             raise OSError(28, "No space left on device")
         real(descriptor)
 
-    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    monkeypatch.setattr(atomic_files.os, "fsync", full)
     with pytest.raises(OSError, match=r"No space left on device: .* could not be written"):
         Fit(tmp_path, seconds=0.0, lit=model(log_every_n_steps=None))
     monkeypatch.undo()
-    found, passed_over = checkpoint.newest(tmp_path / "a" / "version_0")
+    found, passed_over = checkpoints.newest_checkpoint(tmp_path / "a" / "version_0")
     assert found is not None
     assert passed_over == []
 

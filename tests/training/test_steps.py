@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from softmax_torch.data import Batches, DigitsDataModule
 from softmax_torch.training import LitSoftmaxRegression
-from softmax_torch.training.runs import RunLogger
+from softmax_torch.training.run_logger import RunLogger
 
 ADAM = partial(torch.optim.Adam, lr=0.01)
 

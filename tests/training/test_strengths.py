@@ -12,7 +12,8 @@ from lightning import Trainer
 from softmax_torch import cli
 from softmax_torch.data import DigitsDataModule
 from softmax_torch.solvers import ConvergenceWarning, fit
-from softmax_torch.training import LitSoftmaxRegression, checkpoint, strengths
+from softmax_torch.storage.checkpoints import read_checkpoint
+from softmax_torch.training import LitSoftmaxRegression, strengths
 from softmax_torch.training.saving import RunCheckpoint
 
 CS = [1.0, 0.001, 30.0, 3000.0, 0.3]
@@ -80,7 +81,7 @@ def test_the_best_checkpoint_is_that_of_the_best_c(tmp_path: Path, monkeypatch: 
     assert sorted(nll) == sorted(CS)
     best = min(nll, key=nll.__getitem__)
     assert min(CS) < best < max(CS)
-    content = checkpoint.load(run / "best.ckpt")
+    content = read_checkpoint(run / "best.ckpt")
     assert content["certificate"].endswith(f"C {best:g}")
     alone = fit(*train_set(), C=best)
     torch.testing.assert_close(

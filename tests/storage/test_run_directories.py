@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from softmax_torch.training.runs import RunLogger, latest
+from softmax_torch.storage.run_directories import latest_run
+from softmax_torch.training.run_logger import RunLogger
 
 
 def rows(logger: RunLogger) -> list[dict[str, str]]:
@@ -69,7 +70,7 @@ def test_a_log_goes_on_from_the_rows_of_a_checkpoint(tmp_path: Path) -> None:
     first.close()
     then = RunLogger(tmp_path, "a", first.folder)
     assert not list(first.folder.glob(".*"))
-    then.rewind(2)
+    then.truncate(2)
     then.log_metrics({"loss": 7.0}, 2)
     then.log_metrics({"other": 8.0}, 3)
     assert [(row["step"], row["loss"], row["other"]) for row in rows(then)] == [
@@ -84,7 +85,7 @@ def test_rows_that_were_lost_are_said(tmp_path: Path) -> None:
     logger = RunLogger(tmp_path, "a")
     logger.log_metrics({"loss": 1.0}, 0)
     with pytest.warns(UserWarning, match=r"expected the 3 rows .* got 1"):
-        logger.rewind(3)
+        logger.truncate(3)
     assert len(rows(logger)) == 1
 
 
@@ -102,6 +103,6 @@ def test_the_latest_run_is_the_one_with_the_highest_number(tmp_path: Path) -> No
         (tmp_path / "a" / f"version_{number}").mkdir(parents=True)
     for number in (2, 10):
         (tmp_path / "a" / f"version_{number}" / "config.yaml").write_text("")
-    assert latest(tmp_path, "a") == tmp_path / "a" / "version_10"
+    assert latest_run(tmp_path, "a") == tmp_path / "a" / "version_10"
     with pytest.raises(FileNotFoundError, match=r"expected an earlier run in .*b, got none"):
-        latest(tmp_path, "b")
+        latest_run(tmp_path, "b")

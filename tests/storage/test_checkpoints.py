@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, known by their digest, read without code."""
+"""Checkpoints: written atomically, verified by their digest, read without running code."""
 
 import subprocess
 import sys
@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from softmax_torch.training import checkpoint
-from softmax_torch.training.checkpoint import AtomicCheckpointIO, newest
+from softmax_torch.storage import atomic_files, checkpoints
+from softmax_torch.storage.checkpoints import newest_checkpoint, read_checkpoint, write_checkpoint
+from softmax_torch.training.checkpoint_io import AtomicCheckpointIO
 
 
 def content(step: int = 3) -> dict[str, Any]:
@@ -19,8 +20,24 @@ def content(step: int = 3) -> dict[str, Any]:
 
 
 def write(path: Path, step: int = 3) -> Path:
-    AtomicCheckpointIO().save_checkpoint(content(step), path)
+    write_checkpoint(path, content(step))
     return path
+
+
+def newest(folder: Path) -> tuple[tuple[Path, int] | None, list[str]]:
+    """The path and step of the newest checkpoint, and what was skipped."""
+    found, skipped = newest_checkpoint(folder)
+    if found is None:
+        return None, skipped
+    assert torch.equal(
+        found.content["state_dict"]["weight"], content(found.step)["state_dict"]["weight"]
+    )
+    return (found.path, found.step), skipped
+
+
+def verified(path: Path) -> tuple[int, str]:
+    with path.open("rb") as file:
+        return checkpoints._verify(file)
 
 
 def test_torch_reads_it_as_any_other(tmp_path: Path) -> None:
@@ -28,6 +45,7 @@ def test_torch_reads_it_as_any_other(tmp_path: Path) -> None:
     for read in (
         torch.load(path, weights_only=True),
         torch.load(path, weights_only=True, mmap=True),
+        read_checkpoint(path),
         AtomicCheckpointIO().load_checkpoint(path),
     ):
         assert torch.equal(read["state_dict"]["weight"], content()["state_dict"]["weight"])
@@ -53,28 +71,28 @@ def test_any_byte_that_changed_is_noticed(tmp_path: Path) -> None:
     places = [*range(0, len(good), len(good) // 60), *range(len(good) - 110, len(good))]
     for place in places:
         last.write_bytes(good[:place] + bytes([good[place] ^ 0x55]) + good[place + 1 :])
-        found, passed_over = newest(tmp_path)
+        found, skipped = newest(tmp_path)
         assert found == (tmp_path / "previous.ckpt", 2), place
-        assert len(passed_over) == 1
-        assert str(last) in passed_over[0]
+        assert len(skipped) == 1
+        assert str(last) in skipped[0]
 
 
 @pytest.mark.parametrize("keep", [0, 10, 0.5, -1])
-def test_a_torn_file_is_passed_over(keep: float, tmp_path: Path) -> None:
+def test_a_torn_file_is_skipped(keep: float, tmp_path: Path) -> None:
     write(tmp_path / "previous.ckpt", 2)
     last = write(tmp_path / "last.ckpt", 3)
     good = last.read_bytes()
     last.write_bytes(good[: int(len(good) * keep) if 0 < keep < 1 else int(keep)])
-    found, [said] = newest(tmp_path)
+    found, [message] = newest(tmp_path)
     assert found == (tmp_path / "previous.ckpt", 2)
-    assert "last.ckpt: passed over, as it is cut off or no checkpoint" in said
+    assert "last.ckpt: skipped: cut off, or no checkpoint" in message
 
 
-def test_a_file_of_others_is_passed_over(tmp_path: Path) -> None:
+def test_a_file_of_another_program_is_skipped(tmp_path: Path) -> None:
     torch.save({"state_dict": {}}, tmp_path / "last.ckpt")
-    found, [said] = newest(tmp_path)
+    found, [message] = newest(tmp_path)
     assert found is None
-    assert "no checkpoint of a run of this program" in said
+    assert "no checkpoint of a run of this program" in message
 
 
 def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
@@ -83,18 +101,19 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
     good = path.read_bytes()
     program = f"""
 import resource, signal, torch
-from softmax_torch.training.checkpoint import AtomicCheckpointIO
+from pathlib import Path
+from softmax_torch.storage.checkpoints import write_checkpoint
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
 big = {{"state_dict": {{"weight": torch.zeros(10000)}}, "hyper_parameters": {{}}}}
 try:
-    AtomicCheckpointIO().save_checkpoint(big, {str(path)!r})
+    write_checkpoint(Path({str(path)!r}), big)
 except OSError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert f"{path} could not be written" in done.stdout, done.stderr
-    assert "what was there before is as it was" in done.stdout
+    assert "an existing file is unchanged" in done.stdout
     assert path.read_bytes() == good
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
 
@@ -104,18 +123,18 @@ def test_a_reader_never_meets_half_a_file(tmp_path: Path, monkeypatch: pytest.Mo
     path = write(tmp_path / "last.ckpt", 3)
     synced: list[int] = []
     seen: list[tuple[Any, ...]] = []
-    real_sync, real_replace = checkpoint.os.fsync, Path.replace
+    real_sync, real_replace = atomic_files.os.fsync, Path.replace
 
     def replace(self: Path, target: Path) -> Path:
-        seen.append((len(synced), not checkpoint.damaged(self), checkpoint._inspected(target)[0]))
+        seen.append((len(synced), not checkpoints.is_damaged(self), verified(target)[0]))
         return real_replace(self, target)
 
-    monkeypatch.setattr(checkpoint.os, "fsync", lambda d: (synced.append(d), real_sync(d))[1])
+    monkeypatch.setattr(atomic_files.os, "fsync", lambda d: (synced.append(d), real_sync(d))[1])
     monkeypatch.setattr(Path, "replace", replace)
     write(path, 4)
     assert seen == [(1, True, 3)]
     assert len(synced) == 2  # the file, and after the renaming the folder
-    assert checkpoint._inspected(path) == (4, "")
+    assert verified(path) == (4, "")
 
 
 def test_code_is_never_run(tmp_path: Path) -> None:

@@ -1,0 +1,157 @@
+"""Checkpoints: written atomically, verified by a digest, read without running code.
+
+A checkpoint is a file written by ``torch.save``, a zip archive, with one line as the archive's
+comment:
+
+    softmax_torch 1 step=<optimizer steps> sha256=<of all bytes before the comment's length>
+
+``torch.load`` ignores the comment; the digest finds any changed byte of the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import struct
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import torch
+
+from softmax_torch.storage.atomic_files import write_atomically
+from softmax_torch.storage.safe_read import require_file, unpickle
+
+__all__ = [
+    "CHECKPOINT_FORMAT",
+    "CheckpointFile",
+    "is_damaged",
+    "newest_checkpoint",
+    "read_checkpoint",
+    "write_checkpoint",
+]
+
+CHECKPOINT_FORMAT = 1
+"""Version of a checkpoint's content; a run is not resumed from a checkpoint of another version."""
+
+COMMENT = re.compile(rb"softmax_torch (\d+) step=(\d+) sha256=([0-9a-f]{64})")
+
+COMMENT_LENGTH = struct.Struct("<H")
+"""Length of the comment: the last bytes before it in a zip archive."""
+
+TAIL = 256
+"""Bytes at the end of a file that are searched for the comment."""
+
+EXPECTED = "a checkpoint of a run"
+
+
+class CheckpointFile(NamedTuple):
+    """A whole checkpoint of a run.
+
+    Attributes:
+        path: the file.
+        step: optimizer steps made before it.
+        content: its content, as ``read_checkpoint`` returns it.
+    """
+
+    path: Path
+    step: int
+    content: dict[str, Any]
+
+
+def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Write a checkpoint atomically, with the comment that holds its step and its digest.
+
+    Raises:
+        OSError: the file could not be written; an existing file is unchanged.
+    """
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    archive = buffer.getbuffer()
+    comment = b"softmax_torch %d step=%d sha256=%s" % (
+        CHECKPOINT_FORMAT,
+        content.get("global_step", 0),
+        hashlib.sha256(archive[: -COMMENT_LENGTH.size]).hexdigest().encode(),
+    )
+    length = COMMENT_LENGTH.pack(len(comment))
+    write_atomically(path, archive[: -COMMENT_LENGTH.size], length, comment)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Return the content of a checkpoint, with its tensors on the CPU.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, or no checkpoint of a run.
+    """
+    require_file(path, EXPECTED)
+    with path.open("rb") as file:
+        return _content(file, path)
+
+
+def newest_checkpoint(folder: Path) -> tuple[CheckpointFile | None, list[str]]:
+    """Find the newest whole checkpoint in a folder; each file is opened once.
+
+    Returns:
+        The checkpoint with the most steps, ``last.ckpt`` among several with as many, or None; and a
+        sentence about each file that is damaged or no checkpoint of this program.
+
+    Raises:
+        ValueError: the newest file has the right digest, but is no checkpoint of a run.
+    """
+    whole: list[tuple[int, bool, Path, IO[bytes]]] = []
+    skipped: list[str] = []
+    with ExitStack() as opened:
+        for path in sorted(folder.glob("*.ckpt")):
+            file: IO[bytes] = opened.enter_context(path.open("rb"))
+            step, damage = _verify(file)
+            if damage:
+                skipped.append(f"{path}: skipped: {damage}")
+            else:
+                # The last one holds the state after a best one of the same step was written.
+                whole.append((step, path.name == "last.ckpt", path, file))
+        if not whole:
+            return None, skipped
+        step, _, path, file = max(whole, key=lambda entry: entry[:2])
+        file.seek(0)
+        return CheckpointFile(path, step, _content(file, path)), skipped
+
+
+def is_damaged(path: Path) -> bool:
+    """Return whether a file is anything but a whole checkpoint of this program."""
+    with path.open("rb") as file:
+        return bool(_verify(file)[1])
+
+
+def _content(file: IO[bytes], path: Path) -> dict[str, Any]:
+    content = unpickle(file, path, EXPECTED)
+    if not isinstance(content, dict) or not {"state_dict", "hyper_parameters"} <= content.keys():
+        raise ValueError(
+            f"{path}: expected {EXPECTED}, with state_dict and hyper_parameters; got "
+            f"{sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__}"
+        )
+    return content
+
+
+def _verify(file: IO[bytes]) -> tuple[int, str]:
+    """Return the step of a checkpoint and the damage of its file, empty for a whole one."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - TAIL))
+    tail = file.read()
+    at = tail.rfind(b"softmax_torch ")
+    match = COMMENT.fullmatch(tail, at) if at >= COMMENT_LENGTH.size else None
+    if match is None or (
+        COMMENT_LENGTH.unpack_from(tail, at - COMMENT_LENGTH.size)[0] != len(tail) - at
+    ):
+        return 0, "cut off, or no checkpoint of a run of this program"
+    remaining = size - len(tail) + at - COMMENT_LENGTH.size
+    digest = hashlib.sha256()
+    file.seek(0)
+    while remaining and (chunk := file.read(min(remaining, 1 << 20))):
+        digest.update(chunk)
+        remaining -= len(chunk)
+    if digest.hexdigest().encode() != match[3]:
+        return 0, "damaged: its content does not have the digest it was written with"
+    return int(match[2]), ""

@@ -1,0 +1,71 @@
+"""Read exported weights: a .safetensors file with its configuration, or a folder with both.
+
+    <name>.safetensors    the state_dict; in its metadata, under "config", the configuration as JSON
+    <folder>              the same as Hugging Face lays it out: model.safetensors and config.json
+
+``softmax_torch.export.weights`` writes them.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from softmax_torch.storage.safe_read import read_safetensors
+
+__all__ = [
+    "CONFIG_FILE",
+    "CONFIG_KEY",
+    "EXPORT_FORMAT",
+    "WEIGHTS_FILE",
+    "read_exported_weights",
+]
+
+WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
+"""Files in a folder of exported weights."""
+
+CONFIG_KEY = "config"
+"""Key of the configuration in the metadata of a .safetensors file."""
+
+EXPORT_FORMAT = 1
+"""Version of that configuration; files of other versions are refused."""
+
+
+def read_exported_weights(path: Path) -> dict[str, Any]:
+    """Return the content of exported weights, a .safetensors file or a folder with one.
+
+    Returns:
+        The keys that a checkpoint has: ``state_dict``, ``hyper_parameters``, ``preprocessing`` and,
+        if the weights were exported with one, ``calibration`` (see
+        ``softmax_torch.export.metadata``).
+
+    Raises:
+        FileNotFoundError: there are no such weights.
+        ValueError: the file is damaged, or was not written by an export of this format.
+        ImportError: safetensors is not installed.
+    """
+    file = path / WEIGHTS_FILE if path.is_dir() else path
+    state, metadata = read_safetensors(file, "exported weights")
+    try:
+        text = metadata.get(CONFIG_KEY, "{}")
+        if path.is_dir():
+            text = (path / CONFIG_FILE).read_text(encoding="utf-8")
+        config = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{path}: expected exported weights, got a damaged file: {error}"
+        ) from None
+    if not isinstance(config, dict) or config.get("format") != EXPORT_FORMAT:
+        raise ValueError(
+            f"{path}: expected weights with the configuration that export writes, of format "
+            f"{EXPORT_FORMAT}, got others"
+        )
+    calibration = config.pop("calibration")
+    if calibration is not None:
+        config["calibration"] = {
+            name: torch.tensor(value, dtype=torch.float64) for name, value in calibration.items()
+        }
+    return config | {"state_dict": state}

@@ -1,0 +1,158 @@
+"""Run directories ``<root>/<name>/version_<n>`` and the metrics.csv in each.
+
+Creating a directory claims its number, so that runs started together never share one. A process
+locks the directory that it writes to; the kernel releases the lock when the process ends.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+from softmax_torch.storage.atomic_files import (
+    PARTIAL_SUFFIX,
+    lock_folder,
+    name_in_errors,
+    write_atomically,
+)
+
+__all__ = ["CONFIG_FILE", "MetricsFile", "RunDirectory", "latest_run", "read_metrics"]
+
+CONFIG_FILE, METRICS_FILE = "config.yaml", "metrics.csv"
+"""Files of a run directory, besides its checkpoints."""
+
+
+class RunDirectory:
+    """The directory of a run, locked until it is closed.
+
+    Args:
+        path: an existing directory.
+
+    Raises:
+        BlockingIOError: another process is writing to it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._lock = lock_folder(path)
+        except BlockingIOError:
+            raise BlockingIOError(
+                f"{path}: expected a run directory that is free, got one that another process is "
+                "writing to"
+            ) from None
+        self.metrics = MetricsFile(path / METRICS_FILE)
+
+    @classmethod
+    def create(cls, root: Path, name: str) -> RunDirectory:
+        """Create the first version of this name that does not exist."""
+        for number in itertools.count():
+            path = root / name / f"version_{number}"
+            try:
+                path.mkdir(parents=True)
+            except FileExistsError:
+                if not root.is_dir() or not path.parent.is_dir():
+                    raise
+                continue
+            return cls(path)
+        raise AssertionError("unreachable")
+
+    @classmethod
+    def reopen(cls, path: Path) -> RunDirectory:
+        """Open the directory of an earlier run: delete partial files, and read its metrics."""
+        directory = cls(path)
+        for partial in path.glob(f".*{PARTIAL_SUFFIX}"):
+            partial.unlink()
+        directory.metrics.load()
+        return directory
+
+    def close(self) -> None:
+        """Release the lock; the end of the process does so too."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+class MetricsFile:
+    """A CSV file that grows by rows and, where a row has new names, by columns.
+
+    Args:
+        path: the file, which need not exist.
+
+    Attributes:
+        rows: the rows in the file, each with the columns that have a value in it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[dict[str, str]] = []
+        self._columns: list[str] = []
+
+    def load(self) -> None:
+        """Read the rows of an existing file."""
+        if self.path.exists():
+            self._columns, self.rows = read_metrics(self.path)
+
+    def append(self, row: Mapping[str, str]) -> None:
+        """Append a row."""
+        self.rows.append(dict(row))
+        if row.keys() <= set(self._columns) and self.path.exists():
+            with name_in_errors(self.path), self.path.open("a", newline="") as file:
+                csv.DictWriter(file, self._columns).writerow(row)
+        else:
+            self._columns += [name for name in row if name not in self._columns]
+            self._write()
+
+    def sync(self) -> None:
+        """Synchronize the rows with the disk, before a checkpoint records how many there are."""
+        if self.rows:
+            with name_in_errors(self.path), self.path.open("rb") as file:
+                os.fsync(file.fileno())
+
+    def truncate(self, rows: int) -> None:
+        """Keep the first rows, those that were logged before a checkpoint."""
+        if rows > len(self.rows):
+            warnings.warn(
+                f"{self.path}: expected the {rows} rows that were there when the checkpoint was "
+                f"written, got {len(self.rows)}",
+                stacklevel=2,
+            )
+        self.rows = self.rows[:rows]
+        if self._columns:
+            self._write()
+
+    def _write(self) -> None:
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self._columns)
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_atomically(self.path, text.getvalue().encode())
+
+
+def read_metrics(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Return the columns of a metrics.csv, and its rows without their empty values."""
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        columns = list(reader.fieldnames or [])
+        return columns, [{k: v for k, v in row.items() if k and v} for row in reader]
+
+
+def latest_run(root: Path, name: str) -> Path:
+    """Return the newest directory of this name that has a config.yaml.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    found = [
+        (int(folder.name.removeprefix("version_")), folder)
+        for folder in (root / name).glob("version_*")
+        if folder.name.removeprefix("version_").isdigit() and (folder / CONFIG_FILE).is_file()
+    ]
+    if not found:
+        raise FileNotFoundError(f"expected an earlier run in {root / name}, got none")
+    return max(found)[1]
