@@ -1,8 +1,8 @@
-"""The commands that take a configuration, by way of Lightning's CLI."""
+"""The commands that need Lightning: they train, evaluate, calibrate or report on a model."""
 
 from __future__ import annotations
 
-from argparse import SUPPRESS, HelpFormatter
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -11,287 +11,258 @@ import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.callbacks import Callback, Timer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.trainer import Trainer
 
-from softmax_torch.cli import predictions
-from softmax_torch.cli.arguments import Resumed, differences
-from softmax_torch.cli.console import device, figures, program, say, shown
-from softmax_torch.cli.predictions import Wanted
-from softmax_torch.data import TensorDataModule
+from softmax_torch.cli.console import format_metrics, print_line, program_name, short_path
+from softmax_torch.cli.predictions import new_prediction_file
+from softmax_torch.cli.requests import Request, differences
+from softmax_torch.cli.settings import instantiate, parse_settings
+from softmax_torch.lightning_compat import quiet
 from softmax_torch.predictor import Predicted
 from softmax_torch.report.page import compose
 from softmax_torch.report.reporting import ReportingTrainer, checkpoint_of
 from softmax_torch.report.writing import write
 from softmax_torch.storage.atomic_files import write_atomically
-from softmax_torch.storage.checkpoints import read_checkpoint
-from softmax_torch.training import LitClassifier, LitSoftmaxRegression
+from softmax_torch.storage.run_directories import CONFIG_FILE
+from softmax_torch.training.checkpoint_io import atomic_checkpoint_io
 from softmax_torch.training.progress import EpochBar
 from softmax_torch.training.run_logger import RunLogger
-from softmax_torch.training.saving import SECONDS, RunCheckpoint
+from softmax_torch.training.saving import RunCheckpoint, Stopped
 
-__all__ = ["CLI"]
-
-USES_OF_A_CALIBRATION = ("validate", "test")
-"""Commands that take --calibrated, besides predict."""
+__all__ = ["run_with_lightning"]
 
 
-SIZES = ("in_features", "num_classes")
-"""Arguments of a model that follow from the data."""
+def run_with_lightning(request: Request, closing: ExitStack) -> None:
+    """Run a command that needs Lightning."""
+    with quiet():
+        parser, config = parse_settings(request)
+        session = Session(request, parser, config, closing)
+        try:
+            COMMANDS[request.command](session)
+        except Stopped as stopped:
+            if session.trainer.is_global_zero:
+                print(f"{stopped.message}; resume it with", file=sys.stderr)
+                run = short_path(stopped.path.parent)
+                print(f"    {program_name()} fit --resume {run}", file=sys.stderr)
+            raise
 
 
-class Parser(LightningArgumentParser):
-    """A parser whose help has the settings of models, though their class may be chosen."""
+class Session:
+    """The model, the data and the trainer of a command, made from its arguments.
 
-    def format_help(self, formatter: HelpFormatter | None = None) -> str:
-        """The help, and the settings of each class of models where there are models."""
-        text: str = super().format_help(formatter)
-        if not any(action.dest == "model" for action in self._actions):
-            return text
-        for kind in (LitSoftmaxRegression, LitClassifier):
-            usual = " (the default)" if kind is LitSoftmaxRegression else ""
-            parser = ArgumentParser(prog="", usage=SUPPRESS, add_help=False)
-            parser.add_class_arguments(kind, "model", skip=set(SIZES))
-            settings = parser.format_help().partition("\n")[2]
-            text += f"\n--model {kind.__name__}{usual}:\n{settings}"
-        return text
+    Attributes:
+        request: the command line.
+        parser, config: the command's parser, and all of its arguments.
+        model, data, trainer: the instances.
+        timer: measures the training.
+        recorder: writes the checkpoints of a fit; None where there are none.
+    """
 
-
-class CLI(LightningCLI):
-    """LightningCLI with a model by default, sizes taken from the data, and a report at the end."""
-
-    def __init__(self, args: list[str], closing: ExitStack, run: Resumed | None = None) -> None:
-        self.keeper, self.closing, self.run = RunCheckpoint(), closing, run
+    def __init__(
+        self, request: Request, parser: ArgumentParser, config: Namespace, closing: ExitStack
+    ) -> None:
+        self.request, self.parser, self.config = request, parser, config
+        self.model, self.data, trainer = instantiate(parser, config)
+        self.model.calibrated = request.own.get("calibrated", False)
         self.timer = Timer()
-        super().__init__(
-            LitClassifier,
-            TensorDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            trainer_class=ReportingTrainer,
-            parser_class=Parser,
-            save_config_callback=None,
-            seed_everything_default=0,
-            trainer_defaults={
-                "devices": 1,  # a second device costs more than it gives at this size
-                "enable_model_summary": False,
-                "log_every_n_steps": 1,
-                "num_sanity_val_steps": 0,  # the data were checked as a whole
-            },
-            # The usage that is made for us fills a screen; it would hide the error below it.
-            parser_kwargs={
-                name: {"usage": f"{program()} {name} {'RUN ' * (name == 'report')}[options]"}
-                for name in self.subcommands()
-            }
-            | {
-                "epilog": f"For others to run: {program()} export --help. "
-                f"Diagrams of the method: {program()} plot --help"
-            },
-            args=args,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-        )
+        self.recorder: RunCheckpoint | None = None
+        self.trainer = ReportingTrainer(**self._trainer_arguments({**trainer}, closing))
+        if request.checkpoint is not None:
+            path, _, content = request.checkpoint
+            atomic_checkpoint_io(self.trainer).remember(path, content)
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """Lightning's, without those of their arguments that are settled here."""
-        settled = {"weights_only", "verbose", "return_predictions"}
-        theirs = {name: skip | settled for name, skip in LightningCLI.subcommands().items()}
-        return theirs | {name: {"model", "datamodule"} for name in ("calibrate", "report")}
-
-    def _prepare_subcommand_parser(
-        self, klass: type, subcommand: str, **kwargs: Any
-    ) -> LightningArgumentParser:
-        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        if subcommand == "predict":
-            predictions.add_arguments(parser)
-        elif subcommand in USES_OF_A_CALIBRATION:
-            parser.add_argument(
-                "--calibrated",
-                action="store_true",
-                help="Use the calibration that the command calibrate has put into the checkpoint.",
-            )
-        return parser
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Where a run goes, and sizes that follow from the data."""
-        parser.add_argument("--name", default="softmax_regression", help="Name of the run.")
-        parser.add_argument("--runs", default="runs", help="Folder that runs are written to.")
-        # It is taken from the arguments before they are parsed, and stands here for the help.
-        parser.add_argument(
-            "--resume", help="With fit: directory of a run to go on with; without one, the newest."
-        )
-        parser.add_argument(
-            "--checkpoint_seconds",
-            type=float,
-            default=SECONDS,
-            help="Time between two checkpoints within an epoch; there is one at its end.",
-        )
-        parser.set_defaults({"model": f"softmax_torch.training.{LitSoftmaxRegression.__name__}"})
-        for size in SIZES:
-            parser.link_arguments(f"data.{size}", f"model.init_args.{size}", apply_on="instantiate")
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse these arguments; Lightning warns where they differ from those of the process."""
-        self.config = parser.parse_args(args)
-        given = self.config[self.config["subcommand"]]["model"].get("init_args", {})
-        for size in SIZES:
-            if given.get(size) is not None:
-                parser.error(
-                    f"model.{size}: expected it to follow from the data, got {given[size]}"
-                )
-
-    def _parse_ckpt_path(self) -> None:
-        """Look at the checkpoint, and leave the configuration alone.
-
-        Lightning would put the hyper-parameters of the checkpoint over those given as flags.
-        """
-        path = self.config[self.config["subcommand"]]["ckpt_path"]
-        if path is not None:
-            read_checkpoint(Path(path))
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """A trainer that writes to a directory of its own when it fits, and nowhere otherwise."""
-        config = self._get(self.config_init, "trainer")
-        fits = self.subcommand == "fit"
-        callbacks: list[Callback] = [self.timer] if fits else []
-        if config.enable_progress_bar is not False:
+    def _trainer_arguments(self, trainer: dict[str, Any], closing: ExitStack) -> dict[str, Any]:
+        """Return the trainer's arguments with our callbacks, and with our logger in a fit."""
+        fits = self.request.command == "fit"
+        given = trainer["callbacks"] or []
+        callbacks: list[Callback] = [*(given if isinstance(given, list) else [given])]
+        callbacks += [self.timer] if fits else []
+        if trainer["enable_progress_bar"] is not False:
             callbacks.append(EpochBar())
-        if fits and config.enable_checkpointing is not False:
-            self.keeper = RunCheckpoint(seconds=self._get(self.config, "checkpoint_seconds"))
-            callbacks.append(self.keeper)
-        self.trainer_defaults["callbacks"] = callbacks
+        if fits and trainer["enable_checkpointing"] is not False:
+            self.recorder = RunCheckpoint(seconds=self.config["checkpoint_seconds"])
+            callbacks.append(self.recorder)
+        arguments = trainer | {"callbacks": callbacks}
         if not fits:
-            kwargs |= {"logger": False, "enable_checkpointing": False}
-        elif config.logger in (None, True):
-            where = self._get(self.config, "runs"), self._get(self.config, "name")
-            logger = RunLogger(*where, self.run.folder if self.run else None)
-            self.closing.callback(logger.close)
-            kwargs["logger"] = logger
-        self.model.calibrated = self._get(self.config, "calibrated", default=False)
-        return super().instantiate_trainer(**kwargs)
+            arguments |= {"logger": False, "enable_checkpointing": False}
+        elif trainer["logger"] in (None, True):
+            folder = self.request.resumed_run
+            logger = RunLogger(self.config["runs"], self.config["name"], folder)
+            closing.callback(logger.close)
+            arguments["logger"] = logger
+        return arguments
 
-    def before_fit(self) -> None:
-        """Keep the configuration beside what will be made of it, or compare it with what was.
+    @property
+    def evaluated(self) -> dict[str, Any]:
+        """The arguments that every evaluation of the trainer takes."""
+        return {
+            "model": self.model,
+            "datamodule": self.data,
+            "verbose": False,
+            "weights_only": True,
+        }
 
-        Raises:
-            ValueError: a run is resumed with other settings.
-        """
-        logger = self.trainer.logger
-        keeps = isinstance(logger, RunLogger) and self.trainer.is_global_zero
-        if keeps and self.run is not None:
-            self._compare(self.run)
-        if self.trainer.world_size == 1:
-            # Data that cannot be used are refused before there is a directory for the run.
-            self.datamodule.prepare_data()
-            self.datamodule.setup("fit")
-        if isinstance(logger, RunLogger) and keeps and self.run is None:
-            text = self._settings(self.config["fit"])
-            write_atomically(logger.folder / "config.yaml", text.encode())
+    @property
+    def checkpoint_path(self) -> str | None:
+        """Path of the checkpoint that the command line names or implies."""
+        found = self.request.checkpoint
+        return None if found is None else str(found.path)
 
-    def _settings(self, config: Namespace) -> str:
-        """The configuration of a fit as YAML, without where it goes on."""
-        config = config.clone()
-        for name in ("resume", "ckpt_path"):
-            config.pop(name, None)
-        text: str = self._parser("fit").dump(config, skip_none=False)
-        return text
 
-    def _compare(self, run: Resumed) -> None:
-        """Say where a run goes on; ValueError if its settings were others."""
-        path = run.folder / "config.yaml"
-        # Parsed and written once more, as an earlier version or a person may have put it shorter.
-        before = self._settings(self._parser("fit").parse_args(["--config", str(path)]))
-        now = self._settings(self.config["fit"])
-        changed = differences(yaml.safe_load(before), yaml.safe_load(now))
-        if changed:
-            raise ValueError(
-                f"--resume: expected the settings of {shown(path)}, got others:\n  "
-                + "\n  ".join(changed)
-            )
-        if run.found is None:
-            say("resumed", f"{shown(run.folder)}, from its start: it has no checkpoint")
-        else:
-            say("resumed", f"{shown(run.found.path)}, step {run.found.step}")
+def fit(session: Session) -> None:
+    """Train, evaluate the best checkpoint, and print the result."""
+    record_settings(session)
+    trainer, model = session.trainer, session.model
+    path = session.checkpoint_path
+    trainer.fit(model, datamodule=session.data, ckpt_path=path, weights_only=True)
+    # Read now: a checkpoint that is loaded restores the timer's state.
+    seconds = session.timer.time_elapsed("train") or 0.0
+    last, best = model.wants_the_last, None
+    if session.recorder is not None:
+        recorder = session.recorder
+        best = (recorder.last_model_path if last else recorder.best_model_path) or None
+    # The curve of the validation set ends with the training.
+    loggers, trainer.loggers = trainer.loggers, []
+    [val] = trainer.validate(**session.evaluated, ckpt_path=best)
+    trainer.loggers = loggers
+    [test] = trainer.test(**session.evaluated)  # of the weights that validate loaded
+    if not trainer.is_global_zero:
+        return
+    steps = trainer.global_step
+    speed = steps / max(seconds, 1e-9)
+    print_line("trained", f"{steps} steps in {seconds:.1f} s ({speed:.0f} a second)")
+    print_line("device", device_name(trainer))
+    if model.path is not None:
+        print_line("path", model.path)
+    if model.certificate is not None:
+        print_line("optimum", model.certificate)
+    print_line("val" if best is None or last else "best val", format_metrics(val))
+    print_line("test", format_metrics(test))
+    if best is not None:
+        print_line("checkpoint", short_path(best))
+        print_line("next", f"{program_name()} test --ckpt_path {short_path(best)}")
 
-    def fit(self, **kwargs: Any) -> None:
-        """Train, evaluate the best checkpoint, and report."""
-        trainer = self.trainer
-        trainer.fit(**kwargs, weights_only=True)
-        # Read now: the state of a checkpoint that is loaded would wind it back.
-        seconds = self.timer.time_elapsed("train") or 0.0
-        keeper, last = self.keeper, self.model.wants_the_last
-        best = (keeper.last_model_path if last else keeper.best_model_path) or None
-        evaluated = {"model": self.model, "datamodule": self.datamodule, "verbose": False}
-        # The curve of the validation ends with the training.
-        loggers, trainer.loggers = trainer.loggers, []
-        [val] = trainer.validate(**evaluated, ckpt_path=best, weights_only=True)
-        trainer.loggers = loggers
-        [test] = trainer.test(**evaluated, ckpt_path=best, weights_only=True)
-        if not trainer.is_global_zero:
-            return
-        steps = trainer.global_step
-        say(
-            "trained",
-            f"{steps} steps in {seconds:.1f} s ({steps / max(seconds, 1e-9):.0f} a second)",
+
+def record_settings(session: Session) -> None:
+    """Write the settings to the run directory, or compare them with those of a resumed run.
+
+    Raises:
+        ValueError: a run is resumed with other settings.
+    """
+    trainer, resumed = session.trainer, session.request.resumed_run
+    logger = trainer.logger
+    records = isinstance(logger, RunLogger) and trainer.is_global_zero
+    if records and resumed is not None:
+        compare_settings(session, resumed)
+    if trainer.world_size == 1:
+        # Unusable data is refused before the run gets a directory.
+        session.data.prepare_data()
+        session.data.setup("fit")
+    if isinstance(logger, RunLogger) and records and resumed is None:
+        text = settings_yaml(session.parser, session.config)
+        write_atomically(logger.folder / CONFIG_FILE, text.encode())
+
+
+def compare_settings(session: Session, run: Path) -> None:
+    """Print where a run is resumed; raise ValueError if its settings were others."""
+    path = run / CONFIG_FILE
+    # Parsed and dumped again, as an earlier version or a person may have written it shorter.
+    before = settings_yaml(session.parser, session.parser.parse_args(["--config", str(path)]))
+    now = settings_yaml(session.parser, session.config)
+    changed = differences(yaml.safe_load(before), yaml.safe_load(now))
+    if changed:
+        raise ValueError(
+            f"--resume: expected the settings of {short_path(path)}, got others:\n  "
+            + "\n  ".join(changed)
         )
-        say("device", device(trainer))
-        if self.model.path is not None:
-            say("path", self.model.path)
-        if self.model.certificate is not None:
-            say("optimum", self.model.certificate)
-        say("val" if best is None or last else "best val", figures(val))
-        say("test", figures(test))
-        if best is not None:
-            say("checkpoint", shown(best))
-            say("next", f"{program()} test --ckpt_path {shown(best)}")
+    found = session.request.checkpoint
+    if found is None:
+        print_line("resumed", f"{short_path(run)}, from its start: it has no checkpoint")
+    else:
+        print_line("resumed", f"{short_path(found.path)}, step {found.step}")
 
-    def validate(self, **kwargs: Any) -> None:
-        """Print the figures of the validation set."""
-        [val] = self.trainer.validate(**kwargs, verbose=False, weights_only=True)
-        say("val", figures(val))
 
-    def test(self, **kwargs: Any) -> None:
-        """Print the figures of the test set."""
-        [test] = self.trainer.test(**kwargs, verbose=False, weights_only=True)
-        say("test", figures(test))
+def settings_yaml(parser: ArgumentParser, config: Namespace) -> str:
+    """Return the settings of a fit as YAML, without the checkpoint it starts from."""
+    config = config.clone()
+    for name in ("resume", "ckpt_path"):
+        config.pop(name, None)
+    text: str = parser.dump(config, skip_none=False)
+    return text
 
-    def predict(self, **kwargs: Any) -> None:
-        """Write predictions for the test set, one row a sample.
 
-        Raises:
-            ValueError: several processes, each of which would have some of the rows.
-        """
-        data = self.datamodule
-        assert isinstance(data, TensorDataModule)
-        if self.trainer.world_size > 1:
-            raise ValueError(f"predict: expected one process, got {self.trainer.world_size}")
-        given = (self._get(self.config, name) for name in ("output", "top_k", "probabilities"))
-        wanted = Wanted.of(kwargs["ckpt_path"], *given)
-        batches = self.trainer.predict(**kwargs, weights_only=True)
-        p = torch.cat([batch for batch in batches or [] if isinstance(batch, torch.Tensor)])
-        wanted.write([Predicted(data.test_ids, p)], data.preprocessing.class_names)
+def device_name(trainer: Trainer) -> str:
+    """Return the device of the training, and how many there are of it."""
+    root = trainer.strategy.root_device
+    if root.type == "cuda":
+        return f"{trainer.num_devices} x {torch.cuda.get_device_name(root)}"
+    return f"{root.type}, {torch.get_num_threads()} threads" if root.type == "cpu" else root.type
 
-    def calibrate(self, **kwargs: Any) -> None:
-        """Print what the calibration does to the figures of the validation set."""
-        assert isinstance(self.trainer, ReportingTrainer)
-        before, after = self.trainer.calibrate(**kwargs)
-        say("before", figures(before))
-        say("after", figures(after))
-        say("calibrated", f"{shown(kwargs['ckpt_path'])}, {self.model.calibration}")
-        say("next", f"{program()} test --calibrated --ckpt_path {shown(kwargs['ckpt_path'])}")
 
-    def report(self, **kwargs: Any) -> None:
-        """Write a page about the run, and print the figures of the test set with their ranges."""
-        assert isinstance(self.trainer, ReportingTrainer)
-        run = Path(kwargs["run"])
-        kwargs["ckpt_path"] = kwargs["ckpt_path"] or checkpoint_of(run, self.model)
-        findings = self.trainer.findings(**kwargs)
-        samples, classes = findings.test.logits.shape
-        say("evaluated", f"{shown(kwargs['ckpt_path'])} on {samples} samples, {classes} classes")
-        page = compose(findings)
-        low, high = ({name: at[i] for name, at in page.intervals.items()} for i in (0, 1))
-        for label, values in (("test", page.scores), ("95% from", low), ("to", high)):
-            say(label, figures({f"test/{name}": value for name, value in values.items()}))
-        folder = write(page, run)
-        say("report", f"{shown(folder / 'index.html')}, {len(page.html) / 1e6:.1f} MB")
+def validate(session: Session) -> None:
+    """Print the metrics of the validation set."""
+    [val] = session.trainer.validate(**session.evaluated, ckpt_path=session.checkpoint_path)
+    if session.trainer.is_global_zero:
+        print_line("val", format_metrics(val))
+
+
+def test(session: Session) -> None:
+    """Print the metrics of the test set."""
+    [test] = session.trainer.test(**session.evaluated, ckpt_path=session.checkpoint_path)
+    if session.trainer.is_global_zero:
+        print_line("test", format_metrics(test))
+
+
+def predict(session: Session) -> None:
+    """Write predictions for the test set.
+
+    Raises:
+        ValueError: several processes, each of which would have some of the rows.
+    """
+    trainer, data = session.trainer, session.data
+    if trainer.world_size > 1:
+        raise ValueError(f"predict: expected one process, got {trainer.world_size}")
+    output = new_prediction_file(session.request)
+    batches = trainer.predict(
+        session.model, datamodule=data, ckpt_path=session.checkpoint_path, weights_only=True
+    )
+    p = torch.cat([batch for batch in batches or [] if isinstance(batch, torch.Tensor)])
+    output.write([Predicted(data.test_ids, p)], data.preprocessing.class_names)
+
+
+def calibrate(session: Session) -> None:
+    """Store a calibration in the checkpoint; print the validation metrics without and with it."""
+    path = session.checkpoint_path
+    assert path is not None, "the request was resolved"
+    before, after = session.trainer.calibrate(
+        session.model, session.data, path, session.request.own.method
+    )
+    print_line("before", format_metrics(before))
+    print_line("after", format_metrics(after))
+    print_line("calibrated", f"{short_path(path)}, {session.model.calibration}")
+    print_line("next", f"{program_name()} test --calibrated --ckpt_path {short_path(path)}")
+
+
+def report(session: Session) -> None:
+    """Write a page about a run, and print the metrics of the test set with their intervals."""
+    run = Path(session.request.own.run)
+    path = session.checkpoint_path or checkpoint_of(run, session.model)
+    findings = session.trainer.findings(session.model, session.data, str(run), path)
+    samples, classes = findings.test.logits.shape
+    print_line("evaluated", f"{short_path(path)} on {samples} samples, {classes} classes")
+    page = compose(findings)
+    low, high = ({name: at[i] for name, at in page.intervals.items()} for i in (0, 1))
+    for label, values in (("test", page.scores), ("95% from", low), ("to", high)):
+        print_line(label, format_metrics({f"test/{name}": value for name, value in values.items()}))
+    folder = write(page, run)
+    print_line("report", f"{short_path(folder / 'index.html')}, {len(page.html) / 1e6:.1f} MB")
+
+
+COMMANDS = {
+    "fit": fit,
+    "validate": validate,
+    "test": test,
+    "predict": predict,
+    "calibrate": calibrate,
+    "report": report,
+}

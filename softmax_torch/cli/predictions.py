@@ -1,9 +1,9 @@
-"""Predictions become a file: a row a sample, written as they come, in its place when all are there.
+"""Write predictions to a file as they are computed; it gets its name when it is complete.
 
     id  predicted  probability  [predicted_2  probability_2  ...]  [p_<class>  ...]
 
-The most probable class and its probability, the next ones down to ``top_k``, and where it was asked
-for the probability of every class. The suffix says which format: .csv, .jsonl or .parquet.
+A row a sample: the most probable class and its probability, the next ones down to ``top_k``, and
+on request the probability of every class. The suffix says which format: .csv, .jsonl or .parquet.
 """
 
 from __future__ import annotations
@@ -22,115 +22,103 @@ from pyarrow import parquet
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from softmax_torch import predictor
-from softmax_torch.cli.console import say, shown
+from softmax_torch.cli.console import print_line, short_path
+from softmax_torch.cli.requests import Request
 from softmax_torch.predictor import Predicted
 from softmax_torch.storage.atomic_files import PARTIAL_SUFFIX, name_in_errors
 
-__all__ = ["Wanted", "add_arguments", "predict_input"]
+__all__ = ["PredictionFile", "new_prediction_file", "predict_input"]
 
 Columns = dict[str, list[Any]]
 
 
-class Wanted(NamedTuple):
-    """What is to be written, and where to."""
+class PredictionFile(NamedTuple):
+    """A file of predictions that is not written yet.
 
-    output: Path
+    Attributes:
+        path: where to; its suffix is one of ``FORMATS``.
+        top_k: number of classes to name for a sample, most probable first.
+        probabilities: whether to write the probability of every class too.
+    """
+
+    path: Path
     top_k: int
     probabilities: bool
 
-    @classmethod
-    def of(cls, ckpt_path: str, output: str | None, top_k: int, probabilities: bool) -> Wanted:
-        """From what was given; by default predictions.csv beside the checkpoint.
-
-        Raises:
-            ValueError, FileExistsError: it cannot be written so.
-        """
-        if top_k < 1:
-            raise ValueError(f"top_k: expected a number of at least 1, got {top_k}")
-        path = free(Path(ckpt_path).parent) if output is None else Path(output)
-        if path.suffix not in FORMATS:
-            raise ValueError(
-                f"output: expected a name that ends in {', '.join(FORMATS)}, got {path.name}"
-            )
-        if path.exists():
-            raise FileExistsError(f"output: expected a new name, got {path}, which exists")
-        if not path.absolute().parent.is_dir():
-            raise FileNotFoundError(f"output: expected a folder {path.parent}, got none")
-        return cls(path, top_k, probabilities)
-
     def write(self, batches: Iterable[Predicted], class_names: Sequence[str]) -> None:
-        """Write predictions as they come, and say so."""
+        """Write predictions as they come, and print where they are."""
         # Another process may be writing its own under the same name.
-        partial = self.output.with_name(f".{self.output.name}.{os.getpid()}{PARTIAL_SUFFIX}")
+        partial = self.path.with_name(f".{self.path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
         samples = 0
         try:
             with ExitStack() as closing:
-                with name_in_errors(self.output):
-                    append = closing.enter_context(FORMATS[self.output.suffix](partial))
-                for batch in counted(batches):
-                    with name_in_errors(self.output):
+                with name_in_errors(self.path):
+                    append = closing.enter_context(FORMATS[self.path.suffix](partial))
+                for batch in with_progress(batches):
+                    with name_in_errors(self.path):
                         append(self.columns(batch, class_names))
                     samples += len(batch.ids)
-            if self.output.exists():
-                raise FileExistsError(f"output: {self.output} has been written by another process")
-            partial.rename(self.output)
+            if self.path.exists():
+                raise FileExistsError(f"output: {self.path} has been written by another process")
+            partial.rename(self.path)
         finally:
             partial.unlink(missing_ok=True)
-        say("predictions", f"{shown(self.output)} ({samples} samples, {len(class_names)} classes)")
+        print_line(
+            "predictions",
+            f"{short_path(self.path)} ({samples} samples, {len(class_names)} classes)",
+        )
 
     def columns(self, batch: Predicted, class_names: Sequence[str]) -> Columns:
-        """The rows of some samples, column by column."""
+        """Return the rows of some samples as columns by name."""
         p = batch.probabilities
-        # A name of a file that is not UTF-8 comes in surrogates, which nothing can write.
+        # File names that are not UTF-8 hold surrogates, which no format can encode.
         ids = [name.encode("utf-8", "backslashreplace").decode() for name in batch.ids]
         columns: Columns = {"id": ids}
         top = p.topk(min(self.top_k, p.shape[1]), dim=1)
         for k in range(top.indices.shape[1]):
             number = f"_{k + 1}" if k else ""
             columns[f"predicted{number}"] = [class_names[c] for c in top.indices[:, k].tolist()]
-            columns[f"probability{number}"] = shortened(top.values[:, k])
+            columns[f"probability{number}"] = nine_digits(top.values[:, k])
         if self.probabilities:
-            columns |= {f"p_{name}": shortened(p[:, c]) for c, name in enumerate(class_names)}
+            columns |= {f"p_{name}": nine_digits(p[:, c]) for c, name in enumerate(class_names)}
         return columns
 
 
-def add_arguments(parser: Any) -> None:
-    """The arguments of a prediction, for any parser that is like argparse's."""
-    parser.add_argument(
-        "--input",
-        help="What to predict: a file or folder of what the model was trained on; without one, "
-        "the test set of the run.",
-    )
-    parser.add_argument(
-        "--output",
-        help="A new file that ends in .csv, .jsonl or .parquet; by default predictions.csv beside "
-        "the checkpoint, or predictions_1.csv, ...",
-    )
-    parser.add_argument(
-        "--top_k", type=int, default=1, help="How many of the most probable classes to name."
-    )
-    parser.add_argument(
-        "--probabilities", action="store_true", help="Write the probability of every class too."
-    )
-    parser.add_argument(
-        "--calibrated",
-        action="store_true",
-        help="Use the calibration that the command calibrate has put into the checkpoint.",
-    )
+def new_prediction_file(request: Request) -> PredictionFile:
+    """Return the file that the arguments describe, by default predictions.csv by the checkpoint.
+
+    Raises:
+        ValueError: no checkpoint, ``top_k`` below 1, or no format of this suffix.
+        FileExistsError: the file exists.
+        FileNotFoundError: its folder does not.
+    """
+    own = request.own
+    if own.ckpt_path is None:
+        raise ValueError("predict: expected --ckpt_path and a checkpoint")
+    if own.top_k < 1:
+        raise ValueError(f"top_k: expected a number of at least 1, got {own.top_k}")
+    path = unused_name(Path(own.ckpt_path).parent) if own.output is None else Path(own.output)
+    if path.suffix not in FORMATS:
+        raise ValueError(
+            f"output: expected a name that ends in {', '.join(FORMATS)}, got {path.name}"
+        )
+    if path.exists():
+        raise FileExistsError(f"output: expected a new name, got {path}, which exists")
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"output: expected a folder {path.parent}, got none")
+    return PredictionFile(path, own.top_k, own.probabilities)
 
 
-def predict_input(
-    ckpt_path: str, path: str, calibrated: bool, wanted: Wanted, device: str | None = None
-) -> None:
-    """Predict a file or folder with nothing but a checkpoint."""
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    found = predictor.load(ckpt_path, calibrated, device)
-    wanted.write(found.predict_file(path), found.class_names)
+def predict_input(request: Request) -> None:
+    """Predict a file or folder with a checkpoint alone."""
+    own, output = request.own, new_prediction_file(request)
+    device = own.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    classifier = predictor.load(own.ckpt_path, own.calibrated, device)
+    output.write(classifier.predict_file(own.input), classifier.class_names)
 
 
-def counted(batches: Iterable[Predicted]) -> Iterator[Predicted]:
-    """The batches, with a count of samples on a terminal."""
+def with_progress(batches: Iterable[Predicted]) -> Iterator[Predicted]:
+    """Yield the batches, and count their samples on a terminal."""
     text = TextColumn("{task.completed:.0f} samples"), BarColumn(), TimeElapsedColumn()
     with Progress(*text, transient=True, disable=not os.isatty(1)) as progress:
         task = progress.add_task("", total=None)
@@ -139,13 +127,13 @@ def counted(batches: Iterable[Predicted]) -> Iterator[Predicted]:
             progress.advance(task, len(batch.ids))
 
 
-def shortened(p: torch.Tensor) -> list[float]:
-    """Probabilities with the nine digits that tell any two floats apart."""
+def nine_digits(p: torch.Tensor) -> list[float]:
+    """Return probabilities (n,) with nine digits, which tell any two float32 apart."""
     return [float(f"{x:.9g}") for x in p.tolist()]
 
 
-def free(folder: Path) -> Path:
-    """predictions.csv, or the first of predictions_1.csv, ... that does not exist."""
+def unused_name(folder: Path) -> Path:
+    """Return predictions.csv, or the first of predictions_1.csv, ... that does not exist."""
     path, number = folder / "predictions.csv", 0
     while path.exists():
         number += 1
@@ -154,7 +142,8 @@ def free(folder: Path) -> Path:
 
 
 @contextmanager
-def as_csv(path: Path) -> Iterator[Callable[[Columns], None]]:
+def write_csv(path: Path) -> Iterator[Callable[[Columns], None]]:
+    """Open a CSV; yield a function that appends columns."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
 
@@ -167,7 +156,8 @@ def as_csv(path: Path) -> Iterator[Callable[[Columns], None]]:
 
 
 @contextmanager
-def as_json_lines(path: Path) -> Iterator[Callable[[Columns], None]]:
+def write_json_lines(path: Path) -> Iterator[Callable[[Columns], None]]:
+    """Open a file of JSON lines; yield a function that appends columns."""
     with path.open("w", encoding="utf-8") as file:
 
         def append(columns: Columns) -> None:
@@ -179,7 +169,8 @@ def as_json_lines(path: Path) -> Iterator[Callable[[Columns], None]]:
 
 
 @contextmanager
-def as_parquet(path: Path) -> Iterator[Callable[[Columns], None]]:
+def write_parquet(path: Path) -> Iterator[Callable[[Columns], None]]:
+    """Open a Parquet file; yield a function that appends columns."""
     writer = None
 
     def append(columns: Columns) -> None:
@@ -195,5 +186,5 @@ def as_parquet(path: Path) -> Iterator[Callable[[Columns], None]]:
             writer.close()
 
 
-FORMATS = {".csv": as_csv, ".jsonl": as_json_lines, ".parquet": as_parquet}
-"""How a file is written, by its suffix: something that appends columns to it."""
+FORMATS = {".csv": write_csv, ".jsonl": write_json_lines, ".parquet": write_parquet}
+"""Writers by the suffix of the file."""

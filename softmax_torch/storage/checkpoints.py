@@ -26,6 +26,7 @@ from softmax_torch.storage.safe_read import require_file, unpickle
 
 __all__ = [
     "CHECKPOINT_FORMAT",
+    "CHECKPOINT_SECONDS",
     "CheckpointFile",
     "is_damaged",
     "newest_checkpoint",
@@ -35,6 +36,9 @@ __all__ = [
 
 CHECKPOINT_FORMAT = 1
 """Version of a checkpoint's content; a run is not resumed from a checkpoint of another version."""
+
+CHECKPOINT_SECONDS = 30.0
+"""Default time between two checkpoints within an epoch: the work that a crash may cost at most."""
 
 COMMENT = re.compile(rb"softmax_torch (\d+) step=(\d+) sha256=([0-9a-f]{64})")
 

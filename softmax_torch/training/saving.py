@@ -27,14 +27,11 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from softmax_torch.storage.atomic_files import PARTIAL_SUFFIX, sync_folder, write_atomically
-from softmax_torch.storage.checkpoints import is_damaged
+from softmax_torch.storage.checkpoints import CHECKPOINT_SECONDS, is_damaged
 from softmax_torch.training.checkpoint_io import atomic_checkpoint_io
 from softmax_torch.training.run_logger import RunLogger
 
 __all__ = ["RunCheckpoint", "Stopped"]
-
-SECONDS = 30.0
-"""Between two checkpoints within an epoch: what a crash may cost at most."""
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -66,7 +63,10 @@ class RunCheckpoint(Checkpoint):
     """
 
     def __init__(
-        self, folder: Path | None = None, monitor: str = "val/nll", seconds: float = SECONDS
+        self,
+        folder: Path | None = None,
+        monitor: str = "val/nll",
+        seconds: float = CHECKPOINT_SECONDS,
     ) -> None:
         if not seconds >= 0:
             raise ValueError(f"checkpoint_seconds: expected a number >= 0, got {seconds}")

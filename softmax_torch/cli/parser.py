@@ -1,0 +1,279 @@
+"""One parser for all commands, built with or without the settings of Lightning's classes.
+
+A command has arguments of its own, declared here, such as --ckpt_path. Commands that train or
+evaluate also take settings: those of a YAML, and --trainer.*, --model.* and --data.*, whose names
+are the arguments of classes. A command line is parsed without settings first, which refuses a
+mistake before Lightning is imported; ``cli.settings`` parses it again with them.
+"""
+
+from __future__ import annotations
+
+import re
+from argparse import SUPPRESS
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from jsonargparse import ArgumentParser
+
+from softmax_torch.calibration import Method
+from softmax_torch.cli.console import program_name
+from softmax_torch.cli.requests import Request, read_config
+from softmax_torch.storage.checkpoints import CHECKPOINT_SECONDS
+
+__all__ = ["COMMANDS", "CONFIG_HELP", "build_parser", "parse"]
+
+CONFIG_HELP = "YAML with settings; by default config.yaml of the run, and for fit digits.yaml."
+
+CLASS_SETTINGS = ("trainer", "model", "data", "seed_everything")
+"""Settings that need Lightning's classes, each with everything below it."""
+
+RUN_SETTINGS = ("name", "runs", "checkpoint_seconds")
+"""Settings of fit; other commands accept and ignore them, as config.yaml holds them."""
+
+
+class Command(NamedTuple):
+    """A command of the program.
+
+    Attributes:
+        description: what it does.
+        add_arguments: declares its own arguments.
+        settings: the settings it takes.
+    """
+
+    description: str
+    add_arguments: Callable[[ArgumentParser], None]
+    settings: tuple[str, ...] = (*CLASS_SETTINGS, "print_config", *RUN_SETTINGS)
+
+
+def build_parser(
+    command: str | None = None,
+    add_settings: Callable[[ArgumentParser], None] | None = None,
+    kind: type[ArgumentParser] = ArgumentParser,
+) -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
+    """Return the parser of the program, and the parsers of its commands by name.
+
+    Args:
+        command: the command that takes settings too.
+        add_settings: declares them.
+        kind: class of that command's parser.
+    """
+    parser = ArgumentParser(prog=program_name(), description="Softmax regression.")
+    subcommands = parser.add_subcommands(required=True)
+    parsers = {}
+    for name, (description, add_arguments, settings) in COMMANDS.items():
+        sub = (kind if name == command else ArgumentParser)(
+            # The usage that argparse makes fills a screen and hides the error below it.
+            usage=f"{program_name()} {name} {'RUN ' * (name == 'report')}[options]",
+            description=description,
+            epilog=None if name == command or not settings else settings_hint(settings),
+        )
+        if name == command and add_settings is not None:
+            add_settings(sub)
+        elif settings:
+            sub.add_argument("-c", "--config", action="append", help=CONFIG_HELP)
+        add_arguments(sub)
+        parsers[name] = sub
+        subcommands.add_subcommand(name, sub, help=description)
+    return parser, parsers
+
+
+def settings_hint(settings: tuple[str, ...]) -> str:
+    """Return a line of help about the settings that a command takes."""
+    flags = ", ".join(f"--{name}.*" for name in settings if name in ("trainer", "model", "data"))
+    return f"Settings of the run may be given too: {flags}; see {program_name()} fit --help."
+
+
+def parse(args: list[str]) -> Request:
+    """Parse a command line without its settings, which are only told apart.
+
+    Raises:
+        SystemExit: the command or an argument does not exist, --config names no file with settings,
+            or --help was given.
+    """
+    name = args[0] if args else ""
+    if name == "fit" and {"-h", "--help"} & set(args):  # lists the settings
+        from softmax_torch.cli.settings import settings_parser
+
+        settings_parser(name)[0].parse_args(args)
+    parser, parsers = build_parser()
+    own, settings = split_settings(args[1:], COMMANDS[name].settings if name in COMMANDS else ())
+    request = Request(name, parser.parse_args([*args[:1], *own])[name], settings, args[1:])
+    if request.command != "export" and request.own.get("resume") is None:
+        for config in request.own.config or []:
+            check_config(parsers[name], config)
+    beside_input = [*settings, *(["--config"] if name == "predict" and request.own.config else [])]
+    if request.own.get("input") is not None and beside_input:
+        parsers[name].error(f"unrecognized arguments: {' '.join(beside_input)}")
+    if name == "predict" and request.own.input is None and request.own.device is not None:
+        parsers[name].error("--device: expected --input beside it; else see --trainer.accelerator")
+    return request
+
+
+def split_settings(args: list[str], names: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """Split arguments into those of the command itself and settings of these names, in order."""
+    own: list[str] = []
+    settings: list[str] = []
+    value_follows = False
+    for arg in args:
+        if names and re.match(rf"--({'|'.join(names)})([.+=]|$)", arg):
+            settings.append(arg)
+            value_follows = "=" not in arg
+            continue
+        is_flag = re.match(r"-[^\d.]", arg)  # -1 and -.5 are values
+        (settings if value_follows and not is_flag else own).append(arg)
+        value_follows = False
+    return own, settings
+
+
+def check_config(parser: ArgumentParser, config: str) -> None:
+    """Refuse a --config that is no file with settings, or has settings that do not exist.
+
+    What is below trainer, model and data is checked with their classes. YAML in place of a path,
+    and addresses of other machines, are left to jsonargparse.
+    """
+    if "{" in config or "://" in config:
+        return
+    try:
+        given = read_config(Path(config))
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    known = {action.dest for action in parser._actions} | {*CLASS_SETTINGS, *RUN_SETTINGS}
+    for key in given:
+        if str(key).partition(".")[0] not in known:
+            parser.error(f"--config: {config}: Option '{key}' is not accepted")
+
+
+def add_fit(parser: ArgumentParser) -> None:
+    """Declare the arguments of fit."""
+    add_run_settings(parser)
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="",
+        help="Directory of a run to resume; without one, the newest run of the name.",
+    )
+    add_checkpoint(parser, "Checkpoint that a new run continues from.")
+
+
+def add_run_settings(parser: ArgumentParser, shown: bool = True) -> None:
+    """Declare the settings of ``RUN_SETTINGS``, in the help or hidden from it."""
+    kinds = {"name": str, "runs": str, "checkpoint_seconds": float}
+    defaults = {"name": "softmax_regression", "runs": "runs"}
+    texts = {
+        "name": "Name of the run.",
+        "runs": "Folder that runs are written to.",
+        "checkpoint_seconds": "Time between two checkpoints within an epoch; one is at its end.",
+    }
+    for name in RUN_SETTINGS:
+        parser.add_argument(
+            f"--{name}",
+            type=kinds[name],
+            default=defaults.get(name, CHECKPOINT_SECONDS),
+            help=texts[name] if shown else SUPPRESS,
+        )
+
+
+def add_checkpoint(parser: ArgumentParser, text: str, required: bool = False) -> None:
+    """Declare --ckpt_path."""
+    parser.add_argument("--ckpt_path", type=str | None, required=required, help=text)
+
+
+def add_evaluation(parser: ArgumentParser) -> None:
+    """Declare the arguments of validate and test."""
+    add_checkpoint(parser, "The checkpoint.")
+    add_calibrated(parser)
+
+
+def add_calibrated(parser: ArgumentParser) -> None:
+    """Declare --calibrated."""
+    parser.add_argument(
+        "--calibrated",
+        action="store_true",
+        help="Apply the calibration that the command calibrate stored in the checkpoint.",
+    )
+
+
+def add_predict(parser: ArgumentParser) -> None:
+    """Declare the arguments of predict."""
+    add_evaluation(parser)
+    add_input(parser, "What to predict")
+    parser.add_argument(
+        "--output",
+        type=str | None,
+        help="A new file that ends in .csv, .jsonl or .parquet; by default predictions.csv beside "
+        "the checkpoint, or predictions_1.csv, ...",
+    )
+    parser.add_argument(
+        "--top_k", type=int, default=1, help="How many of the most probable classes to name."
+    )
+    parser.add_argument(
+        "--probabilities", action="store_true", help="Write the probability of every class too."
+    )
+    parser.add_argument(
+        "--device", type=str | None, help="Device for --input; by default a GPU, if there is one."
+    )
+
+
+def add_input(parser: ArgumentParser, text: str) -> None:
+    """Declare --input."""
+    parser.add_argument(
+        "--input",
+        type=str | None,
+        help=f"{text}: a file or folder of the kind that the model was trained on; without one, "
+        "the test set of the run.",
+    )
+
+
+def add_calibrate(parser: ArgumentParser) -> None:
+    """Declare the arguments of calibrate."""
+    add_checkpoint(parser, "The checkpoint, which is rewritten with its calibration in it.")
+    parser.add_argument(
+        "--method",
+        type=Method,
+        default="temperature",
+        help="One temperature; or vector, a scale and a shift for each class.",
+    )
+
+
+def add_report(parser: ArgumentParser) -> None:
+    """Declare the arguments of report."""
+    parser.add_argument("run", nargs="?", metavar="RUN", help="Directory of the run.")
+    add_checkpoint(parser, "The checkpoint; by default the one that fit names at its end.")
+
+
+def add_export(parser: ArgumentParser) -> None:
+    """Declare the arguments of export."""
+    add_checkpoint(parser, "The checkpoint.", required=True)
+    parser.add_argument(
+        "--output",
+        type=str,
+        required=True,
+        help="A new file that ends in .onnx, .pt2 or .safetensors; a name without a suffix is a "
+        "folder with model.safetensors and config.json.",
+    )
+    add_input(parser, "Real inputs to compare on")
+    add_calibrated(parser)
+
+
+COMMANDS = {
+    "fit": Command(
+        "Train a model, and evaluate its best checkpoint.",
+        add_fit,
+        (*CLASS_SETTINGS, "print_config"),  # those of the run are arguments of its own
+    ),
+    "validate": Command("Print the metrics of the validation set.", add_evaluation),
+    "test": Command("Print the metrics of the test set.", add_evaluation),
+    "predict": Command("Write labels and probabilities of samples to a file.", add_predict),
+    "calibrate": Command(
+        "Fit a temperature to the validation set, and store it in the checkpoint.", add_calibrate
+    ),
+    "report": Command("Write a page about a run.", add_report),
+    "export": Command(
+        "Write a classifier for other programs, from raw inputs to classes and probabilities, "
+        "after its predictions were compared with the checkpoint's on real inputs.",
+        add_export,
+        ("data",),
+    ),
+}
+"""All commands by name."""

@@ -1,0 +1,175 @@
+"""A command line as it was parsed, and the files it names: configuration, run and checkpoint.
+
+The configuration may be implied: a checkpoint is used as its run was configured, a run is resumed
+and reported on as it was configured, and fit alone trains on digits. A checkpoint is read here, the
+one time that a command reads it.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from jsonargparse import Namespace
+
+from softmax_torch.storage.checkpoints import CheckpointFile, newest_checkpoint, read_checkpoint
+from softmax_torch.storage.run_directories import CONFIG_FILE, latest_run
+
+__all__ = ["Request", "config_beside", "differences", "read_config"]
+
+MAY_DIFFER = {"ckpt_path", "resume", "runs", "name", "checkpoint_seconds"} | {
+    f"trainer.{name}"
+    for name in ("max_epochs", "max_steps", "max_time", "enable_progress_bar", "profiler")
+}
+"""Settings that may differ in a resumed run, since its steps stay the same."""
+
+DATA_LOCATIONS = ("root", "download", "cache", "file", "val_file", "test_file")
+"""Arguments of data modules that say where the data is, not which data it is."""
+
+
+class Request(NamedTuple):
+    """A parsed command line.
+
+    Attributes:
+        command: name of the command.
+        own: its own arguments.
+        settings: arguments that are settings, such as --trainer.max_epochs and its value.
+        args: all arguments after the command, with --config where it was implied.
+        checkpoint: the checkpoint, read; None without one.
+        resumed_run: directory of the run to resume; None for a new one.
+    """
+
+    command: str
+    own: Namespace
+    settings: list[str]
+    args: list[str]
+    checkpoint: CheckpointFile | None = None
+    resumed_run: Path | None = None
+
+    def resolved(self) -> Request:
+        """Return the request with its configuration, run and checkpoint.
+
+        Raises:
+            FileNotFoundError, ValueError: a run, checkpoint or configuration is missing or damaged.
+        """
+        if self.own.get("resume") is not None:
+            return self._resumed()
+        checkpoint = None
+        if self.own.ckpt_path is not None:
+            path = Path(self.own.ckpt_path)
+            content = read_checkpoint(path)
+            checkpoint = CheckpointFile(path, content.get("global_step", 0), content)
+        return self._replace(args=self._with_config(self._implied_config()), checkpoint=checkpoint)
+
+    def _implied_config(self) -> Path | None:
+        """Return the configuration to use, None where --config names one."""
+        own, given = self.own, self.own.config is not None
+        if self.command == "report":
+            if own.run is None:
+                raise ValueError(
+                    "report: expected the directory of a run after it, such as "
+                    "runs/digits/version_0"
+                )
+            config = config_of_run(Path(own.run), self.command)
+            return None if given else config
+        optional = self.command == "fit" or (given and self.command in ("validate", "test"))
+        if own.ckpt_path is None and not optional:
+            raise ValueError(
+                f"{self.command}: expected --ckpt_path and a checkpoint, such as "
+                "runs/digits/version_0/best.ckpt"
+            )
+        if given:
+            return None
+        return digits_config() if own.ckpt_path is None else config_beside(Path(own.ckpt_path))
+
+    def _resumed(self) -> Request:
+        """Return the request for a run that is resumed from its newest whole checkpoint."""
+        if self.own.ckpt_path is not None:
+            raise ValueError("--resume: expected no --ckpt_path beside it: it finds the newest one")
+        folder = Path(self.own.resume) if self.own.resume else self._latest_run()
+        config = config_of_run(folder, "--resume")
+        checkpoint, skipped = newest_checkpoint(folder)
+        for complaint in skipped:
+            print(f"warning: {complaint}", file=sys.stderr)
+        args = self._with_config(None if self.own.config else config)
+        return self._replace(args=args, checkpoint=checkpoint, resumed_run=folder)
+
+    def _latest_run(self) -> Path:
+        """Return the newest run of the name that the arguments or their configuration give."""
+        config = read_config(Path(self.own.config[-1]) if self.own.config else digits_config())
+        given = {arg.partition("=")[0] for arg in self.args}
+        runs, name = (
+            self.own[key] if f"--{key}" in given else config.get(key, self.own[key])
+            for key in ("runs", "name")
+        )
+        try:
+            return latest_run(Path(runs), name)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"--resume: {error}; leave --resume out to begin one") from None
+
+    def _with_config(self, config: Path | None) -> list[str]:
+        return self.args if config is None else ["--config", str(config), *self.args]
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return the settings in a YAML.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no YAML, or has no settings.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"--config: expected a file, got {path}, which does not exist")
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"--config: expected YAML in {path}, got {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"--config: expected settings in {path}, got {config}")
+    return config
+
+
+def differences(before: Any, now: Any, name: str = "") -> list[str]:
+    """Return a line for each setting that a resumed run must not change, and that differs."""
+    if name in MAY_DIFFER or name.rpartition(".")[2] in DATA_LOCATIONS:
+        return []
+    if isinstance(before, dict) and isinstance(now, dict):
+        # Flags are typed without init_args: --model.C.
+        prefix = f"{name.removesuffix('.init_args')}." if name else ""
+        keys = [*before, *(key for key in now if key not in before)]
+        return [
+            line
+            for key in keys
+            for line in differences(before.get(key), now.get(key), f"{prefix}{key}")
+        ]
+    return [] if before == now else [f"{name}: expected {before}, got {now}"]
+
+
+def config_of_run(run: Path, requested_by: str) -> Path:
+    """Return the configuration in a run directory, or raise FileNotFoundError."""
+    config = run / CONFIG_FILE
+    if not config.is_file():
+        raise FileNotFoundError(
+            f"{requested_by}: expected the directory of a run, with {CONFIG_FILE} in it, got {run}"
+        )
+    return config
+
+
+def config_beside(checkpoint: Path) -> Path:
+    """Return the configuration beside a checkpoint, or raise FileNotFoundError."""
+    config = checkpoint.parent / CONFIG_FILE
+    if not config.is_file():
+        raise FileNotFoundError(
+            f"--ckpt_path: expected the configuration of the run beside {checkpoint}, got no "
+            f"{config}; give one with --config"
+        )
+    return config
+
+
+def digits_config() -> Path:
+    """Return configs/digits.yaml: beside the package in a checkout, within an installed one."""
+    package = Path(__file__).parents[1]
+    installed = package / "configs" / "digits.yaml"
+    return installed if installed.exists() else package.parent / "configs" / "digits.yaml"

@@ -1,0 +1,108 @@
+"""Settings of the Trainer, the model and the data as arguments: the part that needs Lightning."""
+
+from __future__ import annotations
+
+from argparse import SUPPRESS, HelpFormatter
+from typing import Any, NamedTuple
+
+import lightning
+from jsonargparse import ArgumentParser, Namespace
+from lightning.pytorch import seed_everything
+from lightning.pytorch.cli import LightningArgumentParser
+
+from softmax_torch.cli.parser import CONFIG_HELP, add_run_settings, build_parser
+from softmax_torch.cli.requests import Request
+from softmax_torch.data import TensorDataModule
+from softmax_torch.report.reporting import ReportingTrainer
+from softmax_torch.training import LitClassifier, LitSoftmaxRegression
+
+__all__ = ["Objects", "instantiate", "parse_settings", "settings_parser"]
+
+SIZES = ("in_features", "num_classes")
+"""Arguments of a model that follow from the data."""
+
+TRAINER_DEFAULTS = {
+    "trainer.devices": 1,  # a second device costs more than it gives at this size
+    "trainer.enable_model_summary": False,
+    "trainer.log_every_n_steps": 1,
+    "trainer.num_sanity_val_steps": 0,  # the data is checked as a whole
+}
+
+
+class SettingsParser(LightningArgumentParser):
+    """A parser whose help lists the settings of both model classes."""
+
+    def format_help(self, formatter: HelpFormatter | None = None) -> str:
+        """Return the help, with the settings of each class that --model may name."""
+        text: str = super().format_help(formatter)
+        for kind in (LitSoftmaxRegression, LitClassifier):
+            default = " (the default)" if kind is LitSoftmaxRegression else ""
+            parser = ArgumentParser(prog="", usage=SUPPRESS, add_help=False)
+            parser.add_class_arguments(kind, "model", skip=set(SIZES))
+            settings = parser.format_help().partition("\n")[2]
+            text += f"\n--model {kind.__name__}{default}:\n{settings}"
+        return text
+
+
+class Objects(NamedTuple):
+    """The instances that the settings describe; those of the Trainer are still its arguments."""
+
+    model: LitClassifier
+    data: TensorDataModule
+    trainer: Namespace
+
+
+def settings_parser(command: str) -> tuple[ArgumentParser, ArgumentParser]:
+    """Return the parser of the program, with the settings of a command, and of that command."""
+
+    def add_settings(parser: ArgumentParser) -> None:
+        assert isinstance(parser, LightningArgumentParser)
+        parser.dump_header = [f"lightning.pytorch=={lightning.__version__}"]
+        parser.add_argument("-c", "--config", action="config", help=CONFIG_HELP)
+        parser.add_argument(
+            "--seed_everything",
+            type=bool | int,
+            default=0,
+            help="Seed of all random number generators; true for a random one, false for none.",
+        )
+        parser.add_lightning_class_args(ReportingTrainer, "trainer")
+        parser.set_defaults(TRAINER_DEFAULTS)
+        parser.add_lightning_class_args(LitClassifier, "model", subclass_mode=True)
+        parser.add_lightning_class_args(TensorDataModule, "data", subclass_mode=True)
+        parser.set_defaults({"model": f"softmax_torch.training.{LitSoftmaxRegression.__name__}"})
+        for size in SIZES:
+            parser.link_arguments(f"data.{size}", f"model.init_args.{size}", apply_on="instantiate")
+        if command != "fit":
+            add_run_settings(parser, shown=False)
+
+    parser, parsers = build_parser(command, add_settings, SettingsParser)
+    return parser, parsers[command]
+
+
+def parse_settings(request: Request) -> tuple[ArgumentParser, Namespace]:
+    """Return the command's parser, and all of its arguments.
+
+    Raises:
+        SystemExit: a setting does not exist or has a value that it cannot have.
+    """
+    parser, command_parser = settings_parser(request.command)
+    config = parser.parse_args([request.command, *request.args])[request.command]
+    given = config["model"].get("init_args", {})
+    for size in SIZES:
+        if given.get(size) is not None:
+            command_parser.error(
+                f"model.{size}: expected it to follow from the data, got {given[size]}"
+            )
+    return command_parser, config
+
+
+def instantiate(parser: ArgumentParser, config: Namespace) -> Objects:
+    """Seed the random number generators, and make the model, the data and what the Trainer takes.
+
+    The seed is written into ``config``, where it was random.
+    """
+    seed = config["seed_everything"]
+    if seed is not False:
+        config["seed_everything"] = seed_everything(None if seed is True else seed, workers=True)
+    made: Any = parser.instantiate_classes(config)
+    return Objects(made["model"], made["data"], made["trainer"])
