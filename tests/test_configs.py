@@ -11,6 +11,7 @@ from mnist_files import write_mnist
 from PIL import Image
 
 from softmax_torch import cli
+from softmax_torch.cli.console import program_name
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 
@@ -61,7 +62,7 @@ def test_config_runs(
         "last.ckpt",
         "previous.ckpt",
     }
-    assert f"next        {cli.program()} test --ckpt_path runs/{name}/version_0/{used}" in (
+    assert f"next        {program_name()} test --ckpt_path runs/{name}/version_0/{used}" in (
         capsys.readouterr().out
     )
 

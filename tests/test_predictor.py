@@ -126,21 +126,21 @@ def test_predictions_are_written_as_they_come(tmp_path: Path) -> None:
             assert partial.match(f".out.csv.*{PARTIAL_SUFFIX}")
             assert partial.stat().st_size > 10000 * (i + 1)
 
-    wanted = predictions.Wanted(tmp_path / "out.csv", 1, False)
-    wanted.write(pieces(), ["a", "b"])
-    assert len(rows_of(wanted.output)) == 3
-    assert list(tmp_path.iterdir()) == [wanted.output]
+    file = predictions.PredictionFile(tmp_path / "out.csv", 1, False)
+    file.write(pieces(), ["a", "b"])
+    assert len(rows_of(file.path)) == 3
+    assert list(tmp_path.iterdir()) == [file.path]
 
 
 def test_what_another_process_has_written_meanwhile_is_kept(tmp_path: Path) -> None:
-    wanted = predictions.Wanted(tmp_path / "out.csv", 1, False)
+    file = predictions.PredictionFile(tmp_path / "out.csv", 1, False)
 
     def pieces() -> Iterator[Predicted]:
         yield Predicted(["0"], torch.tensor([[0.25, 0.75]]))
-        wanted.output.write_text("theirs")
+        file.path.write_text("theirs")
 
     with pytest.raises(FileExistsError, match=r"out\.csv has been written by another process"):
-        wanted.write(pieces(), ["a", "b"])
+        file.write(pieces(), ["a", "b"])
     assert [path.read_text() for path in tmp_path.iterdir()] == ["theirs"]
 
 
@@ -332,9 +332,9 @@ def test_vectors_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_files_whose_names_are_not_utf_8_are_named(suffix: str, tmp_path: Path) -> None:
     """in letters that tell them apart."""
     ids = [os.fsdecode(name) for name in (b"caf\xe9.png", b"caf\xe8.png")]
-    wanted = predictions.Wanted(tmp_path / f"out{suffix}", 1, False)
-    wanted.write([Predicted(ids, torch.tensor([[0.25, 0.75]] * 2))], ["a", "b"])
-    content = wanted.output.read_bytes()
+    file = predictions.PredictionFile(tmp_path / f"out{suffix}", 1, False)
+    file.write([Predicted(ids, torch.tensor([[0.25, 0.75]] * 2))], ["a", "b"])
+    content = file.path.read_bytes()
     assert [content.count(code) > 0 for code in (b"udce9.png", b"udce8.png")] == [True] * 2
 
 
@@ -343,8 +343,8 @@ def test_json_and_csv_take_names_of_any_kind(tmp_path: Path) -> None:
     names = ('comma, "quote"', "ñandú\n二")
     for suffix in (".csv", ".jsonl"):
         # Of more classes than there are, all are named.
-        wanted = predictions.Wanted(tmp_path / f"out{suffix}", 9, True)
-        wanted.write([Predicted(["a,b"], p)], names)
+        file = predictions.PredictionFile(tmp_path / f"out{suffix}", 9, True)
+        file.write([Predicted(["a,b"], p)], names)
     [row] = rows_of(tmp_path / "out.csv")
     [line] = (tmp_path / "out.jsonl").read_text().splitlines()
     given = {"id": "a,b", "predicted": names[1], "probability": 0.75}

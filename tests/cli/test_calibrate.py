@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from softmax_torch import cli
-from softmax_torch.cli import commands
 from softmax_torch.storage.checkpoints import is_damaged, read_checkpoint
 
 
@@ -17,7 +16,8 @@ def test_a_calibration_is_kept_and_used_when_asked(
     method: str, to_calibrate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     results: list[dict[str, float]] = []
-    monkeypatch.setattr(commands, "figures", lambda result: results.append(dict(result)) or "")
+    printed = "softmax_torch.cli.commands.format_metrics"
+    monkeypatch.setattr(printed, lambda result: results.append(dict(result)) or "")
     path = ["--ckpt_path", str(to_calibrate)]
     cli.main(["calibrate", *path, "--method", method])
     for flags in ([], ["--calibrated"]):

@@ -13,6 +13,7 @@ from program import ROOT, SHORT, figures
 
 from softmax_torch import cli
 from softmax_torch.cli import commands
+from softmax_torch.cli.console import program_name
 
 
 def test_fit_alone_trains_on_digits(digits: tuple[Path, str]) -> None:
@@ -53,7 +54,7 @@ def test_a_checkpoint_reproduces_the_logged_figures_exactly(
     with (path.parent / "metrics.csv").open() as file:
         [logged] = [row for row in csv.DictReader(file) if row["test/nll"]]
     results: list[dict[str, float]] = []
-    monkeypatch.setattr(commands, "figures", lambda result: results.append(result) or "")
+    monkeypatch.setattr(commands, "format_metrics", lambda result: results.append(result) or "")
     cli.main(["test", "--ckpt_path", str(path)])
     assert {name: float(logged[name]) for name in results[0]} == results[0]
 
@@ -63,7 +64,7 @@ def test_the_console_program_is_the_same(
 ) -> None:
     assert 'softmax-torch = "softmax_torch.cli:main"' in (ROOT / "pyproject.toml").read_text()
     monkeypatch.setattr(sys, "argv", ["/usr/bin/softmax-torch"])
-    assert cli.program() == "softmax-torch"
+    assert program_name() == "softmax-torch"
 
 
 def test_predict_writes_probabilities(digits: tuple[Path, str], capsys: Any) -> None:

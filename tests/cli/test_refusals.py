@@ -22,6 +22,11 @@ from softmax_torch.cli import commands
         (["fit", "--model.num_classes", "7"], "num_classes"),
         (["fit", "--config", "nowhere.yaml"], "does not exist"),
         (["fit", "--config", "unknown.yaml"], "Option 'nonsense' is not accepted"),
+        (["fit", "--config", "top.yaml"], "top.yaml: Option 'nonsense' is not accepted"),
+        (["test", "--resume"], "unrecognized arguments: --resume"),
+        (["predict", "--device", "cpu"], "--device: expected --input beside it"),
+        (["predict", "--input", "x", "--data.seed", "1"], "arguments: --data.seed 1"),
+        (["export"], "required: export.ckpt_path, export.output"),
         (["train"], "invalid choice: 'train'"),
     ],
 )
@@ -29,6 +34,7 @@ def test_arguments_that_do_not_exist(
     args: list[str], message: str, here: Path, capsys: Any
 ) -> None:
     (here / "unknown.yaml").write_text("model:\n  nonsense: 3\n")
+    (here / "top.yaml").write_text("nonsense: 3\n")
     with pytest.raises(SystemExit) as stopped:
         cli.main(args)
     assert stopped.value.code == 2
@@ -115,10 +121,7 @@ def test_a_user_reads_a_message_and_no_traceback(
 
 
 def test_errors_of_others_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: object) -> None:
-        int("not ours")
-
-    monkeypatch.setattr(commands.CLI, "before_fit", lambda self: int("not ours"))
+    monkeypatch.setattr(commands, "record_settings", lambda session: int("not ours"))
     monkeypatch.setattr(sys, "argv", ["train.py", "fit", "--trainer.fast_dev_run", "true"])
     with pytest.raises(ValueError, match="invalid literal"):
         cli.main()

@@ -229,7 +229,9 @@ def test_wine_is_learnt_as_from_tensors(here: Path, monkeypatch: pytest.MonkeyPa
     solution = fit(x[train], y[train], C=1.0)
     expected = (x[test] @ solution.weight.float().T + solution.bias.float()).argmax(1) == y[test]
     results: list[Any] = []
-    monkeypatch.setattr("softmax_torch.cli.commands.figures", lambda r: results.append(r) or "")
+    monkeypatch.setattr(
+        "softmax_torch.cli.commands.format_metrics", lambda r: results.append(r) or ""
+    )
     cli.main(["fit", "--config", str(CONFIG), "--data.file", "wine.csv", "--data.target", "target"])
     accuracy = expected.double().mean().item()
     assert accuracy > 0.9
