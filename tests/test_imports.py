@@ -32,6 +32,7 @@ FLOORS = [
     ["predictor"],
     ["export"],
     ["data"],
+    ["lightning_compat"],
     ["training"],
     ["report"],
     ["cli"],
@@ -40,6 +41,7 @@ FLOORS = [
 EXTRAS = {
     "data": [*TRAINING, "pyarrow"],
     "training": TRAINING,
+    "lightning_compat": TRAINING,
     "cli": [*TRAINING, "pyarrow"],
     "backbones": ["torchvision"],
     "estimator": ["sklearn"],
