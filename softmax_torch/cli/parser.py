@@ -12,7 +12,7 @@ import re
 from argparse import SUPPRESS
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jsonargparse import ArgumentParser
 
@@ -21,7 +21,7 @@ from softmax_torch.cli.console import program_name
 from softmax_torch.cli.requests import Request, read_config
 from softmax_torch.storage.checkpoints import CHECKPOINT_SECONDS
 
-__all__ = ["COMMANDS", "CONFIG_HELP", "build_parser", "parse"]
+__all__ = ["COMMANDS", "CONFIG_HELP", "HIDDEN_RUN_ARGUMENTS", "build_parser", "parse"]
 
 CONFIG_HELP = "YAML with settings; by default config.yaml of the run, and for fit digits.yaml."
 
@@ -32,17 +32,20 @@ RUN_SETTINGS = ("name", "runs", "checkpoint_seconds")
 """Settings of fit; other commands accept and ignore them, as config.yaml holds them."""
 
 
+Argument = tuple[str, dict[str, Any]]
+
+
 class Command(NamedTuple):
     """A command of the program.
 
     Attributes:
         description: what it does.
-        add_arguments: declares its own arguments.
-        settings: the settings it takes.
+        arguments: its own arguments.
+        settings: names of the settings it takes.
     """
 
     description: str
-    add_arguments: Callable[[ArgumentParser], None]
+    arguments: tuple[Argument, ...]
     settings: tuple[str, ...] = (*CLASS_SETTINGS, "print_config", *RUN_SETTINGS)
 
 
@@ -61,7 +64,7 @@ def build_parser(
     parser = ArgumentParser(prog=program_name(), description="Softmax regression.")
     subcommands = parser.add_subcommands(required=True)
     parsers = {}
-    for name, (description, add_arguments, settings) in COMMANDS.items():
+    for name, (description, arguments, settings) in COMMANDS.items():
         sub = (kind if name == command else ArgumentParser)(
             # The usage that argparse makes fills a screen and hides the error below it.
             usage=f"{program_name()} {name} {'RUN ' * (name == 'report')}[options]",
@@ -72,7 +75,8 @@ def build_parser(
             add_settings(sub)
         elif settings:
             sub.add_argument("-c", "--config", action="append", help=CONFIG_HELP)
-        add_arguments(sub)
+        for flag, options in arguments:
+            sub.add_argument(flag, **options)
         parsers[name] = sub
         subcommands.add_subcommand(name, sub, help=description)
     return parser, parsers
@@ -144,135 +148,108 @@ def check_config(parser: ArgumentParser, config: str) -> None:
             parser.error(f"--config: {config}: Option '{key}' is not accepted")
 
 
-def add_fit(parser: ArgumentParser) -> None:
-    """Declare the arguments of fit."""
-    add_run_settings(parser)
-    parser.add_argument(
-        "--resume",
-        nargs="?",
-        const="",
-        help="Directory of a run to resume; without one, the newest run of the name.",
-    )
-    add_checkpoint(parser, "Checkpoint that a new run continues from.")
+def argument(flag: str, help: str, **options: Any) -> Argument:
+    """Return an argument: its flag, and options of ``add_argument``."""
+    return flag, {"help": help, **options}
 
 
-def add_run_settings(parser: ArgumentParser, shown: bool = True) -> None:
-    """Declare the settings of ``RUN_SETTINGS``, in the help or hidden from it."""
-    kinds = {"name": str, "runs": str, "checkpoint_seconds": float}
-    defaults = {"name": "softmax_regression", "runs": "runs"}
-    texts = {
-        "name": "Name of the run.",
-        "runs": "Folder that runs are written to.",
-        "checkpoint_seconds": "Time between two checkpoints within an epoch; one is at its end.",
-    }
-    for name in RUN_SETTINGS:
-        parser.add_argument(
-            f"--{name}",
-            type=kinds[name],
-            default=defaults.get(name, CHECKPOINT_SECONDS),
-            help=texts[name] if shown else SUPPRESS,
-        )
-
-
-def add_checkpoint(parser: ArgumentParser, text: str, required: bool = False) -> None:
-    """Declare --ckpt_path."""
-    parser.add_argument("--ckpt_path", type=str | None, required=required, help=text)
-
-
-def add_evaluation(parser: ArgumentParser) -> None:
-    """Declare the arguments of validate and test."""
-    add_checkpoint(parser, "The checkpoint.")
-    add_calibrated(parser)
-
-
-def add_calibrated(parser: ArgumentParser) -> None:
-    """Declare --calibrated."""
-    parser.add_argument(
-        "--calibrated",
-        action="store_true",
-        help="Apply the calibration that the command calibrate stored in the checkpoint.",
-    )
-
-
-def add_predict(parser: ArgumentParser) -> None:
-    """Declare the arguments of predict."""
-    add_evaluation(parser)
-    add_input(parser, "What to predict")
-    parser.add_argument(
-        "--output",
-        type=str | None,
-        help="A new file that ends in .csv, .jsonl or .parquet; by default predictions.csv beside "
-        "the checkpoint, or predictions_1.csv, ...",
-    )
-    parser.add_argument(
-        "--top_k", type=int, default=1, help="How many of the most probable classes to name."
-    )
-    parser.add_argument(
-        "--probabilities", action="store_true", help="Write the probability of every class too."
-    )
-    parser.add_argument(
-        "--device", type=str | None, help="Device for --input; by default a GPU, if there is one."
-    )
-
-
-def add_input(parser: ArgumentParser, text: str) -> None:
-    """Declare --input."""
-    parser.add_argument(
-        "--input",
-        type=str | None,
-        help=f"{text}: a file or folder of the kind that the model was trained on; without one, "
-        "the test set of the run.",
-    )
-
-
-def add_calibrate(parser: ArgumentParser) -> None:
-    """Declare the arguments of calibrate."""
-    add_checkpoint(parser, "The checkpoint, which is rewritten with its calibration in it.")
-    parser.add_argument(
-        "--method",
-        type=Method,
-        default="temperature",
-        help="One temperature; or vector, a scale and a shift for each class.",
-    )
-
-
-def add_report(parser: ArgumentParser) -> None:
-    """Declare the arguments of report."""
-    parser.add_argument("run", nargs="?", metavar="RUN", help="Directory of the run.")
-    add_checkpoint(parser, "The checkpoint; by default the one that fit names at its end.")
-
-
-def add_export(parser: ArgumentParser) -> None:
-    """Declare the arguments of export."""
-    add_checkpoint(parser, "The checkpoint.", required=True)
-    parser.add_argument(
-        "--output",
-        type=str,
-        required=True,
-        help="A new file that ends in .onnx, .pt2 or .safetensors; a name without a suffix is a "
-        "folder with model.safetensors and config.json.",
-    )
-    add_input(parser, "Real inputs to compare on")
-    add_calibrated(parser)
-
+CKPT_PATH = argument("--ckpt_path", "The checkpoint.", type=str | None)
+CALIBRATED = argument(
+    "--calibrated",
+    "Apply the calibration that the command calibrate stored in the checkpoint.",
+    action="store_true",
+)
+INPUT = argument(
+    "--input",
+    "Raw inputs: a file or folder of the kind that the model was trained on; without one, the test "
+    "set of the run.",
+    type=str | None,
+)
+RUN_ARGUMENTS = (
+    argument("--name", "Name of the run.", default="softmax_regression"),
+    argument("--runs", "Folder that runs are written to.", default="runs"),
+    argument(
+        "--checkpoint_seconds",
+        "Time between two checkpoints within an epoch; there is one at its end.",
+        type=float,
+        default=CHECKPOINT_SECONDS,
+    ),
+)
+HIDDEN_RUN_ARGUMENTS = tuple(
+    argument(flag, **(options | {"help": SUPPRESS})) for flag, options in RUN_ARGUMENTS
+)
+"""For commands other than fit, which ignore what config.yaml says of the run."""
 
 COMMANDS = {
     "fit": Command(
         "Train a model, and evaluate its best checkpoint.",
-        add_fit,
-        (*CLASS_SETTINGS, "print_config"),  # those of the run are arguments of its own
+        (
+            *RUN_ARGUMENTS,
+            argument(
+                "--resume",
+                "Directory of a run to resume; without one, the newest run of the name.",
+                nargs="?",
+                const="",
+            ),
+            argument("--ckpt_path", "Checkpoint to continue from in a new run.", type=str | None),
+        ),
+        (*CLASS_SETTINGS, "print_config"),
     ),
-    "validate": Command("Print the metrics of the validation set.", add_evaluation),
-    "test": Command("Print the metrics of the test set.", add_evaluation),
-    "predict": Command("Write labels and probabilities of samples to a file.", add_predict),
+    "validate": Command("Print the metrics of the validation set.", (CKPT_PATH, CALIBRATED)),
+    "test": Command("Print the metrics of the test set.", (CKPT_PATH, CALIBRATED)),
+    "predict": Command(
+        "Write labels and probabilities of samples to a file.",
+        (
+            *(CKPT_PATH, CALIBRATED, INPUT),
+            argument(
+                "--output",
+                "A new file that ends in .csv, .jsonl or .parquet; by default predictions.csv "
+                "beside the checkpoint, or predictions_1.csv, ...",
+                type=str | None,
+            ),
+            argument("--top_k", "Number of most probable classes to name.", type=int, default=1),
+            argument(
+                "--probabilities", "Write the probability of every class too.", action="store_true"
+            ),
+            argument("--device", "With --input: device; by default a GPU, if there is one."),
+        ),
+    ),
     "calibrate": Command(
-        "Fit a temperature to the validation set, and store it in the checkpoint.", add_calibrate
+        "Fit a temperature to the validation set, and store it in the checkpoint.",
+        (
+            CKPT_PATH,
+            argument(
+                "--method",
+                "One temperature; or vector, a scale and a shift for each class.",
+                type=Method,
+                default="temperature",
+            ),
+        ),
     ),
-    "report": Command("Write a page about a run.", add_report),
+    "report": Command(
+        "Write a page about a run.",
+        (
+            argument("run", "Directory of the run.", nargs="?", metavar="RUN"),
+            argument(
+                "--ckpt_path",
+                "The checkpoint; by default the one that fit names at its end.",
+                type=str | None,
+            ),
+        ),
+    ),
     "export": Command(
         "Write a classifier for other programs, from raw inputs to classes and probabilities, "
         "after its predictions were compared with the checkpoint's on real inputs.",
-        add_export,
+        (
+            argument("--ckpt_path", "The checkpoint.", required=True),
+            argument(
+                "--output",
+                "A new file that ends in .onnx, .pt2 or .safetensors; a name without a suffix is a "
+                "folder with model.safetensors and config.json.",
+                required=True,
+            ),
+            *(INPUT, CALIBRATED),
+        ),
         ("data",),
     ),
 }

@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import seed_everything
 from lightning.pytorch.cli import LightningArgumentParser
 
-from softmax_torch.cli.parser import CONFIG_HELP, add_run_settings, build_parser
+from softmax_torch.cli.parser import CONFIG_HELP, HIDDEN_RUN_ARGUMENTS, build_parser
 from softmax_torch.cli.requests import Request
 from softmax_torch.data import TensorDataModule
 from softmax_torch.report.reporting import ReportingTrainer
@@ -73,7 +73,8 @@ def settings_parser(command: str) -> tuple[ArgumentParser, ArgumentParser]:
         for size in SIZES:
             parser.link_arguments(f"data.{size}", f"model.init_args.{size}", apply_on="instantiate")
         if command != "fit":
-            add_run_settings(parser, shown=False)
+            for flag, options in HIDDEN_RUN_ARGUMENTS:
+                parser.add_argument(flag, **options)
 
     parser, parsers = build_parser(command, add_settings, SettingsParser)
     return parser, parsers[command]

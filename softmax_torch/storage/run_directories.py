@@ -11,7 +11,6 @@ import io
 import itertools
 import os
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 
 from softmax_torch.storage.atomic_files import (
@@ -21,24 +20,39 @@ from softmax_torch.storage.atomic_files import (
     write_atomically,
 )
 
-__all__ = ["CONFIG_FILE", "MetricsFile", "RunDirectory", "latest_run", "read_metrics"]
+__all__ = [
+    "CONFIG_FILE",
+    "METRICS_FILE",
+    "RunDirectory",
+    "create_run_directory",
+    "latest_run",
+    "read_metrics",
+]
 
 CONFIG_FILE, METRICS_FILE = "config.yaml", "metrics.csv"
 """Files of a run directory, besides its checkpoints."""
 
 
 class RunDirectory:
-    """The directory of a run, locked until it is closed.
+    """The directory of a run and its metrics.csv, locked until it is closed.
+
+    The file grows by rows and, where a row has new names, by columns.
 
     Args:
-        path: an existing directory.
+        path: an existing directory; partial files of an earlier process are deleted.
+
+    Attributes:
+        metrics: path of metrics.csv, which need not exist.
+        rows: its rows, each with the columns that have a value in it.
 
     Raises:
         BlockingIOError: another process is writing to it.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.metrics = path, path / METRICS_FILE
+        self.rows: list[dict[str, str]] = []
+        self._columns: list[str] = []
         try:
             self._lock = lock_folder(path)
         except BlockingIOError:
@@ -46,63 +60,16 @@ class RunDirectory:
                 f"{path}: expected a run directory that is free, got one that another process is "
                 "writing to"
             ) from None
-        self.metrics = MetricsFile(path / METRICS_FILE)
-
-    @classmethod
-    def create(cls, root: Path, name: str) -> RunDirectory:
-        """Create the first version of this name that does not exist."""
-        for number in itertools.count():
-            path = root / name / f"version_{number}"
-            try:
-                path.mkdir(parents=True)
-            except FileExistsError:
-                if not root.is_dir() or not path.parent.is_dir():
-                    raise
-                continue
-            return cls(path)
-        raise AssertionError("unreachable")
-
-    @classmethod
-    def reopen(cls, path: Path) -> RunDirectory:
-        """Open the directory of an earlier run: delete partial files, and read its metrics."""
-        directory = cls(path)
         for partial in path.glob(f".*{PARTIAL_SUFFIX}"):
             partial.unlink()
-        directory.metrics.load()
-        return directory
+        if self.metrics.exists():
+            self._columns, self.rows = read_metrics(self.metrics)
 
-    def close(self) -> None:
-        """Release the lock; the end of the process does so too."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
-
-
-class MetricsFile:
-    """A CSV file that grows by rows and, where a row has new names, by columns.
-
-    Args:
-        path: the file, which need not exist.
-
-    Attributes:
-        rows: the rows in the file, each with the columns that have a value in it.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.rows: list[dict[str, str]] = []
-        self._columns: list[str] = []
-
-    def load(self) -> None:
-        """Read the rows of an existing file."""
-        if self.path.exists():
-            self._columns, self.rows = read_metrics(self.path)
-
-    def append(self, row: Mapping[str, str]) -> None:
+    def append(self, row: dict[str, str]) -> None:
         """Append a row."""
-        self.rows.append(dict(row))
-        if row.keys() <= set(self._columns) and self.path.exists():
-            with name_in_errors(self.path), self.path.open("a", newline="") as file:
+        self.rows.append(row)
+        if row.keys() <= set(self._columns) and self.metrics.exists():
+            with name_in_errors(self.metrics), self.metrics.open("a", newline="") as file:
                 csv.DictWriter(file, self._columns).writerow(row)
         else:
             self._columns += [name for name in row if name not in self._columns]
@@ -111,14 +78,14 @@ class MetricsFile:
     def sync(self) -> None:
         """Synchronize the rows with the disk, before a checkpoint records how many there are."""
         if self.rows:
-            with name_in_errors(self.path), self.path.open("rb") as file:
+            with name_in_errors(self.metrics), self.metrics.open("rb") as file:
                 os.fsync(file.fileno())
 
     def truncate(self, rows: int) -> None:
         """Keep the first rows, those that were logged before a checkpoint."""
         if rows > len(self.rows):
             warnings.warn(
-                f"{self.path}: expected the {rows} rows that were there when the checkpoint was "
+                f"{self.metrics}: expected the {rows} rows that were there when the checkpoint was "
                 f"written, got {len(self.rows)}",
                 stacklevel=2,
             )
@@ -126,12 +93,32 @@ class MetricsFile:
         if self._columns:
             self._write()
 
+    def close(self) -> None:
+        """Release the lock; the end of the process does so too."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
     def _write(self) -> None:
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, self._columns)
         writer.writeheader()
         writer.writerows(self.rows)
-        write_atomically(self.path, text.getvalue().encode())
+        write_atomically(self.metrics, text.getvalue().encode())
+
+
+def create_run_directory(root: Path, name: str) -> RunDirectory:
+    """Create the first version of this name that does not exist."""
+    for number in itertools.count():
+        path = root / name / f"version_{number}"
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            if not root.is_dir() or not path.parent.is_dir():
+                raise
+        else:
+            break
+    return RunDirectory(path)
 
 
 def read_metrics(path: Path) -> tuple[list[str], list[dict[str, str]]]:

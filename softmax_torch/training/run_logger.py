@@ -14,7 +14,11 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from softmax_torch.storage.run_directories import RunDirectory
+from softmax_torch.storage.run_directories import (
+    METRICS_FILE,
+    RunDirectory,
+    create_run_directory,
+)
 
 __all__ = ["RunLogger"]
 
@@ -58,11 +62,9 @@ class RunLogger(Logger):
 
         Other processes get the path from the callback that writes checkpoints.
         """
-        if self._directory is None:
-            self._create()
-        if self._directory is None:
-            return self._root / self._name / "version_0"
-        return self._directory.path
+        self._create()
+        found = self._directory
+        return self._root / self._name / "version_0" if found is None else found.path
 
     @property
     def log_dir(self) -> str:
@@ -77,30 +79,29 @@ class RunLogger(Logger):
     @property
     def path(self) -> Path:
         """Path of metrics.csv."""
-        return self.folder / "metrics.csv"
+        return self.folder / METRICS_FILE
 
     @property
     def rows(self) -> int:
         """Number of rows in metrics.csv."""
-        return 0 if self._directory is None else len(self._directory.metrics.rows)
+        return 0 if self._directory is None else len(self._directory.rows)
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Append a row."""
         row = {"step": str(step)}
         row |= {k: str(x) if isinstance(x, int) else repr(float(x)) for k, x in metrics.items()}
-        self._opened().metrics.append(row)
+        self._created().append(row)
 
     @rank_zero_only
     def sync(self) -> None:
         """Synchronize the rows with the disk, before a checkpoint records how many there are."""
-        if self._directory is not None:
-            self._directory.metrics.sync()
+        self._created().sync()
 
     @rank_zero_only
     def truncate(self, rows: int) -> None:
         """Keep the first rows, those that were logged before a checkpoint."""
-        self._opened().metrics.truncate(rows)
+        self._created().truncate(rows)
 
     def close(self) -> None:
         """Release the directory; the end of the process does so too."""
@@ -111,16 +112,16 @@ class RunLogger(Logger):
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Log nothing: config.yaml has the hyper-parameters."""
 
-    def _opened(self) -> RunDirectory:
+    @rank_zero_only
+    def _create(self) -> None:
         if self._directory is None:
-            self._create()
-        assert self._directory is not None, "the first process alone logs"
+            self._directory = create_run_directory(self._root, self._name)
+
+    def _created(self) -> RunDirectory:
+        self._create()
+        assert self._directory is not None, "called in the first process alone"
         return self._directory
 
     @rank_zero_only
-    def _create(self) -> None:
-        self._directory = RunDirectory.create(self._root, self._name)
-
-    @rank_zero_only
     def _reopen(self, folder: Path) -> None:
-        self._directory = RunDirectory.reopen(folder)
+        self._directory = RunDirectory(folder)
