@@ -1,4 +1,4 @@
-"""From a table to answers, by the commands that the README shows, and from a checkpoint alone."""
+"""The README's commands take a table to predictions; a checkpoint alone predicts as its run does."""
 
 import csv
 import json
@@ -26,7 +26,7 @@ CHECKPOINT = Path("runs", "table", "version_0", "last.ckpt")
 
 
 def commands(section: str) -> list[list[str]]:
-    """The commands of a section of the README, as lists of their arguments."""
+    """Return the commands of a section of the README, as lists of their arguments."""
     text = (ROOT / "README.md").read_text().split(f"\n## {section}\n")[1].split("\n## ")[0]
     shown = "".join(block.split("```")[0] for block in text.split("```sh\n")[1:])
     lines = shown.replace("\\\n", " ").splitlines()
@@ -39,7 +39,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_the_readme_goes_from_a_table_to_answers(
+def test_the_commands_of_the_readme_take_a_table_to_predictions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -75,7 +75,7 @@ def test_the_readme_goes_from_a_table_to_answers(
     assert all(float(row["probability"]) > 1 / 3 for row in rows)
     page = Path("runs", "table", "version_0", "report", "index.html").read_text()
     assert "petal length (cm)" in page
-    # what was exported says the same of the same rows, with nothing of ours
+    # The exported file predicts the same for the same rows, without this package.
     columns = pd.read_csv("new.csv").to_dict("series")
     session = onnxruntime.InferenceSession("species.onnx")
     p, kinds = session.run(
@@ -86,7 +86,7 @@ def test_the_readme_goes_from_a_table_to_answers(
 
 
 def customers(n: int, seed: int) -> pd.DataFrame:
-    """Numbers, categories and booleans, some of each missing, and a name for each row."""
+    """Return a table of numbers, categories and booleans, some missing, with a name a row."""
     rng = np.random.default_rng(seed)
     y = rng.integers(0, 3, n)
     frame = pd.DataFrame(
@@ -106,11 +106,11 @@ def customers(n: int, seed: int) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on such a table, and what it predicts of its test set."""
+    """A run on such a table, and its predictions for the test set."""
     top = tmp_path_factory.mktemp("customers")
     customers(200, 0).to_csv(top / "train.csv", index=False)
     test = customers(90, 1)
-    test.loc[3, "city"] = "Bergen"  # where nobody of the training samples lives
+    test.loc[3, "city"] = "Bergen"  # a category that no training sample has
     test.to_csv(top / "test.csv", index=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(top)
@@ -126,7 +126,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_checkpoint_alone_predicts_as_its_run_does(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In another process and place, to the last bit, with a column of classes or without."""
+    """In another process and folder, to the last bit, with a column of classes or without."""
     shutil.copy(trained / CHECKPOINT, tmp_path / "copy.ckpt")
     shutil.copy(trained / "test.csv", tmp_path)
     pd.read_csv(trained / "test.csv").drop(columns="bought").to_parquet(tmp_path / "test.parquet")
@@ -146,7 +146,7 @@ def test_a_checkpoint_alone_predicts_as_its_run_does(
     assert done.returncode == 0, done.stderr
     ids, p = json.loads(done.stdout)
     assert ids == [row["id"] for row in expected]
-    # nine digits are written, which tell any two floats apart
+    # Nine digits are written, which tell any two float32 apart.
     written = [
         [float(row[f"p_{name}"]) for name in ("bike", "boat", "nothing")] for row in expected
     ]
@@ -158,7 +158,7 @@ def test_a_checkpoint_alone_predicts_as_its_run_does(
         assert rows_of(tmp_path / f"{name}.csv") == expected
 
 
-def test_rows_in_memory_are_predicted_as_those_of_the_file(trained: Path) -> None:
+def test_rows_in_memory_get_the_predictions_of_the_file(trained: Path) -> None:
     found = softmax_torch.load(trained / CHECKPOINT)
     p = found.predict_proba(str(trained / "test.csv"))
     [(ids, of_file)] = found.predict_file(trained / "test.csv")
@@ -173,7 +173,7 @@ def test_rows_in_memory_are_predicted_as_those_of_the_file(trained: Path) -> Non
 
 
 class Evil:
-    """Unpickled, it makes a file."""
+    """Creates a file when it is unpickled."""
 
     def __reduce__(self) -> Any:
         return Path.touch, (Path("run"),)
@@ -198,4 +198,4 @@ def test_code_in_a_checkpoint_is_not_run(
             cli.main([*args, "--ckpt_path", "evil.ckpt"])
     assert sorted(path.name for path in Path().iterdir()) == before
     torch.load("evil.ckpt", weights_only=False)
-    assert Path("run").exists()  # as it would have been
+    assert Path("run").exists()  # an unrestricted load runs the code

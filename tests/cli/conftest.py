@@ -1,4 +1,4 @@
-"""What tests of the command line begin with: an empty folder, a run on digits."""
+"""Fixtures for tests of the command line: an empty current folder, and a run on digits."""
 
 import shutil
 from pathlib import Path
@@ -24,7 +24,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 @pytest.fixture
 def to_calibrate(digits: tuple[Path, str], here: Path) -> Path:
-    """A copy of the run on digits, as one that calibrate changes."""
+    """A copy of the run on digits: calibrate changes its checkpoint."""
     ignored = shutil.ignore_patterns("predictions*.csv")
     shutil.copytree(digits[0].parent, here / "run", ignore=ignored)
     return here / "run" / "best.ckpt"

@@ -1,4 +1,4 @@
-"""The program as a user starts it, and what it left behind."""
+"""Run the program as a user does, and read its output and its metrics."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ SHORT = ["--trainer.max_epochs", "2", "--trainer.accelerator", "cpu"]
 
 
 def run(*args: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """train.py as a user starts it, from another folder."""
+    """Run train.py in a process of its own, from another folder."""
     return subprocess.run(
         [sys.executable, str(ROOT / "train.py"), *args],
         capture_output=True,
@@ -20,7 +20,7 @@ def run(*args: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def figures(text: str, label: str) -> str:
-    """The line of a report that starts with a label."""
+    """Return the printed line that starts with a label."""
     [line] = [line for line in text.splitlines() if line.startswith(f"{label}  ")]
     return line
 

@@ -1,4 +1,4 @@
-"""A calibration is found, kept in the checkpoint, and used where it is asked for."""
+"""calibrate stores a calibration in the checkpoint; --calibrated applies it."""
 
 import csv
 import shutil
@@ -12,7 +12,7 @@ from softmax_torch.storage.checkpoints import is_damaged, read_checkpoint
 
 
 @pytest.mark.parametrize("method", ["temperature", "vector"])
-def test_a_calibration_is_kept_and_used_when_asked(
+def test_a_calibration_is_stored_and_applied_on_request(
     method: str, to_calibrate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     results: list[dict[str, float]] = []
@@ -25,13 +25,13 @@ def test_a_calibration_is_kept_and_used_when_asked(
     before, after, plain, calibrated = results
     assert (plain, calibrated) == (before, after)
     assert after["val/nll"] < before["val/nll"]
-    # the rest of the checkpoint is as it was, and whole
+    # The checkpoint is whole, and its other content unchanged.
     assert not is_damaged(to_calibrate)
     content = read_checkpoint(to_calibrate)
     assert set(content) - {"calibration"} == set(read_checkpoint(to_calibrate.parent / "last.ckpt"))
 
 
-def test_predictions_are_calibrated_when_asked(to_calibrate: Path) -> None:
+def test_predictions_are_calibrated_on_request(to_calibrate: Path) -> None:
     path = ["--ckpt_path", str(to_calibrate)]
     cli.main(["calibrate", *path])
     temperature = 1 / read_checkpoint(to_calibrate)["calibration"]["scale"].item()
@@ -49,7 +49,7 @@ def test_predictions_are_calibrated_when_asked(to_calibrate: Path) -> None:
     torch.testing.assert_close(calibrated, expected, rtol=1e-4, atol=1e-7)
 
 
-def test_a_run_goes_on_from_a_calibrated_checkpoint_as_from_another(
+def test_a_run_resumes_from_a_calibrated_checkpoint_as_from_another(
     to_calibrate: Path, here: Path
 ) -> None:
     flags = ["--trainer.max_epochs", "31"]
@@ -58,12 +58,12 @@ def test_a_run_goes_on_from_a_calibrated_checkpoint_as_from_another(
     for folder in ("run", "other"):
         cli.main(["fit", "--resume", folder, *flags])
     mine, other = (read_checkpoint(here / folder / "last.ckpt") for folder in ("run", "other"))
-    assert "calibration" not in mine  # that was of other weights
+    assert "calibration" not in mine  # it was fitted to other weights
     for name, value in mine["state_dict"].items():
         assert torch.equal(value, other["state_dict"][name])
 
 
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])
-def test_what_is_not_calibrated_is_refused(command: str, to_calibrate: Path) -> None:
+def test_a_checkpoint_without_a_calibration_is_refused(command: str, to_calibrate: Path) -> None:
     with pytest.raises(ValueError, match="expected a checkpoint with a calibration, got one with"):
         cli.main([command, "--ckpt_path", str(to_calibrate), "--calibrated"])

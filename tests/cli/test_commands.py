@@ -1,4 +1,4 @@
-"""What a user types, and reads."""
+"""Commands do and print what they promise, and agree on metrics."""
 
 import csv
 import re
@@ -49,7 +49,7 @@ def test_a_checkpoint_reproduces_the_printed_figures(
 def test_a_checkpoint_reproduces_the_logged_figures_exactly(
     digits: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """to the last bit, not to what is printed of them."""
+    """To the last bit, beyond the printed digits."""
     path, _ = digits
     with (path.parent / "metrics.csv").open() as file:
         [logged] = [row for row in csv.DictReader(file) if row["test/nll"]]
@@ -69,7 +69,7 @@ def test_the_console_program_is_the_same(
 
 def test_predict_writes_probabilities(digits: tuple[Path, str], capsys: Any) -> None:
     path, _ = digits
-    for name in ("predictions.csv", "predictions_1.csv"):  # nothing is written over
+    for name in ("predictions.csv", "predictions_1.csv"):  # no file is overwritten
         cli.main(["predict", "--ckpt_path", str(path), "--probabilities"])
         assert f"{name} (359 samples, 10 classes)" in capsys.readouterr().out
         with (path.parent / name).open() as file:
@@ -93,7 +93,7 @@ def test_a_run_directory_is_never_written_twice(here: Path) -> None:
     assert (here / "runs" / "digits" / "version_1" / "best.ckpt").exists()
 
 
-def test_a_run_goes_on_from_a_checkpoint(here: Path, capsys: Any) -> None:
+def test_a_new_run_continues_from_a_checkpoint(here: Path, capsys: Any) -> None:
     cli.main(["fit", *SHORT])
     cli.main(["fit", "--ckpt_path", "runs/digits/version_0/last.ckpt", "--trainer.max_epochs", "3"])
     text = (here / "runs" / "digits" / "version_1" / "metrics.csv").read_text()
@@ -131,7 +131,7 @@ def test_help_has_the_settings_of_both_models(capsys: Any) -> None:
     assert "--model.in_features" not in text
 
 
-def test_flags_go_over_the_configuration(here: Path) -> None:
+def test_flags_override_the_configuration(here: Path) -> None:
     cli.main(
         ["fit", *SHORT, "--name", "mine", "--runs", "elsewhere"]
         + ["--model.optimizer", "AdamW", "--model.optimizer.lr", "0.02"]

@@ -1,4 +1,4 @@
-"""What a user is told when something is wrong."""
+"""Unusable arguments and input are refused with a message, before anything is written."""
 
 import re
 import sys
@@ -62,9 +62,7 @@ def test_arguments_that_do_not_exist(
         (["fit", "--data.batch_size", "0"], ValueError, "batch_size: expected at least 1"),
     ],
 )
-def test_input_that_cannot_be_used(
-    args: list[str], kind: type[Exception], message: str, here: Path
-) -> None:
+def test_unusable_input(args: list[str], kind: type[Exception], message: str, here: Path) -> None:
     (here / "text.ckpt").write_text("not a checkpoint")
     torch.save({"weights": torch.ones(1)}, here / "other.ckpt")
     torch.save({"state_dict": {}, "hyper_parameters": {}}, here / "alone.ckpt")
@@ -120,7 +118,7 @@ def test_a_user_reads_a_message_and_no_traceback(
     assert "Traceback" not in done.stderr
 
 
-def test_errors_of_others_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_of_other_packages_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commands, "record_settings", lambda session: int("not ours"))
     monkeypatch.setattr(sys, "argv", ["train.py", "fit", "--trainer.fast_dev_run", "true"])
     with pytest.raises(ValueError, match="invalid literal"):

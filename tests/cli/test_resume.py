@@ -1,4 +1,4 @@
-"""Runs that end before their end, and go on."""
+"""Interrupted runs are resumed, with the same settings, to the same metrics."""
 
 import re
 import shutil
@@ -17,8 +17,8 @@ from softmax_torch import cli
 from softmax_torch.training.run_logger import RunLogger
 
 
-def test_a_run_whose_configuration_names_no_class_goes_on(here: Path, capsys: Any) -> None:
-    """as those of earlier versions do not."""
+def test_a_run_whose_configuration_names_no_class_is_resumed(here: Path, capsys: Any) -> None:
+    """Earlier versions wrote such configurations."""
     cli.main(["fit", *SHORT])
     path = here / "runs" / "digits" / "version_0" / "config.yaml"
     settings = yaml.safe_load(path.read_text())
@@ -29,7 +29,7 @@ def test_a_run_whose_configuration_names_no_class_goes_on(here: Path, capsys: An
 
 
 @pytest.mark.parametrize("where", [[], ["runs/digits/version_0"]])
-def test_resume_goes_on_in_the_directory_of_the_run(
+def test_resume_continues_in_the_directory_of_the_run(
     where: list[str], here: Path, capsys: Any
 ) -> None:
     flags = ["--trainer.accelerator", "cpu", "--trainer.max_epochs"]
@@ -54,7 +54,9 @@ def test_resume_takes_the_newest_run_of_the_name(here: Path, capsys: Any) -> Non
     assert len(metrics(here, 1)) > len(metrics(here, 0))
 
 
-def test_resume_without_a_checkpoint_begins_anew_in_place(here: Path, capsys: Any) -> None:
+def test_resume_without_a_checkpoint_starts_again_in_the_same_directory(
+    here: Path, capsys: Any
+) -> None:
     cli.main(["fit", *SHORT])
     expected = metrics(here)
     for path in (here / "runs" / "digits" / "version_0").glob("*.ckpt"):
@@ -64,7 +66,7 @@ def test_resume_without_a_checkpoint_begins_anew_in_place(here: Path, capsys: An
     assert metrics(here) == expected
 
 
-def test_resume_says_which_files_are_damaged(here: Path, capsys: Any) -> None:
+def test_resume_names_damaged_files(here: Path, capsys: Any) -> None:
     cli.main(["fit", *SHORT])
     last = here / "runs" / "digits" / "version_0" / "last.ckpt"
     last.write_bytes(last.read_bytes()[:-1])
@@ -106,7 +108,7 @@ def test_resume_with_other_settings_is_refused(
         (["fit", "--resume", "-c", "broken"], "--config: expected YAML in broken, got while"),
     ],
 )
-def test_what_cannot_be_resumed(args: list[str], message: str, here: Path) -> None:
+def test_refusals_of_resume(args: list[str], message: str, here: Path) -> None:
     (here / "empty").write_text("")
     (here / "broken").write_text("name: [")
     with pytest.raises((ValueError, FileNotFoundError), match=message):
@@ -114,7 +116,7 @@ def test_what_cannot_be_resumed(args: list[str], message: str, here: Path) -> No
     assert not (here / "runs").exists()
 
 
-def test_a_run_that_is_under_way_is_left_alone(here: Path) -> None:
+def test_a_running_run_is_not_resumed(here: Path) -> None:
     cli.main(["fit", *SHORT])
     logger = RunLogger("runs", "digits", Path("runs/digits/version_0"))
     with pytest.raises(BlockingIOError, match="another process is writing to"):

@@ -40,7 +40,7 @@ def verified(path: Path) -> tuple[int, str]:
         return checkpoints._verify(file)
 
 
-def test_torch_reads_it_as_any_other(tmp_path: Path) -> None:
+def test_torch_reads_a_checkpoint(tmp_path: Path) -> None:
     path = write(tmp_path / "a.ckpt")
     for read in (
         torch.load(path, weights_only=True),
@@ -55,7 +55,7 @@ def test_torch_reads_it_as_any_other(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["a.ckpt"]
 
 
-def test_the_newest_by_step_wins_and_the_last_of_equals(tmp_path: Path) -> None:
+def test_the_newest_has_the_most_steps_and_last_wins_a_tie(tmp_path: Path) -> None:
     for name, step in (("last", 30), ("best", 30), ("previous", 20), ("a", 4)):
         write(tmp_path / f"{name}.ckpt", step)
     assert newest(tmp_path) == ((tmp_path / "last.ckpt", 30), [])
@@ -64,7 +64,7 @@ def test_the_newest_by_step_wins_and_the_last_of_equals(tmp_path: Path) -> None:
     assert newest(tmp_path / "nowhere") == (None, [])
 
 
-def test_any_byte_that_changed_is_noticed(tmp_path: Path) -> None:
+def test_any_changed_byte_is_found(tmp_path: Path) -> None:
     write(tmp_path / "previous.ckpt", 2)
     last = write(tmp_path / "last.ckpt", 3)
     good = last.read_bytes()
@@ -95,8 +95,8 @@ def test_a_file_of_another_program_is_skipped(tmp_path: Path) -> None:
     assert "no checkpoint of a run of this program" in message
 
 
-def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
-    """A limit on the size of files stands for the disk; in a process of its own."""
+def test_a_full_disk_leaves_the_existing_file(tmp_path: Path) -> None:
+    """A process with a limit on the size of files stands in for a full disk."""
     path = write(tmp_path / "last.ckpt", 3)
     good = path.read_bytes()
     program = f"""
@@ -118,8 +118,10 @@ except OSError as error:
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
 
 
-def test_a_reader_never_meets_half_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When it is renamed the new file is whole and on the disk, and the old one is there."""
+def test_a_reader_never_sees_a_partial_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the rename the new file is whole and synchronized, and the old one still there."""
     path = write(tmp_path / "last.ckpt", 3)
     synced: list[int] = []
     seen: list[tuple[Any, ...]] = []
@@ -137,7 +139,7 @@ def test_a_reader_never_meets_half_a_file(tmp_path: Path, monkeypatch: pytest.Mo
     assert verified(path) == (4, "")
 
 
-def test_code_is_never_run(tmp_path: Path) -> None:
+def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
     class Mischief:
         def __reduce__(self) -> tuple[Any, ...]:
             return Path.touch, (tmp_path / "ran",)

@@ -1,4 +1,4 @@
-"""A run directory belongs to one run at a time, and its log goes on where it was."""
+"""A run directory belongs to one process at a time; a resumed run continues its metrics."""
 
 import csv
 from concurrent.futures import ThreadPoolExecutor
@@ -14,21 +14,21 @@ def rows(logger: RunLogger) -> list[dict[str, str]]:
     return list(csv.DictReader(logger.path.read_text().splitlines()))
 
 
-def test_versions_are_taken_one_after_the_other(tmp_path: Path) -> None:
+def test_versions_are_numbered_in_order(tmp_path: Path) -> None:
     loggers = [RunLogger(tmp_path, "digits") for _ in range(3)]
     assert [logger.version for logger in loggers] == [0, 1, 2]
     assert loggers[0].version == 0
     assert Path(loggers[2].log_dir) == tmp_path / "digits" / "version_2"
 
 
-def test_gaps_and_strangers_are_left_alone(tmp_path: Path) -> None:
+def test_existing_names_are_skipped(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "version_0").write_text("not even a directory")
     assert RunLogger(tmp_path, "a").version == 1
     assert (tmp_path / "a" / "version_0").read_text() == "not even a directory"
 
 
-def test_a_folder_that_is_none_is_an_error(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         _ = RunLogger(tmp_path / "file", "a").folder
