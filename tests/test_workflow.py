@@ -1,4 +1,4 @@
-"""The README's commands take a table to predictions; a checkpoint alone predicts as its run does."""
+"""The commands of the README take a table to predictions; a checkpoint predicts as its run does."""
 
 import csv
 import json

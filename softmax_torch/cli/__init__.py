@@ -75,7 +75,7 @@ def run(request: Request, closing: ExitStack) -> None:
         from softmax_torch.cli.exporting import export_checkpoint
 
         export_checkpoint(request)
-    elif request.command == "predict" and request.own.input is not None:
+    elif request.command == "predict" and request.arguments.input is not None:
         from softmax_torch.cli.predictions import predict_input
 
         predict_input(request)

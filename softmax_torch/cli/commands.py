@@ -63,7 +63,7 @@ class Session:
     ) -> None:
         self.request, self.parser, self.config = request, parser, config
         self.model, self.data, trainer = instantiate(parser, config)
-        self.model.calibrated = request.own.get("calibrated", False)
+        self.model.calibrated = request.arguments.get("calibrated", False)
         self.timer = Timer()
         self.recorder: RunCheckpoint | None = None
         self.trainer = ReportingTrainer(**self._trainer_arguments({**trainer}, closing))
@@ -235,7 +235,7 @@ def calibrate(session: Session) -> None:
     path = session.checkpoint_path
     assert path is not None, "the request was resolved"
     before, after = session.trainer.calibrate(
-        session.model, session.data, path, session.request.own.method
+        session.model, session.data, path, session.request.arguments.method
     )
     print_line("before", format_metrics(before))
     print_line("after", format_metrics(after))
@@ -245,7 +245,7 @@ def calibrate(session: Session) -> None:
 
 def report(session: Session) -> None:
     """Write a page about a run, and print the metrics of the test set with their intervals."""
-    run = Path(session.request.own.run)
+    run = Path(session.request.arguments.run)
     path = session.checkpoint_path or checkpoint_of(run, session.model)
     findings = session.trainer.findings(session.model, session.data, str(run), path)
     samples, classes = findings.test.logits.shape

@@ -22,11 +22,11 @@ PRINTED_VALUES = 4
 
 def export_checkpoint(request: Request) -> None:
     """Export a checkpoint, and print the file, its interface and the comparison."""
-    own = request.own
-    output = Path(own.output)
+    arguments = request.arguments
+    output = Path(arguments.output)
     check_output(output)
-    classifier = predictor.load(own.ckpt_path, own.calibrated)
-    inputs = test_inputs(request, classifier.rows) if own.input is None else own.input
+    classifier = predictor.load(arguments.ckpt_path, arguments.calibrated)
+    inputs = test_inputs(request, classifier.rows) if arguments.input is None else arguments.input
     written = export(classifier, output, inputs)
     print_line("exported", f"{short_path(written.path)} ({written.title}, {size_of(written.path)})")
     for label, values in (("takes", written.inputs), ("gives", written.outputs)):
@@ -48,8 +48,10 @@ def test_inputs(request: Request, rows: int) -> Any:
     Raises:
         FileNotFoundError, ValueError: the configuration is missing, or has no settings of data.
     """
-    own = request.own
-    config = Path(own.config[-1]) if own.config else config_beside(Path(own.ckpt_path))
+    arguments = request.arguments
+    config = (
+        Path(arguments.config[-1]) if arguments.config else config_beside(Path(arguments.ckpt_path))
+    )
     data_settings = read_config(config).get("data")
     if data_settings is None:
         raise ValueError(f"--config: expected settings of data in {config}, got none")

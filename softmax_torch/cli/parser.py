@@ -103,13 +103,20 @@ def parse(args: list[str]) -> Request:
     parser, parsers = build_parser()
     own, settings = split_settings(args[1:], COMMANDS[name].settings if name in COMMANDS else ())
     request = Request(name, parser.parse_args([*args[:1], *own])[name], settings, args[1:])
-    if request.command != "export" and request.own.get("resume") is None:
-        for config in request.own.config or []:
+    if request.command != "export" and request.arguments.get("resume") is None:
+        for config in request.arguments.config or []:
             check_config(parsers[name], config)
-    beside_input = [*settings, *(["--config"] if name == "predict" and request.own.config else [])]
-    if request.own.get("input") is not None and beside_input:
+    beside_input = [
+        *settings,
+        *(["--config"] if name == "predict" and request.arguments.config else []),
+    ]
+    if request.arguments.get("input") is not None and beside_input:
         parsers[name].error(f"unrecognized arguments: {' '.join(beside_input)}")
-    if name == "predict" and request.own.input is None and request.own.device is not None:
+    if (
+        name == "predict"
+        and request.arguments.input is None
+        and request.arguments.device is not None
+    ):
         parsers[name].error("--device: expected --input beside it; else see --trainer.accelerator")
     return request
 

@@ -92,12 +92,16 @@ def new_prediction_file(request: Request) -> PredictionFile:
         FileExistsError: the file exists.
         FileNotFoundError: its folder does not.
     """
-    own = request.own
-    if own.ckpt_path is None:
+    arguments = request.arguments
+    if arguments.ckpt_path is None:
         raise ValueError("predict: expected --ckpt_path and a checkpoint")
-    if own.top_k < 1:
-        raise ValueError(f"top_k: expected a number of at least 1, got {own.top_k}")
-    path = unused_name(Path(own.ckpt_path).parent) if own.output is None else Path(own.output)
+    if arguments.top_k < 1:
+        raise ValueError(f"top_k: expected a number of at least 1, got {arguments.top_k}")
+    path = (
+        unused_name(Path(arguments.ckpt_path).parent)
+        if arguments.output is None
+        else Path(arguments.output)
+    )
     if path.suffix not in FORMATS:
         raise ValueError(
             f"output: expected a name that ends in {', '.join(FORMATS)}, got {path.name}"
@@ -106,15 +110,15 @@ def new_prediction_file(request: Request) -> PredictionFile:
         raise FileExistsError(f"output: expected a new name, got {path}, which exists")
     if not path.absolute().parent.is_dir():
         raise FileNotFoundError(f"output: expected a folder {path.parent}, got none")
-    return PredictionFile(path, own.top_k, own.probabilities)
+    return PredictionFile(path, arguments.top_k, arguments.probabilities)
 
 
 def predict_input(request: Request) -> None:
     """Predict a file or folder with a checkpoint alone."""
-    own, output = request.own, new_prediction_file(request)
-    device = own.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    classifier = predictor.load(own.ckpt_path, own.calibrated, device)
-    output.write(classifier.predict_file(own.input), classifier.class_names)
+    arguments, output = request.arguments, new_prediction_file(request)
+    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    classifier = predictor.load(arguments.ckpt_path, arguments.calibrated, device)
+    output.write(classifier.predict_file(arguments.input), classifier.class_names)
 
 
 def with_progress(batches: Iterable[Predicted]) -> Iterator[Predicted]:

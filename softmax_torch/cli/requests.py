@@ -34,7 +34,7 @@ class Request(NamedTuple):
 
     Attributes:
         command: name of the command.
-        own: its own arguments.
+        arguments: its own arguments.
         settings: arguments that are settings, such as --trainer.max_epochs and its value.
         args: all arguments after the command, with --config where it was implied.
         checkpoint: the checkpoint, read; None without one.
@@ -42,7 +42,7 @@ class Request(NamedTuple):
     """
 
     command: str
-    own: Namespace
+    arguments: Namespace
     settings: list[str]
     args: list[str]
     checkpoint: CheckpointFile | None = None
@@ -54,54 +54,60 @@ class Request(NamedTuple):
         Raises:
             FileNotFoundError, ValueError: a run, checkpoint or configuration is missing or damaged.
         """
-        if self.own.get("resume") is not None:
+        if self.arguments.get("resume") is not None:
             return self._resumed()
         checkpoint = None
-        if self.own.ckpt_path is not None:
-            path = Path(self.own.ckpt_path)
+        if self.arguments.ckpt_path is not None:
+            path = Path(self.arguments.ckpt_path)
             content = read_checkpoint(path)
             checkpoint = CheckpointFile(path, content.get("global_step", 0), content)
         return self._replace(args=self._with_config(self._implied_config()), checkpoint=checkpoint)
 
     def _implied_config(self) -> Path | None:
         """Return the configuration to use, None where --config names one."""
-        own, given = self.own, self.own.config is not None
+        arguments, given = self.arguments, self.arguments.config is not None
         if self.command == "report":
-            if own.run is None:
+            if arguments.run is None:
                 raise ValueError(
                     "report: expected the directory of a run after it, such as "
                     "runs/digits/version_0"
                 )
-            config = config_of_run(Path(own.run), self.command)
+            config = config_of_run(Path(arguments.run), self.command)
             return None if given else config
         optional = self.command == "fit" or (given and self.command in ("validate", "test"))
-        if own.ckpt_path is None and not optional:
+        if arguments.ckpt_path is None and not optional:
             raise ValueError(
                 f"{self.command}: expected --ckpt_path and a checkpoint, such as "
                 "runs/digits/version_0/best.ckpt"
             )
         if given:
             return None
-        return digits_config() if own.ckpt_path is None else config_beside(Path(own.ckpt_path))
+        return (
+            digits_config()
+            if arguments.ckpt_path is None
+            else config_beside(Path(arguments.ckpt_path))
+        )
 
     def _resumed(self) -> Request:
         """Return the request for a run that is resumed from its newest whole checkpoint."""
-        if self.own.ckpt_path is not None:
+        if self.arguments.ckpt_path is not None:
             raise ValueError("--resume: expected no --ckpt_path beside it: it finds the newest one")
-        folder = Path(self.own.resume) if self.own.resume else self._latest_run()
+        folder = Path(self.arguments.resume) if self.arguments.resume else self._latest_run()
         config = config_of_run(folder, "--resume")
         checkpoint, skipped = newest_checkpoint(folder)
         for complaint in skipped:
             print(f"warning: {complaint}", file=sys.stderr)
-        args = self._with_config(None if self.own.config else config)
+        args = self._with_config(None if self.arguments.config else config)
         return self._replace(args=args, checkpoint=checkpoint, resumed_run=folder)
 
     def _latest_run(self) -> Path:
         """Return the newest run of the name that the arguments or their configuration give."""
-        config = read_config(Path(self.own.config[-1]) if self.own.config else digits_config())
+        config = read_config(
+            Path(self.arguments.config[-1]) if self.arguments.config else digits_config()
+        )
         given = {arg.partition("=")[0] for arg in self.args}
         runs, name = (
-            self.own[key] if f"--{key}" in given else config.get(key, self.own[key])
+            self.arguments[key] if f"--{key}" in given else config.get(key, self.arguments[key])
             for key in ("runs", "name")
         )
         try:
