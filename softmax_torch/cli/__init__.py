@@ -30,14 +30,13 @@ from contextlib import ExitStack
 from softmax_torch.cli.console import error_of_this_package
 from softmax_torch.cli.processes import end_with_parent, leave_group
 
+NEEDS = "The command line needs more than the operator does: pip install 'softmax-torch[train]'"
+
 try:
     from softmax_torch.cli.parser import parse
     from softmax_torch.cli.requests import Request
 except ImportError as error:
-    raise ImportError(
-        f"{error}. The command line needs more than the operator does: "
-        "pip install 'softmax-torch[train]'"
-    ) from error
+    raise ImportError(f"{error}. {NEEDS}") from error
 
 __all__ = ["main"]
 
@@ -85,6 +84,8 @@ def run(request: Request, closing: ExitStack) -> None:
             from softmax_torch.cli.predictions import new_prediction_file
 
             new_prediction_file(request)  # an unusable --output is refused first
-        from softmax_torch.cli.commands import run_with_lightning
-
+        try:
+            from softmax_torch.cli.commands import run_with_lightning
+        except ImportError as error:
+            raise ImportError(f"{error}. {NEEDS}") from error
         run_with_lightning(request, closing)
