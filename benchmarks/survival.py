@@ -31,7 +31,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from softmax_torch import cli
-from softmax_torch.training import saving
+from softmax_torch.training import run_checkpoint
 
 ROOT = Path(__file__).parents[1]
 FLAGS = [
@@ -138,7 +138,7 @@ def run(folder: Path, args: list[str], rank: int, processes: int, port: int) -> 
         warnings.simplefilter("ignore")
         cli.main(args)
         code = 0
-    except saving.Stopped as stopped:
+    except run_checkpoint.Stopped as stopped:
         code = int(stopped.code or 0)
     except BaseException as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)

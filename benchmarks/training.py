@@ -46,9 +46,9 @@ from torchvision import datasets, transforms
 
 from softmax_torch.data import MNISTDataModule
 from softmax_torch.training import LitSoftmaxRegression
-from softmax_torch.training.progress import EpochBar
+from softmax_torch.training.progress_bar import EpochBar
+from softmax_torch.training.run_checkpoint import RunCheckpoint
 from softmax_torch.training.runs import RunLogger
-from softmax_torch.training.saving import RunCheckpoint
 
 ROOT = Path(__file__).parents[1]
 RATE, MOMENTUM = 0.1, 0.9

@@ -38,7 +38,7 @@ try:
     from softmax_torch.cli.exporting import export_checkpoint
     from softmax_torch.cli.predictions import Wanted, predict_input
     from softmax_torch.report import diagrams
-    from softmax_torch.training.saving import Stopped
+    from softmax_torch.training.run_checkpoint import Stopped
 except ImportError as error:
     raise ImportError(
         f"{error}. The command line needs more than the operator does: "

@@ -25,9 +25,10 @@ from softmax_torch.report.page import compose
 from softmax_torch.report.reporting import ReportingTrainer, checkpoint_of
 from softmax_torch.report.writing import write
 from softmax_torch.training import LitClassifier, LitSoftmaxRegression, checkpoint
-from softmax_torch.training.progress import EpochBar
+from softmax_torch.training.base import LitBase
+from softmax_torch.training.progress_bar import EpochBar
+from softmax_torch.training.run_checkpoint import SECONDS, RunCheckpoint
 from softmax_torch.training.runs import RunLogger
-from softmax_torch.training.saving import SECONDS, RunCheckpoint
 
 __all__ = ["CLI"]
 
@@ -63,7 +64,7 @@ class CLI(LightningCLI):
         self.keeper, self.closing, self.run = RunCheckpoint(), closing, run
         self.timer = Timer()
         super().__init__(
-            LitClassifier,
+            LitBase,
             TensorDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
@@ -219,7 +220,7 @@ class CLI(LightningCLI):
         trainer.fit(**kwargs, weights_only=True)
         # Read now: the state of a checkpoint that is loaded would wind it back.
         seconds = self.timer.time_elapsed("train") or 0.0
-        keeper, last = self.keeper, self.model.wants_the_last
+        keeper, last = self.keeper, self.model.reports_last_checkpoint
         best = (keeper.last_model_path if last else keeper.best_model_path) or None
         evaluated = {"model": self.model, "datamodule": self.datamodule, "verbose": False}
         # The curve of the validation ends with the training.
@@ -235,10 +236,8 @@ class CLI(LightningCLI):
             f"{steps} steps in {seconds:.1f} s ({steps / max(seconds, 1e-9):.0f} a second)",
         )
         say("device", device(trainer))
-        if self.model.path is not None:
-            say("path", self.model.path)
-        if self.model.certificate is not None:
-            say("optimum", self.model.certificate)
+        for label, text in self.model.fit_summary().items():
+            say(label, text)
         say("val" if best is None or last else "best val", figures(val))
         say("test", figures(test))
         if best is not None:

@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.trainer import Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
-from softmax_torch.training.saving import Stopped
+from softmax_torch.training.run_checkpoint import Stopped
 
 __all__ = [
     "device",

@@ -16,7 +16,8 @@ from softmax_torch.data import TensorDataModule
 from softmax_torch.report.findings import Evaluated, Findings
 from softmax_torch.report.page import compose
 from softmax_torch.report.writing import write
-from softmax_torch.training import LitClassifier, checkpoint
+from softmax_torch.training import checkpoint
+from softmax_torch.training.base import LitBase
 from softmax_torch.training.calibrating import CalibratingTrainer
 from softmax_torch.training.runs import logged
 
@@ -31,7 +32,7 @@ class ReportingTrainer(CalibratingTrainer):
 
     def report(
         self,
-        model: LitClassifier,
+        model: LitBase,
         datamodule: TensorDataModule,
         run: str,
         ckpt_path: str | None = None,
@@ -55,7 +56,7 @@ class ReportingTrainer(CalibratingTrainer):
         return write(compose(self.findings(model, datamodule, run, path)), Path(run))
 
     def findings(
-        self, model: LitClassifier, datamodule: TensorDataModule, run: str, ckpt_path: str
+        self, model: LitBase, datamodule: TensorDataModule, run: str, ckpt_path: str
     ) -> Findings:
         """Evaluate a trained run; arguments and errors are those of ``report``."""
         if self.world_size > 1:
@@ -92,14 +93,14 @@ class ReportingTrainer(CalibratingTrainer):
         )
 
 
-def checkpoint_of(run: Path, model: LitClassifier) -> str:
+def checkpoint_of(run: Path, model: LitBase) -> str:
     """The checkpoint of a run that is meant where none is named; errors are those of its check."""
-    path = run / ("last.ckpt" if model.wants_the_last else "best.ckpt")
+    path = run / ("last.ckpt" if model.reports_last_checkpoint else "best.ckpt")
     checkpoint.check(path)
     return str(path)
 
 
-def weight_of(model: LitClassifier) -> Tensor | None:
+def weight_of(model: LitBase) -> Tensor | None:
     """The weight (C, D) of the head where it sees the sample itself."""
     if not isinstance(model.backbone, nn.Identity):
         return None

@@ -20,8 +20,8 @@ from softmax_torch.data.batches import Batch
 from softmax_torch.training import LitClassifier, LitSoftmaxRegression, checkpoint
 from softmax_torch.training.calibrating import CalibratingTrainer
 from softmax_torch.training.mixing import Mixing
+from softmax_torch.training.run_checkpoint import RunCheckpoint, Stopped
 from softmax_torch.training.runs import RunLogger
-from softmax_torch.training.saving import RunCheckpoint, Stopped
 
 SGD = partial(torch.optim.SGD, lr=0.05)
 
@@ -363,7 +363,7 @@ def test_the_objective_of_mixed_images(options: dict[str, Any], features: int) -
         F.cross_entropy(z, t, weight, reduction="sum", label_smoothing=0.1) for t in (y, y.roll(1))
     ]
     expected = lam * both[0] + (1 - lam) * both[1]
-    expected = expected + lit.z_loss * z.logsumexp(1).square().sum()
+    expected = expected + lit.criterion.z_loss * z.logsumexp(1).square().sum()
     expected = expected / weight[y].sum()
     torch.testing.assert_close(lit.objective(z, mixed.y, y), expected)
     torch.testing.assert_close(lit.fused_objective(lit.features(mixed.x), mixed.y, y), expected)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from softmax_torch.functional import cross_entropy
-from softmax_torch.training.objective import mean_loss, terms_of
+from softmax_torch.training.objective import mean_loss, weight_and_penalty
 
 WEIGHT = torch.tensor([0.3, 1.0, 2.7])
 
@@ -57,9 +57,8 @@ class Counted:
     [(None, None), ("balanced", [100 / 30, 100 / 90, 100 / 180]), ([1.0, 0.0, 2.0], [1, 0, 2])],
 )
 def test_weights_and_penalty_are_of_the_training_samples(class_weight: Any, weight: Any) -> None:
-    got, l2 = terms_of(Counted(), 0.5, class_weight)
+    got, l2 = weight_and_penalty(Counted(), 0.5, class_weight)
     total = sum(n * w for n, w in zip([10, 30, 60], weight or [1, 1, 1], strict=True))
     assert l2 == pytest.approx(1 / (2 * 0.5 * total))
     assert got is weight is None or got.tolist() == pytest.approx(weight)
-    assert terms_of(Counted(), None, None) == (None, 0.0)
-    assert terms_of(Counted(), [0.5, 1.0], None) == (None, 0.0)  # of a solver, which has its own
+    assert weight_and_penalty(Counted(), None, None) == (None, 0.0)

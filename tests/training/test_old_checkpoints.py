@@ -30,8 +30,8 @@ import softmax_torch
 from softmax_torch import cli
 from softmax_torch.data import DigitsDataModule
 from softmax_torch.training import LitClassifier, checkpoint
+from softmax_torch.training.run_checkpoint import RunCheckpoint, Stopped
 from softmax_torch.training.runs import RunLogger
-from softmax_torch.training.saving import RunCheckpoint, Stopped
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "checkpoints"
 QUIET = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]

@@ -244,9 +244,9 @@ def test_a_process_without_samples_has_a_gradient_of_nothing(options: dict[str, 
     x, y, whole = torch.empty(0, 64), torch.empty(0, dtype=torch.long), torch.tensor([3])
     objective = lit.objective(lit.model.logits(x), y, whole)
     gradients = torch.autograd.grad(objective, list(lit.model.parameters()))
-    penalty = lit.penalty * lit.model.linear.weight.square().sum()
-    torch.testing.assert_close(objective, penalty if lit.penalty else torch.zeros(()))
-    torch.testing.assert_close(gradients[0], 2 * lit.penalty * lit.model.linear.weight)
+    penalty = lit.criterion.penalty * lit.model.linear.weight.square().sum()
+    torch.testing.assert_close(objective, penalty if lit.criterion.penalty else torch.zeros(()))
+    torch.testing.assert_close(gradients[0], 2 * lit.criterion.penalty * lit.model.linear.weight)
     assert not gradients[1].any()
 
 

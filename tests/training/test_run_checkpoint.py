@@ -19,9 +19,9 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from softmax_torch.data import DigitsDataModule
-from softmax_torch.training import LitSoftmaxRegression, checkpoint, randomness, saving
+from softmax_torch.training import LitSoftmaxRegression, checkpoint, rng_state, run_checkpoint
+from softmax_torch.training.run_checkpoint import RunCheckpoint, Stopped
 from softmax_torch.training.runs import RunLogger
-from softmax_torch.training.saving import RunCheckpoint, Stopped
 
 ROOT = Path(__file__).parents[2]
 
@@ -385,7 +385,7 @@ def test_a_disk_that_is_too_full_is_an_error_before_the_first_step(
     tmp_path: Path, monkeypatch: Any
 ) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(saving.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(run_checkpoint.shutil, "disk_usage", lambda _: usage)
     lit = model()
     with pytest.raises(OSError, match=r"expected 0.2 MB for the checkpoints .* got 0.0 MB"):
         Fit(tmp_path, lit=lit)
@@ -428,12 +428,12 @@ def test_random_numbers_go_on_where_they_were() -> None:
         return [random.gauss(0, 1), float(np.random.normal()), float(torch.randn(()))]
 
     draw()
-    state = randomness.state()
+    state = rng_state.get_rng_state()
     expected = [draw() for _ in range(3)]
     random.seed(5)
     np.random.seed(5)
     torch.manual_seed(5)
-    randomness.restore(state)
+    rng_state.set_rng_state(state)
     assert [draw() for _ in range(3)] == expected
 
 

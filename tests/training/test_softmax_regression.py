@@ -175,8 +175,8 @@ def test_balanced_weights_are_those_of_scikit_learn() -> None:
     lit = LitSoftmaxRegression(D, K, class_weight="balanced")
     trainer(1, limit_train_batches=0).fit(lit, data)
     counts = torch.bincount(data.splits["train"].y)
-    assert lit.weight is not None
-    torch.testing.assert_close(lit.weight, len(data.splits["train"]) / (K * counts))
+    assert lit.criterion.weight is not None
+    torch.testing.assert_close(lit.criterion.weight, len(data.splits["train"]) / (K * counts))
 
 
 def test_a_target_out_of_range_stops_before_any_update() -> None:
@@ -263,7 +263,7 @@ def test_a_checkpoint_gives_the_model_back(tmp_path: Path) -> None:
     again = LitSoftmaxRegression.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True)
     x = torch.randn(5, D)
     assert torch.equal(lit(x), again(x))
-    assert again.C == 2.0
+    assert again.criterion.C == 2.0
 
 
 def test_a_checkpoint_of_another_size_is_refused(tmp_path: Path) -> None:

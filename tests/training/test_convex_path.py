@@ -12,8 +12,8 @@ from lightning import Trainer
 from softmax_torch import cli
 from softmax_torch.data import DigitsDataModule
 from softmax_torch.solvers import ConvergenceWarning, fit
-from softmax_torch.training import LitSoftmaxRegression, checkpoint, strengths
-from softmax_torch.training.saving import RunCheckpoint
+from softmax_torch.training import LitSoftmaxRegression, checkpoint, convex_path
+from softmax_torch.training.run_checkpoint import RunCheckpoint
 
 CS = [1.0, 0.001, 30.0, 3000.0, 0.3]
 
@@ -36,7 +36,7 @@ def fitted(
 
 def fits(lit: LitSoftmaxRegression) -> list[dict[str, float]]:
     solver = lit.optimizers(use_pl_optimizer=False)
-    assert isinstance(solver, strengths.ConvexPath)
+    assert isinstance(solver, convex_path.ConvexPath)
     return solver.fits
 
 

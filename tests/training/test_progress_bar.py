@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback
 
 from softmax_torch.data import DigitsDataModule
 from softmax_torch.training import LitSoftmaxRegression
-from softmax_torch.training.progress import EpochBar
+from softmax_torch.training.progress_bar import EpochBar
 
 
 class Threads(Callback):
