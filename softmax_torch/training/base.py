@@ -9,6 +9,7 @@ once per ``training_step``, when the objectives of its steps are checked.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from functools import partial
 from typing import Any, Literal
 
@@ -41,10 +42,11 @@ MAX_LOGITS = 1 << 24
 as many by itself, the overhead of a ``training_step`` is negligible."""
 
 
-class LitBase(LitEvaluation):
-    """A classifier that Lightning can train, by one or more optimizer steps per ``training_step``.
+class LitBase(LitEvaluation, ABC):
+    """A net that ends in ``SoftmaxRegression``, trained by Lightning.
 
-    Subclasses choose net, objective and options, and may override how a gradient is computed.
+    Subclasses choose the net, the objective, its options and the parameters to train, and may
+    compute gradients in another way.
 
     Args:
         in_features: the numbers of a sample.
@@ -127,9 +129,9 @@ class LitBase(LitEvaluation):
         scheduler = self.make_scheduler(optimizer)
         return optimizer if scheduler is None else ([optimizer], [scheduler])
 
+    @abstractmethod
     def trained_parameters(self) -> Any:
         """Return what the optimizer is made of: parameters, or groups of them."""
-        return self.parameters()
 
     def make_scheduler(self, optimizer: Optimizer) -> LRScheduler | None:
         """Return the learning-rate schedule of an optimizer; None for a constant rate."""

@@ -45,7 +45,7 @@ BLOCK = 1 << 20
 
 
 class LitClassifier(LitBase):
-    """Trains a net that ends in ``SoftmaxRegression``, by gradient descent of any kind.
+    """A net that ends in ``SoftmaxRegression``, trained by gradient descent of any kind.
 
     Args:
         in_features: the numbers of a sample, such as 784 for 28 x 28.
@@ -86,7 +86,7 @@ class LitClassifier(LitBase):
         metrics: metrics of torchmetrics to log for ``val`` and ``test`` beside ours: one, a list,
             or a dict from names to metrics. They get class probabilities (n, C) and class indices
             (n,) of the whole set, and return one number. In a configuration each has a
-            ``class_path`` and ``init_args``.
+            ``class_path`` and ``init_args`` (see ``training.user_metrics``).
 
     Logged once an epoch: ``train/loss`` (the objective, mean over the steps), ``accuracy`` and
     ``nll`` for ``train``, of each batch before its step, and ``accuracy``, ``nll`` and ``ece`` (see

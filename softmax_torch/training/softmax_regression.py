@@ -31,7 +31,7 @@ __all__ = ["LitSoftmaxRegression"]
 
 
 class LitSoftmaxRegression(LitBase):
-    """Trains ``SoftmaxRegression`` (attribute ``model``) by gradient descent of any kind.
+    """``SoftmaxRegression``, the attribute ``model``, trained by gradient descent or a solver.
 
     Args:
         in_features: D, the numbers of a sample.
@@ -63,7 +63,7 @@ class LitSoftmaxRegression(LitBase):
         metrics: metrics of torchmetrics to log for ``val`` and ``test`` beside ours: one, a list,
             or a dict from names to metrics. They get class probabilities (n, C) and class indices
             (n,) of the whole set, and return one number. In a configuration each has a
-            ``class_path`` and ``init_args``.
+            ``class_path`` and ``init_args`` (see ``training.user_metrics``).
 
     A solver logs ``train/loss`` (the objective), ``train/gap`` (the relative duality gap, as far as
     the precision of its passes can tell) and ``train/gradient_norm`` in place of the figures of
@@ -113,6 +113,10 @@ class LitSoftmaxRegression(LitBase):
                 torch.nn.init.zeros_(parameter)
         elif isinstance(C, list):
             raise ValueError(f"C: expected one number without a solver, got a list of {len(C)}")
+
+    def trained_parameters(self) -> Any:
+        """Return the parameters of the model."""
+        return self.parameters()
 
     # The gradient as a formula
 

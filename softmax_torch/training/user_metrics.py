@@ -19,6 +19,8 @@ logs ``val/macro_f1`` and ``test/macro_f1``. In Python:
 from __future__ import annotations
 
 import warnings
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -26,7 +28,16 @@ from torchmetrics import Metric
 
 __all__ = ["MetricsOption", "UserMetrics"]
 
-MetricsOption = Metric | list[Metric] | dict[str, Metric] | None
+if TYPE_CHECKING:
+    MetricsOption = Metric | dict[str, Any] | list[Metric | dict[str, Any]] | None
+else:  # its type on the command line, whose help would list every subclass of Metric, 170 lines
+    MetricsOption = dict | list | None
+
+KEYS = ("class_path", "init_args")
+"""Keys by which a configuration describes an object."""
+
+SAMPLES = 32
+"""Samples that a metric is tried with. Metrics that draw some of them need more than a few."""
 
 RESERVED = ("accuracy", "nll", "ece")
 """Names of our own figures."""
@@ -40,23 +51,20 @@ class UserMetrics:
 
     Args:
         metrics: one metric, a list of metrics, or a dict from names to metrics; None for none.
-            Without a dict their names are those of their classes, such as MulticlassF1Score. They
-            are copied.
+            A metric is a ``torchmetrics.Metric``, which is copied, or a dict with its
+            ``class_path`` and ``init_args``. Without a dict of names it has the name of its class,
+            such as MulticlassF1Score.
         num_classes: C.
 
     Raises:
-        TypeError: something is not a metric of torchmetrics.
-        ValueError: a metric is for another number of classes, does not take class probabilities
-            (n, C) and class indices (n,), or returns anything but one number; a name is taken.
+        ValueError: a metric cannot be made, is for another number of classes, does not take class
+            probabilities (n, C) and class indices (n,), or returns anything but one number; or two
+            have the same name.
     """
 
     def __init__(self, metrics: MetricsOption, num_classes: int) -> None:
         self.metrics: dict[str, Metric] = {}
         for name, metric in _named(metrics):
-            if not isinstance(metric, Metric):
-                raise TypeError(
-                    f"metrics: expected metrics of torchmetrics, got {metric!r} for {name}"
-                )
             if name in self.metrics or name in RESERVED:
                 raise ValueError(
                     f"metrics: expected different names, other than {', '.join(RESERVED)}, got "
@@ -85,12 +93,31 @@ class UserMetrics:
 
 def _named(metrics: MetricsOption) -> list[tuple[str, Metric]]:
     """Return metrics with their names."""
-    if metrics is None:
-        return []
-    if isinstance(metrics, dict):
-        return list(metrics.items())
-    listed = metrics if isinstance(metrics, list) else [metrics]
-    return [(type(metric).__name__, metric) for metric in listed]
+    if isinstance(metrics, dict) and "class_path" not in metrics:
+        return [(name, _made(metric, name)) for name, metric in metrics.items()]
+    listed = metrics if isinstance(metrics, list) else [] if metrics is None else [metrics]
+    made = [_made(metric, "one of them") for metric in listed]
+    return [(type(metric).__name__, metric) for metric in made]
+
+
+def _made(metric: Any, name: str) -> Metric:
+    """Return a metric, made of ``class_path`` and ``init_args`` if it is a dict of them."""
+    if isinstance(metric, Metric):
+        return metric
+    if not isinstance(metric, dict) or not {"class_path"} <= {*metric} <= {*KEYS}:
+        raise ValueError(
+            "metrics: expected metrics of torchmetrics, or class_path and init_args of each, got "
+            f"{metric!r} for {name}"
+        )
+    path, options = (metric.get(key) for key in KEYS)
+    module, _, kind = str(path).rpartition(".")
+    try:
+        found = getattr(import_module(module), kind)
+        if not (isinstance(found, type) and issubclass(found, Metric)):
+            raise TypeError("it is no class of metrics")
+        return found(**(options or {}))
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"metrics: {path} cannot be made for {name}: {error}") from error
 
 
 def _check(name: str, metric: Metric, num_classes: int) -> None:
@@ -102,8 +129,8 @@ def _check(name: str, metric: Metric, num_classes: int) -> None:
             f"num_classes={theirs}"
         )
     trial = metric.clone()
-    p = torch.full((2, num_classes), 1 / num_classes)
-    y = torch.tensor([0, num_classes - 1])
+    p = torch.full((SAMPLES, num_classes), 1 / num_classes)
+    y = torch.arange(SAMPLES) % num_classes
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")  # such as: there are no samples of some classes
         try:

@@ -1,6 +1,7 @@
 """Several processes do what one does: gradients, schedule, figures, and the end of a job."""
 
 import csv
+import json
 import os
 import re
 import signal
@@ -57,8 +58,17 @@ def weights(folder: Path) -> torch.Tensor:
 
 
 def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
-    """Batches of 33 on 2 ranks, a class weight, a penalty, and a test set of 359."""
+    """Batches of 33 on 2 ranks, a class weight, a penalty, and a test set of 359 with metrics."""
     flags = ["--data.batch_size", "33", "--model.class_weight", "balanced"]
+    kinds = {"f1": "MulticlassF1Score", "auroc": "MulticlassAUROC"}
+    metrics = {
+        name: {
+            "class_path": f"torchmetrics.classification.{kind}",
+            "init_args": {"num_classes": 10},
+        }
+        for name, kind in kinds.items()
+    }
+    flags += ["--model.metrics", json.dumps(metrics)]
     outputs = [run(tmp_path / "one", *flags), run(tmp_path / "two", *flags, *TWO)]
     outputs.append(run(tmp_path / "torchrun", *flags, *TWO, torchrun=True))
     one = weights(tmp_path / "one")
@@ -69,6 +79,7 @@ def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
             for figure, value in a.items():
                 exact = figure.endswith("accuracy") or figure in ("step", "epoch")
                 assert b[figure] == (value if exact else pytest.approx(value, rel=1e-5)), figure
+    assert {"val/f1", "val/auroc"} <= {name for row in rows(tmp_path / "two") for name in row}
     # the report is printed once, for a test alone too
     evaluated = [*TWO, "--ckpt_path", "runs/digits/version_0/best.ckpt"]
     done = subprocess.run(
