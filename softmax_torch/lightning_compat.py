@@ -112,10 +112,11 @@ def batches_done(trainer: Trainer) -> int:
 
 
 def validates_after(trainer: Trainer, batch_idx: int) -> bool:
-    """Return whether a validation within the epoch follows after this batch.
+    """Return whether a validation may follow this batch, by the interval between validations.
 
-    ``trainer.val_check_batch`` is the interval that Lightning made of ``val_check_interval``: None
-    where it counts minutes, of which nothing is known here, and infinite for no such validation.
+    ``trainer.val_check_batch`` is that interval in batches, which Lightning derives from
+    ``val_check_interval``: None where the clock decides, and infinite where the data has no length
+    and is validated after each epoch.
     """
     every = trainer.val_check_batch
     if every is None:

@@ -30,6 +30,7 @@ FLOORS = [
     ["estimator"],
     ["preprocessing"],
     ["predictor"],
+    ["lightning_compat"],
     ["export", "files"],
     ["data"],
     ["training"],
@@ -39,6 +40,7 @@ FLOORS = [
 # What rooms may import besides torch.
 EXTRAS = {
     "data": [*TRAINING, "pyarrow"],
+    "lightning_compat": ["lightning"],
     "training": TRAINING,
     "cli": [*TRAINING, "pyarrow"],
     "backbones": ["torchvision"],
