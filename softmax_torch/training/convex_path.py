@@ -30,7 +30,7 @@ ITERATIONS = 1000
 
 
 class ConvexPath(Optimizer):
-    """Fits a linear layer to all samples at once, with one value of C a step.
+    """Full-batch fits of a linear layer, with one value of C a step.
 
     Args:
         linear: the layer.

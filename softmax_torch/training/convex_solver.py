@@ -23,7 +23,7 @@ __all__ = ["ConvexSolver", "layer_objective", "set_parameters"]
 
 
 class ConvexSolver(Optimizer):
-    """Fits a linear layer to all samples at once.
+    """Full-batch fit of a linear layer.
 
     Args:
         linear: the layer. The fit begins at its parameters.

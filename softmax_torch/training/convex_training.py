@@ -18,7 +18,7 @@ __all__ = ["ConvexTraining"]
 
 
 class ConvexTraining:
-    """Trains a linear layer to the optimum of a convex objective, in the place of gradient descent.
+    """Training of a linear layer to its optimum, in the place of gradient descent.
 
     Args:
         solver: a name in ``solvers.fit.SOLVERS``, or "auto".
