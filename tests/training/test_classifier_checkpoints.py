@@ -15,6 +15,7 @@ from nets import Own, classifier, data
 from trainers import trainer
 
 from softmax_torch import predictor
+from softmax_torch.modules import Classifier
 from softmax_torch.training import LitClassifier, checkpoint
 from softmax_torch.training.calibrating import CalibratingTrainer
 from softmax_torch.training.run_checkpoint import RunCheckpoint, Stopped
@@ -81,9 +82,11 @@ def test_a_checkpoint_is_calibrated_and_predicts(tmp_path: Path) -> None:
     expected = float(F.cross_entropy(lit.calibration(z), y))
     assert after["val/nll"] == pytest.approx(expected, rel=1e-5)
     assert after["val/nll"] < before["val/nll"]
-    # the checkpoint alone predicts
-    p = predictor.load(path).network(x / 16).softmax(1)
-    torch.testing.assert_close(p, z.softmax(1))
+    # the checkpoint alone predicts, with the same net
+    found = predictor.load(path).network
+    assert type(found) is Classifier
+    assert list(found.state_dict()) == list(lit.state_dict())
+    torch.testing.assert_close(found(x / 16).softmax(1), z.softmax(1))
 
 
 def test_a_checkpoint_of_another_backbone_is_refused(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Metrics of torchmetrics that a configuration names are logged for validation and test."""
 
 import csv
+import doctest
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from trainers import trainer
 
 from softmax_torch import cli
 from softmax_torch.data import DigitsDataModule
-from softmax_torch.training import LitClassifier, LitSoftmaxRegression
+from softmax_torch.training import LitClassifier, LitSoftmaxRegression, user_metrics
 from softmax_torch.training.user_metrics import UserMetrics
 
 F1 = {
@@ -67,6 +68,15 @@ def test_each_epoch_has_its_own_value() -> None:
     p = lit.logits(x / 16).softmax(1)
     assert test["test/auroc"] == pytest.approx(float(multiclass_auroc(p, y, 10)), rel=1e-6)
     assert {"test/accuracy", "test/nll", "test/ece", "test/f1"} <= test.keys()
+
+
+def test_examples_of_the_module() -> None:
+    text = user_metrics.__doc__
+    assert text is not None
+    example = yaml.safe_load(text.split("configuration:\n")[1].split("logs ")[0])
+    made = UserMetrics(example["model"]["metrics"], 10)
+    assert made.metrics["macro_f1"].average == "macro"
+    assert doctest.testmod(user_metrics) == (0, 3)
 
 
 @pytest.mark.parametrize(
