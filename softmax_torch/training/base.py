@@ -232,8 +232,8 @@ class LitBase(LitEvaluation, ABC):
         objective, rows = self.objective_and_rows(batch)
         if self.accumulated == 0:
             optimizer.zero_grad()
-        share = self.trainer.accumulate_grad_batches
-        self.manual_backward(objective if share == 1 else objective / share)
+        batches = self.trainer.accumulate_grad_batches
+        self.manual_backward(objective if batches == 1 else objective / batches)
         return objective, rows
 
     def objective_and_rows(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -276,25 +276,25 @@ class LitBase(LitEvaluation, ABC):
         values = zip(history.steps, objectives.tolist(), history.rates, strict=True)
         for step, objective, lr in values:
             if step % every == 0:
-                self.write({"train/loss_step": objective, "train/lr": lr}, step)
+                self.write_metrics({"train/loss_step": objective, "train/lr": lr}, step)
 
     # End of an epoch
 
     def on_validation_epoch_end(self) -> None:
-        """Log the figures of the validation set, which a schedule may watch."""
+        """Log the metrics of the validation set, which a schedule may watch."""
         super().on_validation_epoch_end()
         self._validated = True
 
     def on_train_epoch_end(self) -> None:
-        """Log the figures of the training set, and advance a schedule that counts epochs.
+        """Log the metrics of the training set, and advance a schedule that counts epochs.
 
         Both come before callbacks that write checkpoints, so that a resumed run has logged
         everything before its checkpoint and nothing else.
         """
         if self.sums.sums is not None:  # None where a callback skipped the epoch
             reduce = partial(self.trainer.strategy.reduce, reduce_op="sum")
-            figures = self.sums.result(reduce)
-            self.record({f"train/{name}": float(value) for name, value in figures.items()})
+            metrics = self.sums.result(reduce)
+            self.record_metrics({f"train/{name}": float(value) for name, value in metrics.items()})
         scheduler = self.lr_schedulers()
         if isinstance(scheduler, ReduceLROnPlateau):
             if self._validated:

@@ -6,7 +6,7 @@ The objective is in ``training.objective``, the loop of training in ``training.b
 a backbone adds: freezing it, a learning rate and weights of its own, mixed images, and a loss that
 is fused with the head.
 
-Where C <= D logits are smaller than features. They are formed once, for loss and figures. Where
+Where C <= D logits are smaller than features. They are formed once, for loss and metrics. Where
 C > D the loss is fused with the head (``linear_cross_entropy``), and accuracy and NLL are counted
 in blocks of rows: one more product of the head, with no logits kept.
 """
@@ -41,7 +41,7 @@ from softmax_torch.training.user_metrics import MetricsOption
 __all__ = ["LitClassifier"]
 
 BLOCK = 1 << 20
-"""Logits that exist at once where figures are counted in blocks of rows, 4 MiB."""
+"""Logits that exist at once where metrics are counted in blocks of rows, 4 MiB."""
 
 
 class LitClassifier(LitBase):
@@ -157,9 +157,9 @@ class LitClassifier(LitBase):
         module = () if backbone is None or isinstance(backbone, str) else ("backbone",)
         left_out = ["optimizer", "lr_scheduler", "backbone_weights", "metrics", *module]
         self.save_hyperparameters(ignore=left_out, logger=False)
-        self.fuses = backbone is not None and num_classes > features
+        self.fuses_loss = backbone is not None and num_classes > features
         self.backbone_weights, self.backbone_lr = backbone_weights, backbone_lr
-        self.freezes, self.unfreeze_at_epoch = freeze_backbone, unfreeze_at_epoch
+        self.freezes_backbone, self.unfreeze_at_epoch = freeze_backbone, unfreeze_at_epoch
         self._freeze_now()
         self.mixing = Mixing(mixup, cutmix, num_classes) if mixup or cutmix else None
 
@@ -183,7 +183,7 @@ class LitClassifier(LitBase):
 
     def _freeze_now(self) -> None:
         """Freeze or thaw the backbone, as the current epoch demands."""
-        if self.freezes:
+        if self.freezes_backbone:
             until = self.unfreeze_at_epoch
             self.frozen = until is None or self.current_epoch < until
             self.backbone.requires_grad_(not self.frozen)
@@ -204,7 +204,9 @@ class LitClassifier(LitBase):
         name = self.hparams.get("backbone", type(self.backbone).__name__)
         W = self.model.linear.weight
         compatibility.check_backbone_input(data, self.backbone, name, W)
-        if self.freezes:  # Lightning warns of modules that are in evaluation mode when a fit begins
+        if (
+            self.freezes_backbone
+        ):  # Lightning warns of modules that are in evaluation mode when a fit begins
             self.backbone.train(self.training)
         if self.unfreeze_at_epoch is not None and self.trainer.world_size > 1:
             # DDP settles before the first epoch which gradients it averages.
@@ -234,7 +236,7 @@ class LitClassifier(LitBase):
 
     def trained_parameters(self) -> Any:
         """Return the parameters; those of the backbone in a group of their own, or left out."""
-        if self.freezes and self.unfreeze_at_epoch is None:
+        if self.freezes_backbone and self.unfreeze_at_epoch is None:
             return self.model.parameters()
         if self.backbone_lr is None:
             return self.parameters()
@@ -262,12 +264,12 @@ class LitClassifier(LitBase):
 
     def step_history(self) -> StepHistory:
         """Return a history that keeps logits, unless there are none or samples have no class."""
-        counts = self.fuses or self.mixing is not None
+        counts = self.fuses_loss or self.mixing is not None
         return StepHistory(self.global_step, self._count if counts else None)
 
     @torch.no_grad()
     def _count(self, rows: Tensor, y: Tensor) -> None:
-        """Add features (b, D) and class indices (b,) to the figures of the epoch, in blocks."""
+        """Add features (b, D) and class indices (b,) to the metrics of the epoch, in blocks."""
         if self.mixing is not None:
             return
         size = max(1, BLOCK // self.model.num_classes)
@@ -276,7 +278,7 @@ class LitClassifier(LitBase):
 
     def objective_and_rows(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the objective on a batch, and its features (b, D) if the loss is fused."""
-        if not self.fuses:
+        if not self.fuses_loss:
             return super().objective_and_rows(batch)
         features = self.features(batch.x)
         return self.fused_objective(features, batch.y, batch.whole), features

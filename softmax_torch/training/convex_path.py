@@ -43,7 +43,7 @@ class ConvexPath(Optimizer):
         super().__init__(linear.parameters(), {})
         self.linear, self.kind, self.tol = linear, kind, tol
         self.Cs = sorted(Cs)
-        self.fits: list[dict[str, float]] = []  # figures of the completed fits
+        self.fits: list[dict[str, float]] = []  # metrics of the completed fits
         self._solved: list[tuple[float, Tensor]] = []  # log C and theta of the last three fits
         self._objective: Objective | None = None
 
@@ -88,8 +88,8 @@ class ConvexPath(Optimizer):
         """Whether all fits are completed."""
         return len(self.fits) == len(self.Cs)
 
-    def figures(self) -> dict[str, float]:
-        """Return the figures of the last fit."""
+    def metrics(self) -> dict[str, float]:
+        """Return the metrics of the last fit."""
         return self.fits[-1]
 
     def certificate(self) -> str:
@@ -118,7 +118,7 @@ class ConvexPath(Optimizer):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return figures of the completed fits, and the last solutions."""
+        """Return metrics of the completed fits, and the last solutions."""
         return {"fits": self.fits, "solved": self._solved}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -80,17 +80,17 @@ class ConvexSolver(Optimizer):
         """Whether the fit has ended."""
         return self.run is not None and self.run.ended
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """Return objective, gradient norm and duality gap: the certificate's, once it has ended."""
         assert self.run is not None
         now = progress(self.run.solver, 0.0)
         if self.run.ended:
             certificate = self.run.conclude()
             now = now._replace(objective=certificate.value, duality_gap=certificate.gap)
-        figures = {"train/loss": now.objective, "train/gradient_norm": now.gradient_norm}
+        metrics = {"train/loss": now.objective, "train/gradient_norm": now.gradient_norm}
         if now.duality_gap is not None:
-            figures["train/gap"] = now.duality_gap / now.objective
-        return figures
+            metrics["train/gap"] = now.duality_gap / now.objective
+        return metrics
 
     def certificate(self) -> str:
         """Return a statement about objective and duality gap of the current iterate."""

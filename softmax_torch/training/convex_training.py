@@ -94,7 +94,7 @@ class ConvexTraining:
             self.certificate = solver.certificate()
         if solver.ended:
             module.trainer.should_stop = True
-        return solver.figures()
+        return solver.metrics()
 
     def conclude(self, module: LightningModule) -> None:
         """Note certificate and path; ConvergenceWarning if the fit ended before its optimum."""

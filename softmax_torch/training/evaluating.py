@@ -1,6 +1,6 @@
 """Validation, test and prediction of a classifier as a LightningModule, and what is logged.
 
-Logits are collected over the batches of a set, and become figures at its end (see
+Logits are collected over the batches of a set, and become metrics at its end (see
 ``training.evaluation``), once for the validation and once for the test set.
 """
 
@@ -50,7 +50,7 @@ class LitEvaluation(Classifier, LightningModule):
         return log_p
 
     def evaluated_logits(self, x: Tensor) -> Tensor:
-        """Return logits (B, C) for figures and predictions: calibrated, if ``calibrated``."""
+        """Return logits (B, C) for metrics and predictions: calibrated, if ``calibrated``."""
         logits = self.logits(x)
         if not self.calibrated or self.trainer.state.fn == "fit":
             return logits
@@ -73,40 +73,40 @@ class LitEvaluation(Classifier, LightningModule):
         return self.evaluated_logits(x).float().softmax(-1)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the figures of the validation set."""
+        """Log the metrics of the validation set."""
         self._record_evaluation("val", self.val_evaluation)
 
     def on_test_epoch_end(self) -> None:
-        """Log the figures of the test set."""
+        """Log the metrics of the test set."""
         self._record_evaluation("test", self.test_evaluation)
 
     def _record_evaluation(self, prefix: str, evaluation: Evaluation) -> None:
-        """Log the figures of a set; FloatingPointError if the NLL is NaN or infinite."""
+        """Log the metrics of a set; FloatingPointError if the NLL is NaN or infinite."""
         values: dict[str, Tensor] = {}
         if self.user_metrics.metrics:
             logits, targets = evaluation.samples()  # ``result`` lets go of them
             values = self.user_metrics.result(logits.softmax(1), targets)
         values = evaluation.result() | values
-        figures = {f"{prefix}/{name}": float(x) for name, x in values.items()}
-        if not math.isfinite(figures[f"{prefix}/nll"]):
+        metrics = {f"{prefix}/{name}": float(x) for name, x in values.items()}
+        if not math.isfinite(metrics[f"{prefix}/nll"]):
             raise FloatingPointError(
-                f"{prefix}/nll: expected a finite number, got {figures[f'{prefix}/nll']} in epoch "
+                f"{prefix}/nll: expected a finite number, got {metrics[f'{prefix}/nll']} in epoch "
                 f"{self.current_epoch}: {DIVERGED}"
             )
-        self.record(figures)
+        self.record_metrics(metrics)
 
-    def record(self, figures: dict[str, float]) -> None:
-        """Give figures to callbacks, and in a fit write them to the loggers at once."""
+    def record_metrics(self, metrics: dict[str, float]) -> None:
+        """Give metrics to callbacks, and in a fit write them to the loggers at once."""
         if self.trainer.state.fn == "fit":
-            self.log_dict(figures, logger=False)
+            self.log_dict(metrics, logger=False)
             if not self.trainer.sanity_checking:
-                self.write(figures, self.global_step)
+                self.write_metrics(metrics, self.global_step)
             return
         # Of an evaluation Lightning returns what it logs, and takes the step from there.
-        self.log_dict(figures | ({"step": float(self.global_step)} if self.loggers else {}))
+        self.log_dict(metrics | ({"step": float(self.global_step)} if self.loggers else {}))
 
-    def write(self, figures: dict[str, float], step: int) -> None:
-        """Write figures to the loggers as those of an optimizer step."""
+    def write_metrics(self, metrics: dict[str, float], step: int) -> None:
+        """Write metrics to the loggers as those of an optimizer step."""
         for logger in self.loggers:
-            logger.log_metrics({"epoch": self.current_epoch, **figures}, step)
+            logger.log_metrics({"epoch": self.current_epoch, **metrics}, step)
             logger.save()

@@ -1,4 +1,4 @@
-"""A progress bar over a whole fit: epochs, time, and figures of the last validation."""
+"""A progress bar over a whole fit: epochs, time, and metrics of the last validation."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class EpochBar(ProgressBar):
         super().__init__()
         self._enabled = True
         self._bar: Progress | None = None
-        self._figures = ""
+        self._shown_metrics = ""
         self._due = 0.0  # when to draw again
 
     def enable(self) -> None:
@@ -48,10 +48,10 @@ class EpochBar(ProgressBar):
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[metrics]}"),
             auto_refresh=False,
         )
-        self._bar.add_task(self._epoch(trainer), total=self._total(trainer), figures="")
+        self._bar.add_task(self._epoch(trainer), total=self._total(trainer), metrics="")
         self._bar.start()
 
     def on_train_batch_end(
@@ -62,10 +62,10 @@ class EpochBar(ProgressBar):
             self._show(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the figures of the validation, for the next update of the bar."""
+        """Take the metrics of the validation, for the next update of the bar."""
         got = trainer.callback_metrics
         names = ("val/accuracy", "val/nll")
-        self._figures = "  ".join(f"{name} {got[name]:.4f}" for name in names if name in got)
+        self._shown_metrics = "  ".join(f"{name} {got[name]:.4f}" for name in names if name in got)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Complete the bar and leave it on the screen."""
@@ -99,7 +99,7 @@ class EpochBar(ProgressBar):
                 self._bar.task_ids[0],
                 description=self._epoch(trainer, over),
                 completed=lightning_compat.batches_done(trainer),
-                figures=self._figures,
+                metrics=self._shown_metrics,
                 refresh=True,
             )
             self._due = time.monotonic() + INTERVAL

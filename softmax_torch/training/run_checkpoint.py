@@ -58,7 +58,7 @@ class RunCheckpoint(Checkpoint):
     Args:
         folder: where checkpoints are written; by default the directory of the run's logger, and
             without one ``checkpoints`` in the trainer's ``default_root_dir``.
-        monitor: the figure whose lowest value makes the best checkpoint.
+        monitor: the metric whose lowest value makes the best checkpoint.
         seconds: time between two checkpoints within an epoch, >= 0.
 
     Attributes:
@@ -81,7 +81,7 @@ class RunCheckpoint(Checkpoint):
 
     @property
     def best_model_path(self) -> str:
-        """Path of the checkpoint with the lowest figure."""
+        """Path of the checkpoint with the lowest monitored metric."""
         return self._existing("best")
 
     @property
@@ -90,7 +90,7 @@ class RunCheckpoint(Checkpoint):
         return self._existing("last")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the lowest figure so far, and the number of rows of metrics.csv."""
+        """Return the lowest monitored metric, and the number of rows of metrics.csv."""
         rows = 0 if self._logger is None else self._logger.rows
         return {"best_score": self.best_score, "rows": rows}
 

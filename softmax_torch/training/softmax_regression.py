@@ -66,7 +66,7 @@ class LitSoftmaxRegression(LitBase):
             ``class_path`` and ``init_args`` (see ``training.user_metrics``).
 
     A solver logs ``train/loss`` (the objective), ``train/gap`` (the relative duality gap, as far as
-    the precision of its passes can tell) and ``train/gradient_norm`` in place of the figures of
+    the precision of its passes can tell) and ``train/gradient_norm`` in place of the metrics of
     ``train``; where there are several values of C, ``C`` too.
 
     Logging, checkpoints and several processes: see ``LitClassifier``.
@@ -193,10 +193,10 @@ class LitSoftmaxRegression(LitBase):
         if self.convex is None:
             super().training_step(batch)
         else:
-            self.record(self.convex.step(self, [*batches_of(batch)], self.criterion.weight))
+            self.record_metrics(self.convex.step(self, [*batches_of(batch)], self.criterion.weight))
 
     def on_train_epoch_end(self) -> None:
-        """End the epoch as any classifier; a solver has logged figures of its own."""
+        """End the epoch as any classifier; a solver has logged metrics of its own."""
         if self.convex is None:
             super().on_train_epoch_end()
 

@@ -1,4 +1,4 @@
-"""Metrics of torchmetrics that a user names, logged for validation and test beside our figures.
+"""Metrics of torchmetrics that a user names, logged for validation and test beside ours.
 
 In a configuration:
 
@@ -40,7 +40,7 @@ SAMPLES = 32
 """Samples that a metric is tried with. Metrics that draw some of them need more than a few."""
 
 RESERVED = ("accuracy", "nll", "ece")
-"""Names of our own figures."""
+"""Names of metrics that are always logged."""
 
 
 class UserMetrics:

@@ -110,8 +110,8 @@ def test_many_classes_use_the_fused_loss_and_blockwise_figures(
     outcomes = []
     for fuses in (True, False):
         lit = classifier(backbone=Own(6), label_smoothing=0.1, class_weight=[1.0, 2.0] * 5)
-        assert lit.fuses
-        lit.fuses = fuses
+        assert lit.fuses_loss
+        lit.fuses_loss = fuses
         calls: list[str] = []
         for name in ("objective", "fused_objective"):
             monkeypatch.setattr(lit, name, noting(calls, name, getattr(lit, name)))
