@@ -48,7 +48,7 @@ class ConvexTraining:
             return ConvexPath(linear, self.solver, self.tol, self.C)
         return ConvexSolver(linear, self.solver, self.tol, math.inf if self.C is None else self.C)
 
-    def check_trainer(self, module: LightningModule) -> None:
+    def check_processes(self, module: LightningModule) -> None:
         """Raise ValueError if there are several processes."""
         trainer = module.trainer
         if trainer.world_size > 1:

@@ -174,7 +174,7 @@ class LitSoftmaxRegression(LitBase):
         """
         super().setup(stage)
         if stage == "fit" and self.convex is not None:
-            self.convex.check_trainer(self)
+            self.convex.check_processes(self)
 
     def configure_optimizers(self) -> Optimizer | tuple[list[Optimizer], list[LRScheduler]]:
         """Return the optimizer, and the schedule where there is one; or the solver."""

@@ -212,6 +212,10 @@ def test_a_run_of_an_earlier_version_predicts_and_resumes(
     for one in (got, expected):
         one["metrics"] = [[number(x) for x in line.split(",")] for line in one["metrics"]]
     compare(got, expected, exact if here == there else close)
+    folders = FIXTURES / name / "run", Path("runs", name, "version_0")
+    old, new = (torch.load(folder / "last.ckpt", weights_only=True) for folder in folders)
+    assert new.keys() == old.keys()
+    assert new["hyper_parameters"] == old["hyper_parameters"]
 
 
 def write(name: str) -> None:
