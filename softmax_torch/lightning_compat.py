@@ -1,21 +1,35 @@
-"""Everything in this package that relies on Lightning's insides: one function for each place.
+"""Every place where this package depends on internals of Lightning, with the reason.
 
-Lightning documents hooks and attributes, and keeps them from one minor version to the next. What
-stands here goes beyond them: private attributes, progress counters in checkpoints, hooks that are
-used for another purpose. Each function says why, and was written for Lightning 2.6.6.
-tests/test_lightning_compat.py checks each of them against the version that is installed.
+Lightning documents hooks and attributes, and keeps them from one minor version to the next. The
+functions here depend on more: private attributes, progress counters in checkpoints, hooks that are
+used for another purpose. They were written for Lightning 2.6.6; tests/test_lightning_compat*.py
+fail where Lightning changes. Importing this file does not import Lightning, so that commands which
+do without it can import it too.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.plugins.precision import Precision
-from lightning.pytorch.strategies import SingleDeviceStrategy
-from lightning.pytorch.utilities.model_helpers import is_overridden
+if TYPE_CHECKING:
+    from lightning import LightningModule, Trainer
+    from lightning.pytorch.callbacks import Callback
+
+__all__ = [
+    "backward_is_plain",
+    "batches_done",
+    "callbacks_of",
+    "complete_epoch",
+    "counts_batches",
+    "epoch_is_complete",
+    "is_trial",
+    "overrides",
+    "pass_optimization_check",
+    "recount_batches",
+    "trainer_of",
+    "validates_after",
+]
 
 # Training: modules and their trainer
 
@@ -79,6 +93,12 @@ def backward_is_plain(module: LightningModule) -> bool:
     without a backward pass. Relies on the class of the precision plugin, and on ``is_overridden``,
     which Lightning does not document.
     """
+    from lightning import LightningModule
+    from lightning.pytorch.callbacks import Callback
+    from lightning.pytorch.plugins.precision import Precision
+    from lightning.pytorch.strategies import SingleDeviceStrategy
+    from lightning.pytorch.utilities.model_helpers import is_overridden
+
     trainer = module.trainer
     hooked = [(module, LightningModule), *((c, Callback) for c in callbacks_of(trainer))]
     return (
@@ -97,6 +117,8 @@ def overrides(method: str, module: LightningModule, base: type[LightningModule])
 
     ``is_overridden`` also sees a method that was set on the instance, or is wrapped by a decorator.
     """
+    from lightning.pytorch.utilities.model_helpers import is_overridden
+
     return is_overridden(method, module, base)
 
 
