@@ -1,15 +1,15 @@
-"""Kill runs at random moments, resume them, and compare what comes out with a run left alone.
+"""Kill runs at random moments, resume them, and compare the results with an undisturbed run.
 
     python benchmarks/survival.py [--runs 30] [--processes 1] [--seed 0]
 
-A run trains on digits with Adam, a schedule and a checkpoint after every call of the training step,
-so that much of its time is spent in saving. It gets SIGKILL after a random time and is resumed,
-again and again, until it comes to its end. Then all of this has to be equal, to the last bit: the
-parameters, the state of the optimizer and of the schedule, and every row of metrics.csv.
+A run trains on digits with Adam, a schedule and a checkpoint after every ``training_step``, so that
+it spends much of its time on saving. It gets SIGKILL after a random time and is resumed, again and
+again, until it completes. Then the parameters, the states of optimizer and schedule, and every row
+of metrics.csv have to be equal, to the last bit.
 
-With several processes (gloo) one of them is killed, at random, and the others have to end by
-themselves. Only before all have met there is nothing that could tell them; then they are ended, as
-torchrun does. Each run is forked from a process that has everything imported: a start takes 0.1 s.
+With several processes (gloo) a random one is killed, and the others have to end by themselves.
+Before all of them are connected they cannot notice, and are killed too, as torchrun does. Each run
+is forked from a process that has everything imported, so that a start takes 0.1 s.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from softmax_torch import cli
-from softmax_torch.training import saving
+from softmax_torch.training import run_checkpoint
 
 ROOT = Path(__file__).parents[1]
 FLAGS = [
@@ -42,7 +42,7 @@ FLAGS = [
     *("--trainer.enable_progress_bar", "false", "--checkpoint_seconds", "0"),
 ]
 PATIENCE = 10
-"""Seconds in which processes have to end once another of them was killed."""
+"""Seconds within which processes have to end after another one was killed."""
 
 
 def main() -> None:
@@ -67,13 +67,13 @@ def main() -> None:
             compare(expected, outcome(own))
     print(
         f"{options.runs} runs in {options.processes} process(es): killed {kills} times, {saves} of "
-        f"them while a checkpoint was being written; resumed, all equal one left alone "
+        f"them while a checkpoint was being written; resumed, all equal an undisturbed one "
         f"({seconds:.1f} s, {len(expected['metrics'])} rows), to the last bit"
     )
 
 
 def survive(folder: Path, processes: int, rng: random.Random, seconds: float) -> tuple[int, int]:
-    """Run to the end through at least one kill: how many there were, and how many in a save."""
+    """Run to the end through kills; return how many there were, and how many during a save."""
     kills = saves = 0
     while True:
         resume = (folder / "runs").exists() and any(folder.glob("runs/*/*/config.yaml"))
@@ -92,14 +92,14 @@ def survive(folder: Path, processes: int, rng: random.Random, seconds: float) ->
 
 
 def last_written(folder: Path) -> float:
-    """When a checkpoint was written last, in seconds of the clock; 0 where there is none."""
+    """Return the time of the last checkpoint, in seconds since the epoch; 0 without one."""
     while True:
-        with suppress(FileNotFoundError):  # one was renamed while they were listed
+        with suppress(FileNotFoundError):  # a file was renamed while files were listed
             return max((p.stat().st_mtime for p in folder.glob("runs/*/*/*.ckpt")), default=0.0)
 
 
 def start(folder: Path, processes: int, resume: bool) -> list[int]:
-    """Fork the processes of a run."""
+    """Fork the processes of a run, and return their ids."""
     folder.mkdir(exist_ok=True)
     flags = list(FLAGS)
     if processes > 1:
@@ -118,14 +118,14 @@ def start(folder: Path, processes: int, resume: bool) -> list[int]:
 
 
 def run(folder: Path, args: list[str], rank: int, processes: int, port: int) -> None:
-    """The program, in a process of its own that ends with it."""
+    """Run the program, and end this process."""
     code = 1
     try:
         os.chdir(folder)
         log = os.open("log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        if processes > 1:  # as torchrun would have it
+        if processes > 1:  # the environment that torchrun sets
             rank_zero_only.rank = rank
             os.environ |= {
                 "TORCHELASTIC_RUN_ID": "1",
@@ -138,7 +138,7 @@ def run(folder: Path, args: list[str], rank: int, processes: int, port: int) -> 
         warnings.simplefilter("ignore")
         cli.main(args)
         code = 0
-    except saving.Stopped as stopped:
+    except run_checkpoint.Stopped as stopped:
         code = int(stopped.code or 0)
     except BaseException as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
@@ -149,11 +149,14 @@ def run(folder: Path, args: list[str], rank: int, processes: int, port: int) -> 
 
 
 def finish(children: list[int], may_wait: bool = False) -> list[int]:
-    """Wait until all have ended; the exit status of each, or minus the signal that ended it.
+    """Wait until all processes have ended.
 
     Args:
-        children: processes.
-        may_wait: whether they may wait in vain for one that is dead, and are killed then.
+        children: ids of the processes.
+        may_wait: whether they may wait in vain for one that is dead. Then they are killed.
+
+    Returns:
+        The exit status of each, or minus the signal that ended it.
     """
     codes: dict[int, int] = {}
     deadline = None
@@ -173,7 +176,7 @@ def finish(children: list[int], may_wait: bool = False) -> list[int]:
 
 
 def outcome(folder: Path) -> dict[str, Any]:
-    """What a run came to."""
+    """Return the state of a run at its end, and its metrics."""
     run = folder / "runs" / "digits" / "version_0"
     last = torch.load(run / "last.ckpt", weights_only=True)
     parts = ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch")
@@ -184,7 +187,7 @@ def outcome(folder: Path) -> dict[str, Any]:
 
 
 def compare(expected: Any, got: Any, where: str = "") -> None:
-    """AssertionError where two outcomes differ, in whatever bit."""
+    """Raise AssertionError where two outcomes differ in any bit."""
     if isinstance(expected, torch.Tensor):
         assert torch.equal(expected, got), where
     elif isinstance(expected, dict):

@@ -1,20 +1,21 @@
-"""What Lightning's comfort costs: an epoch of ours against a bare loop and against a usual script.
+"""Time of a training epoch: ours against a bare loop, and against a usual Lightning script.
 
     python benchmarks/training.py [--root DATA] [--batch_sizes 128 1024] [--repeats 5]
                                   [--device cpu] [--markdown FILE]
 
-MNIST, 54,000 training samples, softmax regression, SGD with momentum. All contestants see the same
-batches from the same weights, which is checked: after an epoch their parameters agree.
+MNIST, 54,000 training samples, softmax regression, SGD with momentum. The bare loop and ours begin
+with the same weights and see the same batches. It is checked that their parameters agree after an
+epoch.
 
 bare       a Python loop over tensors on the device: index_select, scale, nn.Linear,
            F.cross_entropy, backward, SGD.step; no validation, no log, nothing written
 ours       ``Trainer.fit`` with the progress bar, metrics.csv, validation, best.ckpt and last.ckpt;
-           an epoch is the time from one ``on_train_epoch_start`` to the next, all that included
-usual      a LightningModule as tutorials have it, on torchvision's MNIST with ToTensor and a
+           an epoch is the time from one ``on_train_epoch_start`` to the next, with all of these
+usual      a LightningModule as in tutorials, on torchvision's MNIST with ToTensor and a
            DataLoader, with a bar, CSVLogger, ModelCheckpoint, and the loss logged
 
-They take turns in one process, and medians of whole epochs are compared. In the end the program is
-timed as a user starts it, from the start of the process to the report, five epochs.
+They take turns in one process, and medians of whole epochs are compared. At the end train.py is
+timed in a process of its own, from its start to its report, for five epochs.
 """
 
 from __future__ import annotations
@@ -46,14 +47,14 @@ from torchvision import datasets, transforms
 
 from softmax_torch.data import MNISTDataModule
 from softmax_torch.training import LitSoftmaxRegression
-from softmax_torch.training.progress import EpochBar
+from softmax_torch.training.progress_bar import EpochBar
+from softmax_torch.training.run_checkpoint import RunCheckpoint
 from softmax_torch.training.run_logger import RunLogger
-from softmax_torch.training.saving import RunCheckpoint
 
 ROOT = Path(__file__).parents[1]
 RATE, MOMENTUM = 0.1, 0.9
 EPOCHS = 4
-"""Of a turn; the first of them is not counted."""
+"""Epochs of a turn, of which the first is not timed."""
 
 
 def main() -> None:
@@ -92,7 +93,7 @@ def main() -> None:
 
 
 def data_module(options: argparse.Namespace, batch_size: int) -> MNISTDataModule:
-    """MNIST, read and split."""
+    """Return MNIST, read and split."""
     data = MNISTDataModule(root=options.root, batch_size=batch_size)
     data.prepare_data()
     data.setup()
@@ -100,13 +101,13 @@ def data_module(options: argparse.Namespace, batch_size: int) -> MNISTDataModule
 
 
 def linear() -> nn.Linear:
-    """The weights that all begin with."""
+    """Return a layer with the initial weights."""
     torch.manual_seed(0)
     return nn.Linear(784, 10)
 
 
 def bare(options: argparse.Namespace, batch_size: int) -> tuple[list[float], nn.Linear]:
-    """Seconds of each epoch but the first, and the layer after one epoch."""
+    """Return the seconds of each epoch but the first, and the layer after one epoch."""
     data = data_module(options, batch_size)
     x, y = (t.to(options.device) for t in data.splits["train"])
     loader = data.train_dataloader()
@@ -121,7 +122,7 @@ def bare(options: argparse.Namespace, batch_size: int) -> tuple[list[float], nn.
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             optimizer.zero_grad()
-            # index_select takes a seventh of the time of x[rows]: the bare loop shall have it too
+            # index_select takes a seventh of the time of x[rows]; the fair comparison uses it too
             images = x.index_select(0, rows).flatten(1).float().mul_(1 / 255)
             loss = F.cross_entropy(layer(images), y.index_select(0, rows))
             loss.backward()
@@ -135,7 +136,7 @@ def bare(options: argparse.Namespace, batch_size: int) -> tuple[list[float], nn.
 
 
 class Epochs(Callback):
-    """When each epoch began, and the parameters at the end of the first."""
+    """Callback that notes when each epoch begins, and the parameters after the first."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
@@ -153,12 +154,12 @@ class Epochs(Callback):
         self.began.append(time.perf_counter())
 
     def times(self) -> list[float]:
-        """Seconds of each epoch but the first."""
+        """Return the seconds of each epoch but the first."""
         return [b - a for a, b in zip(self.began, self.began[1:], strict=False)][1:]
 
 
 def ours(options: argparse.Namespace, batch_size: int) -> tuple[list[float], dict[str, Tensor]]:
-    """Seconds of each epoch but the first, and the parameters after one epoch."""
+    """Return the seconds of each epoch but the first, and the parameters after one epoch."""
     lit = LitSoftmaxRegression(
         784, 10, optimizer=partial(torch.optim.SGD, lr=RATE, momentum=MOMENTUM)
     )
@@ -180,7 +181,7 @@ def ours(options: argparse.Namespace, batch_size: int) -> tuple[list[float], dic
 
 
 class Usual(LightningModule):
-    """As one finds it in tutorials."""
+    """Softmax regression as in tutorials of Lightning."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -203,7 +204,7 @@ class Usual(LightningModule):
 
 
 def usual(options: argparse.Namespace, batch_size: int) -> list[float]:
-    """Seconds of each epoch but the first."""
+    """Return the seconds of each epoch but the first."""
     root = options.root or os.environ.get("SOFTMAX_TORCH_DATA", "data")
     mnist = datasets.MNIST(root, train=True, transform=transforms.ToTensor())
     n = len(data_module(options, batch_size).splits["train"])
@@ -231,7 +232,7 @@ def usual(options: argparse.Namespace, batch_size: int) -> list[float]:
 
 
 def check(options: argparse.Namespace, batch_size: int) -> None:
-    """Whether ours does what the bare loop does."""
+    """Raise AssertionError unless ours and the bare loop agree after an epoch."""
     _, layer = bare(options, batch_size)
     _, state = ours(options, batch_size)
     W = state["model.linear.weight"]
@@ -240,7 +241,7 @@ def check(options: argparse.Namespace, batch_size: int) -> None:
 
 
 def whole_program(options: argparse.Namespace) -> str:
-    """From the start of the process to the end of it, five epochs."""
+    """Return how long train.py takes for five epochs, from start to end of its process."""
     args = [sys.executable, str(ROOT / "train.py"), "fit"]
     args += ["--config", str(ROOT / "configs" / "mnist.yaml"), "--trainer.max_epochs", "5"]
     args += ["--model.lr_scheduler.T_max", "5"]
@@ -264,7 +265,7 @@ def whole_program(options: argparse.Namespace) -> str:
 
 
 def wait(options: argparse.Namespace) -> None:
-    """Until the device has done what it was given."""
+    """Wait until the device is idle."""
     if options.device != "cpu":
         torch.cuda.synchronize()
 

@@ -1,11 +1,12 @@
 """Backbones: from images to features (N, D), which a softmax regression classifies.
 
     x (N, H, W) grey or (N, 3, H, W) colour, in [0, 1]
-      -> (N, 3, H, W), grey in all three channels        ``as_colour``, the one place that knows
-      -> (x - mean) / std, as the net was trained        torchvision's nets alone
+      -> (N, 3, H, W), grey in all three channels        ``as_colour``
+      -> (x - mean) / std, as the net was trained        for nets of torchvision
       -> features (N, D)                                 the net without its last linear layer
 
-A backbone is made by its name, so that a checkpoint needs to hold no code.
+A backbone is made by its name, so that a checkpoint holds no code. Nets of torchvision lose their
+heads here, for backbones that are trained and for the frozen nets of ``data.frozen``.
 
 >>> backbone = make("small_cnn")
 >>> backbone(torch.rand(2, 28, 28)).shape
@@ -24,25 +25,25 @@ from torch import Tensor, nn
 from softmax_torch.heads import find_head
 from softmax_torch.storage.safe_read import read_torch_file
 
-__all__ = ["Backbone", "as_colour", "load", "make", "weights_in"]
+__all__ = ["Backbone", "as_colour", "load", "make", "read_state_dict", "remove_head"]
 
 ROWS = 256
-"""Images that pass through a net together where nothing is learnt from them: activations of 8192
-images of 28 x 28 would take 800 MB in ``small_cnn``, and are no quicker."""
+"""Images that pass through a net together in evaluation: activations of 8192 images of 28 x 28 take
+800 MB in ``small_cnn``, and are no quicker."""
 
 SEVERAL_HEADS = ("googlenet", "inception_v3")
-"""Nets of torchvision that are trained with auxiliary classifiers, which would be left over."""
+"""Nets of torchvision with auxiliary classifiers, which would remain beside the head."""
 
 
 class Backbone(nn.Module):
-    """A net without its last layer, with what has to be done to images before it.
+    """A net without its last layer, and the preparation of images for it.
 
     Args:
         net: from images (N, 3, H, W) to features (N, D).
         out_features: D.
-        head: the name of the linear layer that was taken off, whose numbers a file of weights may
+        head: the name of the linear layer that was removed, whose numbers a file of weights may
             hold; empty if the net had none.
-        mean, std: of each channel, as the net was trained.
+        mean, std: of each channel, in the net's training.
 
     Input is (N, H, W), (N, 1, H, W) or (N, 3, H, W), floating point in [0, 1]; output (N, D).
     Convolutions are laid out with channels last.
@@ -67,13 +68,13 @@ class Backbone(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features (N, D) of images; some at a time in evaluation, with the same result.
+        """Return features (N, D) of images; in evaluation at most ``ROWS`` at once.
 
         Raises:
-            ValueError: x are no images.
+            ValueError: x has another shape than images.
         """
         images = as_colour(x)
-        # What is compiled or exported takes any N, which it must not be asked for.
+        # A net that is compiled or exported takes any N, which must not be branched on.
         if self.training or torch.compiler.is_compiling() or len(x) <= ROWS:
             return self._features(images)
         return torch.cat([self._features(part) for part in torch.split(images, ROWS)])
@@ -86,7 +87,7 @@ class Backbone(nn.Module):
 
 
 def as_colour(x: Tensor) -> Tensor:
-    """Images (N, 3, H, W), of (N, H, W), (N, 1, H, W) or (N, 3, H, W); without a copy."""
+    """Return images (N, H, W), (N, 1, H, W) or (N, 3, H, W) as (N, 3, H, W), without a copy."""
     images = x.unsqueeze(1) if x.dim() == 3 else x
     if images.dim() != 4 or images.shape[1] not in (1, 3):
         raise ValueError(
@@ -97,21 +98,24 @@ def as_colour(x: Tensor) -> Tensor:
 
 
 def make(name: str) -> Backbone:
-    """The backbone of this name, with random weights drawn from torch's generator.
+    """Return the backbone of this name, with random weights from torch's generator.
 
     Args:
         name: "small_cnn", three convolutions for small images; or any classifier of torchvision
             that ends in a linear layer, such as "resnet18" or "vit_b_16".
 
     Raises:
-        ValueError: there is none of this name, or it does not end in one linear layer.
-        ImportError: it is one of torchvision's, which is not installed.
+        ValueError: there is no such net, or it does not end in one linear layer.
+        ImportError: torchvision is not installed.
     """
     return small_cnn() if name == "small_cnn" else from_torchvision(name)
 
 
 def small_cnn() -> Backbone:
-    """Three convolutions of 3 x 3 with BatchNorm, for images of 8 x 8 to some 64 x 64: D = 128."""
+    """Return three convolutions of 3 x 3 with BatchNorm, for images of some 8 x 8 to 64 x 64.
+
+    D = 128.
+    """
 
     def block(into: int, out: int, pool: nn.Module) -> list[nn.Module]:
         convolution = nn.Conv2d(into, out, 3, padding=1, bias=False)
@@ -127,7 +131,7 @@ def small_cnn() -> Backbone:
 
 
 def from_torchvision(name: str) -> Backbone:
-    """A classifier of torchvision without its last layer; see ``make``."""
+    """Return a classifier of torchvision without its last layer; see ``make``."""
     from torchvision import models
 
     if name in SEVERAL_HEADS:
@@ -139,32 +143,41 @@ def from_torchvision(name: str) -> Backbone:
         )
     net = models.get_model(name, weights=None)
     try:
-        head, linear = find_head(net)
+        head, D = remove_head(net)
     except ValueError as error:
         raise ValueError(f"backbone: {name} cannot be used, {error}") from None
-    owner, _, last = head.rpartition(".")
-    setattr(net.get_submodule(owner), last, nn.Identity())
     trained = models.get_model_weights(name).DEFAULT.transforms()
-    return Backbone(net, linear.in_features, head, tuple(trained.mean), tuple(trained.std))
+    return Backbone(net, D, head, tuple(trained.mean), tuple(trained.std))
+
+
+def remove_head(net: nn.Module) -> tuple[str, int]:
+    """Replace the last linear layer of a net by the identity; return its name and D.
+
+    Raises:
+        ValueError: the net does not end in a linear layer.
+    """
+    name, linear = find_head(net)
+    net.set_submodule(name, nn.Identity())
+    return name, linear.in_features
 
 
 def load(backbone: nn.Module, path: str | Path) -> None:
-    """Take the weights of a backbone from a file, which is read without running code from it.
+    """Load the weights of a backbone from a file, which is read without running code from it.
 
     Args:
         backbone: one made by ``make``, or a module of one's own.
-        path: what ``torch.save`` wrote of the net's ``state_dict``, as torchvision's files are, in
-            which the numbers of the net's own head are passed over; or a checkpoint of a run.
+        path: a ``state_dict`` of the net, written by ``torch.save`` as torchvision's files are, in
+            which the numbers of the net's own head are ignored; or a checkpoint of a run.
 
     Raises:
-        FileNotFoundError, ValueError: see ``weights_in``; or weights are missing, too many or of
-            another shape: they are named, and the backbone is as it was.
+        FileNotFoundError, ValueError: see ``read_state_dict``; or weights are missing, unexpected
+            or of another shape. The message names them, and the backbone is unchanged.
     """
-    found = weights_in(path)
+    found = read_state_dict(path)
     net, head = backbone, ""
     if isinstance(backbone, Backbone):
         net, head = backbone.net, backbone.head
-    if "model.linear.weight" in found:  # of a run
+    if "model.linear.weight" in found:  # a checkpoint of a run
         prefix = "backbone.net." if isinstance(backbone, Backbone) else "backbone."
         found = {k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)}
     expected = net.state_dict()
@@ -177,13 +190,13 @@ def load(backbone: nn.Module, path: str | Path) -> None:
         ],
     }
     if any(wrong.values()):
-        said = "; ".join(f"{what}: {some(names)}" for what, names in wrong.items() if names)
-        raise ValueError(f"backbone_weights: expected those of the backbone in {path}, got {said}")
+        got = "; ".join(f"{fault}: {listed(names)}" for fault, names in wrong.items() if names)
+        raise ValueError(f"backbone_weights: expected those of the backbone in {path}, got {got}")
     net.load_state_dict(given)
 
 
-def weights_in(path: str | Path) -> dict[str, Tensor]:
-    """The state_dict in a file, or of a net in the checkpoint of a run; read without running code.
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Return the state_dict in a file or in the checkpoint of a run, without running its code.
 
     Raises:
         FileNotFoundError, ValueError: there is no such file, or it holds something else.
@@ -196,7 +209,7 @@ def weights_in(path: str | Path) -> dict[str, Tensor]:
     return found
 
 
-def some(names: list[str]) -> str:
-    """The first of many names, and how many there are."""
+def listed(names: list[str]) -> str:
+    """Return the first of many names, and how many more there are."""
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return ", ".join(names[:5]) + more

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from softmax_torch import checks
 from softmax_torch.functional import cross_entropy, linear_cross_entropy
 
-__all__ = ["CrossEntropyLoss", "SoftmaxRegression"]
+__all__ = ["Classifier", "CrossEntropyLoss", "SoftmaxRegression"]
 
 
 class SoftmaxOfLinear(nn.Module):
@@ -125,6 +125,37 @@ class SoftmaxRegression(SoftmaxOfLinear):
     def forward(self, x: Tensor) -> Tensor:
         """Log-probabilities log p(c | x), of shape (..., C)."""
         return self.logits(x).log_softmax(-1)
+
+
+class Classifier(nn.Module):
+    """A net that ends in softmax regression: a backbone, and a head on its features.
+
+    Args:
+        backbone: from inputs (N, ...) to features (N, D); ``nn.Identity()`` for the inputs
+            themselves.
+        model: the head, from features to C classes. The ``state_dict`` has the keys
+            ``backbone.*``, ``model.linear.weight`` and ``model.linear.bias``.
+    """
+
+    backbone: nn.Module
+    model: SoftmaxRegression
+
+    def __init__(self, backbone: nn.Module, model: SoftmaxRegression) -> None:
+        super().__init__()
+        self.backbone, self.model = backbone, model
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return features (N, D) of inputs (N, ...)."""
+        features: Tensor = self.backbone(x)
+        return features
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Return logits (N, C) of inputs (N, ...)."""
+        return self.model.logits(self.features(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (N, C) of inputs (N, ...), as classifiers of torchvision do."""
+        return self.logits(x)
 
 
 class CrossEntropyLoss(nn.Module):

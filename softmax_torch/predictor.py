@@ -1,9 +1,9 @@
-"""What was trained predicts by itself: from raw inputs to class names and probabilities.
+"""Prediction with a trained model: from raw inputs to class names and probabilities.
 
     raw  ->  x = preprocessing(raw)  ->  logits z  ->  p = softmax(calibration(z))
 
-Everything that takes lies in the checkpoint, or in weights exported from one. Either is read
-without running code from it.
+A checkpoint, or weights exported from one, holds all of these. Either is read without running code
+from it. Lightning is not needed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from softmax_torch import backbones
 from softmax_torch.calibration import Calibration
-from softmax_torch.modules import SoftmaxRegression
+from softmax_torch.modules import Classifier, SoftmaxRegression
 from softmax_torch.storage.checkpoints import read_checkpoint
 from softmax_torch.storage.exported_weights import read_exported_weights
 
@@ -29,17 +29,17 @@ except ImportError as error:
         f"{error}. Raw inputs need more than the operator does: pip install 'softmax-torch[train]'"
     ) from error
 
-__all__ = ["Predicted", "Predictor", "load"]
+__all__ = ["Predicted", "Predictor", "load", "network"]
 
 ROWS = 4096
-"""Samples that are predicted together, of those in a file."""
+"""Samples of a file that are predicted together, at most."""
 
 PIXELS = 1 << 25
-"""Numbers that samples read together have at most, 128 MiB: fewer samples, where they are large."""
+"""Numbers in the samples that are predicted together, at most: 128 MiB in float32."""
 
 
 class Predicted(NamedTuple):
-    """Some samples of a file: their names (n,) and class probabilities (n, C)."""
+    """Names (n,) and class probabilities (n, C) of some samples of a file."""
 
     ids: list[str]
     probabilities: Tensor
@@ -48,19 +48,19 @@ class Predicted(NamedTuple):
 class Predictor:
     """A trained classifier that takes raw inputs.
 
-    Raw inputs are what it was trained on: paths of images, Pillow images or arrays of bytes; rows
-    of a table, as a data frame or a dict of columns; vectors as an array. ``predict_file`` takes
-    files.
+    Raw inputs are of the kind it was trained on: paths of images, Pillow images or arrays of bytes;
+    rows of a table, as a data frame or a dict of columns; vectors as an array. ``predict_file``
+    takes files.
 
     Args:
         network: from x (n, ...) to logits (n, C); it is put into evaluation mode.
         preprocessing: from raw inputs to x, and names of classes.
         calibration: applied to logits; None for none.
         device: where the network works.
-        hyper_parameters: what the network was made with, as a checkpoint has them; None if unknown.
+        hyper_parameters: arguments of the network, as a checkpoint has them; None if unknown.
 
     Raises:
-        ValueError: no such device.
+        ValueError: there is no such device.
     """
 
     def __init__(
@@ -78,35 +78,35 @@ class Predictor:
             raise ValueError(f"device: expected one that is here, got {device}: {error}") from None
         self.preprocessing, self.calibration = preprocessing, calibration
         self.hyper_parameters = hyper_parameters
-        # Of a run in float64, for example, whose batches are cast as late as here.
+        # A run in float64, for example, casts its batches as late as here.
         self.dtype = next((p.dtype for p in network.parameters()), torch.get_default_dtype())
 
     @property
     def rows(self) -> int:
-        """How many samples of a file are predicted together."""
+        """Number of samples of a file that are predicted together."""
         return max(1, min(ROWS, PIXELS // self.preprocessing.in_features))
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """A name for each class index."""
+        """Name of each class index."""
         return self.preprocessing.class_names
 
     @torch.inference_mode()
     def logits(self, x: Tensor) -> Tensor:
-        """Logits (n, C) in float32 of x (n, ...), calibrated if there is a calibration."""
+        """Return logits (n, C) in float32 of x (n, ...), calibrated if there is a calibration."""
         z: Tensor = self.network(x.to(self.device, self.dtype)).float()
         return z if self.calibration is None else self.calibration(z)
 
     def predict_proba(self, raw: Any) -> Tensor:
-        """Class probabilities (n, C) in float32, on the CPU, of raw inputs."""
+        """Return class probabilities (n, C) of raw inputs, in float32 on the CPU."""
         return self.logits(self.preprocessing.tensor(raw)).softmax(1).cpu()
 
     def predict(self, raw: Any) -> list[str]:
-        """The name of the most probable class of each raw input."""
+        """Return the name of the most probable class of each raw input."""
         return [self.class_names[c] for c in self.predict_proba(raw).argmax(1).tolist()]
 
     def predict_file(self, path: str | Path) -> Iterator[Predicted]:
-        """Predictions for a file or folder, some samples at a time, of more than memory holds."""
+        """Yield predictions for a file or folder, which may be larger than memory."""
         for ids, x in self.preprocessing.read(Path(path), self.rows):
             yield Predicted(ids, self.logits(x).softmax(1).cpu())
 
@@ -114,18 +114,18 @@ class Predictor:
 def load(
     path: str | Path, calibrated: bool = False, device: torch.device | str = "cpu"
 ) -> Predictor:
-    """The classifier in a checkpoint, or in weights that were exported from one.
+    """Return the classifier in a checkpoint, or in weights that were exported from one.
 
     Args:
         path: a .ckpt of a run; or exported weights, a .safetensors file or the folder with one.
-        calibrated: whether to apply the calibration in a checkpoint. Exported weights have the one
-            that they were exported with, or none.
-        device: where it predicts.
+        calibrated: whether to apply the calibration in a checkpoint. With exported weights, the
+            calibration that they were exported with is always applied.
+        device: where the network works.
 
     Raises:
         FileNotFoundError, ValueError: there is no such file, it is no checkpoint of a run, or it
-            lacks what was asked for; no such device.
-        ImportError: weights, and no safetensors to read them.
+            lacks preprocessing or calibration; there is no such device.
+        ImportError: safetensors, which reads exported weights, is not installed.
     """
     path = Path(path)
     if path.is_dir() or path.suffix == ".safetensors":
@@ -152,23 +152,15 @@ def load(
     )
 
 
-class Logits(nn.Module):
-    """A backbone and a softmax regression that ends at its logits."""
+def network(hyper_parameters: dict[str, Any], state_dict: dict[str, Tensor]) -> Classifier:
+    """Return the net that was trained, from x (n, ...) to logits (n, C).
 
-    def __init__(self, backbone: nn.Module, model: SoftmaxRegression) -> None:
-        super().__init__()
-        self.backbone, self.model = backbone, model
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (n, C) of x (n, ...)."""
-        return self.model.logits(self.backbone(x))
-
-
-def network(hyper_parameters: dict[str, Any], state_dict: dict[str, Tensor]) -> nn.Module:
-    """The net that was trained, from x to logits.
+    Args:
+        hyper_parameters: with the name of the backbone, if there is one.
+        state_dict: of the net; dtype and sizes are those of its numbers.
 
     Raises:
-        ValueError: its backbone was a module of somebody's own, which no name stands for.
+        ValueError: the backbone was a user's module, which has no name to rebuild it by.
     """
     name = hyper_parameters.get("backbone")
     if name is None and any(key.startswith("backbone.") for key in state_dict):
@@ -180,6 +172,6 @@ def network(hyper_parameters: dict[str, Any], state_dict: dict[str, Tensor]) -> 
     C, D = weight.shape
     bias = "model.linear.bias" in state_dict
     backbone = nn.Identity() if name is None else backbones.make(name).to(weight.dtype)
-    net = Logits(backbone, SoftmaxRegression(D, C, bias, dtype=weight.dtype))
+    net = Classifier(backbone, SoftmaxRegression(D, C, bias, dtype=weight.dtype))
     net.load_state_dict(state_dict)
     return net

@@ -1,4 +1,4 @@
-"""A checkpoint predicts by itself: in another place, in another process, from raw files."""
+"""A checkpoint alone predicts raw files, in another folder and process."""
 
 import csv
 import json
@@ -52,7 +52,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def checkpoint(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of its checkpoint, alone in an empty directory, which is the current one."""
+    """A copy of the run's checkpoint, alone in the current directory."""
     monkeypatch.chdir(tmp_path)
     best = run / "runs" / "mnist" / "version_0" / "best.ckpt"
     return Path(shutil.copy(best, tmp_path / "copy.ckpt"))
@@ -63,7 +63,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_a_copy_predicts_raw_files_as_the_run_predicts_its_test_set(
+def test_a_copied_checkpoint_predicts_raw_files_as_its_run_does(
     run: Path, checkpoint: Path
 ) -> None:
     of_run = run / "runs" / "mnist" / "version_0" / "best.ckpt"
@@ -88,12 +88,12 @@ def test_a_copy_predicts_raw_files_as_the_run_predicts_its_test_set(
     assert found == expected
 
 
-def test_load_gives_an_object_that_takes_raw_inputs(run: Path, checkpoint: Path) -> None:
+def test_load_returns_a_predictor_of_raw_inputs(run: Path, checkpoint: Path) -> None:
     found = softmax_torch.load(checkpoint)
     files = sorted((run / "images").iterdir())
     p = found.predict_proba(files)
     assert p.shape == (100, 10)
-    assert not p.requires_grad  # nothing is kept for a derivative
+    assert not p.requires_grad  # no graph is kept
     torch.testing.assert_close(p.sum(1), torch.ones(100))
     assert torch.equal(p, found.predict_proba(np.load(run / "images.npy")))
     assert found.predict(files) == [found.class_names[c] for c in p.argmax(1)]
@@ -102,6 +102,22 @@ def test_load_gives_an_object_that_takes_raw_inputs(run: Path, checkpoint: Path)
     assert (p.argmax(1) == labels).double().mean() > 0.9
     pieces = list(found.predict_file(run / "images"))
     assert torch.equal(torch.cat([piece.probabilities for piece in pieces]), p)
+
+
+def test_prediction_needs_no_lightning(run: Path, checkpoint: Path) -> None:
+    code = (
+        "import sys, softmax_torch; "
+        "softmax_torch.load('copy.ckpt').predict_file(sys.argv[1]).__next__(); "
+        "print(*[m for m in ('lightning', 'torchmetrics', 'jsonargparse') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(run / "images.npy")],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []
 
 
 def test_files_are_read_in_pieces(
@@ -117,7 +133,7 @@ def test_files_are_read_in_pieces(
 
 
 def test_predictions_are_written_as_they_come(tmp_path: Path) -> None:
-    """under another name: none is kept in memory, and no part of a file is there by its own."""
+    """Under another name until the file is complete; predictions are not kept in memory."""
 
     def pieces() -> Iterator[Predicted]:
         for i in range(3):
@@ -132,7 +148,7 @@ def test_predictions_are_written_as_they_come(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [file.path]
 
 
-def test_what_another_process_has_written_meanwhile_is_kept(tmp_path: Path) -> None:
+def test_a_file_that_another_process_wrote_is_kept(tmp_path: Path) -> None:
     file = predictions.PredictionFile(tmp_path / "out.csv", 1, False)
 
     def pieces() -> Iterator[Predicted]:
@@ -144,7 +160,7 @@ def test_what_another_process_has_written_meanwhile_is_kept(tmp_path: Path) -> N
     assert [path.read_text() for path in tmp_path.iterdir()] == ["theirs"]
 
 
-def test_large_samples_are_read_few_at_a_time(
+def test_large_samples_are_read_in_smaller_pieces(
     run: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = softmax_torch.load(checkpoint)
@@ -214,7 +230,7 @@ def test_formats(run: Path, checkpoint: Path) -> None:
         (["--device", "gpu"], ValueError, "device: expected one that is here, got gpu: "),
     ],
 )
-def test_what_cannot_be_predicted_leaves_nothing(
+def test_refused_predictions_leave_no_file(
     run: Path, checkpoint: Path, flags: list[str], kind: type[Exception], message: str
 ) -> None:
     Path("copy.csv").touch()
@@ -227,7 +243,7 @@ def test_what_cannot_be_predicted_leaves_nothing(
     assert sorted(path.name for path in Path().iterdir()) == before
 
 
-def test_an_image_that_fails_on_the_way_leaves_nothing(
+def test_an_unreadable_image_leaves_no_file(
     run: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("softmax_torch.predictor.ROWS", 3)
@@ -241,7 +257,7 @@ def test_an_image_that_fails_on_the_way_leaves_nothing(
     assert sorted(path.name for path in Path().iterdir()) == ["copy.ckpt", "images"]
 
 
-def test_a_checkpoint_of_other_data_says_so(run: Path, checkpoint: Path) -> None:
+def test_a_checkpoint_without_preprocessing_is_refused(run: Path, checkpoint: Path) -> None:
     content = read_checkpoint(checkpoint)
     del content["preprocessing"]
     torch.save(content, "old.ckpt")
@@ -249,7 +265,7 @@ def test_a_checkpoint_of_other_data_says_so(run: Path, checkpoint: Path) -> None
         softmax_torch.load("old.ckpt")
 
 
-def test_data_that_have_changed_since_are_noticed(run: Path, checkpoint: Path) -> None:
+def test_changed_preprocessing_is_refused(run: Path, checkpoint: Path) -> None:
     content = read_checkpoint(checkpoint)
     content["preprocessing"]["class_names"][0] = "zero"
     torch.save(content, checkpoint)
@@ -259,7 +275,7 @@ def test_data_that_have_changed_since_are_noticed(run: Path, checkpoint: Path) -
         cli.main(["test", *given, "--ckpt_path", str(checkpoint)])
 
 
-def test_a_net_is_made_again_by_the_name_of_its_backbone(
+def test_a_net_is_rebuilt_by_the_name_of_its_backbone(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -288,8 +304,8 @@ class Vectors(TensorDataModule):
         return Split(x, y), Split(x, y)
 
 
-def test_vectors_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a data module that says no more: the numbers as they are, times its scale."""
+def test_vectors_are_the_default_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a ``preprocessing`` of the data module: the numbers times its scale."""
     from lightning import Trainer
 
     from softmax_torch.training import LitSoftmaxRegression
@@ -330,7 +346,7 @@ def test_vectors_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("suffix", predictions.FORMATS)
 def test_files_whose_names_are_not_utf_8_are_named(suffix: str, tmp_path: Path) -> None:
-    """in letters that tell them apart."""
+    """The names are escaped, and remain different."""
     ids = [os.fsdecode(name) for name in (b"caf\xe9.png", b"caf\xe8.png")]
     file = predictions.PredictionFile(tmp_path / f"out{suffix}", 1, False)
     file.write([Predicted(ids, torch.tensor([[0.25, 0.75]] * 2))], ["a", "b"])
@@ -342,7 +358,7 @@ def test_json_and_csv_take_names_of_any_kind(tmp_path: Path) -> None:
     p = torch.tensor([[0.25, 0.75]])
     names = ('comma, "quote"', "ñandú\n二")
     for suffix in (".csv", ".jsonl"):
-        # Of more classes than there are, all are named.
+        # top_k beyond the number of classes names them all.
         file = predictions.PredictionFile(tmp_path / f"out{suffix}", 9, True)
         file.write([Predicted(["a,b"], p)], names)
     [row] = rows_of(tmp_path / "out.csv")

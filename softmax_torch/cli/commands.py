@@ -25,9 +25,9 @@ from softmax_torch.report.writing import write
 from softmax_torch.storage.atomic_files import write_atomically
 from softmax_torch.storage.run_directories import CONFIG_FILE
 from softmax_torch.training.checkpoint_io import atomic_checkpoint_io
-from softmax_torch.training.progress import EpochBar
+from softmax_torch.training.progress_bar import EpochBar
+from softmax_torch.training.run_checkpoint import RunCheckpoint, Stopped
 from softmax_torch.training.run_logger import RunLogger
-from softmax_torch.training.saving import RunCheckpoint, Stopped
 
 __all__ = ["run_with_lightning"]
 
@@ -117,7 +117,7 @@ def fit(session: Session) -> None:
     trainer.fit(model, datamodule=session.data, ckpt_path=path, weights_only=True)
     # Read now: a checkpoint that is loaded restores the timer's state.
     seconds = session.timer.time_elapsed("train") or 0.0
-    last, best = model.wants_the_last, None
+    last, best = model.reports_last_checkpoint, None
     if session.recorder is not None:
         recorder = session.recorder
         best = (recorder.last_model_path if last else recorder.best_model_path) or None
@@ -132,10 +132,8 @@ def fit(session: Session) -> None:
     speed = steps / max(seconds, 1e-9)
     print_line("trained", f"{steps} steps in {seconds:.1f} s ({speed:.0f} a second)")
     print_line("device", device_name(trainer))
-    if model.path is not None:
-        print_line("path", model.path)
-    if model.certificate is not None:
-        print_line("optimum", model.certificate)
+    for label, text in model.fit_summary().items():
+        print_line(label, text)
     print_line("val" if best is None or last else "best val", format_metrics(val))
     print_line("test", format_metrics(test))
     if best is not None:

@@ -1,10 +1,10 @@
-"""A frozen net from torchvision that turns images into features, and a digest of what it is.
+"""A frozen net of torchvision that computes features of images, and a digest of its weights.
 
     images (b, H, W) or (b, 1 | 3, H, W)  ->  [0, 1]  ->  three channels  ->  size x size pixels
            ->  (x - mean) / std, that of ImageNet  ->  the net up to a layer  ->  (b, D), flattened
 
-The layer is any module of the net by its dotted name; by default what goes into the last linear
-layer, the head, which is taken off. Nothing is learnt here: evaluation mode, no gradients.
+The layer is any module of the net, by its dotted name. By default features are the input of the
+last linear layer, the head, which is removed. The net is in evaluation mode, without gradients.
 """
 
 from __future__ import annotations
@@ -16,35 +16,34 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from softmax_torch.backbones import as_colour, weights_in
-from softmax_torch.heads import find_head
+from softmax_torch.backbones import as_colour, read_state_dict, remove_head
 from softmax_torch.storage.block_cache import digest
 
 __all__ = ["FrozenNet"]
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of the three channels on ImageNet, as torchvision's weights expect them."""
+"""Mean and standard deviation of the three channels on ImageNet, as in torchvision's training."""
 
 
 class FrozenNet:
-    """An architecture with its weights, cut at a layer.
+    """A net of torchvision with its weights, cut at a layer.
 
     Args:
         name: of a classification model in ``torchvision.models``.
-        weights: a file with a state_dict of it (of which the head is not looked at); or a name of
-            torchvision's own weights, such as DEFAULT, which are downloaded; None for none.
-        seed: of the random weights where there are none.
+        weights: a file with its state_dict, whose head is ignored; or a name of torchvision's own
+            weights, such as DEFAULT, which are downloaded; None for random weights.
+        seed: of random weights.
         layer: dotted name of the module whose output the features are; None for the input of the
             head.
-        size: pixels of a side that images are brought to.
+        size: width and height in pixels that images are resized to.
 
     Attributes:
         in_features: D, numbers of a sample.
-        made_of: name, layer, size, and a digest of the weights.
+        made_of: name, layer, size, and a digest of the weights, on which features depend.
 
     Raises:
-        ValueError: no such model, layer or weights, or an image too small for the net.
-        FileNotFoundError: the file is not there, or the weights cannot be downloaded.
+        ValueError: there is no such model, layer or weights, or images are too small for it.
+        FileNotFoundError: there is no such file, or the weights cannot be downloaded.
     """
 
     def __init__(
@@ -55,7 +54,7 @@ class FrozenNet:
             raise ValueError(f"backbone: expected one of {', '.join(known)}; got {name!r}")
         self.name, self.weights, self.seed = name, weights, seed
         self.layer, self.size = layer, size
-        with torch.device("meta"):  # no numbers, only their shapes
+        with torch.device("meta"):  # shapes without numbers
             net = cut(models.get_model(name, weights=None).eval(), layer, name)
             image = torch.empty(1, 3, size, size)
         try:
@@ -68,7 +67,7 @@ class FrozenNet:
 
     @property
     def net(self) -> nn.Module:
-        """The net with its weights, made when it is asked for."""
+        """The net with its weights, made at the first access."""
         if self._net is None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed)
@@ -83,7 +82,7 @@ class FrozenNet:
 
     @property
     def made_of(self) -> dict[str, str | int | None]:
-        """What features depend on besides the images."""
+        """Everything that features depend on besides the images."""
         parts: list[bytes | memoryview] = []
         for name, value in self.net.state_dict().items():
             parts.append(f"{name} {tuple(value.shape)} {value.dtype}".encode())
@@ -97,12 +96,12 @@ class FrozenNet:
 
     @torch.no_grad()
     def features(self, images: Tensor, scale: float, device: torch.device) -> Tensor:
-        """Features (b, D) in float32 on the CPU, of images as a data set holds them.
+        """Return features (b, D) of images, in float32 on the CPU.
 
         Args:
-            images: (b, H, W) or (b, channels, H, W), of any type.
-            scale: factor that takes them to [0, 1].
-            device: where to compute.
+            images: (b, H, W) or (b, channels, H, W), of any dtype.
+            scale: factor from their values to [0, 1].
+            device: where the net works.
         """
         x = images.to(device).float() * scale
         x = as_colour(x)
@@ -130,19 +129,18 @@ class FrozenNet:
             raise FileNotFoundError(
                 f"weights: expected a file, or one of {', '.join(named)}; got {self.weights}"
             )
-        return weights_in(path)
+        return read_state_dict(path)
 
 
 def cut(net: nn.Module, layer: str | None, name: str) -> nn.Module:
-    """The net up to a layer; ValueError if there is none of that name."""
+    """Return the net of this name up to a layer; ValueError if it has no such layer."""
     if layer is None:
         try:
-            head, _ = find_head(net)
+            remove_head(net)
         except ValueError:
             raise ValueError(
                 f"layer: expected a name, as {name} does not end in a linear layer; got none"
             ) from None
-        net.set_submodule(head, nn.Identity())
         return net
     known = [at for at, _ in net.named_modules() if at]
     if layer not in known:
@@ -156,25 +154,35 @@ def cut(net: nn.Module, layer: str | None, name: str) -> nn.Module:
 
 
 def run(net: nn.Module, x: Tensor) -> Tensor:
-    """What a net that was cut puts out, flattened: (b, D)."""
+    """Return the output of a cut net, flattened to (b, D)."""
     out = net(x)
     features: Tensor = out["features"] if isinstance(out, dict) else out
     return features.flatten(1)
 
 
 def load_into(net: nn.Module, given: dict[str, Tensor], names: set[str], what: str) -> None:
-    """Take the weights of a part of a net, all of whose parameters have these names; ValueError."""
-    wanted = net.state_dict()
-    unknown, absent = sorted(given.keys() - names), sorted(wanted.keys() - given.keys())
+    """Load the weights of a part of a net.
+
+    Args:
+        net: the part.
+        given: a state_dict of the whole net.
+        names: of everything in a state_dict of the whole net.
+        what: the weights, for messages.
+
+    Raises:
+        ValueError: the state_dict has other names, lacks some of the part, or has other shapes.
+    """
+    needed = net.state_dict()
+    unknown, absent = sorted(given.keys() - names), sorted(needed.keys() - given.keys())
     if unknown or absent:
         raise ValueError(
             f"{what}: expected the names of this backbone, got "
             + (f"others ({', '.join(unknown[:3])})" if unknown else f"none of {absent[0]}")
         )
-    for name, value in wanted.items():
+    for name, value in needed.items():
         if value.shape != given[name].shape:
             raise ValueError(
                 f"{what}: expected {name} of shape {tuple(value.shape)}, got "
                 f"{tuple(given[name].shape)}"
             )
-    net.load_state_dict({name: given[name] for name in wanted})
+    net.load_state_dict({name: given[name] for name in needed})

@@ -17,7 +17,7 @@ from softmax_torch.report.findings import Evaluated, Findings
 from softmax_torch.report.page import compose
 from softmax_torch.report.writing import write
 from softmax_torch.storage.run_directories import read_metrics
-from softmax_torch.training import LitClassifier
+from softmax_torch.training.base import LitBase
 from softmax_torch.training.calibrating import CalibratingTrainer
 from softmax_torch.training.checkpoint_io import atomic_checkpoint_io
 
@@ -32,7 +32,7 @@ class ReportingTrainer(CalibratingTrainer):
 
     def report(
         self,
-        model: LitClassifier,
+        model: LitBase,
         datamodule: TensorDataModule,
         run: str,
         ckpt_path: str | None = None,
@@ -56,7 +56,7 @@ class ReportingTrainer(CalibratingTrainer):
         return write(compose(self.findings(model, datamodule, run, path)), Path(run))
 
     def findings(
-        self, model: LitClassifier, datamodule: TensorDataModule, run: str, ckpt_path: str
+        self, model: LitBase, datamodule: TensorDataModule, run: str, ckpt_path: str
     ) -> Findings:
         """Evaluate a trained run; arguments and errors are those of ``report``."""
         if self.world_size > 1:
@@ -93,12 +93,12 @@ class ReportingTrainer(CalibratingTrainer):
         )
 
 
-def checkpoint_of(run: Path, model: LitClassifier) -> str:
-    """The checkpoint of a run that is meant where none is named."""
-    return str(run / ("last.ckpt" if model.wants_the_last else "best.ckpt"))
+def checkpoint_of(run: Path, model: LitBase) -> str:
+    """Return the checkpoint of a run that is evaluated if none is named."""
+    return str(run / ("last.ckpt" if model.reports_last_checkpoint else "best.ckpt"))
 
 
-def weight_of(model: LitClassifier) -> Tensor | None:
+def weight_of(model: LitBase) -> Tensor | None:
     """The weight (C, D) of the head where it sees the sample itself."""
     if not isinstance(model.backbone, nn.Identity):
         return None

@@ -10,11 +10,11 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer import Trainer
 from torch import Tensor
 
-from softmax_torch import calibration
+from softmax_torch import calibration, lightning_compat
 from softmax_torch.calibration import Method
 from softmax_torch.data import TensorDataModule
 from softmax_torch.training.checkpoint_io import atomic_checkpoint_io
-from softmax_torch.training.classifier import LitClassifier
+from softmax_torch.training.evaluating import LitEvaluation
 from softmax_torch.training.evaluation import Evaluation
 
 __all__ = ["CalibratingTrainer", "KeptLogits"]
@@ -33,12 +33,12 @@ class KeptLogits(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Before the module makes figures of them."""
-        assert isinstance(pl_module, LitClassifier)
+        assert isinstance(pl_module, LitEvaluation)
         self._keep(pl_module.val_evaluation)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The same of the test set."""
-        assert isinstance(pl_module, LitClassifier)
+        assert isinstance(pl_module, LitEvaluation)
         self._keep(pl_module.test_evaluation)
 
     def _keep(self, evaluation: Evaluation) -> None:
@@ -50,7 +50,7 @@ class CalibratingTrainer(Trainer):
 
     def calibrate(
         self,
-        model: LitClassifier,
+        model: LitEvaluation,
         datamodule: TensorDataModule,
         ckpt_path: str,
         method: Method = "temperature",
@@ -91,7 +91,7 @@ class CalibratingTrainer(Trainer):
     def keeping_logits(self) -> Iterator[KeptLogits]:
         """Within it an evaluation leaves its logits behind."""
         kept = KeptLogits()
-        callbacks: list[Callback] = self.callbacks  # type: ignore[attr-defined] # set by a connector
+        callbacks = lightning_compat.callbacks_of(self)
         callbacks.append(kept)
         try:
             yield kept

@@ -2,98 +2,64 @@
 
     features = backbone(x)  (N, D)          z = features W^T + b  (N, C)
 
-    objective = sum_i (w_{y_i} loss_i + zeta lse_i^2) / sum_i w_{y_i}
-                + ||W||^2 / (2 C sum_i w_{y_i})
+The objective is in ``training.objective``, the loop of training in ``training.base``. Here is what
+a backbone adds: freezing it, a learning rate and weights of its own, mixed images, and a loss that
+is fused with the head.
 
-over the n training samples, with class weights w (1 if there are none), z-loss zeta, and the
-strength C of the L2 penalty as in scikit-learn's LogisticRegression: the smaller, the stronger. It
-is on the weight of the head alone: the bias is not in it, and a backbone has the optimizer's weight
-decay. What it is on a batch is in ``training.objective``; what has to fit together before a run
-begins, in ``training.agreement``.
-
-Where C <= D logits are smaller than features: they are formed once, for the loss and the figures.
-Where C > D the loss is fused with the head (``linear_cross_entropy``), and accuracy and NLL are
-counted in blocks of rows: one more product of the head, with no logits kept.
-
-One ``training_step`` makes many optimizer steps. Lightning pays for each call of it some 300 us,
-for hooks, progress and profiling, where a step of 784 -> 10 at batch 128 takes 200. Optimization is
-manual in Lightning's sense, but for what it leaves undone then: the schedule, gradient clipping and
-accumulation that the trainer was asked for are done here. Nothing is read from the device but once
-a call, when the objectives of its steps are looked at.
+Where C <= D logits are smaller than features. They are formed once, for loss and metrics. Where
+C > D the loss is fused with the head (``linear_cross_entropy``), and accuracy and NLL are counted
+in blocks of rows: one more product of the head, with no logits kept.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, Self
 
 import torch
-from lightning import LightningModule
-from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler
 
 from softmax_torch import backbones
-from softmax_torch.calibration import Calibration
-from softmax_torch.data.batches import Batch, Steps
-from softmax_torch.functional import cross_entropy
+from softmax_torch.data.batches import Batch
 from softmax_torch.modules import SoftmaxRegression
-from softmax_torch.preprocessing import Preprocessing
-from softmax_torch.storage.checkpoints import CHECKPOINT_FORMAT
-from softmax_torch.training import agreement, randomness
-from softmax_torch.training.calls import DIVERGED, Call, counts_batches, recount
-from softmax_torch.training.evaluation import Evaluation
+from softmax_torch.training import compatibility
+from softmax_torch.training.base import LitBase
 from softmax_torch.training.mixing import Mixing
-from softmax_torch.training.objective import mean_loss, terms_of
+from softmax_torch.training.objective import TrainingObjective
 from softmax_torch.training.options import (
     BackboneOption,
     OptimizerFactory,
     SchedulerFactory,
     check_backbone,
-    check_counts,
     check_mixing,
-    check_options,
 )
-from softmax_torch.training.sums import EpochSums
+from softmax_torch.training.steps import StepHistory
+from softmax_torch.training.user_metrics import MetricsOption
 
-__all__ = ["Gradient", "LitClassifier", "batches_of"]
-
-CALL_LOGITS = 1 << 24
-"""Logits that the steps of a call may leave behind, 64 MiB: where a step has that many by itself, a
-call costs nothing beside it."""
+__all__ = ["LitClassifier"]
 
 BLOCK = 1 << 20
-"""Logits that exist at once where figures are counted in blocks, 4 MiB."""
-
-Gradient = Callable[[LightningOptimizer, Batch], tuple[Tensor, Tensor]]
-"""Puts the gradient on a batch where the optimizer looks for it: the objective, and that of which
-figures are made: logits, or features where the loss is fused."""
+"""Logits that exist at once where metrics are counted in blocks of rows, 4 MiB."""
 
 
-def batches_of(batch: Steps | tuple[Tensor, Tensor]) -> Steps | list[Batch]:
-    """The batches of a call: many, or one pair (x, y) of a loader of others."""
-    return batch if isinstance(batch, Steps) else [Batch(*batch, batch[1])]
-
-
-class LitClassifier(LightningModule):
-    """Trains a net that ends in ``SoftmaxRegression``, by gradient descent of any kind.
+class LitClassifier(LitBase):
+    """A net that ends in ``SoftmaxRegression``, trained by gradient descent of any kind.
 
     Args:
         in_features: the numbers of a sample, such as 784 for 28 x 28.
         num_classes: number of classes.
         backbone: the net before the head: "small_cnn" or the name of a classifier of torchvision
             (see ``softmax_torch.backbones``), by which a checkpoint rebuilds it; or a module from
-            inputs (N, ...) to features (N, D) with an attribute ``out_features``, D, which a
-            checkpoint has to be given again; None for the sample itself, flattened.
+            inputs (N, ...) to features (N, D) with an attribute ``out_features``, D, which has to
+            be given again when a checkpoint is loaded; None for the sample itself, flattened.
         backbone_weights: file that the backbone starts from (see ``backbones.load``) in a fit that
             is not resumed; None for random weights.
         freeze_backbone: whether the backbone stays as it is: no gradients, and evaluation mode,
             which keeps the statistics of BatchNorm and drops nothing.
-        unfreeze_at_epoch: epoch, counted from 0, from which on it is trained too; None for never.
+        unfreeze_at_epoch: epoch, counted from 0, from which on the backbone is trained too; None
+            for never.
         backbone_lr: learning rate of the backbone; None for the one of ``optimizer``. Schedules
             scale both.
         bias: whether the logits have an intercept per class.
@@ -117,42 +83,32 @@ class LitClassifier(LightningModule):
             ``overfit_batches``) it is one. Signals and checkpoints wait for the end of a call.
         log_every_n_steps: log the objective and the learning rate of the head of every so many
             steps, as ``train/loss_step`` and ``train/lr``; None for epochs alone.
+        metrics: metrics of torchmetrics to log for ``val`` and ``test`` beside ours: one, a list,
+            or a dict from names to metrics. They get class probabilities (n, C) and class indices
+            (n,) of the whole set, and return one number. In a configuration each has a
+            ``class_path`` and ``init_args`` (see ``training.user_metrics``).
 
     Logged once an epoch: ``train/loss`` (the objective, mean over the steps), ``accuracy`` and
-    ``nll`` for ``train``, of each batch before its step and ``accuracy``, ``nll`` and ``ece`` (see
-    ``training.evaluation``) for ``val`` and ``test``.
-
-    Mixed images are of no class: with ``mixup`` or ``cutmix`` ``train`` has its loss alone.
+    ``nll`` for ``train``, of each batch before its step, and ``accuracy``, ``nll`` and ``ece`` (see
+    ``training.evaluation``) for ``val`` and ``test``. With ``mixup`` or ``cutmix`` samples have no
+    single class, and ``train`` has its loss alone.
 
     A checkpoint holds everything that the next step depends on: parameters, optimizer, schedule,
-    place in the epoch, sums of the epoch so far, random number generators, of each process. It fits
-    runs with the same data and as many processes.
+    place in the epoch, sums of the epoch so far, and random number generators, of each process. A
+    run is resumed with the same data and as many processes.
 
-    Several processes share out the rows of a batch. BatchNorm normalizes by those of its own
-    process, and its statistics are those of the first, which hands them out as a call or a
-    validation begins; on GPUs ``Trainer(sync_batchnorm=True)`` takes them over all.
+    Several processes share out the rows of a batch. BatchNorm normalizes by the rows of its own
+    process. Its statistics are those of the first process, which are handed out when a
+    ``training_step`` or a validation begins; on GPUs ``Trainer(sync_batchnorm=True)`` computes them
+    over the rows of all processes.
 
     C and "balanced" count the training samples: they need a data module with ``class_counts``.
 
-    Attributes:
-        backbone: from inputs to features.
-        model: the head, ``SoftmaxRegression``.
-        frozen: whether the backbone is, at present.
-        calibrated: whether evaluation and prediction use the ``calibration`` of the checkpoint,
-            which must have one then; it is no part of what is trained.
-        solver: the convex solver that trains in the place of an optimizer, where there is one.
-        certificate: what such a solver can say of its result, in words.
-        path: the same of its results for several values of C.
+    The ``backbone`` and the head, ``model``, are attributes; ``frozen`` is whether the backbone is
+    frozen at present.
     """
 
-    calibrated = False
-    calibration: Calibration | None = None
-    solver: str | None = None
-    certificate: str | None = None
-    path: str | None = None
     frozen = False
-    unsaved: tuple[str, ...] = ("optimizer", "lr_scheduler", "backbone_weights")
-    """Arguments that are no hyper-parameters of a checkpoint: code, and what is in it anyway."""
 
     def __init__(
         self,
@@ -175,411 +131,167 @@ class LitClassifier(LightningModule):
         cutmix: float = 0.0,
         steps_per_call: int = 8,
         log_every_n_steps: int | None = None,
+        metrics: MetricsOption = None,
     ) -> None:
-        super().__init__()
-        check_options(num_classes, C, label_smoothing, class_weight, z_loss)
-        check_counts(steps_per_call, log_every_n_steps)
+        criterion = TrainingObjective(num_classes, C, label_smoothing, z_loss, class_weight)
         check_mixing(mixup, cutmix)
         check_backbone(backbone, backbone_weights, freeze_backbone, unfreeze_at_epoch, backbone_lr)
-        module = () if backbone is None or isinstance(backbone, str) else ("backbone",)
-        self.save_hyperparameters(ignore=[*self.unsaved, *module], logger=False)
-        self.in_features = in_features
-        self.backbone: nn.Module = nn.Identity()
-        features = in_features
+        net, features = nn.Identity() if backbone is None else backbone, in_features
+        if isinstance(net, str):
+            net = backbones.make(net)
         if backbone is not None:
-            self.backbone = backbones.make(backbone) if isinstance(backbone, str) else backbone
-            features = int(self.backbone.out_features)  # type: ignore[arg-type] # checked above
-        self.model = SoftmaxRegression(features, num_classes, bias)
-        self.fuses = backbone is not None and num_classes > features
+            features = int(net.out_features)  # type: ignore[arg-type] # checked above
+        super().__init__(
+            in_features,
+            net,
+            SoftmaxRegression(features, num_classes, bias),
+            criterion,
+            optimizer=optimizer,
+            lr_scheduler=lr_scheduler,
+            lr_interval=lr_interval,
+            steps_per_call=steps_per_call,
+            log_every_n_steps=log_every_n_steps,
+            metrics=metrics,
+        )
+        # Code is not kept in checkpoints, and a module's numbers are in them anyway.
+        module = () if backbone is None or isinstance(backbone, str) else ("backbone",)
+        left_out = ["optimizer", "lr_scheduler", "backbone_weights", "metrics", *module]
+        self.save_hyperparameters(ignore=left_out, logger=False)
+        self.fuses_loss = backbone is not None and num_classes > features
         self.backbone_weights, self.backbone_lr = backbone_weights, backbone_lr
-        self.freezes, self.unfreeze_at_epoch = freeze_backbone, unfreeze_at_epoch
+        self.freezes_backbone, self.unfreeze_at_epoch = freeze_backbone, unfreeze_at_epoch
         self._freeze_now()
         self.mixing = Mixing(mixup, cutmix, num_classes) if mixup or cutmix else None
-        self.optimizer = optimizer or partial(torch.optim.SGD, lr=0.1, momentum=0.9)
-        self.lr_scheduler = lr_scheduler
-        self.lr_interval = lr_interval
-        self.C: float | list[float] | None = C  # several of them are for a solver
-        self.label_smoothing, self.class_weight = label_smoothing, class_weight
-        self.z_loss = z_loss
-        self.most_steps, self.steps_per_call = steps_per_call, 1
-        self.log_every_n_steps = log_every_n_steps
-        self.accumulated = 0  # batches whose gradients wait for a step
-        self.sums = EpochSums()
-        self._restored: dict[str, Any] | None = None
-        self._validated = False
-        self.val_evaluation = Evaluation(num_classes)
-        self.test_evaluation = Evaluation(num_classes)
-        self.penalty = 0.0  # factor of ||W||^2
-        self.weight: Tensor | None
-        self.register_buffer("weight", None, persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Log-probabilities (N, C) of inputs (N, ...)."""
-        log_p: Tensor = self.model(self.features(x))
-        return log_p
 
     def features(self, x: Tensor) -> Tensor:
-        """Features (N, D) of inputs (N, ...), of which there may be none."""
+        """Return features (N, D) of inputs (N, ...), where N may be 0."""
         if len(x):
-            features: Tensor = self.backbone(x)
-            return features
+            return super().features(x)
         # BatchNorm takes no empty batch, and other processes wait for a gradient of everything.
         trained = [p for p in self.backbone.parameters() if p.requires_grad]
         nothing = sum(p.sum() for p in trained) * 0.0
         return x.new_zeros(0, self.model.in_features) + nothing
 
-    def logits(self, x: Tensor) -> Tensor:
-        """Logits (N, C) of inputs (N, ...)."""
-        return self.model.logits(self.features(x))
+    # A frozen backbone
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode, or evaluation mode, in which a frozen backbone stays."""
+        """Set training or evaluation mode; a frozen backbone stays in evaluation mode."""
         super().train(mode)
         if self.frozen:
             self.backbone.eval()
         return self
 
     def _freeze_now(self) -> None:
-        """Freeze or thaw the backbone, as it is to be in the current epoch."""
-        if self.freezes:
+        """Freeze or thaw the backbone, as the current epoch demands."""
+        if self.freezes_backbone:
             until = self.unfreeze_at_epoch
             self.frozen = until is None or self.current_epoch < until
             self.backbone.requires_grad_(not self.frozen)
             self.backbone.train(self.training and not self.frozen)
 
     def setup(self, stage: str) -> None:
-        """Compare the model with the data, and take from the data what the objective needs.
+        """Prepare as any classifier; for a fit, load the backbone's weights too.
 
         Raises:
-            ValueError: the data has other classes or features than the model, or samples that the
-                backbone does not take, or is not at hand where the objective needs to count it.
+            ValueError: see ``LitBase``; or the backbone does not take the samples, is to be
+                unfrozen in several processes, or does not fit its weights.
+            FileNotFoundError: there is no file of weights.
         """
-        data = getattr(self.trainer, "datamodule", None)
-        agreement.check_data(data, self._sizes())
-        if stage == "fit":
-            self.automatic_optimization = False
-            self.steps_per_call = 1 if counts_batches(self.trainer) else self._most_steps(data)
-            weight, self.penalty = terms_of(data, self.C, self.class_weight)
-            self.weight = None if weight is None else weight.to(self.device, torch.float32)
-            name = self.hparams.get("backbone", type(self.backbone).__name__)
-            agreement.check_samples(data, self.backbone, name, self.model.linear.weight)
-            if self.freezes:  # Lightning warns of modules in evaluation mode at ``on_train_start``
-                self.backbone.train(self.training)
-            if self.unfreeze_at_epoch is not None and self.trainer.world_size > 1:
-                # What DDP averages is settled before the first epoch.
-                raise ValueError(
-                    f"unfreeze_at_epoch: expected one process, got {self.trainer.world_size}"
-                )
-            if self.backbone_weights is not None and self.trainer.ckpt_path is None:
-                backbones.load(self.backbone, self.backbone_weights)
-            self.backbone_weights = None  # what comes later is better
-
-    def _sizes(self) -> dict[str, int]:
-        """Sizes that data and checkpoints have too."""
-        return {"num_classes": self.model.num_classes, "in_features": self.in_features}
-
-    def configure_callbacks(self) -> list[Callback]:
-        """None; the hook comes before Lightning looks whether it can do what it was asked for.
-
-        Where optimization is manual it refuses to clip and to accumulate gradients, which is done
-        here from ``setup`` on.
-        """
-        if self.trainer.state.fn == "fit":
-            self.automatic_optimization = True
-        return []
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what Lightning leaves out: sums of the epoch and random number generators."""
-        mine = {"sums": self.sums.sums, "random": randomness.state()}
-        processes: list[Any] = [mine]
-        if self._trainer is not None and self.trainer.world_size > 1:
-            processes = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(processes, mine)
-        checkpoint["softmax_torch"] = {"format": CHECKPOINT_FORMAT, "processes": processes}
-        preprocessing = self._preprocessing()
-        if preprocessing is not None:
-            checkpoint["preprocessing"] = preprocessing.state_dict()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Compare a checkpoint with the model and the run; ValueError if they do not fit."""
-        expected: dict[str, Any] = {**self._sizes()}
-        named = isinstance(checkpoint["hyper_parameters"].get("backbone"), str)
-        if named and "backbone" in self.hparams:
-            expected["backbone"] = self.hparams["backbone"]
-        agreement.check_checkpoint(checkpoint, expected, self._preprocessing())
-        if self._trainer is None or self.trainer.state.fn != "fit":
-            self.calibration = agreement.calibration_in(checkpoint, self.calibrated)
+        super().setup(stage)
+        if stage != "fit":
             return
-        trainer = self.trainer
-        self._restored = agreement.state_in(checkpoint, trainer.global_rank, trainer.world_size)
-        recount(checkpoint, self.steps_per_call)
-
-    def _preprocessing(self) -> Preprocessing | None:
-        """That of the data, where they say."""
-        data = None if self._trainer is None else getattr(self.trainer, "datamodule", None)
-        found: Preprocessing | None = getattr(data, "preprocessing", None)
-        return found
+        data = getattr(self.trainer, "datamodule", None)
+        name = self.hparams.get("backbone", type(self.backbone).__name__)
+        W = self.model.linear.weight
+        compatibility.check_backbone_input(data, self.backbone, name, W)
+        if (
+            self.freezes_backbone
+        ):  # Lightning warns of modules that are in evaluation mode when a fit begins
+            self.backbone.train(self.training)
+        if self.unfreeze_at_epoch is not None and self.trainer.world_size > 1:
+            # DDP settles before the first epoch which gradients it averages.
+            raise ValueError(
+                f"unfreeze_at_epoch: expected one process, got {self.trainer.world_size}"
+            )
+        if self.backbone_weights is not None and self.trainer.ckpt_path is None:
+            backbones.load(self.backbone, self.backbone_weights)
+        self.backbone_weights = None  # a second fit goes on from trained weights
 
     def on_train_start(self) -> None:
-        """Restore what a checkpoint held, last of all: anything before may draw random numbers."""
-        self.accumulated = 0
-        self._freeze_now()  # the epoch may have begun before a resumption
-        if isinstance(self.lr_schedulers(), ReduceLROnPlateau):
-            if not self.trainer.enable_validation:
-                raise ValueError(
-                    "lr_scheduler: expected a validation set for ReduceLROnPlateau to watch, got "
-                    "none"
-                )
-            if self.lr_interval == "step":
-                raise ValueError(
-                    'lr_interval: expected "epoch" for ReduceLROnPlateau, which watches the '
-                    'validation, got "step"'
-                )
-        if self._restored is not None:
-            sums = self._restored["sums"]
-            self.sums.sums = None if sums is None else sums.to(self.device)
-            randomness.restore(self._restored["random"])
-            self._restored = None
+        """Freeze the backbone, as a run may be resumed within an epoch; restore a checkpoint."""
+        self._freeze_now()
+        super().on_train_start()
 
     def on_train_epoch_start(self) -> None:
-        """Thaw the backbone, if it is time."""
+        """Thaw the backbone, if this is the epoch for it."""
         self._freeze_now()
 
-    def _most_steps(self, data: Any) -> int:
-        """Optimizer steps in a call, whose logits are kept until its end."""
-        batch_size = getattr(data, "batch_size", None) or 1
-        return max(1, min(self.most_steps, CALL_LOGITS // (batch_size * self.model.num_classes)))
+    def on_validation_epoch_start(self) -> None:
+        """Let all processes evaluate the statistics of the first, which go into checkpoints."""
+        if self.trainer.world_size > 1:
+            for buffer in self.backbone.buffers():
+                torch.distributed.broadcast(buffer, 0)
 
-    def configure_optimizers(self) -> Optimizer | tuple[list[Optimizer], list[LRScheduler]]:
-        """The optimizer, and the schedule where there is one."""
-        parameters: Any = self.parameters()
-        if self.freezes and self.unfreeze_at_epoch is None:
-            parameters = self.model.parameters()
-        elif self.backbone_lr is not None:
-            backbone = {"params": self.backbone.parameters(), "lr": self.backbone_lr}
-            parameters = [{"params": self.model.parameters()}, backbone]
-        optimizer = self.optimizer(parameters)
-        if self.lr_scheduler is None:
-            return optimizer
+    # Two learning rates
+
+    def trained_parameters(self) -> Any:
+        """Return the parameters; those of the backbone in a group of their own, or left out."""
+        if self.freezes_backbone and self.unfreeze_at_epoch is None:
+            return self.model.parameters()
+        if self.backbone_lr is None:
+            return self.parameters()
+        backbone = {"params": self.backbone.parameters(), "lr": self.backbone_lr}
+        return [{"params": self.model.parameters()}, backbone]
+
+    def make_scheduler(self, optimizer: Optimizer) -> LRScheduler | None:
+        """Return the schedule; ValueError if it sets one rate where there are two."""
         rates = {group["lr"] for group in optimizer.param_groups}
-        scheduler = self.lr_scheduler(optimizer)
-        # What it scales; the rates now may all be 0, where it warms up.
+        scheduler = super().make_scheduler(optimizer)
+        # The rates that a schedule scales: those of now may all be 0, if it warms up.
         scaled = {group.get("initial_lr", group["lr"]) for group in optimizer.param_groups}
         if len(rates) > len(scaled):
             raise ValueError(
                 "backbone_lr: expected a schedule that scales the rates of an optimizer, got "
                 f"{type(scheduler).__name__}, which sets one for all"
             )
-        return [optimizer], [scheduler]
+        return scheduler
 
-    @property
-    def wants_the_last(self) -> bool:
-        """Whether the last checkpoint of a run is the one that is meant, in place of the best.
+    # Mixed images, and a loss without logits
 
-        The least validation NLL is that of the best epoch, or value of C; a solver with one C is
-        asked for the optimum.
-        """
-        return self.solver is not None and not isinstance(self.C, list)
+    def augmented(self, batch: Batch) -> Batch:
+        """Return the batch, mixed if ``mixup`` or ``cutmix`` is used."""
+        return batch if self.mixing is None else self.mixing(batch)
 
-    def training_step(self, batch: Steps | tuple[Tensor, Tensor]) -> None:
-        """Optimizer steps on some batches, or on one (x, y)."""
-        batches = batches_of(batch)
-        optimizer, scheduler = self.optimizers(), self.lr_schedulers()
-        assert isinstance(optimizer, LightningOptimizer)
-        each_step = scheduler if self.lr_interval == "step" else None
-        gradient = self._gradient()
-        mixing = self.mixing
-        call = Call(self.global_step, self._count if self.fuses or mixing is not None else None)
-        for i, one in enumerate(batches):
-            last = self.trainer.is_last_batch and i + 1 == len(batches)
-            if mixing is not None:
-                one = mixing(one)
-            if not self._step(optimizer, one, gradient, last, call):
-                continue
-            call.step += 1
-            if isinstance(each_step, LRScheduler):
-                each_step.step()
-        self._conclude(call)
-
-    def _step(
-        self,
-        optimizer: LightningOptimizer,
-        batch: Batch,
-        gradient: Gradient,
-        last: bool,
-        call: Call,
-    ) -> bool:
-        """The gradient on a batch, and a step if it is time for one: whether it was."""
-        noted = False
-
-        def closure() -> Tensor:
-            nonlocal noted
-            objective, logits = gradient(optimizer, batch)
-            if not noted:  # some optimizers evaluate more than once
-                call.add(objective, logits, batch.y, optimizer)
-                noted = True
-            return objective
-
-        if self.accumulated + 1 < self.trainer.accumulate_grad_batches and not last:
-            closure()
-            self.accumulated += 1
-            return False
-        optimizer.step(closure=closure)
-        if self.accumulated:  # attributes of modules are slow to set
-            self.accumulated = 0
-        return True
-
-    def _gradient(self) -> Gradient:
-        """How gradients come about in a call."""
-        return self._autograd
-
-    def _autograd(self, optimizer: LightningOptimizer, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Objective and logits; the gradient is added to those that wait for a step."""
-        rows = self.features(batch.x)
-        if self.fuses:
-            objective = self.fused_objective(rows, batch.y, batch.whole)
-        else:
-            rows = self.model.logits(rows)
-            objective = self.objective(rows, batch.y, batch.whole)
-        if self.accumulated == 0:
-            optimizer.zero_grad()
-        share = self.trainer.accumulate_grad_batches
-        self.manual_backward(objective if share == 1 else objective / share)
-        return objective, rows
-
-    def objective(self, logits: Tensor, y: Tensor, whole: Tensor | None = None) -> Tensor:
-        """The objective on samples with these logits (b, C) and classes y (b,).
-
-        Where they are those of one process, ``whole`` are the classes of the batch in all of them;
-        what the processes return has the objective on the batch as its mean. Of mixed images y are
-        class probabilities (b, C), and ``whole`` their classes before.
-        """
-        return self._objective(partial(cross_entropy, logits), logits, y, whole)
-
-    def fused_objective(self, features: Tensor, y: Tensor, whole: Tensor | None = None) -> Tensor:
-        """The same of features (b, D), without logits."""
-        return self._objective(partial(self.model.loss, features), features, y, whole)
-
-    def _objective(
-        self, loss_of: Callable[..., Tensor], rows: Tensor, y: Tensor, whole: Tensor | None
-    ) -> Tensor:
-        weight = None if self.weight is None else self.weight.to(rows.dtype)
-        processes = 1 if self._trainer is None else self.trainer.world_size
-        options = {"label_smoothing": self.label_smoothing, "z_loss": self.z_loss}
-        loss = mean_loss(loss_of, y, whole, weight, processes, **options)
-        if self.penalty:
-            loss = loss + self.penalty * self.model.linear.weight.square().sum()
-        return loss
+    def step_history(self) -> StepHistory:
+        """Return a history that keeps logits, unless there are none or samples have no class."""
+        counts = self.fuses_loss or self.mixing is not None
+        return StepHistory(self.global_step, self._count if counts else None)
 
     @torch.no_grad()
     def _count(self, rows: Tensor, y: Tensor) -> None:
-        """Accuracy and NLL of features (b, D), where their logits are not formed for the loss."""
+        """Add features (b, D) and class indices (b,) to the metrics of the epoch, in blocks."""
         if self.mixing is not None:
             return
         size = max(1, BLOCK // self.model.num_classes)
         for part, targets in zip(torch.split(rows, size), torch.split(y, size), strict=True):
             self.sums.add_rows(self.model.logits(part), targets)
 
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Clip gradients as the trainer was asked to; they are unscaled by now."""
-        if self.trainer.gradient_clip_val:
-            self.configure_gradient_clipping(
-                optimizer, self.trainer.gradient_clip_val, self.trainer.gradient_clip_algorithm
-            )
+    def objective_and_rows(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the objective on a batch, and its features (b, D) if the loss is fused."""
+        if not self.fuses_loss:
+            return super().objective_and_rows(batch)
+        features = self.features(batch.x)
+        return self.fused_objective(features, batch.y, batch.whole), features
 
-    def _conclude(self, call: Call) -> None:
-        """Look at the objectives of a call's steps, add them up, and log those that are wanted.
+    def fused_objective(self, features: Tensor, y: Tensor, whole: Tensor | None = None) -> Tensor:
+        """Return the ``objective`` of features (b, D), without forming their logits."""
+        loss_of, W = partial(self.model.loss, features), self.model.linear.weight
+        return self.criterion.value(loss_of, W, y, whole, features.dtype)
 
-        What is written to disk later is finite therefore.
-        """
-        objectives = call.finite_objectives(self)
-        self.sums.add_steps(objectives)
-        if call.logits:
-            self.sums.add_rows(torch.cat(call.logits), torch.cat(call.targets))
-        every = self.log_every_n_steps
-        if every is None:
-            return
-        for step, objective, lr in zip(call.steps, objectives.tolist(), call.rates, strict=True):
-            if step % every == 0:
-                self._write({"train/loss_step": objective, "train/lr": lr}, step)
-
-    def evaluated_logits(self, x: Tensor) -> Tensor:
-        """Logits (B, C) as figures and predictions see them: calibrated where that was asked."""
-        logits = self.logits(x)
-        if not self.calibrated or self.trainer.state.fn == "fit":
-            return logits
-        assert self.calibration is not None, "a checkpoint without one was refused"
-        return self.calibration(logits)
-
-    def on_validation_epoch_start(self) -> None:
-        """Let all processes evaluate what goes into the checkpoint: statistics of the first."""
-        if self.trainer.world_size > 1:
-            for buffer in self.backbone.buffers():
-                torch.distributed.broadcast(buffer, 0)
-
-    def validation_step(self, batch: tuple[Tensor, Tensor]) -> None:
-        """Logits of a validation batch."""
-        x, y = batch
-        self.val_evaluation.add(self.evaluated_logits(x), y)
-
-    def test_step(self, batch: tuple[Tensor, Tensor]) -> None:
-        """Logits of a test batch."""
-        x, y = batch
-        self.test_evaluation.add(self.evaluated_logits(x), y)
-
-    def predict_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        """Class probabilities (B, C) in float32, whatever the precision of the matmul."""
-        x, _ = batch
-        return self.evaluated_logits(x).float().softmax(-1)
-
-    def on_train_epoch_end(self) -> None:
-        """The figures of the training set, and the schedule where it counts epochs.
-
-        Both come before callbacks that write checkpoints, so that a run that goes on from one has
-        logged what was before it and nothing else.
-        """
-        if self.sums.sums is not None:  # a callback may have skipped the epoch
-            reduce = partial(self.trainer.strategy.reduce, reduce_op="sum")
-            figures = self.sums.result(reduce)
-            self._record({f"train/{name}": float(value) for name, value in figures.items()})
-        scheduler = self.lr_schedulers()
-        if isinstance(scheduler, ReduceLROnPlateau):
-            if self._validated:
-                scheduler.step(self.trainer.callback_metrics["val/nll"])
-        elif isinstance(scheduler, LRScheduler) and self.lr_interval == "epoch":
-            scheduler.step()
-        self._validated = False
-
-    def on_validation_epoch_end(self) -> None:
-        """The figures of the validation set."""
-        self._record_evaluation("val", self.val_evaluation)
-        self._validated = True
-
-    def on_test_epoch_end(self) -> None:
-        """The figures of the test set."""
-        self._record_evaluation("test", self.test_evaluation)
-
-    def _record_evaluation(self, prefix: str, evaluation: Evaluation) -> None:
-        """Log the figures of an evaluation; FloatingPointError if the NLL is NaN or infinite."""
-        figures = {f"{prefix}/{name}": float(x) for name, x in evaluation.result().items()}
-        if not math.isfinite(figures[f"{prefix}/nll"]):
-            raise FloatingPointError(
-                f"{prefix}/nll: expected a finite number, got {figures[f'{prefix}/nll']} in epoch "
-                f"{self.current_epoch}: {DIVERGED}"
-            )
-        self._record(figures)
-
-    def _record(self, figures: dict[str, float]) -> None:
-        """Show figures to callbacks, and in a fit write them to the loggers at once."""
-        if self.trainer.state.fn == "fit":
-            self.log_dict(figures, logger=False)
-            if not self.trainer.sanity_checking:
-                self._write(figures, self.global_step)
-            return
-        # What is returned of an evaluation is what Lightning logs; it takes the step from there.
-        self.log_dict(figures | ({"step": float(self.global_step)} if self.loggers else {}))
-
-    def _write(self, figures: dict[str, float], step: int) -> None:
-        for logger in self.loggers:
-            logger.log_metrics({"epoch": self.current_epoch, **figures}, step)
-            logger.save()
+    def _expected_hyperparameters(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
+        """Return sizes and, if both sides know it by name, the backbone."""
+        expected = super()._expected_hyperparameters(checkpoint)
+        named = isinstance(checkpoint["hyper_parameters"].get("backbone"), str)
+        if named and "backbone" in self.hparams:
+            expected["backbone"] = self.hparams["backbone"]
+        return expected

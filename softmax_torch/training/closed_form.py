@@ -3,9 +3,9 @@
     F  = mean nll + l2 ||W||^2                      z = x W^T + b
     dW = dz^T x + 2 l2 W,    db = sum_i dz_i        dz = (p - e_y) / n
 
-Two matrix products and the kernel between them. At 128 x 784 x 10 autograd's own bookkeeping takes
-as long as these do, 300 us of 800 for a whole step on 2 busy cores. It is for steps of which nobody
-looks at the inside: see ``applies``.
+These are two matrix products, and a kernel between them. At 128 x 784 x 10 autograd's bookkeeping
+takes as long, 300 us of 800 for a whole step on 2 busy cores. It is for plain models without hooks:
+see ``applies``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 
 
 def applies(model: nn.Module) -> bool:
-    """Whether this is a plain model in float32 on a CPU, with nothing hooked into it."""
+    """Return whether this is a plain model in float32 on a CPU, without hooks or autocast."""
     if type(model) is not SoftmaxRegression or type(model.linear) is not nn.Linear:
         return False
     parameters = [p for p in (model.linear.weight, model.linear.bias) if p is not None]
@@ -38,16 +38,16 @@ def applies(model: nn.Module) -> bool:
 def set_gradient(
     model: SoftmaxRegression, x: Tensor, y: Tensor, l2: float
 ) -> tuple[Tensor, Tensor]:
-    """Put the gradient into the ``grad`` of the parameters: the objective and the logits.
+    """Set the ``grad`` of the parameters to the gradient; return objective and logits (n, C).
 
     Args:
-        model: one to which this ``applies``.
+        model: a model to which this ``applies``.
         x: inputs (n, ...) in float32, n > 0.
         y: class indices (n,).
         l2: factor of the squared norm of the weight.
 
     Raises:
-        IndexError, RuntimeError: a class index out of range; no gradient is written then.
+        IndexError, RuntimeError: a class index is out of range. ``grad`` is unchanged then.
     """
     linear = model.linear
     x = x.flatten(1)

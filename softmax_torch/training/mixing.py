@@ -1,13 +1,13 @@
-"""Mixup and CutMix: samples between samples, whose targets are class probabilities.
+"""Mixup and CutMix: training on mixtures of two images, with class probabilities as targets.
 
     Mixup (Zhang et al. 2018)    x = lam x_i + (1 - lam) x_j
     CutMix (Yun et al. 2019)     x = x_i but for a box of x_j at a random place, whose share of the
                                  area is 1 - lam before it is clipped at the border, and after
     both                         t = lam e_{y_i} + (1 - lam) e_{y_j},     lam ~ Beta(alpha, alpha)
 
-with one lam a batch, and j the sample before i. As j runs over all samples that i does, the targets
-of a batch add up to what they did. Numbers are drawn from torch's global generator, whose state is
-in checkpoints; processes that were seeded alike draw alike, each for its own rows.
+with one lam a batch, and j the sample before i. Each sample is once i and once j, so that the
+targets of a batch keep their sum. Numbers are drawn from torch's global generator, whose state is
+in checkpoints. Processes with the same seed draw the same numbers, each for its own rows.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ __all__ = ["Mixing"]
 
 
 class Mixing:
-    """Mixes batches, by torchvision's transforms.
+    """Mixup, CutMix or both for batches, by torchvision's transforms.
 
     Args:
         mixup, cutmix: alpha of each, above 0 for at least one; with both, each batch gets one of
-            them by the toss of a coin.
+            them with probability 1/2.
         num_classes: C.
     """
 
@@ -35,10 +35,13 @@ class Mixing:
         self.cutmix = v2.CutMix(alpha=cutmix, num_classes=num_classes) if cutmix else None
 
     def __call__(self, batch: Batch) -> Batch:
-        """A batch of images (b, H, W) or (b, 3, H, W), whose y become probabilities (b, C).
+        """Return a mixed batch, whose y are class probabilities (b, C).
+
+        Args:
+            batch: with images x (b, H, W) or (b, 3, H, W) and class indices y (b,).
 
         Raises:
-            ValueError: these are no images.
+            ValueError: x has another shape.
         """
         mix = self.mixup or self.cutmix
         if self.mixup and self.cutmix and torch.rand(()) < 0.5:

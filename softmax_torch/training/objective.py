@@ -1,12 +1,18 @@
-"""What training minimizes, on the training samples of a batch.
+"""The objective that training minimizes, on the training samples of a batch.
 
     objective = sum_i (w_{y_i} loss_i + zeta lse_i^2) / sum_i w_{y_i}  +  l2 ||W||^2
 
     l2        = 1 / (2 C sum_j w_{y_j})         over all training samples j
-    w_c       = n / (num_classes n_c)           where they are "balanced", n_c of class c
+    w_c       = n / (num_classes n_c)           for "balanced" class weights, n_c samples of class c
 
-Where several processes share out a batch, each takes the first sum over its own rows i, the second
-over those of all, and the result times the number of processes: their mean is the objective.
+loss is the cross-entropy with label smoothing, lse the log-sum-exp of the logits, zeta the weight
+of the z-loss, C the inverse strength of the L2 penalty as in scikit-learn's LogisticRegression: the
+smaller, the stronger. The penalty is on the weight W of the head alone, neither on its bias nor on
+a backbone, which has the optimizer's weight decay.
+
+Where several processes share a batch, each takes the first sum over its own rows i and the second
+over the rows of all processes, and multiplies the result by the number of processes: the mean over
+the processes is the objective.
 """
 
 from __future__ import annotations
@@ -15,26 +21,95 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from softmax_torch.maths import upcast
+from softmax_torch.training.options import check_objective
 
-__all__ = ["mean_loss", "terms_of"]
+__all__ = ["TrainingObjective", "mean_loss", "weight_and_penalty"]
 
 
-def terms_of(
-    data: Any, C: float | list[float] | None, class_weight: str | list[float] | None
-) -> tuple[Tensor | None, float]:
-    """Class weights w (num_classes,), None for 1, and the factor l2 of the penalty.
+class TrainingObjective(nn.Module):
+    """The objective with its options, and with the numbers that depend on the training set.
 
     Args:
-        data: the data module, with ``class_counts`` where something has to be counted.
-        C: inverse strength of the penalty; 0 is the factor of None, and of several, which are for
-            a solver.
+        num_classes: number of classes.
+        C: inverse strength of the L2 penalty; None for none.
+        label_smoothing: share of the target that is spread over all classes, in [0, 1].
+        z_loss: zeta >= 0.
+        class_weight: "balanced", one number a class, or None.
+
+    Attributes:
+        weight: class weights (num_classes,) in float32, a buffer that is in no checkpoint; None
+            for 1.
+        penalty: the factor l2 of ||W||^2.
+        processes: how many processes share a batch.
+
+    Raises:
+        ValueError: an option is out of range.
+    """
+
+    weight: Tensor | None
+
+    def __init__(
+        self,
+        num_classes: int,
+        C: float | None = None,
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
+        class_weight: str | list[float] | None = None,
+    ) -> None:
+        super().__init__()
+        check_objective(num_classes, C, label_smoothing, class_weight, z_loss)
+        self.C, self.class_weight = C, class_weight
+        self.label_smoothing, self.z_loss = label_smoothing, z_loss
+        self.penalty, self.processes = 0.0, 1
+        self.register_buffer("weight", None, persistent=False)
+
+    def prepare(self, data: Any, processes: int, device: torch.device) -> None:
+        """Take class weights and penalty from a training set; see ``weight_and_penalty``."""
+        weight, self.penalty = weight_and_penalty(data, self.C, self.class_weight)
+        self.weight = None if weight is None else weight.to(device, torch.float32)
+        self.processes = processes
+
+    def value(
+        self,
+        loss_of: Callable[..., Tensor],
+        W: Tensor,
+        y: Tensor,
+        whole: Tensor | None,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        """Return the objective, a scalar.
+
+        Args:
+            loss_of: cross-entropy as a function of the target and options, for given rows.
+            W: weight (num_classes, D) of the head.
+            y, whole: see ``mean_loss``.
+            dtype: of the rows, which class weights are cast to.
+        """
+        weight = None if self.weight is None else self.weight.to(dtype)
+        options = {"label_smoothing": self.label_smoothing, "z_loss": self.z_loss}
+        loss = mean_loss(loss_of, y, whole, weight, self.processes, **options)
+        if self.penalty:
+            loss = loss + self.penalty * W.square().sum()
+        return loss
+
+
+def weight_and_penalty(
+    data: Any, C: float | None, class_weight: str | list[float] | None
+) -> tuple[Tensor | None, float]:
+    """Return class weights w (num_classes,), None for 1, and the factor l2 of the penalty.
+
+    Args:
+        data: the data module. C and "balanced" need its ``class_counts``, the number of training
+            samples of each class, int64 (num_classes,).
+        C: inverse strength of the penalty; None for no penalty, a factor of 0.
         class_weight: "balanced", one number a class, or None.
 
     Raises:
-        ValueError: samples cannot be counted, or there are none of a class.
+        ValueError: data has no ``class_counts``; or weights are to be balanced, and a class has no
+            samples.
     """
     counts: Tensor | None = getattr(data, "class_counts", None)
     if counts is None and (C is not None or class_weight == "balanced"):
@@ -53,7 +128,7 @@ def terms_of(
         weight = counts.sum() / (len(counts) * counts)
     elif class_weight is not None:
         weight = torch.tensor(class_weight)
-    if C is None or isinstance(C, list):
+    if C is None:
         return weight, 0.0
     assert counts is not None, "checked above"
     total = counts.sum() if weight is None else (weight * counts).sum()
@@ -68,17 +143,18 @@ def mean_loss(
     processes: int,
     **options: Any,
 ) -> Tensor:
-    """The objective without its penalty.
+    """Return the objective without its penalty, a scalar.
 
     Args:
-        loss_of: ``cross_entropy`` or its like, of a target and with its options, on given rows.
+        loss_of: cross-entropy as a function of the target and options, for given rows.
         y: class indices (b,) of these rows, or class probabilities (b, num_classes).
         whole: class indices (B,) of the batch in all processes; None for y.
         weight: class weights (num_classes,), or None.
-        processes: how many there are.
+        processes: how many processes share the batch.
         **options: ``label_smoothing`` and ``z_loss``.
     """
-    # The mean of ``cross_entropy`` is this one but for its z-loss, which is over rows that count 1.
+    # With class weights the mean of ``cross_entropy`` divides its z-loss by the number of rows,
+    # and not by their weights.
     if (whole is None or whole is y) and not (options["z_loss"] and weight is not None):
         return loss_of(y, weight=weight, **options)
     whole = y if whole is None else whole

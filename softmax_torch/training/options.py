@@ -1,4 +1,4 @@
-"""Options of training that cannot be used, alone or together: said before there are data."""
+"""Checks of the options of training, alone and together, before there is any data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = [
     "check_backbone",
     "check_counts",
     "check_mixing",
-    "check_options",
+    "check_objective",
     "check_solver",
     "check_strengths",
 ]
@@ -26,13 +26,13 @@ __all__ = [
 OptimizerFactory = Callable[[Iterable[Parameter]], Optimizer]
 if TYPE_CHECKING:
     BackboneOption = str | nn.Module | None
-else:  # what it can be on the command line, whose help would list every module there is
+else:  # its type on the command line, whose help would list every subclass of nn.Module
     BackboneOption = str | None
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
 
 
 def check_counts(steps_per_call: int, log_every_n_steps: int | None) -> None:
-    """Whether they can be counted to; ValueError."""
+    """Raise ValueError unless both are at least 1, or None."""
     for name, value in (
         ("steps_per_call", steps_per_call),
         ("log_every_n_steps", log_every_n_steps),
@@ -41,14 +41,14 @@ def check_counts(steps_per_call: int, log_every_n_steps: int | None) -> None:
             raise ValueError(f"{name}: expected a number of at least 1, got {value}")
 
 
-def check_options(
+def check_objective(
     num_classes: int,
     C: float | None,
     label_smoothing: float,
     class_weight: str | list[float] | None,
     z_loss: float,
 ) -> None:
-    """What can be said of the objective before there are data; ValueError."""
+    """Raise ValueError unless the options of the objective are in their ranges."""
     if C is not None and not C > 0:
         raise ValueError(f"C: expected a number above 0 (the smaller, the stronger), got {C}")
     if not 0 <= label_smoothing <= 1:
@@ -74,7 +74,7 @@ def check_options(
 
 
 def check_mixing(mixup: float, cutmix: float) -> None:
-    """Whether they are parameters of a Beta distribution, or 0; ValueError."""
+    """Raise ValueError unless both are parameters of a Beta distribution, or 0."""
     for name, alpha in (("mixup", mixup), ("cutmix", cutmix)):
         if not (alpha >= 0 and math.isfinite(alpha)):
             raise ValueError(f"{name}: expected a number >= 0, got {alpha}")
@@ -87,7 +87,12 @@ def check_backbone(
     unfreeze_at_epoch: int | None,
     backbone_lr: float | None,
 ) -> None:
-    """What can be said of a backbone before it is made; ValueError, or TypeError for its type."""
+    """Raise an error unless the options of a backbone fit together, before it is made.
+
+    Raises:
+        TypeError: the backbone is no name, no module and not None, or lacks ``out_features``.
+        ValueError: an option lacks another one, or is out of range.
+    """
     if backbone is None:
         given = {
             "backbone_weights": backbone_weights,
@@ -121,10 +126,8 @@ def check_backbone(
             )
 
 
-def check_strengths(Cs: list[float], solver: str | None) -> None:
-    """Whether they can be fitted one after the other; ValueError."""
-    if solver is None:
-        raise ValueError(f"C: expected one number without a solver, got a list of {len(Cs)}")
+def check_strengths(Cs: list[float]) -> None:
+    """Raise ValueError unless these are different finite numbers above 0."""
     if not Cs or not all(0 < C < math.inf for C in Cs) or len(set(Cs)) < len(Cs):
         raise ValueError(f"C: expected different finite numbers above 0, got {Cs}")
 
@@ -136,7 +139,7 @@ def check_solver(
     lr_scheduler: SchedulerFactory | None,
     label_smoothing: float,
 ) -> None:
-    """What does not go together with a solver; ValueError."""
+    """Raise ValueError unless there is such a solver, and the other options allow one."""
     names = ("auto", "lbfgs", "newton", "gradient_descent")
     if solver not in names:
         raise ValueError(f"solver: expected {', '.join(names)} or None, got {solver!r}")

@@ -1,4 +1,4 @@
-"""The gradient without autograd is autograd's, and is used where nobody could tell."""
+"""The closed-form gradient equals autograd's, and is used where no hook or option forbids it."""
 
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ from softmax_torch.data import DigitsDataModule
 from softmax_torch.training import LitSoftmaxRegression, closed_form
 
 
-@pytest.mark.parametrize("n", [1, 7, 5000])  # 50000 logits are worked on in blocks
+@pytest.mark.parametrize("n", [1, 7, 5000])  # 50000 logits are processed in blocks
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("l2", [0.0, 0.3])
 def test_the_gradient_is_no_further_from_the_truth_than_autograds(
@@ -41,7 +41,7 @@ def test_the_gradient_is_no_further_from_the_truth_than_autograds(
         slack = 1e-7 * float(truth.abs().max())
         error = float((mine.double() - truth).abs().max())
         assert error <= 2 * float((theirs.double() - truth).abs().max()) + slack
-    # and once more, over what is there
+    # a second time, over the gradient that is there
     before = [p.grad.clone() for p in model.parameters()]  # type: ignore[union-attr]
     closed_form.set_gradient(model, x, y, l2)
     assert all(torch.equal(a, p.grad) for a, p in zip(before, model.parameters(), strict=True))
@@ -76,7 +76,7 @@ class Own(SoftmaxRegression):
         lambda m: m.linear.register_full_backward_hook(print) and None,
     ],
 )
-def test_what_is_not_plain_goes_through_autograd(change: Any) -> None:
+def test_models_that_are_not_plain_use_autograd(change: Any) -> None:
     assert closed_form.applies(SoftmaxRegression(3, 4))
     assert not closed_form.applies(changed(change))
 
@@ -90,7 +90,7 @@ class Watch(Callback):
 
 
 def fitted(*callbacks: Callback, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Any:
-    """The parameters after a fit, and how many gradients were formulas."""
+    """Return the weight after a fit, and how many gradients were computed by the formula."""
     calls = []
     real = closed_form.set_gradient
     with monkeypatch.context() as patch:
@@ -113,7 +113,7 @@ def fitted(*callbacks: Callback, monkeypatch: pytest.MonkeyPatch, **options: Any
     return lit.model.linear.weight.detach(), len(calls)
 
 
-def test_both_ways_lead_to_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_formula_and_autograd_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     watch = Watch()
     formula, steps = fitted(monkeypatch=monkeypatch)
     autograd, none = fitted(watch, monkeypatch=monkeypatch)
@@ -122,7 +122,7 @@ def test_both_ways_lead_to_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("options", [{"class_weight": "balanced"}, {"label_smoothing": 0.1}])
-def test_what_the_formula_is_not_for(
+def test_objectives_without_a_formula_use_autograd(
     options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert fitted(monkeypatch=monkeypatch, **options)[1] == 0

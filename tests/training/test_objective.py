@@ -1,4 +1,4 @@
-"""The objective on a batch, or on what each process has of it."""
+"""The objective on a batch, and on the share of each process."""
 
 from functools import partial
 from typing import Any
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from softmax_torch.functional import cross_entropy
-from softmax_torch.training.objective import mean_loss, terms_of
+from softmax_torch.training.objective import mean_loss, weight_and_penalty
 
 WEIGHT = torch.tensor([0.3, 1.0, 2.7])
 
@@ -21,8 +21,8 @@ def batch(n: int = 50) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("weight", [None, WEIGHT])
 @pytest.mark.parametrize("zeta", [0.0, 0.1])
-def test_processes_have_it_as_their_mean(weight: Tensor | None, zeta: float) -> None:
-    """One with 40 of the rows, one with 10, one with none; and it is what the formula says."""
+def test_the_mean_over_processes_is_the_objective(weight: Tensor | None, zeta: float) -> None:
+    """The shares have 40, 10 and no rows; the objective is the formula's."""
     (z, y), options = batch(), {"label_smoothing": 0.1, "z_loss": zeta}
     w = torch.ones(3) if weight is None else weight
     expected = F.cross_entropy(z, y, w, reduction="sum", label_smoothing=0.1)
@@ -56,10 +56,9 @@ class Counted:
     ("class_weight", "weight"),
     [(None, None), ("balanced", [100 / 30, 100 / 90, 100 / 180]), ([1.0, 0.0, 2.0], [1, 0, 2])],
 )
-def test_weights_and_penalty_are_of_the_training_samples(class_weight: Any, weight: Any) -> None:
-    got, l2 = terms_of(Counted(), 0.5, class_weight)
+def test_weights_and_penalty_count_the_training_samples(class_weight: Any, weight: Any) -> None:
+    got, l2 = weight_and_penalty(Counted(), 0.5, class_weight)
     total = sum(n * w for n, w in zip([10, 30, 60], weight or [1, 1, 1], strict=True))
     assert l2 == pytest.approx(1 / (2 * 0.5 * total))
     assert got is weight is None or got.tolist() == pytest.approx(weight)
-    assert terms_of(Counted(), None, None) == (None, 0.0)
-    assert terms_of(Counted(), [0.5, 1.0], None) == (None, 0.0)  # of a solver, which has its own
+    assert weight_and_penalty(Counted(), None, None) == (None, 0.0)

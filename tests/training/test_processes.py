@@ -1,6 +1,7 @@
 """Several processes do what one does: gradients, schedule, figures, and the end of a job."""
 
 import csv
+import json
 import os
 import re
 import signal
@@ -57,8 +58,17 @@ def weights(folder: Path) -> torch.Tensor:
 
 
 def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
-    """Batches of 33 on 2 ranks, a class weight, a penalty, and a test set of 359."""
+    """Batches of 33 on 2 ranks, a class weight, a penalty, and a test set of 359 with metrics."""
     flags = ["--data.batch_size", "33", "--model.class_weight", "balanced"]
+    kinds = {"f1": "MulticlassF1Score", "auroc": "MulticlassAUROC"}
+    metrics = {
+        name: {
+            "class_path": f"torchmetrics.classification.{kind}",
+            "init_args": {"num_classes": 10},
+        }
+        for name, kind in kinds.items()
+    }
+    flags += ["--model.metrics", json.dumps(metrics)]
     outputs = [run(tmp_path / "one", *flags), run(tmp_path / "two", *flags, *TWO)]
     outputs.append(run(tmp_path / "torchrun", *flags, *TWO, torchrun=True))
     one = weights(tmp_path / "one")
@@ -69,6 +79,7 @@ def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
             for figure, value in a.items():
                 exact = figure.endswith("accuracy") or figure in ("step", "epoch")
                 assert b[figure] == (value if exact else pytest.approx(value, rel=1e-5)), figure
+    assert {"val/f1", "val/auroc"} <= {name for row in rows(tmp_path / "two") for name in row}
     # the report is printed once, for a test alone too
     evaluated = [*TWO, "--ckpt_path", "runs/digits/version_0/best.ckpt"]
     done = subprocess.run(
@@ -83,7 +94,7 @@ def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
 
 
 def test_a_process_of_a_group_ends_before_python_shuts_down(tmp_path: Path) -> None:
-    """A gloo thread may abort it there. What comes after ``main`` runs in a process alone."""
+    """A gloo thread may abort it there. Code after ``main`` runs only in a single process."""
     code = "import softmax_torch.cli as cli; cli.main(); print('shuts down')"
     (tmp_path / "go.py").write_text(code)
     flags = ["fit", *FLAGS, "--trainer.max_epochs", "1"]
@@ -104,8 +115,8 @@ def test_a_process_of_a_group_ends_before_python_shuts_down(tmp_path: Path) -> N
     assert ["shuts down" in output for output in outputs] == [True, False]
 
 
-def test_a_net_is_evaluated_as_it_is_kept(tmp_path: Path) -> None:
-    """BatchNorm has the statistics of the first process in the figures of all of them."""
+def test_a_net_is_evaluated_with_the_statistics_of_its_checkpoint(tmp_path: Path) -> None:
+    """All processes evaluate BatchNorm with the statistics of the first."""
     net = ["--model", "softmax_torch.training.LitClassifier"]
     run(tmp_path / "two", *net, *TWO)
     found = [row["val/nll"] for row in rows(tmp_path / "two") if "val/nll" in row]
@@ -122,7 +133,7 @@ def test_a_net_is_evaluated_as_it_is_kept(tmp_path: Path) -> None:
 
 @contextmanager
 def endless_job(folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """A run of two processes that is under way: it has written a checkpoint."""
+    """Yield a run of two processes that has written a checkpoint and goes on."""
     flags = ["--trainer.max_epochs", "100000", "--trainer.enable_progress_bar", "false"]
     job = subprocess.Popen(
         command("fit", *FLAGS, *flags, *TWO),

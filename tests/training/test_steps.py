@@ -1,4 +1,4 @@
-"""Many optimizer steps in a call of training_step do what as many calls of Lightning's do."""
+"""Several optimizer steps in a training_step do the same as Lightning's one by one."""
 
 import math
 from functools import partial
@@ -39,7 +39,7 @@ def model(**options: Any) -> LitSoftmaxRegression:
 
 
 class Reference(LightningModule):
-    """The same model as Lightning's automatic optimization has it."""
+    """The same model, with Lightning's automatic optimization."""
 
     def __init__(self, scheduler: Any = None) -> None:
         super().__init__()
@@ -81,8 +81,8 @@ def same(lit: LitSoftmaxRegression, reference: Reference) -> None:
     ],
     ids=str,
 )
-def test_the_trainers_settings_are_kept(options: dict[str, Any]) -> None:
-    """With whatever the trainer is told, the parameters are those of automatic optimization."""
+def test_trainer_settings_match_automatic_optimization(options: dict[str, Any]) -> None:
+    """With any settings of the trainer, parameters match those of automatic optimization."""
     scheduler = partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.99)
     lit, reference = model(lr_scheduler=scheduler, lr_interval="step"), Reference(scheduler)
     ours, theirs = trainer(**options), trainer(**options)
@@ -94,7 +94,7 @@ def test_the_trainers_settings_are_kept(options: dict[str, Any]) -> None:
     assert lr[0] == pytest.approx(lr[1], rel=1e-12)
 
 
-def test_gradients_of_a_fit_that_failed_are_not_added_to() -> None:
+def test_gradients_of_a_failed_fit_are_dropped() -> None:
     class Fail(Callback):
         def on_train_batch_end(self, *args: Any) -> None:
             raise KeyError("mine")
@@ -108,7 +108,7 @@ def test_gradients_of_a_fit_that_failed_are_not_added_to() -> None:
     assert lit.model.linear.weight.equal(other.model.linear.weight)
 
 
-def test_bfloat16_autocast_is_kept() -> None:
+def test_bfloat16_autocast_applies() -> None:
     lit = model(steps_per_call=4)
     seen = []
     lit.model.linear.register_forward_hook(lambda *args: seen.append(args[2].dtype))
@@ -119,7 +119,7 @@ def test_bfloat16_autocast_is_kept() -> None:
 
 @pytest.mark.parametrize("precision", ["16-true", "bf16-true"])
 def test_the_objective_in_half_precision_is_logged(precision: Any) -> None:
-    """whose sum in units of 2^-20 no float16 holds."""
+    """A float16 does not hold its sum in units of 2^-20."""
     run = trainer(precision=precision, max_epochs=1)
     run.fit(model(optimizer=partial(torch.optim.SGD, lr=0.1)), DigitsDataModule())
     figures = run.callback_metrics
@@ -127,8 +127,8 @@ def test_the_objective_in_half_precision_is_logged(precision: Any) -> None:
 
 
 @pytest.mark.parametrize("steps", [2, 7, 64, 1000])
-def test_any_number_of_steps_in_a_call_gives_the_same_bits(steps: int, tmp_path: Path) -> None:
-    """of parameters and of every figure that is logged."""
+def test_any_number_of_steps_per_call_gives_the_same_bits(steps: int, tmp_path: Path) -> None:
+    """The bits of parameters and of all logged figures."""
     results = []
     for number in (1, steps):
         lit = model(
@@ -147,7 +147,7 @@ def test_any_number_of_steps_in_a_call_gives_the_same_bits(steps: int, tmp_path:
     assert sum(float(row.split(",")[0]) % 5 == 0 for row in rows[1:]) >= 16
 
 
-def test_steps_are_logged_where_that_is_asked_for(tmp_path: Path) -> None:
+def test_every_nth_step_is_logged(tmp_path: Path) -> None:
     logger = RunLogger(tmp_path, "a")
     scheduler = partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.5)
     lit = model(log_every_n_steps=10, lr_scheduler=scheduler, lr_interval="step")
@@ -156,7 +156,7 @@ def test_steps_are_logged_where_that_is_asked_for(tmp_path: Path) -> None:
     assert [int(row["step"]) for row in rows] == [10, 20, 30, 40, 50]
     for row in rows:
         assert float(row["train/lr"]) == pytest.approx(0.01 * 0.5 ** (int(row["step"]) - 1))
-    # and nothing but epochs otherwise
+    # only epochs are logged otherwise
     quiet = RunLogger(tmp_path, "b")
     trainer(logger=quiet).fit(model(), DigitsDataModule(batch_size=50))
     assert [int(row["step"]) for row in quiet._rows] == [26, 26, 52, 52]
@@ -177,7 +177,7 @@ def test_a_call_makes_many_steps() -> None:
 
 
 @pytest.mark.parametrize("options", [{"max_steps": 30}, {"limit_train_batches": 7}, {}])
-def test_who_counts_batches_gets_them_one_by_one(options: dict[str, Any]) -> None:
+def test_a_trainer_that_counts_batches_gets_one_step_per_call(options: dict[str, Any]) -> None:
     lit = model(steps_per_call=16)
     run = trainer(**options)
     run.fit(lit, DigitsDataModule(batch_size=50))
@@ -205,7 +205,7 @@ def test_lightnings_callbacks_work(tmp_path: Path) -> None:
     assert any("lr-Adam" in row for row in run.logger._rows)
 
 
-def test_loaders_of_others_work() -> None:
+def test_other_loaders_work() -> None:
     data = DigitsDataModule(batch_size=50)
     data.setup()
     x, y = data.splits["train"]
@@ -219,14 +219,14 @@ def test_loaders_of_others_work() -> None:
         same(lit, reference)
 
 
-def test_a_module_of_others_gets_pairs() -> None:
+def test_other_modules_get_pairs() -> None:
     reference = Reference()
     run = trainer()
     run.fit(reference, DigitsDataModule(batch_size=50))
     assert run.global_step == 52
 
 
-def test_an_epoch_that_a_callback_skips_has_no_figures() -> None:
+def test_a_skipped_epoch_has_no_figures() -> None:
     lit = model()
     lit.on_train_batch_start = lambda *_: -1  # type: ignore[method-assign]
     run = trainer()
@@ -236,7 +236,7 @@ def test_an_epoch_that_a_callback_skips_has_no_figures() -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"C": 1.0}, {"class_weight": [1.0, 2.0] * 5}])
-def test_a_process_without_samples_has_a_gradient_of_nothing(options: dict[str, Any]) -> None:
+def test_a_process_without_samples_has_zero_gradient(options: dict[str, Any]) -> None:
     """The last batch of an epoch may have fewer samples than there are processes."""
     lit = model(**options)
     run = trainer(limit_train_batches=0)
@@ -244,14 +244,14 @@ def test_a_process_without_samples_has_a_gradient_of_nothing(options: dict[str, 
     x, y, whole = torch.empty(0, 64), torch.empty(0, dtype=torch.long), torch.tensor([3])
     objective = lit.objective(lit.model.logits(x), y, whole)
     gradients = torch.autograd.grad(objective, list(lit.model.parameters()))
-    penalty = lit.penalty * lit.model.linear.weight.square().sum()
-    torch.testing.assert_close(objective, penalty if lit.penalty else torch.zeros(()))
-    torch.testing.assert_close(gradients[0], 2 * lit.penalty * lit.model.linear.weight)
+    penalty = lit.criterion.penalty * lit.model.linear.weight.square().sum()
+    torch.testing.assert_close(objective, penalty if lit.criterion.penalty else torch.zeros(()))
+    torch.testing.assert_close(gradients[0], 2 * lit.criterion.penalty * lit.model.linear.weight)
     assert not gradients[1].any()
 
 
 class Spoil(nn.Linear):
-    """Gives NaN from a certain call on."""
+    """A linear layer that returns NaN from a certain call on."""
 
     calls = 0
 
@@ -268,15 +268,15 @@ class Spoil(nn.Linear):
 
 @pytest.mark.parametrize("at", [1, 5, 27, 40])
 @pytest.mark.parametrize("steps", [1, 8, 64])
-def test_a_loss_that_is_no_number_names_its_step(at: int, steps: int) -> None:
+def test_a_nan_loss_names_its_step(at: int, steps: int) -> None:
     lit = model(steps_per_call=steps)
     lit.model.linear = Spoil(at)
     with pytest.raises(FloatingPointError, match=rf"got nan in step {at}: the optimization"):
         trainer().fit(lit, DigitsDataModule(batch_size=50))
 
 
-def test_a_parameter_that_is_no_number_is_noticed_at_once() -> None:
-    """after the last step too, whose loss was finite."""
+def test_an_infinite_parameter_is_reported_in_its_step() -> None:
+    """After the last step too, whose loss was finite."""
     lit = model(optimizer=partial(torch.optim.SGD, lr=math.inf), steps_per_call=1)
     with pytest.raises(FloatingPointError, match="got infinite parameters in step 1:"):
         trainer().fit(lit, DigitsDataModule(batch_size=50))
@@ -294,7 +294,7 @@ def test_counts_are_checked_at_once(options: dict[str, int], message: str) -> No
         model(**options)
 
 
-def test_a_schedule_that_watches_needs_something_to_watch() -> None:
+def test_reduce_on_plateau_needs_a_validation() -> None:
     lit = model(lr_scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau)
     with pytest.raises(ValueError, match="expected a validation set for ReduceLROnPlateau"):
         trainer(limit_val_batches=0).fit(lit, DigitsDataModule())

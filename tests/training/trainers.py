@@ -1,4 +1,4 @@
-"""A trainer that says nothing and writes nothing."""
+"""A trainer that prints and writes nothing."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from lightning import Callback, Trainer
 def trainer(
     max_epochs: int, *callbacks: Callback, kind: type[Trainer] = Trainer, **options: Any
 ) -> Any:
-    """Of so many epochs, on a CPU; options are Lightning's, and come before those here."""
+    """Return a trainer for a CPU; Lightning's options take precedence over those here."""
     settings: dict[str, Any] = {"logger": False, "enable_checkpointing": False}
     return kind(
         max_epochs=max_epochs,

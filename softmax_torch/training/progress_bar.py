@@ -1,4 +1,4 @@
-"""One calm progress bar: epochs, time, and how the last validation went."""
+"""A progress bar over a whole fit: epochs, time, and metrics of the last validation."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from softmax_torch import lightning_compat
+
 __all__ = ["EpochBar"]
 
 INTERVAL = 0.2
-"""Seconds between two looks of the bar. It is drawn from the training thread: rich's own thread
+"""Seconds between two updates of the bar. It is drawn from the training thread: rich's own thread
 takes turns with the operators' threads, and made a run on digits ten times slower."""
 
 
 class EpochBar(ProgressBar):
-    """A bar over all epochs of ``fit``; validation, test and prediction pass without one.
+    """A progress bar over all epochs of ``fit``, and none for validation, test and prediction.
 
     Where the output is not a terminal, one line is written at the end.
     """
@@ -27,7 +29,7 @@ class EpochBar(ProgressBar):
         super().__init__()
         self._enabled = True
         self._bar: Progress | None = None
-        self._figures = ""
+        self._shown_metrics = ""
         self._due = 0.0  # when to draw again
 
     def enable(self) -> None:
@@ -35,50 +37,50 @@ class EpochBar(ProgressBar):
         self._enabled = True
 
     def disable(self) -> None:
-        """Show no bar; Lightning calls it on every process but the first."""
+        """Show no bar. Lightning calls this on every process but the first."""
         self._enabled = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the bar."""
+        """Start the bar."""
         if not self._enabled:
             return
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[metrics]}"),
             auto_refresh=False,
         )
-        self._bar.add_task(self._epoch(trainer), total=self._total(trainer), figures="")
+        self._bar.add_task(self._epoch(trainer), total=self._total(trainer), metrics="")
         self._bar.start()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Move the bar now and then."""
+        """Advance the bar, if ``INTERVAL`` has passed."""
         if time.monotonic() >= self._due:
             self._show(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show how the validation went."""
+        """Take the metrics of the validation, for the next update of the bar."""
         got = trainer.callback_metrics
         names = ("val/accuracy", "val/nll")
-        self._figures = "  ".join(f"{name} {got[name]:.4f}" for name in names if name in got)
+        self._shown_metrics = "  ".join(f"{name} {got[name]:.4f}" for name in names if name in got)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the bar as it is."""
+        """Complete the bar and leave it on the screen."""
         self._show(trainer, over=True)
         self._stop()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Free the terminal for the message."""
+        """Stop the bar, which frees the terminal for the message."""
         self._stop()
 
     @staticmethod
     def _total(trainer: Trainer) -> float | None:
-        """Batches of the whole run, as far as anyone knows."""
+        """Return the batches of the whole fit; None if they are unknown."""
         if trainer.max_steps != -1:
             return trainer.max_steps * trainer.accumulate_grad_batches
         total = trainer.num_training_batches * (trainer.max_epochs or 0)
@@ -86,6 +88,7 @@ class EpochBar(ProgressBar):
 
     @staticmethod
     def _epoch(trainer: Trainer, over: bool = False) -> str:
+        """Return number of the current epoch, and of all epochs."""
         last = trainer.max_epochs
         epoch = trainer.current_epoch + (0 if over or trainer.current_epoch == last else 1)
         return f"epoch {epoch}" + (f"/{last}" if last is not None and last > 0 else "")
@@ -95,8 +98,8 @@ class EpochBar(ProgressBar):
             self._bar.update(
                 self._bar.task_ids[0],
                 description=self._epoch(trainer, over),
-                completed=trainer.fit_loop.total_batch_idx + 1,
-                figures=self._figures,
+                completed=lightning_compat.batches_done(trainer),
+                metrics=self._shown_metrics,
                 refresh=True,
             )
             self._due = time.monotonic() + INTERVAL

@@ -1,7 +1,7 @@
 """The state of every random number generator that a run may draw from, as plain data.
 
-Checkpoints are read without running code, hence tensors and numbers in place of the tuples and
-arrays that Python and numpy give.
+Checkpoints are read without running code. Hence tensors and numbers stand in place of the tuples
+and arrays that Python and numpy return.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["restore", "state"]
+__all__ = ["get_rng_state", "set_rng_state"]
 
 
-def state() -> dict[str, Any]:
-    """The generators of Python, numpy, and torch on every device."""
+def get_rng_state() -> dict[str, Any]:
+    """Return the states of the generators of Python, numpy, and torch on every device."""
     version, internal, gauss = random.getstate()
     legacy = np.random.get_state(legacy=False)  # noqa: NPY002 it is what people draw from
     assert isinstance(legacy, dict)
@@ -33,15 +33,15 @@ def state() -> dict[str, Any]:
     return result
 
 
-def restore(saved: dict[str, Any]) -> None:
-    """Go on from there; devices that are not here any more are passed over."""
-    python = saved["python"]
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Set all generators to these states; states of devices that are not here are ignored."""
+    python = state["python"]
     random.setstate((python["version"], tuple(python["internal"].tolist()), python["gauss"]))
-    legacy = saved["numpy"]
+    legacy = state["numpy"]
     key = legacy["state"]["key"].numpy().astype(np.uint32)
     np.random.set_state(legacy | {"state": {"key": key, "pos": legacy["state"]["pos"]}})  # noqa: NPY002
-    torch.set_rng_state(saved["torch"])
-    if torch.cuda.is_available() and len(saved.get("cuda", [])) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(saved["cuda"])
-    if torch.backends.mps.is_available() and "mps" in saved:
-        torch.mps.set_rng_state(saved["mps"])
+    torch.set_rng_state(state["torch"])
+    if torch.cuda.is_available() and len(state.get("cuda", [])) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    if torch.backends.mps.is_available() and "mps" in state:
+        torch.mps.set_rng_state(state["mps"])

@@ -65,7 +65,7 @@ def test_an_epoch_is_one_outer_iteration(tmp_path: Path) -> None:
         trainer(tmp_path, enable_checkpointing=False, max_epochs=3).fit(lit, data)
     with pytest.warns(ConvergenceWarning):
         three = fit(*train_set(data), max_iter=3)
-    # the bias of ``fit`` is moved to its optimum in the end
+    # ``fit`` moves the bias to its optimum at the end
     torch.testing.assert_close(lit.model.linear.weight.detach(), three.weight.float())
 
 
@@ -95,7 +95,7 @@ def test_resuming_gives_the_same_bits(solver: Any, tmp_path: Path) -> None:
         ({"tol": 0.0}, None, "tol: expected a number above 0, got 0.0"),
     ],
 )
-def test_what_does_not_go_together(
+def test_options_that_exclude_a_solver(
     options: dict[str, Any], batch_size: int | None, match: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=match):
@@ -107,7 +107,7 @@ def test_what_does_not_go_together(
 def test_mnist_to_the_optimum(
     real_mnist_root: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
 ) -> None:
-    """The shipped configuration, to its last figures, and what its checkpoint gives."""
+    """The shipped configuration, to its last figures, and the test of its checkpoint."""
     monkeypatch.chdir(tmp_path)
     cli.main(["fit", "--config", str(CONFIG), "--data.root", str(real_mnist_root)])
     out = capsys.readouterr().out

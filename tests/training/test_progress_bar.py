@@ -1,4 +1,4 @@
-"""The progress bar: one line in the end, nothing when disabled, and no thread of its own."""
+"""The progress bar: one line at the end, nothing when disabled, and no thread."""
 
 import threading
 from typing import Any
@@ -10,11 +10,11 @@ from lightning.pytorch.callbacks import Callback
 
 from softmax_torch.data import DigitsDataModule
 from softmax_torch.training import LitSoftmaxRegression
-from softmax_torch.training.progress import EpochBar
+from softmax_torch.training.progress_bar import EpochBar
 
 
 class Threads(Callback):
-    """Counts the threads of Python at each step, and stops at one if told to."""
+    """Callback that counts Python's threads at each step, and fails at one if asked."""
 
     def __init__(self, fail_at: int | None = None) -> None:
         self.counts: set[int] = set()
@@ -41,7 +41,7 @@ def fit(*callbacks: Callback) -> None:
 
 
 def test_one_line_and_no_thread(capsys: pytest.CaptureFixture[str]) -> None:
-    """A thread that draws takes turns with those of the operators: ten times slower on digits."""
+    """A drawing thread competes with the operators' threads: ten times slower on digits."""
     threads, before = Threads(), threading.active_count()
     fit(EpochBar(), threads)
     assert threads.counts == {before}

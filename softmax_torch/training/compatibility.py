@@ -1,4 +1,4 @@
-"""Whether model, data and checkpoint belong together: ValueError, with both sides, if not."""
+"""Checks that model, data and checkpoint fit together: ValueError, with both sides, if not."""
 
 from __future__ import annotations
 
@@ -11,21 +11,33 @@ from softmax_torch.calibration import Calibration
 from softmax_torch.preprocessing import Preprocessing, same
 from softmax_torch.storage.checkpoints import CHECKPOINT_FORMAT
 
-__all__ = ["calibration_in", "check_checkpoint", "check_data", "check_samples", "state_in"]
+__all__ = [
+    "check_backbone_input",
+    "check_checkpoint",
+    "check_sizes",
+    "process_state",
+    "stored_calibration",
+]
 
 
-def check_data(data: Any, sizes: dict[str, int]) -> None:
-    """Whether the data has the sizes of the model, where it says which it has."""
+def check_sizes(data: Any, sizes: dict[str, int]) -> None:
+    """Raise ValueError unless the data has these sizes, as far as it has such attributes."""
     for name, expected in sizes.items():
         got = getattr(data, name, None)
         if got is not None and got != expected:
             raise ValueError(f"{name}: the model has {expected}, {type(data).__name__} has {got}")
 
 
-def check_samples(data: Any, backbone: nn.Module, name: str, W: Tensor) -> None:
-    """Whether a backbone of this name makes D features of a sample, for a head of weight W (C, D).
+def check_backbone_input(data: Any, backbone: nn.Module, name: str, W: Tensor) -> None:
+    """Raise ValueError unless a backbone takes the samples of the data and returns D features.
 
-    Two black samples of the data, where it has any yet, are tried in evaluation mode.
+    Two samples of zeros pass through the backbone in evaluation mode, if the data has been read.
+
+    Args:
+        data: the data module.
+        backbone: the net before the head.
+        name: of the backbone, for the message.
+        W: weight (C, D) of the head.
     """
     splits = getattr(data, "splits", None)
     if not splits or isinstance(backbone, nn.Identity):
@@ -39,28 +51,30 @@ def check_samples(data: Any, backbone: nn.Module, name: str, W: Tensor) -> None:
         got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
         if got != (2, W.shape[1]):
             raise ValueError(f"two of them give {got}, not (2, {W.shape[1]})")
-    except Exception as error:  # of any kind, as a net of somebody's own may have any in it
+    except Exception as error:  # users' nets raise errors of any type
         raise ValueError(
             f"backbone: expected samples that {name} takes, got some of shape {tuple(shape)}: "
             f"{error}"
         ) from error
     finally:
-        for module, training in modes:  # of a part that its author has in evaluation mode too
+        # Module by module, as the author of the net may keep a part of it in evaluation mode.
+        for module, training in modes:
             module.training = training
 
 
 def check_checkpoint(
     checkpoint: dict[str, Any], expected: dict[str, Any], preprocessing: Preprocessing | None
 ) -> None:
-    """Whether a checkpoint has these hyper-parameters, and the preprocessing of the data.
+    """Raise ValueError unless a checkpoint has these hyper-parameters and this preprocessing.
 
-    What either side does not know is passed over.
+    Hyper-parameters that the checkpoint lacks, and a preprocessing that either side lacks, are not
+    compared.
     """
-    saved = checkpoint["hyper_parameters"]
+    stored = checkpoint["hyper_parameters"]
     for name, value in expected.items():
-        if saved.get(name, value) != value:
+        if stored.get(name, value) != value:
             raise ValueError(
-                f"{name}: the model for this data has {value}, the checkpoint {saved[name]}"
+                f"{name}: the model for this data has {value}, the checkpoint {stored[name]}"
             )
     found = checkpoint.get("preprocessing")
     if found is None or preprocessing is None or same(found, preprocessing.state_dict()):
@@ -71,10 +85,14 @@ def check_checkpoint(
     )
 
 
-def calibration_in(checkpoint: dict[str, Any], wanted: bool) -> Calibration | None:
-    """The calibration in a checkpoint, which has to have one if it is wanted."""
+def stored_calibration(checkpoint: dict[str, Any], required: bool) -> Calibration | None:
+    """Return the calibration in a checkpoint, None where there is none.
+
+    Raises:
+        ValueError: it is required, and there is none.
+    """
     found = checkpoint.get("calibration")
-    if found is None and wanted:
+    if found is None and required:
         raise ValueError(
             "calibrated: expected a checkpoint with a calibration, got one without; the "
             "command calibrate puts one into it"
@@ -82,8 +100,18 @@ def calibration_in(checkpoint: dict[str, Any], wanted: bool) -> Calibration | No
     return None if found is None else Calibration.from_state_dict(found)
 
 
-def state_in(checkpoint: dict[str, Any], rank: int, world_size: int) -> dict[str, Any]:
-    """What a process put into a checkpoint, from which so many processes go on."""
+def process_state(checkpoint: dict[str, Any], rank: int, world_size: int) -> dict[str, Any]:
+    """Return the state of one process in a checkpoint.
+
+    Args:
+        checkpoint: what was read from the file.
+        rank: of the process, in [0, world_size).
+        world_size: how many processes resume the run.
+
+    Raises:
+        ValueError: the checkpoint has another format, or was written by another number of
+            processes.
+    """
     state = checkpoint.get("softmax_torch", {"format": None, "processes": []})
     if state["format"] != CHECKPOINT_FORMAT:
         raise ValueError(

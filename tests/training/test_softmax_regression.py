@@ -1,4 +1,4 @@
-"""The LightningModule: its objective is scikit-learn's, its figures are right, it stops in time."""
+"""LitSoftmaxRegression: scikit-learn's objective, figures, schedules, and what it refuses."""
 
 import math
 from functools import partial
@@ -22,7 +22,7 @@ D, K = 3, 4
 
 
 class Blobs(TensorDataModule):
-    """Three features, four classes of different sizes that overlap."""
+    """Three features, four overlapping classes of different sizes."""
 
     def __init__(self, batch_size: int | None = None) -> None:
         super().__init__(D, K, batch_size, val_fraction=0.2, seed=0)
@@ -43,9 +43,7 @@ def fitted(data: TensorDataModule, epochs: int, **options: Any) -> LitSoftmaxReg
 
 @pytest.mark.parametrize("class_weight", [None, "balanced", [1.0, 2.0, 0.5, 3.0]])
 @pytest.mark.parametrize("C", [0.1, 10.0])
-def test_objective_is_that_of_scikit_learn(
-    class_weight: str | list[float] | None, C: float
-) -> None:
+def test_objective_is_scikit_learns(class_weight: str | list[float] | None, C: float) -> None:
     """At scikit-learn's optimum the gradient of ours vanishes; L2 is on the weight alone."""
     data = Blobs()
     lit = LitSoftmaxRegression(D, K, C=C, class_weight=class_weight)
@@ -69,7 +67,7 @@ def test_objective_is_that_of_scikit_learn(
     assert max(g.abs().max().item() for g in away) > 1e-5
 
 
-def test_full_batches_reach_that_optimum() -> None:
+def test_full_batches_reach_scikit_learns_optimum() -> None:
     data = Blobs(batch_size=None)
     lit = fitted(data, 300, C=1.0, optimizer=partial(torch.optim.SGD, lr=0.3, momentum=0.9))
     train = data.splits["train"]
@@ -89,7 +87,7 @@ def test_label_smoothing_is_torchs() -> None:
 
 
 class Steps(Callback):
-    """Remembers the logits of each step, before it."""
+    """Callback that keeps the logits before each step."""
 
     def __init__(self) -> None:
         self.logits: list[Tensor] = []
@@ -137,7 +135,7 @@ def test_figures_are_of_whole_sets() -> None:
         (partial(torch.optim.lr_scheduler.ReduceLROnPlateau, mode="max", patience=0), "epoch", 0.1),
     ],
 )
-def test_schedules_count_what_they_are_told(scheduler: Any, interval: Any, expected: float) -> None:
+def test_schedules_count_epochs_or_steps(scheduler: Any, interval: Any, expected: float) -> None:
     lit = LitSoftmaxRegression(
         D,
         K,
@@ -160,7 +158,7 @@ def test_any_optimizer_of_torch_learns(name: str) -> None:
     assert lit.model.loss(x, y) < math.log(K)
 
 
-def test_figures_are_those_before_a_step_that_evaluates_often() -> None:
+def test_figures_are_from_before_a_step_that_evaluates_often() -> None:
     data, lit = Blobs(), LitSoftmaxRegression(D, K, optimizer=torch.optim.LBFGS)
     data.setup()
     expected = lit.model.loss(*data.splits["train"]).item()
@@ -170,13 +168,13 @@ def test_figures_are_those_before_a_step_that_evaluates_often() -> None:
     assert float(fitting.callback_metrics["train/nll"]) == pytest.approx(expected, rel=1e-5)
 
 
-def test_balanced_weights_are_those_of_scikit_learn() -> None:
+def test_balanced_weights_are_scikit_learns() -> None:
     data = Blobs()
     lit = LitSoftmaxRegression(D, K, class_weight="balanced")
     trainer(1, limit_train_batches=0).fit(lit, data)
     counts = torch.bincount(data.splits["train"].y)
-    assert lit.weight is not None
-    torch.testing.assert_close(lit.weight, len(data.splits["train"]) / (K * counts))
+    assert lit.criterion.weight is not None
+    torch.testing.assert_close(lit.criterion.weight, len(data.splits["train"]) / (K * counts))
 
 
 def test_a_target_out_of_range_stops_before_any_update() -> None:
@@ -255,7 +253,7 @@ def test_balanced_needs_every_class() -> None:
         trainer(1).fit(LitSoftmaxRegression(D, K, class_weight="balanced"), Gap())
 
 
-def test_a_checkpoint_gives_the_model_back(tmp_path: Path) -> None:
+def test_a_checkpoint_restores_the_model(tmp_path: Path) -> None:
     lit = LitSoftmaxRegression(D, K, bias=False, C=2.0, optimizer=partial(torch.optim.SGD, lr=0.2))
     fitting = trainer(1)
     fitting.fit(lit, Blobs())
@@ -263,7 +261,7 @@ def test_a_checkpoint_gives_the_model_back(tmp_path: Path) -> None:
     again = LitSoftmaxRegression.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True)
     x = torch.randn(5, D)
     assert torch.equal(lit(x), again(x))
-    assert again.C == 2.0
+    assert again.criterion.C == 2.0
 
 
 def test_a_checkpoint_of_another_size_is_refused(tmp_path: Path) -> None:

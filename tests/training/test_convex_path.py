@@ -1,4 +1,4 @@
-"""A path over C in training: each fit at its optimum, the best by validation, resumed between."""
+"""A path over C in training: optimal fits, the best chosen by validation, resumed between fits."""
 
 import csv
 import math
@@ -13,8 +13,8 @@ from softmax_torch import cli
 from softmax_torch.data import DigitsDataModule
 from softmax_torch.solvers import ConvergenceWarning, fit
 from softmax_torch.storage.checkpoints import read_checkpoint
-from softmax_torch.training import LitSoftmaxRegression, strengths
-from softmax_torch.training.saving import RunCheckpoint
+from softmax_torch.training import LitSoftmaxRegression, convex_path
+from softmax_torch.training.run_checkpoint import RunCheckpoint
 
 CS = [1.0, 0.001, 30.0, 3000.0, 0.3]
 
@@ -22,7 +22,7 @@ CS = [1.0, 0.001, 30.0, 3000.0, 0.3]
 def fitted(
     root: Path, ckpt: Path | None = None, epochs: int = 50, **options: Any
 ) -> LitSoftmaxRegression:
-    """A model after a run in this folder."""
+    """Return the model after a run in this folder."""
     lit = LitSoftmaxRegression(64, 10, **({"C": CS, "solver": "auto"} | options))
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
     Trainer(
@@ -37,7 +37,7 @@ def fitted(
 
 def fits(lit: LitSoftmaxRegression) -> list[dict[str, float]]:
     solver = lit.optimizers(use_pl_optimizer=False)
-    assert isinstance(solver, strengths.ConvexPath)
+    assert isinstance(solver, convex_path.ConvexPath)
     return solver.fits
 
 
@@ -52,7 +52,7 @@ def train_set() -> tuple[torch.Tensor, torch.Tensor]:
     "options", [{}, {"solver": "newton", "bias": False, "class_weight": "balanced"}]
 )
 def test_each_fit_is_the_optimum(options: dict[str, Any], tmp_path: Path) -> None:
-    """with a certificate, whatever the fit before it was; and the run ends after the last."""
+    """Each fit has a certificate, whatever the fit before it; the run ends after the last."""
     lit = fitted(tmp_path, **options)
     same = {"fit_intercept": False, "class_weight": "balanced"} if options else {}
     assert [one["C"] for one in fits(lit)] == sorted(CS)
@@ -67,7 +67,7 @@ def test_each_fit_is_the_optimum(options: dict[str, Any], tmp_path: Path) -> Non
     assert "5 values of C, 0.001 to 3000, with relative duality gaps of at most" in lit.path
 
 
-def test_the_best_checkpoint_is_that_of_the_best_c(tmp_path: Path, monkeypatch: Any) -> None:
+def test_the_best_checkpoint_has_the_best_c(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     flags = ["--model.solver", "auto", "--model.C", str(CS), "--data.batch_size", "null"]
     quiet = ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
@@ -87,11 +87,13 @@ def test_the_best_checkpoint_is_that_of_the_best_c(tmp_path: Path, monkeypatch: 
     torch.testing.assert_close(
         content["state_dict"]["model.linear.weight"].double(), alone.weight, atol=1e-2, rtol=1e-2
     )
-    # The test set is looked at once, in the end.
+    # The test set is evaluated once, at the end.
     assert len([row for row in rows if row["test/nll"]]) == 1
 
 
-def test_what_is_reported(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+def test_the_path_and_its_best_fit_are_reported(
+    tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
     monkeypatch.chdir(tmp_path)
     cli.main(
         ["fit", "--model.solver", "auto", "--model.C", "[1, 30, 3000]", "--data.batch_size", "null"]
@@ -116,14 +118,14 @@ def test_resuming_between_two_fits_gives_the_same_bits(tmp_path: Path) -> None:
     assert resumed.model.linear.weight.equal(whole.model.linear.weight)
     best = [torch.load(tmp_path / of / "best.ckpt")["certificate"] for of in ("whole", "part")]
     assert best[0] == best[1]
-    # and there is nothing left to do
+    # a finished path has no more fits
     again = fitted(tmp_path / "part", tmp_path / "part" / "last.ckpt")
     assert fits(again) == fits(whole)
     assert again.model.linear.weight.equal(whole.model.linear.weight)
 
 
 @pytest.mark.filterwarnings("ignore:C. expected a fit for each")
-def test_other_strengths_are_refused_where_a_run_goes_on(tmp_path: Path) -> None:
+def test_resuming_with_other_values_of_c_is_refused(tmp_path: Path) -> None:
     fitted(tmp_path, epochs=1)
     with pytest.raises(ValueError, match=r"C: expected the values that the run began with"):
         fitted(tmp_path, tmp_path / "last.ckpt", C=[0.5, 1.0])
@@ -140,12 +142,12 @@ def test_other_strengths_are_refused_where_a_run_goes_on(tmp_path: Path) -> None
         ({"C": [1.0, math.nan]}, r"got \[1.0, nan\]"),
     ],
 )
-def test_strengths_that_cannot_be_fitted(options: dict[str, Any], message: str) -> None:
+def test_values_of_c_that_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LitSoftmaxRegression(64, 10, **({"C": CS, "solver": "auto"} | options))
 
 
-def test_it_takes_a_validation_set(tmp_path: Path) -> None:
+def test_a_path_needs_a_validation_set(tmp_path: Path) -> None:
     lit = LitSoftmaxRegression(64, 10, C=CS, solver="auto")
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
     trainer = Trainer(

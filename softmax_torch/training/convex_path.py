@@ -1,11 +1,11 @@
-"""One strength of the penalty after another, each fitted to its optimum: an epoch for each.
+"""A regularization path as a ``torch.optim.Optimizer``: one value of C, to its optimum, a step.
 
-The strengths C are gone through from the strongest penalty on. Each fit begins where the last ones
-predict it (see ``solvers.path``), ends with a certificate of its own, and is then validated: the
-best checkpoint is that of the C with the least NLL on samples that were not fitted to.
+The values of C, inverse strengths of the L2 penalty, are taken from the strongest penalty on. Each
+fit begins at a prediction from the last solutions (see ``solvers.path``), ends with a certificate
+of its own, and is then validated: the best checkpoint has the C with the least validation NLL.
 
 A fit depends on the data, its C and the last three solutions, and on nothing else. A run that is
-resumed at one of them goes on with the same bits.
+resumed between two fits goes on with the same bits.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from torch.optim import Optimizer
 from softmax_torch.solvers.fit import SOLVERS, chosen, minimize, theta_of
 from softmax_torch.solvers.objective import Objective, Penalty
 from softmax_torch.solvers.path import predicted
-from softmax_torch.training.convex import objective_of, set_to
+from softmax_torch.training.convex_solver import layer_objective, set_parameters
 
 __all__ = ["ConvexPath"]
 
 ITERATIONS = 1000
-"""Of one fit at most; those of a path take some ten."""
+"""Iterations of one fit at most; fits of a path take some ten."""
 
 
 class ConvexPath(Optimizer):
-    """Fits a linear layer to all samples at once, with one strength of the penalty a step.
+    """Full-batch fits of a linear layer, with one value of C a step.
 
     Args:
         linear: the layer.
         kind: a name in ``solvers.fit.SOLVERS``, or "auto".
-        tol: the relative duality gap that is enough.
+        tol: the relative duality gap at which a fit ends.
         Cs: inverse strengths of the penalty, in any order.
     """
 
@@ -43,19 +43,19 @@ class ConvexPath(Optimizer):
         super().__init__(linear.parameters(), {})
         self.linear, self.kind, self.tol = linear, kind, tol
         self.Cs = sorted(Cs)
-        self.fits: list[dict[str, float]] = []  # figures of those that are done
-        self._solved: list[tuple[float, Tensor]] = []  # log C and theta of the last ones
+        self.fits: list[dict[str, float]] = []  # metrics of the completed fits
+        self._solved: list[tuple[float, Tensor]] = []  # log C and theta of the last three fits
         self._objective: Objective | None = None
 
     def bind(self, x: Tensor, y: Tensor, sample_weight: Tensor | None) -> None:
-        """Take samples x (n, D) with class indices y (n,) as those of the fits, the first time."""
+        """Set the samples of the fits, as ``ConvexSolver.bind`` does."""
         if self._objective is None:
-            self._objective = objective_of(self.linear, x, y, sample_weight)
+            self._objective = layer_objective(self.linear, x, y, sample_weight)
             self._solved = [(at, theta.to(x.device)) for at, theta in self._solved]
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """The fit for the next C, unless all are done; the closure is not called."""
+        """Fit with the next C, unless all fits are completed; the closure is not called."""
         objective = self._objective
         assert objective is not None, "bind comes first"
         if self.ended:
@@ -67,7 +67,7 @@ class ConvexPath(Optimizer):
         solver = kind(objective, penalty, begin, objective.samples.dtype)
         solution = minimize(solver, self.tol, ITERATIONS)
         theta = theta_of(solution, objective)
-        set_to(self.linear, theta)
+        set_parameters(self.linear, theta)
         self._solved = [*self._solved, (math.log(C), theta)][-3:]
         self.fits.append(
             {
@@ -80,20 +80,20 @@ class ConvexPath(Optimizer):
 
     @property
     def bound(self) -> bool:
-        """Whether it has samples."""
+        """Whether samples are bound."""
         return self._objective is not None
 
     @property
     def ended(self) -> bool:
-        """Whether all fits are done."""
+        """Whether all fits are completed."""
         return len(self.fits) == len(self.Cs)
 
-    def figures(self) -> dict[str, float]:
-        """Those of the last fit."""
+    def metrics(self) -> dict[str, float]:
+        """Return the metrics of the last fit."""
         return self.fits[-1]
 
     def certificate(self) -> str:
-        """What is known of the last fit, in words."""
+        """Return a statement about objective and duality gap of the last fit."""
         fit = self.fits[-1]
         return (
             f"objective {fit['train/loss']:.8f}, relative duality gap of {fit['train/gap']:.1e}, "
@@ -101,7 +101,7 @@ class ConvexPath(Optimizer):
         )
 
     def summary(self) -> str:
-        """What is known of all fits, in words."""
+        """Return a statement about all fits."""
         largest = max(fit["train/gap"] for fit in self.fits)
         return (
             f"{len(self.fits)} values of C, {self.fits[0]['C']:g} to {self.fits[-1]['C']:g}, with "
@@ -109,7 +109,7 @@ class ConvexPath(Optimizer):
         )
 
     def complaint(self) -> str:
-        """What to say where it was ended too early; empty if it was not."""
+        """Return that fits are missing; empty if none is."""
         if self.ended:
             return ""
         return (
@@ -118,11 +118,11 @@ class ConvexPath(Optimizer):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """What ``load_state_dict`` goes on from."""
+        """Return metrics of the completed fits, and the last solutions."""
         return {"fits": self.fits, "solved": self._solved}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there; ValueError if it was a path over other strengths."""
+        """Go on after these fits; ValueError if the path began with other values of C."""
         fits = list(state_dict["fits"])
         if [fit["C"] for fit in fits] != self.Cs[: len(fits)]:
             raise ValueError(

@@ -1,8 +1,8 @@
-"""A full-batch solver in the place of an optimizer, so that Lightning steps, saves and resumes it.
+"""A full-batch solver as a ``torch.optim.Optimizer``, which Lightning steps, saves and resumes.
 
 A step of ``ConvexSolver`` is one outer iteration of ``softmax_torch.solvers`` on all training
-samples; the parameters it was given are set to the point it has reached. Its ``state_dict`` is that
-of the solver: a run that is resumed goes on with the same bits.
+samples. It sets the parameters of the layer to the current iterate. The ``state_dict`` is the
+solver's: a run that is resumed goes on with the same bits.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from softmax_torch.solvers.fit import SOLVERS, chosen
 from softmax_torch.solvers.objective import Objective, Penalty
 from softmax_torch.solvers.run import Run, progress
 
-__all__ = ["ConvexSolver", "objective_of", "set_to"]
+__all__ = ["ConvexSolver", "layer_objective", "set_parameters"]
 
 
 class ConvexSolver(Optimizer):
-    """Fits a linear layer to all samples at once.
+    """Full-batch fit of a linear layer.
 
     Args:
-        linear: the layer, whose parameters are where the fit begins.
+        linear: the layer. The fit begins at its parameters.
         kind: a name in ``solvers.fit.SOLVERS``, or "auto".
-        tol: the relative duality gap (see ``solvers.fit``) that is enough.
+        tol: the relative duality gap (see ``solvers.fit``) at which the fit ends.
         C: inverse strength of the penalty; ``math.inf`` for none.
     """
 
@@ -37,86 +37,92 @@ class ConvexSolver(Optimizer):
         self.linear = linear
         self.kind, self.tol, self.C = kind, tol, C
         self.run: Run | None = None
-        self._saved: dict[str, Any] | None = None
+        self._restored: dict[str, Any] | None = None  # state of a run, until samples are bound
 
     def bind(self, x: Tensor, y: Tensor, sample_weight: Tensor | None) -> None:
-        """Take samples x (n, D) with class indices y (n,) as those of the fit, the first time."""
+        """Set the samples of the fit; only the first call does.
+
+        Args:
+            x: features (n, D).
+            y: class indices (n,).
+            sample_weight: (n,), or None.
+        """
         if self.run is not None:
             return
-        objective = objective_of(self.linear, x, y, sample_weight)
+        objective = layer_objective(self.linear, x, y, sample_weight)
         penalty = Penalty.of_strength(self.C, 0.0, objective.total)
         W, b = self.linear.weight.detach().double(), self.linear.bias
         theta = W if b is None else torch.cat([W, b.detach().double().unsqueeze(1)], 1)
         kind = SOLVERS[chosen(self.kind, penalty)]
         solver = kind(objective, penalty, theta, objective.samples.dtype)
         self.run = Run(solver, self.tol)
-        if self._saved is not None:
-            self.run.load_state_dict(self._saved)
+        if self._restored is not None:
+            self.run.load_state_dict(self._restored)
 
     @torch.no_grad()
-    # Torch's has two types, with the loss that the closure gives: here there is none to give back.
+    # Torch's has two overloads, one of which returns the loss of the closure; here is no loss.
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One outer iteration, unless the fit has ended; the closure is not called."""
+        """Make one outer iteration, unless the fit has ended; the closure is not called."""
         run = self.run
         assert run is not None, "bind comes first"
         iterations = run.solver.iterations
         while not run.ended and run.solver.iterations == iterations:
             run.advance()
-        set_to(self.linear, run.conclude().theta if run.ended else run.solver.theta)
+        set_parameters(self.linear, run.conclude().theta if run.ended else run.solver.theta)
 
     @property
     def bound(self) -> bool:
-        """Whether it has samples."""
+        """Whether samples are bound."""
         return self.run is not None
 
     @property
     def ended(self) -> bool:
-        """Whether there is no step left to make."""
+        """Whether the fit has ended."""
         return self.run is not None and self.run.ended
 
-    def figures(self) -> dict[str, float]:
-        """How far the fit is: with the figures of the certificate once it has ended."""
+    def metrics(self) -> dict[str, float]:
+        """Return objective, gradient norm and duality gap: the certificate's, once it has ended."""
         assert self.run is not None
         now = progress(self.run.solver, 0.0)
         if self.run.ended:
             certificate = self.run.conclude()
             now = now._replace(objective=certificate.value, duality_gap=certificate.gap)
-        figures = {"train/loss": now.objective, "train/gradient_norm": now.gradient_norm}
+        metrics = {"train/loss": now.objective, "train/gradient_norm": now.gradient_norm}
         if now.duality_gap is not None:
-            figures["train/gap"] = now.duality_gap / now.objective
-        return figures
+            metrics["train/gap"] = now.duality_gap / now.objective
+        return metrics
 
     def certificate(self) -> str:
-        """What is known of the point it has reached, in words."""
+        """Return a statement about objective and duality gap of the current iterate."""
         assert self.run is not None
         certificate = self.run.conclude()
         return f"objective {certificate.value:.8f}, {self.run.goal.reached(certificate)}"
 
     def complaint(self) -> str:
-        """What to say of a fit that is not what was asked for; empty if it is."""
+        """Return why the fit did not reach its tolerance; empty if it did."""
         assert self.run is not None
         return "" if self.run.converged else self.run.complaint()
 
     def state_dict(self) -> dict[str, Any]:
-        """What ``load_state_dict`` goes on from once samples are bound."""
-        return {"run": self._saved if self.run is None else self.run.state_dict()}
+        """Return the state of the solver."""
+        return {"run": self._restored if self.run is None else self.run.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there when samples are bound."""
-        self._saved = state_dict["run"]
+        """Keep a state, which the solver goes on from once samples are bound."""
+        self._restored = state_dict["run"]
 
 
-def objective_of(
+def layer_objective(
     linear: nn.Linear, x: Tensor, y: Tensor, sample_weight: Tensor | None
 ) -> Objective:
-    """That of the parameters of a layer on samples x (n, D) with class indices y (n,)."""
+    """Return the objective of a layer's parameters; arguments are those of ``bind``."""
     samples = inputs.as_samples(x, None, None)
     return Objective(samples, y, linear.out_features, sample_weight, linear.bias is not None)
 
 
 @torch.no_grad()
-def set_to(linear: nn.Linear, theta: Tensor) -> None:
-    """Let the parameters of a layer be theta (K, P)."""
+def set_parameters(linear: nn.Linear, theta: Tensor) -> None:
+    """Set the parameters of a layer to theta (C, D), or (C, D + 1) with a bias."""
     D = linear.in_features
     linear.weight.copy_(theta[:, :D])
     if linear.bias is not None:

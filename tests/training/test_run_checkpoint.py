@@ -1,4 +1,4 @@
-"""A run can end at any moment and goes on bit for bit; what is wrong is said beforehand."""
+"""A run can end at any moment and resumes bit for bit; problems are reported before it begins."""
 
 import csv
 import math
@@ -20,9 +20,9 @@ from lightning.pytorch.callbacks import Callback
 
 from softmax_torch.data import DigitsDataModule
 from softmax_torch.storage import atomic_files, checkpoints
-from softmax_torch.training import LitSoftmaxRegression, randomness, saving
+from softmax_torch.training import LitSoftmaxRegression, rng_state, run_checkpoint
+from softmax_torch.training.run_checkpoint import RunCheckpoint, Stopped
 from softmax_torch.training.run_logger import RunLogger
-from softmax_torch.training.saving import RunCheckpoint, Stopped
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,7 +33,7 @@ def step_of(path: Path) -> int:
 
 
 class At(Callback):
-    """Does something once, when a batch of this number is over."""
+    """Callback that acts once, after the batch of this number."""
 
     def __init__(self, call: int, action: Any) -> None:
         self.call, self.action = call, action
@@ -56,7 +56,7 @@ def model(**options: Any) -> LitSoftmaxRegression:
 
 
 class Fit:
-    """A fit in a directory, begun or resumed."""
+    """A fit in a run directory, begun or resumed."""
 
     def __init__(
         self,
@@ -106,13 +106,13 @@ class Fit:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
-    """What a run comes to that nothing happens to: 21 steps an epoch, in 5 calls."""
+    """Outcome of an undisturbed run: 21 steps an epoch, in 5 calls of ``training_step``."""
     return Fit(tmp_path_factory.mktemp("alone")).outcome()
 
 
 @pytest.mark.parametrize("call", [1, 2, 4, 5, 6, 8, 10, 14, 15])
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_a_run_that_then_goes_on(
+def test_a_run_ended_by_a_signal_resumes(
     call: int, signum: int, alone: tuple[Any, ...], tmp_path: Path
 ) -> None:
     before = signal.getsignal(signum)
@@ -127,18 +127,18 @@ def test_a_signal_ends_a_run_that_then_goes_on(
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 8), (2, 5), (8, 1), (3, 2)])
-def test_a_run_goes_on_with_other_calls(
+def test_a_run_resumes_with_other_steps_per_call(
     before: int, after: int, alone: tuple[Any, ...], tmp_path: Path
 ) -> None:
-    """Lightning counts calls, and would end the epoch too early; max_steps makes them of one."""
+    """Lightning counts calls of ``training_step``, and would end the epoch too early."""
     stop = At(2, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Stopped):
         Fit(tmp_path, stop, lit=model(steps_per_call=before))
     assert Fit(tmp_path, lit=model(steps_per_call=after)).outcome() == alone
 
 
-def test_a_run_that_its_steps_ended_goes_on_with_a_whole_epoch(tmp_path: Path) -> None:
-    """from its first batch, with a validation at its end."""
+def test_a_run_ended_by_max_steps_finishes_its_epoch(tmp_path: Path) -> None:
+    """The next epoch begins with its first batch, and is validated at its end."""
     Fit(tmp_path, max_steps=10)
     more = Fit(tmp_path, max_steps=31)
     rows = list(csv.DictReader(more.logger.path.read_text().splitlines()))
@@ -147,7 +147,7 @@ def test_a_run_that_its_steps_ended_goes_on_with_a_whole_epoch(tmp_path: Path) -
 
 
 def test_another_batch_size_is_refused_within_an_epoch(tmp_path: Path) -> None:
-    """in which rows would be dropped or doubled; not after it."""
+    """Rows would be dropped or doubled there; after an epoch it is accepted."""
     with pytest.raises(Stopped):
         Fit(tmp_path, At(2, lambda: os.kill(os.getpid(), signal.SIGTERM)))
     with pytest.raises(ValueError, match=r"batch_size: expected 21 batches, .* got 41"):
@@ -177,14 +177,14 @@ def test_a_crash_costs_what_came_after_the_last_checkpoint(
 
 @pytest.mark.parametrize("options", [{"max_steps": 63, "max_epochs": -1}, {"max_steps": 50}])
 @pytest.mark.parametrize("call", [7, 21, 30, 42])
-def test_runs_that_count_steps_go_on(options: dict[str, int], call: int, tmp_path: Path) -> None:
+def test_runs_with_max_steps_resume(options: dict[str, int], call: int, tmp_path: Path) -> None:
     expected = Fit(tmp_path / "alone", **options).outcome()
     with pytest.raises(Stopped):
         Fit(tmp_path, At(call, lambda: os.kill(os.getpid(), signal.SIGTERM)), **options)
     assert Fit(tmp_path, **options).outcome() == expected
 
 
-def test_runs_that_validate_within_epochs_go_on(tmp_path: Path) -> None:
+def test_runs_that_validate_within_epochs_resume(tmp_path: Path) -> None:
     options = {"val_check_interval": 7}
     expected = Fit(tmp_path / "alone", **options).outcome()
     for call in (7, 13, 14, 30, 42):
@@ -194,7 +194,7 @@ def test_runs_that_validate_within_epochs_go_on(tmp_path: Path) -> None:
         assert Fit(root, **options).outcome() == expected, call
 
 
-def test_accumulated_gradients_are_never_cut_in_two(tmp_path: Path) -> None:
+def test_no_checkpoint_splits_accumulated_gradients(tmp_path: Path) -> None:
     options: dict[str, Any] = {"accumulate_grad_batches": 4}
     expected = Fit(tmp_path / "alone", **options).outcome()
     for call in (1, 2, 3, 7):
@@ -204,7 +204,7 @@ def test_accumulated_gradients_are_never_cut_in_two(tmp_path: Path) -> None:
         assert Fit(root, **options).outcome() == expected, call
 
 
-def test_a_solver_goes_on(tmp_path: Path) -> None:
+def test_a_solver_resumes(tmp_path: Path) -> None:
     def fit(root: Path, *callbacks: Callback) -> tuple[Any, ...]:
         torch.manual_seed(0)
         lit = LitSoftmaxRegression(64, 10, C=1.0, solver="lbfgs")
@@ -222,7 +222,7 @@ def test_a_solver_goes_on(tmp_path: Path) -> None:
         assert fit(root) == expected, call
 
 
-def test_without_a_logger_checkpoints_have_a_folder_of_their_own(tmp_path: Path) -> None:
+def test_checkpoints_without_a_logger_have_their_own_folder(tmp_path: Path) -> None:
     keeper = RunCheckpoint()
     Trainer(
         default_root_dir=tmp_path,
@@ -237,11 +237,11 @@ def test_without_a_logger_checkpoints_have_a_folder_of_their_own(tmp_path: Path)
     assert keeper.best_model_path == str(tmp_path / "checkpoints" / "best.ckpt")
 
 
-def test_a_checkpoint_of_elsewhere_brings_no_best_along(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_directory_brings_no_best(tmp_path: Path) -> None:
     """In a new directory the first epoch is the best so far."""
     last = Fit(tmp_path / "first").keeper.last_model_path
     content = torch.load(last, weights_only=True)
-    content["callbacks"]["RunCheckpoint"]["best_score"] = 0.0  # which nothing beats
+    content["callbacks"]["RunCheckpoint"]["best_score"] = 0.0  # no run has a lower one
     checkpoints.write_checkpoint(last, content)
     keeper = RunCheckpoint(tmp_path)
     Trainer(
@@ -296,13 +296,13 @@ def test_there_is_always_a_last_checkpoint(tmp_path: Path, monkeypatch: Any) -> 
     assert step_of(folder / "previous.ckpt") < 63
 
 
-def test_the_best_is_of_the_lowest_nll(tmp_path: Path) -> None:
+def test_the_best_checkpoint_has_the_lowest_nll(tmp_path: Path) -> None:
     fit = Fit(tmp_path, lit=model(optimizer=partial(torch.optim.Adam, lr=0.5)), max_epochs=8)
     rows = list(csv.DictReader(fit.logger.path.read_text().splitlines()))
     nll = {int(row["step"]): float(row["val/nll"]) for row in rows if row["val/nll"]}
     step = step_of(tmp_path / "a" / "version_0" / "best.ckpt")
     assert nll[step] == min(nll.values())
-    assert step != 8 * 21  # or this test could say nothing
+    assert step != 8 * 21  # else the test proves nothing
     assert fit.keeper.best_score == pytest.approx(min(nll.values()))
 
 
@@ -326,7 +326,7 @@ def test_a_damaged_checkpoint_costs_what_came_after_the_one_before(
 
 
 @pytest.mark.parametrize("at", [2, 23, 40])
-def test_a_loss_that_is_no_number_leaves_the_last_good_checkpoint(at: int, tmp_path: Path) -> None:
+def test_a_nan_loss_leaves_the_last_finite_checkpoint(at: int, tmp_path: Path) -> None:
     class Poison(Callback):
         def on_before_optimizer_step(self, trainer: Trainer, *_: Any) -> None:
             if trainer.global_step + 1 == at:
@@ -386,18 +386,16 @@ def test_a_checkpoint_of_more_processes_is_refused(tmp_path: Path) -> None:
         Fit(tmp_path)
 
 
-def test_a_disk_that_is_too_full_is_an_error_before_the_first_step(
-    tmp_path: Path, monkeypatch: Any
-) -> None:
+def test_a_full_disk_is_refused_before_the_first_step(tmp_path: Path, monkeypatch: Any) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(saving.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(run_checkpoint.shutil, "disk_usage", lambda _: usage)
     lit = model()
     with pytest.raises(OSError, match=r"expected 0.2 MB for the checkpoints .* got 0.0 MB"):
         Fit(tmp_path, lit=lit)
     assert lit.sums.sums is None
 
 
-def test_a_directory_that_cannot_be_written_to_is_an_error_before_the_first_step(
+def test_a_read_only_directory_is_refused_before_the_first_step(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -407,9 +405,7 @@ def test_a_directory_that_cannot_be_written_to_is_an_error_before_the_first_step
         trainer.fit(model(), DigitsDataModule())
 
 
-def test_a_save_that_fails_leaves_the_checkpoints_before_it(
-    tmp_path: Path, monkeypatch: Any
-) -> None:
+def test_a_failed_save_leaves_earlier_checkpoints(tmp_path: Path, monkeypatch: Any) -> None:
     real = os.fsync
     calls = []
 
@@ -428,21 +424,21 @@ def test_a_save_that_fails_leaves_the_checkpoints_before_it(
     assert passed_over == []
 
 
-def test_random_numbers_go_on_where_they_were() -> None:
+def test_random_number_generators_are_restored() -> None:
     def draw() -> list[float]:
         return [random.gauss(0, 1), float(np.random.normal()), float(torch.randn(()))]
 
     draw()
-    state = randomness.state()
+    state = rng_state.get_rng_state()
     expected = [draw() for _ in range(3)]
     random.seed(5)
     np.random.seed(5)
     torch.manual_seed(5)
-    randomness.restore(state)
+    rng_state.set_rng_state(state)
     assert [draw() for _ in range(3)] == expected
 
 
-def test_random_numbers_are_in_a_checkpoint(tmp_path: Path) -> None:
+def test_random_number_generators_are_in_checkpoints(tmp_path: Path) -> None:
     class Draw(Callback):
         drawn: list[float]
 
@@ -466,8 +462,8 @@ def test_random_numbers_are_in_a_checkpoint(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_runs_that_are_killed_go_on_bit_for_bit(processes: int) -> None:
-    """The benchmark, with a run or two; it fails where anything differs."""
+def test_killed_runs_resume_bit_for_bit(processes: int) -> None:
+    """The benchmark, with one or two runs; it fails where anything differs."""
     done = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / "survival.py")]
         + ["--runs", str(3 - processes), "--processes", str(processes)],

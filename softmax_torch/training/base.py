@@ -1,0 +1,342 @@
+"""The training loop that all classifiers share, as a LightningModule.
+
+Several optimizer steps run per ``training_step``, so that Lightning's overhead is paid once for all
+of them: some 300 us for hooks, progress and profiling, where a step of 784 -> 10 at batch 128 takes
+200. Optimization is manual in Lightning's sense. The schedule, gradient clipping and accumulation,
+which Lightning does not do then, are done here as the trainer was told. The device is waited for
+once per ``training_step``, when the objectives of its steps are checked.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from softmax_torch import lightning_compat
+from softmax_torch.data.batches import Batch, Steps
+from softmax_torch.functional import cross_entropy
+from softmax_torch.modules import SoftmaxRegression
+from softmax_torch.preprocessing import Preprocessing
+from softmax_torch.storage.checkpoints import CHECKPOINT_FORMAT
+from softmax_torch.training import compatibility
+from softmax_torch.training.evaluating import LitEvaluation
+from softmax_torch.training.objective import TrainingObjective
+from softmax_torch.training.options import OptimizerFactory, SchedulerFactory, check_counts
+from softmax_torch.training.rng_state import get_rng_state, set_rng_state
+from softmax_torch.training.steps import GradientFunction, StepHistory, batches_of
+from softmax_torch.training.sums import EpochSums
+from softmax_torch.training.user_metrics import MetricsOption
+
+__all__ = ["LitBase"]
+
+MAX_LOGITS = 1 << 24
+"""Logits that the steps of a ``training_step`` may keep until its end, 64 MiB. Where one step has
+as many by itself, the overhead of a ``training_step`` is negligible."""
+
+
+class LitBase(LitEvaluation, ABC):
+    """A net that ends in ``SoftmaxRegression``, trained by Lightning.
+
+    Subclasses choose the net, the objective, its options and the parameters to train, and may
+    compute gradients in another way.
+
+    Args:
+        in_features: the numbers of a sample.
+        backbone, model: see ``modules.Classifier``.
+        criterion: the objective.
+        optimizer, lr_scheduler, lr_interval, steps_per_call, log_every_n_steps, metrics: see
+            ``LitClassifier``.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        backbone: nn.Module,
+        model: SoftmaxRegression,
+        criterion: TrainingObjective,
+        *,
+        optimizer: OptimizerFactory | None,
+        lr_scheduler: SchedulerFactory | None,
+        lr_interval: Literal["epoch", "step"],
+        steps_per_call: int,
+        log_every_n_steps: int | None,
+        metrics: MetricsOption,
+    ) -> None:
+        check_counts(steps_per_call, log_every_n_steps)
+        super().__init__(backbone, model, metrics)
+        self.in_features, self.criterion = in_features, criterion
+        self.optimizer = optimizer or partial(torch.optim.SGD, lr=0.1, momentum=0.9)
+        self.lr_scheduler, self.lr_interval = lr_scheduler, lr_interval
+        self.max_steps_per_call, self.steps_per_call = steps_per_call, 1
+        self.log_every_n_steps = log_every_n_steps
+        self.accumulated = 0  # batches whose gradients wait for an optimizer step
+        self.sums = EpochSums()
+        self._restored: dict[str, Any] | None = None
+        self._validated = False
+
+    @property
+    def reports_last_checkpoint(self) -> bool:
+        """Whether the result of a fit is its last checkpoint, not that of the least NLL."""
+        return False
+
+    def fit_summary(self) -> dict[str, str]:
+        """Return statements about the result of the fit, by a label."""
+        return {}
+
+    # Beginning of a fit
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Return no callbacks; Lightning's check of the optimization comes right after this."""
+        lightning_compat.pass_optimization_check(self)
+        return []
+
+    def setup(self, stage: str) -> None:
+        """Compare the model with the data, and prepare the objective for the training set.
+
+        Raises:
+            ValueError: the data has other sizes than the model, or lacks ``class_counts`` where
+                the objective needs them.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        compatibility.check_sizes(data, self._sizes())
+        if stage == "fit":
+            self.automatic_optimization = False
+            counted = lightning_compat.counts_batches(self.trainer)
+            self.steps_per_call = 1 if counted else self._most_steps(data)
+            self.criterion.prepare(data, self.trainer.world_size, self.device)
+
+    def _sizes(self) -> dict[str, int]:
+        """Return the sizes that data and checkpoints have too."""
+        return {"num_classes": self.model.num_classes, "in_features": self.in_features}
+
+    def _most_steps(self, data: Any) -> int:
+        """Return how many steps a ``training_step`` makes, limited by the logits that it keeps."""
+        batch_size = getattr(data, "batch_size", None) or 1
+        most = MAX_LOGITS // (batch_size * self.model.num_classes)
+        return max(1, min(self.max_steps_per_call, most))
+
+    def configure_optimizers(self) -> Optimizer | tuple[list[Optimizer], list[LRScheduler]]:
+        """Return the optimizer, and the schedule where there is one."""
+        optimizer = self.optimizer(self.trained_parameters())
+        scheduler = self.make_scheduler(optimizer)
+        return optimizer if scheduler is None else ([optimizer], [scheduler])
+
+    @abstractmethod
+    def trained_parameters(self) -> Any:
+        """Return what the optimizer is made of: parameters, or groups of them."""
+
+    def make_scheduler(self, optimizer: Optimizer) -> LRScheduler | None:
+        """Return the learning-rate schedule of an optimizer; None for a constant rate."""
+        return None if self.lr_scheduler is None else self.lr_scheduler(optimizer)
+
+    def on_train_start(self) -> None:
+        """Check the schedule, and restore the state of a checkpoint.
+
+        The random number generators are restored as late as here, since Lightning, callbacks and
+        data may draw numbers before.
+        """
+        self.accumulated = 0
+        if isinstance(self.lr_schedulers(), ReduceLROnPlateau):
+            if not self.trainer.enable_validation:
+                raise ValueError(
+                    "lr_scheduler: expected a validation set for ReduceLROnPlateau to watch, got "
+                    "none"
+                )
+            if self.lr_interval == "step":
+                raise ValueError(
+                    'lr_interval: expected "epoch" for ReduceLROnPlateau, which watches the '
+                    'validation, got "step"'
+                )
+        if self._restored is not None:
+            sums = self._restored["sums"]
+            self.sums.sums = None if sums is None else sums.to(self.device)
+            set_rng_state(self._restored["random"])
+            self._restored = None
+
+    # Optimizer steps
+
+    def training_step(self, batch: Steps | tuple[Tensor, Tensor]) -> None:
+        """Make the optimizer steps of some batches, or of one pair (x, y)."""
+        batches = batches_of(batch)
+        optimizer, scheduler = self.optimizers(), self.lr_schedulers()
+        assert isinstance(optimizer, LightningOptimizer)
+        each_step = scheduler if self.lr_interval == "step" else None
+        gradient, history = self.gradient_function(), self.step_history()
+        for i, one in enumerate(batches):
+            last = self.trainer.is_last_batch and i + 1 == len(batches)
+            if not self._step(optimizer, self.augmented(one), gradient, last, history):
+                continue
+            history.step += 1
+            if isinstance(each_step, LRScheduler):
+                each_step.step()
+        self._conclude(history)
+
+    def gradient_function(self) -> GradientFunction:
+        """Return the function that computes gradients; by default ``backpropagate``."""
+        return self.backpropagate
+
+    def step_history(self) -> StepHistory:
+        """Return an empty history for the steps of a ``training_step``."""
+        return StepHistory(self.global_step)
+
+    def augmented(self, batch: Batch) -> Batch:
+        """Return the batch to train on in place of a batch of the data; the same by default."""
+        return batch
+
+    def _step(
+        self,
+        optimizer: LightningOptimizer,
+        batch: Batch,
+        gradient: GradientFunction,
+        last: bool,
+        history: StepHistory,
+    ) -> bool:
+        """Compute the gradient on a batch, and make a step unless gradients are accumulated.
+
+        Returns:
+            Whether a step was made.
+        """
+        added = False
+
+        def closure() -> Tensor:
+            nonlocal added
+            objective, rows = gradient(optimizer, batch)
+            if not added:  # some optimizers, such as LBFGS, evaluate more than once
+                history.add(objective, rows, batch.y, optimizer)
+                added = True
+            return objective
+
+        if self.accumulated + 1 < self.trainer.accumulate_grad_batches and not last:
+            closure()
+            self.accumulated += 1
+            return False
+        optimizer.step(closure=closure)
+        if self.accumulated:  # attributes of modules are slow to set
+            self.accumulated = 0
+        return True
+
+    def backpropagate(self, optimizer: LightningOptimizer, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Add the gradient on a batch to those that wait for a step.
+
+        Returns:
+            The objective, and the logits (b, C), or what ``step_history`` counts in their place.
+        """
+        objective, rows = self.objective_and_rows(batch)
+        if self.accumulated == 0:
+            optimizer.zero_grad()
+        batches = self.trainer.accumulate_grad_batches
+        self.manual_backward(objective if batches == 1 else objective / batches)
+        return objective, rows
+
+    def objective_and_rows(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the objective on a batch, and its logits (b, C)."""
+        logits = self.logits(batch.x)
+        return self.objective(logits, batch.y, batch.whole), logits
+
+    def objective(self, logits: Tensor, y: Tensor, whole: Tensor | None = None) -> Tensor:
+        """Return the objective, a scalar.
+
+        Args:
+            logits: (b, C), of the samples of this process.
+            y: their class indices (b,), or class probabilities (b, C).
+            whole: class indices (B,) of the batch in all processes; None for y. The mean over the
+                processes is the objective on that batch.
+        """
+        W = self.model.linear.weight
+        loss_of = partial(cross_entropy, logits)
+        return self.criterion.value(loss_of, W, y, whole, logits.dtype)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Clip gradients as the trainer was told; they are unscaled by now."""
+        if self.trainer.gradient_clip_val:
+            self.configure_gradient_clipping(
+                optimizer, self.trainer.gradient_clip_val, self.trainer.gradient_clip_algorithm
+            )
+
+    def _conclude(self, history: StepHistory) -> None:
+        """Check and add up the objectives of the steps, and log every n-th of them.
+
+        A NaN stops the run here, so that checkpoints are finite.
+        """
+        objectives = history.finite_objectives(self.parameters())
+        self.sums.add_steps(objectives)
+        if history.logits:
+            self.sums.add_rows(torch.cat(history.logits), torch.cat(history.targets))
+        every = self.log_every_n_steps
+        if every is None:
+            return
+        values = zip(history.steps, objectives.tolist(), history.rates, strict=True)
+        for step, objective, lr in values:
+            if step % every == 0:
+                self.write_metrics({"train/loss_step": objective, "train/lr": lr}, step)
+
+    # End of an epoch
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics of the validation set, which a schedule may watch."""
+        super().on_validation_epoch_end()
+        self._validated = True
+
+    def on_train_epoch_end(self) -> None:
+        """Log the metrics of the training set, and advance a schedule that counts epochs.
+
+        Both come before callbacks that write checkpoints, so that a resumed run has logged
+        everything before its checkpoint and nothing else.
+        """
+        if self.sums.sums is not None:  # None where a callback skipped the epoch
+            reduce = partial(self.trainer.strategy.reduce, reduce_op="sum")
+            metrics = self.sums.result(reduce)
+            self.record_metrics({f"train/{name}": float(value) for name, value in metrics.items()})
+        scheduler = self.lr_schedulers()
+        if isinstance(scheduler, ReduceLROnPlateau):
+            if self._validated:
+                scheduler.step(self.trainer.callback_metrics["val/nll"])
+        elif isinstance(scheduler, LRScheduler) and self.lr_interval == "epoch":
+            scheduler.step()
+        self._validated = False
+
+    # Checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add sums of the epoch, random number generators and preprocessing to a checkpoint."""
+        trainer = lightning_compat.trainer_of(self)
+        mine = {"sums": self.sums.sums, "random": get_rng_state()}
+        processes: list[Any] = [mine]
+        if trainer is not None and trainer.world_size > 1:
+            processes = [None] * trainer.world_size
+            torch.distributed.all_gather_object(processes, mine)
+        checkpoint["softmax_torch"] = {"format": CHECKPOINT_FORMAT, "processes": processes}
+        preprocessing = self._preprocessing()
+        if preprocessing is not None:
+            checkpoint["preprocessing"] = preprocessing.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take calibration or training state from a checkpoint; ValueError if it does not fit."""
+        expected = self._expected_hyperparameters(checkpoint)
+        compatibility.check_checkpoint(checkpoint, expected, self._preprocessing())
+        trainer = lightning_compat.trainer_of(self)
+        if trainer is None or trainer.state.fn != "fit":
+            self.calibration = compatibility.stored_calibration(checkpoint, self.calibrated)
+            return
+        rank, processes = trainer.global_rank, trainer.world_size
+        self._restored = compatibility.process_state(checkpoint, rank, processes)
+        lightning_compat.recount_batches(checkpoint, self.steps_per_call)
+
+    def _expected_hyperparameters(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
+        """Return the hyper-parameters that a checkpoint must have, as far as it has them."""
+        return {**self._sizes()}
+
+    def _preprocessing(self) -> Preprocessing | None:
+        """Return the preprocessing of the data, None where the data has none."""
+        trainer = lightning_compat.trainer_of(self)
+        data = None if trainer is None else getattr(trainer, "datamodule", None)
+        found: Preprocessing | None = getattr(data, "preprocessing", None)
+        return found

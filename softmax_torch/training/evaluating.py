@@ -1,0 +1,112 @@
+"""Validation, test and prediction of a classifier as a LightningModule, and what is logged.
+
+Logits are collected over the batches of a set, and become metrics at its end (see
+``training.evaluation``), once for the validation and once for the test set.
+"""
+
+from __future__ import annotations
+
+import math
+
+from lightning import LightningModule
+from torch import Tensor, nn
+
+from softmax_torch.calibration import Calibration
+from softmax_torch.modules import Classifier, SoftmaxRegression
+from softmax_torch.training.evaluation import Evaluation
+from softmax_torch.training.steps import DIVERGED
+from softmax_torch.training.user_metrics import MetricsOption, UserMetrics
+
+__all__ = ["LitEvaluation"]
+
+
+class LitEvaluation(Classifier, LightningModule):
+    """A classifier that Lightning can validate, test and predict with.
+
+    Args:
+        backbone: from inputs (N, ...) to features (N, D).
+        model: the head, from features to C classes.
+        metrics: see ``training.user_metrics``.
+
+    Attributes:
+        calibrated: whether evaluation and prediction apply the ``calibration`` of the checkpoint,
+            which must have one then. Training does not.
+    """
+
+    calibrated = False
+    calibration: Calibration | None = None
+
+    def __init__(
+        self, backbone: nn.Module, model: SoftmaxRegression, metrics: MetricsOption = None
+    ) -> None:
+        super().__init__(backbone, model)
+        self.val_evaluation = Evaluation(model.num_classes)
+        self.test_evaluation = Evaluation(model.num_classes)
+        self.user_metrics = UserMetrics(metrics, model.num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return log-probabilities (N, C) of inputs (N, ...)."""
+        log_p: Tensor = self.model(self.features(x))
+        return log_p
+
+    def evaluated_logits(self, x: Tensor) -> Tensor:
+        """Return logits (B, C) for metrics and predictions: calibrated, if ``calibrated``."""
+        logits = self.logits(x)
+        if not self.calibrated or self.trainer.state.fn == "fit":
+            return logits
+        assert self.calibration is not None, "a checkpoint without one was refused"
+        return self.calibration(logits)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor]) -> None:
+        """Collect the logits of a validation batch (x, y)."""
+        x, y = batch
+        self.val_evaluation.add(self.evaluated_logits(x), y)
+
+    def test_step(self, batch: tuple[Tensor, Tensor]) -> None:
+        """Collect the logits of a test batch (x, y)."""
+        x, y = batch
+        self.test_evaluation.add(self.evaluated_logits(x), y)
+
+    def predict_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Return class probabilities (B, C) in float32, whatever the precision of the matmul."""
+        x, _ = batch
+        return self.evaluated_logits(x).float().softmax(-1)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics of the validation set."""
+        self._record_evaluation("val", self.val_evaluation)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the metrics of the test set."""
+        self._record_evaluation("test", self.test_evaluation)
+
+    def _record_evaluation(self, prefix: str, evaluation: Evaluation) -> None:
+        """Log the metrics of a set; FloatingPointError if the NLL is NaN or infinite."""
+        values: dict[str, Tensor] = {}
+        if self.user_metrics.metrics:
+            logits, targets = evaluation.samples()  # ``result`` lets go of them
+            values = self.user_metrics.result(logits.softmax(1), targets)
+        values = evaluation.result() | values
+        metrics = {f"{prefix}/{name}": float(x) for name, x in values.items()}
+        if not math.isfinite(metrics[f"{prefix}/nll"]):
+            raise FloatingPointError(
+                f"{prefix}/nll: expected a finite number, got {metrics[f'{prefix}/nll']} in epoch "
+                f"{self.current_epoch}: {DIVERGED}"
+            )
+        self.record_metrics(metrics)
+
+    def record_metrics(self, metrics: dict[str, float]) -> None:
+        """Give metrics to callbacks, and in a fit write them to the loggers at once."""
+        if self.trainer.state.fn == "fit":
+            self.log_dict(metrics, logger=False)
+            if not self.trainer.sanity_checking:
+                self.write_metrics(metrics, self.global_step)
+            return
+        # Of an evaluation Lightning returns what it logs, and takes the step from there.
+        self.log_dict(metrics | ({"step": float(self.global_step)} if self.loggers else {}))
+
+    def write_metrics(self, metrics: dict[str, float], step: int) -> None:
+        """Write metrics to the loggers as those of an optimizer step."""
+        for logger in self.loggers:
+            logger.log_metrics({"epoch": self.current_epoch, **metrics}, step)
+            logger.save()

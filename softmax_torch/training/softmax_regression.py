@@ -1,0 +1,219 @@
+"""Softmax regression as a LightningModule: no backbone, and therefore a convex objective.
+
+That allows what other classifiers do not have: the gradient as a formula
+(``training.closed_form``), and full-batch solvers that go to the optimum and prove it
+(``training.convex_training``).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from softmax_torch import lightning_compat
+from softmax_torch.data.batches import Batch, Steps
+from softmax_torch.modules import SoftmaxRegression
+from softmax_torch.training import closed_form
+from softmax_torch.training.base import LitBase
+from softmax_torch.training.convex_training import ConvexTraining
+from softmax_torch.training.objective import TrainingObjective
+from softmax_torch.training.options import OptimizerFactory, SchedulerFactory, check_solver
+from softmax_torch.training.steps import GradientFunction, batches_of
+from softmax_torch.training.user_metrics import MetricsOption
+
+__all__ = ["LitSoftmaxRegression"]
+
+
+class LitSoftmaxRegression(LitBase):
+    """``SoftmaxRegression``, the attribute ``model``, trained by gradient descent or a solver.
+
+    Args:
+        in_features: D, the numbers of a sample.
+        num_classes: number of classes.
+        bias: whether the logits have an intercept per class.
+        optimizer: makes an optimizer of parameters; any class of ``torch.optim``. Gradient descent
+            proper is ``SGD`` with a data module whose ``batch_size`` is None. None is SGD with a
+            learning rate of 0.1 and momentum 0.9.
+        lr_scheduler: makes a learning-rate schedule of that optimizer, or None for a constant rate.
+            ``ReduceLROnPlateau`` watches the validation NLL.
+        lr_interval: whether the schedule counts epochs or steps.
+        C: inverse strength of the L2 penalty on the weight, as in scikit-learn; None for none. With
+            a solver it may be a list of them: an epoch is then the fit of one to its optimum, from
+            the strongest penalty on, and the best checkpoint has the C of the least validation NLL.
+        label_smoothing: share of the target that is spread over all classes, in [0, 1].
+        class_weight: one weight a class; "balanced" for n / (num_classes * count), as in
+            scikit-learn; None for none.
+        solver: None for gradient descent by ``optimizer``. Otherwise a full-batch solver, "auto",
+            "lbfgs", "newton" or "gradient_descent" (see ``softmax_torch.solvers``), which makes one
+            outer iteration an epoch and ends the training at the optimum. It starts from weights
+            of 0 and wants a data module whose ``batch_size`` is None.
+        tol: the duality gap relative to the objective at which a solver ends.
+        steps_per_call: optimizer steps in one ``training_step``, which is what callbacks and the
+            profiler see as a batch. The result is the same to the last bit. Where the trainer
+            counts batches (``max_steps``, ``limit_train_batches``, ``val_check_interval``,
+            ``overfit_batches``) it is one. Signals and checkpoints wait for the end of a call.
+        log_every_n_steps: log the objective and the learning rate of every so many steps, as
+            ``train/loss_step`` and ``train/lr``; None for epochs alone.
+        metrics: metrics of torchmetrics to log for ``val`` and ``test`` beside ours: one, a list,
+            or a dict from names to metrics. They get class probabilities (n, C) and class indices
+            (n,) of the whole set, and return one number. In a configuration each has a
+            ``class_path`` and ``init_args`` (see ``training.user_metrics``).
+
+    A solver logs ``train/loss`` (the objective), ``train/gap`` (the relative duality gap, as far as
+    the precision of its passes can tell) and ``train/gradient_norm`` in place of the metrics of
+    ``train``; where there are several values of C, ``C`` too.
+
+    Logging, checkpoints and several processes: see ``LitClassifier``.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        bias: bool = True,
+        optimizer: OptimizerFactory | None = None,
+        lr_scheduler: SchedulerFactory | None = None,
+        lr_interval: Literal["epoch", "step"] = "epoch",
+        C: float | list[float] | None = None,
+        label_smoothing: float = 0.0,
+        class_weight: Literal["balanced"] | list[float] | None = None,
+        solver: Literal["auto", "lbfgs", "newton", "gradient_descent"] | None = None,
+        tol: float = 1e-6,
+        steps_per_call: int = 64,
+        log_every_n_steps: int | None = None,
+        metrics: MetricsOption = None,
+    ) -> None:
+        strength = None if isinstance(C, list) else C
+        super().__init__(
+            in_features,
+            nn.Identity(),
+            SoftmaxRegression(in_features, num_classes, bias),
+            TrainingObjective(num_classes, strength, label_smoothing, 0.0, class_weight),
+            optimizer=optimizer,
+            lr_scheduler=lr_scheduler,
+            lr_interval=lr_interval,
+            steps_per_call=steps_per_call,
+            log_every_n_steps=log_every_n_steps,
+            metrics=metrics,
+        )
+        left_out = ["optimizer", "lr_scheduler", "metrics"]  # code is not kept in checkpoints
+        self.save_hyperparameters(ignore=left_out, logger=False)
+        self.convex: ConvexTraining | None = None
+        if solver is not None:
+            check_solver(solver, tol, optimizer, lr_scheduler, label_smoothing)
+            self.convex = ConvexTraining(solver, tol, C)
+            self.automatic_optimization = False
+            for parameter in self.model.parameters():
+                torch.nn.init.zeros_(parameter)
+        elif isinstance(C, list):
+            raise ValueError(f"C: expected one number without a solver, got a list of {len(C)}")
+
+    def trained_parameters(self) -> Any:
+        """Return the parameters of the model."""
+        return self.parameters()
+
+    # The gradient as a formula
+
+    def gradient_function(self) -> GradientFunction:
+        """Return the function that computes gradients: a formula, where nothing would notice."""
+        return self._formula if self._has_formula() else self.backpropagate
+
+    def _has_formula(self) -> bool:
+        return (
+            self.criterion.weight is None
+            and self.criterion.label_smoothing == 0
+            and self.trainer.accumulate_grad_batches == 1
+            and not lightning_compat.overrides("objective", self, LitSoftmaxRegression)
+            and lightning_compat.backward_is_plain(self)
+            and closed_form.applies(self.model)
+        )
+
+    def _formula(self, optimizer: LightningOptimizer, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Do what ``backpropagate`` does, without autograd."""
+        try:
+            return closed_form.set_gradient(self.model, batch.x, batch.y, self.criterion.penalty)
+        except (IndexError, RuntimeError):
+            return self.backpropagate(optimizer, batch)  # its error says what is wrong
+
+    # Training by a solver
+
+    @property
+    def certificate(self) -> str | None:
+        """What a solver proved about its solution, in words; None where there is none."""
+        return None if self.convex is None else self.convex.certificate
+
+    @property
+    def path(self) -> str | None:
+        """What a solver proved about its solutions for several values of C, in words."""
+        return None if self.convex is None else self.convex.path
+
+    @property
+    def reports_last_checkpoint(self) -> bool:
+        """Whether the result is the last checkpoint: a solver with one C goes to the optimum."""
+        return self.convex is not None and not self.convex.chooses_strength
+
+    def fit_summary(self) -> dict[str, str]:
+        """Return statements about the result of a solver, by a label."""
+        return {} if self.convex is None else self.convex.summary()
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Return no callbacks; let Lightning refuse clipping and accumulation to a solver."""
+        return super().configure_callbacks() if self.convex is None else []
+
+    def setup(self, stage: str) -> None:
+        """Prepare as any classifier.
+
+        Raises:
+            ValueError: see ``LitBase``; or there are several processes and a solver.
+        """
+        super().setup(stage)
+        if stage == "fit" and self.convex is not None:
+            self.convex.check_processes(self)
+
+    def configure_optimizers(self) -> Optimizer | tuple[list[Optimizer], list[LRScheduler]]:
+        """Return the optimizer, and the schedule where there is one; or the solver."""
+        if self.convex is None:
+            return super().configure_optimizers()
+        return self.convex.optimizer(self.model.linear)
+
+    def on_train_start(self) -> None:
+        """Start as any classifier; ValueError if there is no validation to choose C by."""
+        super().on_train_start()
+        if self.convex is not None:
+            self.convex.check_validation(self)
+
+    def training_step(self, batch: Steps | tuple[Tensor, Tensor]) -> None:
+        """Make the optimizer steps of some batches (x, y), or one step of the solver."""
+        if self.convex is None:
+            super().training_step(batch)
+        else:
+            self.record_metrics(self.convex.step(self, [*batches_of(batch)], self.criterion.weight))
+
+    def on_train_epoch_end(self) -> None:
+        """End the epoch as any classifier; a solver has logged metrics of its own."""
+        if self.convex is None:
+            super().on_train_epoch_end()
+
+    def on_train_end(self) -> None:
+        """Conclude the fit of a solver."""
+        if self.convex is not None:
+            self.convex.conclude(self)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the certificate of the solution, if there is one."""
+        super().on_save_checkpoint(checkpoint)
+        if self.certificate is not None:
+            checkpoint["certificate"] = self.certificate
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Load as any classifier; outside of a fit, take the certificate of the solution too."""
+        super().on_load_checkpoint(checkpoint)
+        trainer = lightning_compat.trainer_of(self)
+        if self.convex is not None and (trainer is None or trainer.state.fn != "fit"):
+            self.convex.certificate = checkpoint.get("certificate", self.convex.certificate)
