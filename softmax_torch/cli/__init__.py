@@ -1,4 +1,4 @@
-"""The command line: commands that are each made of a YAML and flags, and one that draws.
+"""The command line: commands that are each made of a YAML and flags.
 
     fit                                    train; without --config: on scikit-learn's digits
     fit --resume [RUN]                     go on with a run, by default the newest of its name
@@ -9,7 +9,6 @@
     calibrate --ckpt_path CKPT             fit a temperature, and keep it in the checkpoint
     report RUN                             a page about a run, in RUN/report, and its figures
     export --ckpt_path CKPT --output FILE  for others to run: ONNX, torch.export or safetensors
-    plot DIAGRAM [--output FILE]           softmax, cross-entropy or gradient-descent, as PNG or SVG
 
 A run writes ``runs/<name>/version_<n>``: config.yaml, metrics.csv, best.ckpt (lowest validation
 NLL), last.ckpt and previous.ckpt. A checkpoint is used with the config.yaml beside it unless
@@ -26,7 +25,6 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from pathlib import Path
 
 import torch.distributed as dist
 
@@ -34,10 +32,9 @@ try:
     from softmax_torch.cli import predictions
     from softmax_torch.cli.arguments import known, resumed, with_config
     from softmax_torch.cli.commands import CLI
-    from softmax_torch.cli.console import ours, program, quiet, say, say_how_to_go_on, shown
+    from softmax_torch.cli.console import ours, program, quiet, say_how_to_go_on
     from softmax_torch.cli.exporting import export_checkpoint
     from softmax_torch.cli.predictions import Wanted, predict_input
-    from softmax_torch.report import diagrams
     from softmax_torch.training.saving import Stopped
 except ImportError as error:
     raise ImportError(
@@ -70,9 +67,6 @@ def main(args: Sequence[str] | None = None) -> None:
     with quiet():
         closing = ExitStack()  # run directories are free again afterwards
         try:
-            if given[:1] == ["plot"]:
-                plot(given[1:])
-                return
             if given[:1] == ["export"]:
                 export_checkpoint(given[1:])
                 return
@@ -105,23 +99,6 @@ def leave() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
-
-
-def plot(args: Sequence[str]) -> None:
-    """Draw the diagram that these arguments name."""
-    parser = argparse.ArgumentParser(
-        prog=f"{program()} plot",
-        description="Draw a diagram of the method.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("diagram", help=", ".join(diagrams.DIAGRAMS))
-    parser.add_argument(
-        "--output",
-        type=Path,
-        help="A new file that ends in .png or .svg; by default DIAGRAM.svg, or DIAGRAM_1.svg, ...",
-    )
-    given = parser.parse_args(args)
-    say("diagram", shown(diagrams.plot(given.diagram, given.output)))
 
 
 def predict(args: list[str]) -> None:

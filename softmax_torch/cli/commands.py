@@ -21,9 +21,9 @@ from softmax_torch.cli.predictions import Wanted
 from softmax_torch.data import TensorDataModule
 from softmax_torch.files import replace
 from softmax_torch.predictor import Predicted
+from softmax_torch.report.output import write_report
 from softmax_torch.report.page import compose
-from softmax_torch.report.reporting import ReportingTrainer, checkpoint_of
-from softmax_torch.report.writing import write
+from softmax_torch.report.trainer import ReportingTrainer, default_checkpoint
 from softmax_torch.training import LitClassifier, LitSoftmaxRegression, checkpoint
 from softmax_torch.training.progress import EpochBar
 from softmax_torch.training.runs import RunLogger
@@ -82,10 +82,7 @@ class CLI(LightningCLI):
                 name: {"usage": f"{program()} {name} {'RUN ' * (name == 'report')}[options]"}
                 for name in self.subcommands()
             }
-            | {
-                "epilog": f"For others to run: {program()} export --help. "
-                f"Diagrams of the method: {program()} plot --help"
-            },
+            | {"epilog": f"For others to run: {program()} export --help"},
             args=args,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
@@ -284,13 +281,13 @@ class CLI(LightningCLI):
         """Write a page about the run, and print the figures of the test set with their ranges."""
         assert isinstance(self.trainer, ReportingTrainer)
         run = Path(kwargs["run"])
-        kwargs["ckpt_path"] = kwargs["ckpt_path"] or checkpoint_of(run, self.model)
-        findings = self.trainer.findings(**kwargs)
-        samples, classes = findings.test.logits.shape
+        kwargs["ckpt_path"] = kwargs["ckpt_path"] or default_checkpoint(run, self.model)
+        results = self.trainer.run_results(**kwargs)
+        samples, classes = results.test.logits.shape
         say("evaluated", f"{shown(kwargs['ckpt_path'])} on {samples} samples, {classes} classes")
-        page = compose(findings)
+        page = compose(results)
         low, high = ({name: at[i] for name, at in page.intervals.items()} for i in (0, 1))
-        for label, values in (("test", page.scores), ("95% from", low), ("to", high)):
+        for label, values in (("test", page.test), ("95% from", low), ("to", high)):
             say(label, figures({f"test/{name}": value for name, value in values.items()}))
-        folder = write(page, run)
+        folder = write_report(page, run)
         say("report", f"{shown(folder / 'index.html')}, {len(page.html) / 1e6:.1f} MB")

@@ -46,7 +46,7 @@ from softmax_torch.preprocessing import Preprocessing
 from softmax_torch.training import agreement, randomness
 from softmax_torch.training.calls import DIVERGED, Call, counts_batches, recount
 from softmax_torch.training.checkpoint import FORMAT
-from softmax_torch.training.evaluation import Evaluation
+from softmax_torch.training.epoch_metrics import EvaluationMetrics, TrainingMetrics
 from softmax_torch.training.mixing import Mixing
 from softmax_torch.training.objective import mean_loss, terms_of
 from softmax_torch.training.options import (
@@ -58,7 +58,6 @@ from softmax_torch.training.options import (
     check_mixing,
     check_options,
 )
-from softmax_torch.training.sums import EpochSums
 
 __all__ = ["Gradient", "LitClassifier", "batches_of"]
 
@@ -120,7 +119,7 @@ class LitClassifier(LightningModule):
 
     Logged once an epoch: ``train/loss`` (the objective, mean over the steps), ``accuracy`` and
     ``nll`` for ``train``, of each batch before its step and ``accuracy``, ``nll`` and ``ece`` (see
-    ``training.evaluation``) for ``val`` and ``test``.
+    ``softmax_torch.metrics``) for ``val`` and ``test``.
 
     Mixed images are of no class: with ``mixup`` or ``cutmix`` ``train`` has its loss alone.
 
@@ -204,11 +203,11 @@ class LitClassifier(LightningModule):
         self.most_steps, self.steps_per_call = steps_per_call, 1
         self.log_every_n_steps = log_every_n_steps
         self.accumulated = 0  # batches whose gradients wait for a step
-        self.sums = EpochSums()
+        self.sums = TrainingMetrics()
         self._restored: dict[str, Any] | None = None
         self._validated = False
-        self.val_evaluation = Evaluation(num_classes)
-        self.test_evaluation = Evaluation(num_classes)
+        self.val_evaluation = EvaluationMetrics()
+        self.test_evaluation = EvaluationMetrics()
         self.penalty = 0.0  # factor of ||W||^2
         self.weight: Tensor | None
         self.register_buffer("weight", None, persistent=False)
@@ -539,8 +538,7 @@ class LitClassifier(LightningModule):
         logged what was before it and nothing else.
         """
         if self.sums.sums is not None:  # a callback may have skipped the epoch
-            reduce = partial(self.trainer.strategy.reduce, reduce_op="sum")
-            figures = self.sums.result(reduce)
+            figures = self.sums.result(self._sum_over_processes)
             self._record({f"train/{name}": float(value) for name, value in figures.items()})
         scheduler = self.lr_schedulers()
         if isinstance(scheduler, ReduceLROnPlateau):
@@ -559,15 +557,20 @@ class LitClassifier(LightningModule):
         """The figures of the test set."""
         self._record_evaluation("test", self.test_evaluation)
 
-    def _record_evaluation(self, prefix: str, evaluation: Evaluation) -> None:
+    def _record_evaluation(self, prefix: str, evaluation: EvaluationMetrics) -> None:
         """Log the figures of an evaluation; FloatingPointError if the NLL is NaN or infinite."""
-        figures = {f"{prefix}/{name}": float(x) for name, x in evaluation.result().items()}
+        results = evaluation.result(self._sum_over_processes)
+        figures = {f"{prefix}/{name}": float(x) for name, x in results.items()}
         if not math.isfinite(figures[f"{prefix}/nll"]):
             raise FloatingPointError(
                 f"{prefix}/nll: expected a finite number, got {figures[f'{prefix}/nll']} in epoch "
                 f"{self.current_epoch}: {DIVERGED}"
             )
         self._record(figures)
+
+    def _sum_over_processes(self, x: Tensor) -> Tensor:
+        total: Tensor = self.trainer.strategy.reduce(x, reduce_op="sum")
+        return total
 
     def _record(self, figures: dict[str, float]) -> None:
         """Show figures to callbacks, and in a fit write them to the loggers at once."""

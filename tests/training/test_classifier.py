@@ -18,7 +18,7 @@ from softmax_torch import SoftmaxRegression, backbones, predictor
 from softmax_torch.data import Batches, DigitsDataModule, Split
 from softmax_torch.data.batches import Batch
 from softmax_torch.training import LitClassifier, LitSoftmaxRegression, checkpoint
-from softmax_torch.training.calibrating import CalibratingTrainer
+from softmax_torch.training.calibrating_trainer import CalibratingTrainer
 from softmax_torch.training.mixing import Mixing
 from softmax_torch.training.runs import RunLogger
 from softmax_torch.training.saving import RunCheckpoint, Stopped
