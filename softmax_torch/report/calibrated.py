@@ -39,4 +39,4 @@ def calibrate_test(results: RunResults) -> CalibratedTest:
             )
     logits, y = results.test
     calibrated = EvaluatedSet(calibration(logits.double()), y)
-    return CalibratedTest(calibrated, f"Calibration: {calibration}, {source}.")
+    return CalibratedTest(calibrated, f"Calibrated by {calibration}, {source}.")

@@ -62,9 +62,9 @@ def draw(scores: SampleScores, name: str, title: str, ece: float) -> CaptionedFi
     below.set_ylim(bottom=0.7)
     below.set_ylabel("samples")
     below.set_xlabel("confidence")
-    rows = zip(bins.samples, bins.confidence, bins.accuracy, strict=True)
+    rows = zip(bins.accuracy, bins.confidence, bins.samples, strict=True)
     description = "; ".join(
-        f"{count} samples at confidence {confidence:.2f} have accuracy {accuracy:.2f}"
-        for count, confidence, accuracy in rows
+        f"accuracy {accuracy:.2f} at confidence {confidence:.2f} (n = {count})"
+        for accuracy, confidence, count in rows
     )
     return CaptionedFigure(name, figure, f"{title}: {description}.", f"{title}: ECE {ece:.4f}.")

@@ -320,7 +320,7 @@ def test_the_checkpoints_own_calibration_is_used() -> None:
     test, description = calibrated.calibrate_test(results)
     assert test is not None
     torch.testing.assert_close(test.logits, results.test.logits.double() / 2)
-    assert description == "Calibration: temperature 2.0000, from the checkpoint."
+    assert description == "Calibrated by temperature 2.0000, from the checkpoint."
 
 
 def test_without_one_a_temperature_is_fitted_to_the_validation_set() -> None:

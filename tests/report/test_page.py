@@ -204,8 +204,8 @@ def test_missing_parts_are_explained_or_left_out(monkeypatch: pytest.MonkeyPatch
     sections = [section["id"] for section in tree.all("section")]
     assert sections == ["metrics", "confusion", "classes", "calibration", "mistakes", "run"]
     assert "All predictions on the test set are correct." in tree.text
-    assert "There is no best temperature on the validation set: expected some sample" in tree.text
-    assert "Calibration:" not in tree.text
+    assert "There is no best temperature on the validation set: expected some wrong" in tree.text
+    assert "Calibrated by" not in tree.text
     assert {link["href"][1:] for link in tree.all("a")} == set(sections)
 
 
