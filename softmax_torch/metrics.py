@@ -10,19 +10,19 @@ For sample i with logits z_i, probabilities p_i = softmax(z_i) and class index y
 The expected calibration error (ECE, Guo et al. 2017) sorts n samples by confidence into bins of
 equal width:
 
-    gap_b         sum over the samples i of bin b of (correct_i - confidence_i)
-    ECE           sum_b |gap_b| / n
+    gap_b         1/n times the sum of (correct_i - confidence_i) over the samples i of bin b
+    ECE           sum_b |gap_b|
 
-The gaps can be added up as integers, exactly and in any order: over batches, and over processes,
-which need to exchange one number a bin and not their samples.
+The sums are integers and so exact, in any order of the samples. Processes add up one number a bin;
+they need not exchange their samples.
 
 >>> z = torch.tensor([[3.0, 1.0], [3.0, 1.0]]).log()  # p = (3/4, 1/4), twice
 >>> y = torch.tensor([0, 1])
 >>> correct(z, y).float().mean(), nll(z, y).mean(), brier(z, y).mean()
 (tensor(0.5000), tensor(0.8370), tensor(0.6250))
->>> gaps = gap_sums(correct(z, y), confidence(z))
->>> round(int(total_gap(gaps)) / (GAP_UNIT * len(y)), 4)  # ECE: confidence 3/4, accuracy 1/2
-0.25
+>>> sums = gap_sums(correct(z, y), confidence(z))
+>>> ece(gaps(sums, len(y)))  # confidence 3/4, accuracy 1/2
+tensor(0.2500, dtype=torch.float64)
 """
 
 from __future__ import annotations
@@ -41,10 +41,11 @@ __all__ = [
     "brier",
     "confidence",
     "correct",
+    "ece",
     "fixed_point",
     "gap_sums",
+    "gaps",
     "nll",
-    "total_gap",
 ]
 
 BINS = 15
@@ -54,8 +55,8 @@ bin: of 500 samples at confidence 1.0 that are 98% correct, and 500 at 0.95 that
 torchmetrics finds an ECE of 0.0350 in place of 0.0150.)"""
 
 GAP_UNIT = 1 << 32
-"""Gaps are integers in units of 1 / GAP_UNIT. Confidences of 2^-8 and above, in float32, are whole
-multiples of that; a bin has room for 2^31 samples."""
+"""Sums of gaps are integers in units of 1 / GAP_UNIT. A float32 confidence of at least 2^-8 is a
+whole multiple of that unit; a bin has room for 2^31 samples."""
 
 
 def correct(logits: Tensor, y: Tensor) -> Tensor:
@@ -99,18 +100,23 @@ def bin_index(confidence: Tensor) -> Tensor:
 
 
 def gap_sums(correct: Tensor, confidence: Tensor) -> Tensor:
-    """Return the gap of each bin, int64 (BINS,), in units of 1 / GAP_UNIT.
+    """Return the sum of correct - confidence in each bin: int64 (BINS,), in units of 1 / GAP_UNIT.
 
     Args:
         correct: bool (n,).
         confidence: float32 (n,), finite.
     """
-    gaps = fixed_point(correct, GAP_UNIT) - fixed_point(confidence, GAP_UNIT)
-    return gaps.new_zeros(BINS).index_add_(0, bin_index(confidence), gaps)
+    difference = fixed_point(correct, GAP_UNIT) - fixed_point(confidence, GAP_UNIT)
+    return difference.new_zeros(BINS).index_add_(0, bin_index(confidence), difference)
 
 
-def total_gap(gaps: Tensor) -> Tensor:
-    """Return the sum over bins of absolute gaps (..., BINS): n times the ECE, in their unit."""
+def gaps(sums: Tensor, n: int) -> Tensor:
+    """Return the gap of each bin, float64 (BINS,) on a CPU, from the ``gap_sums`` of n samples."""
+    return sums.cpu().double() / (GAP_UNIT * n)
+
+
+def ece(gaps: Tensor) -> Tensor:
+    """Return the ECE (...) of sets with these gaps (..., BINS)."""
     return gaps.abs().sum(-1)
 
 

@@ -24,8 +24,8 @@ def samples(n: int, C: int, scale: float = 2.0) -> tuple[Tensor, Tensor]:
 
 
 def ece(z: Tensor, y: Tensor) -> float:
-    gaps = metrics.gap_sums(metrics.correct(z, y), metrics.confidence(z))
-    return int(metrics.total_gap(gaps)) / (GAP_UNIT * len(y))
+    sums = metrics.gap_sums(metrics.correct(z, y), metrics.confidence(z))
+    return float(metrics.ece(metrics.gaps(sums, len(y))))
 
 
 def evaluate(z: Tensor, y: Tensor) -> dict[str, float]:
@@ -94,14 +94,14 @@ def test_evaluation_and_report_agree(C: int) -> None:
 def test_gaps_are_exact_sums_in_any_order() -> None:
     z, y = samples(1000, 4)
     correct, confidence = metrics.correct(z, y), metrics.confidence(z)
-    gaps = metrics.gap_sums(correct, confidence)
+    sums = metrics.gap_sums(correct, confidence)
     order = torch.randperm(len(y), generator=torch.Generator().manual_seed(1))
     parts = zip(correct[order].split(99), confidence[order].split(99), strict=True)
-    assert torch.equal(sum(metrics.gap_sums(*part) for part in parts), gaps)
+    assert torch.equal(sum(metrics.gap_sums(*part) for part in parts), sums)
     b = metrics.bin_index(confidence)
     exact = torch.zeros(BINS, dtype=torch.float64)
     exact.index_add_(0, b, correct.double() - confidence.double())
-    assert torch.equal(gaps.double() / GAP_UNIT, exact)
+    assert torch.equal(sums.double() / GAP_UNIT, exact)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -103,4 +103,4 @@ def intervals(scores: SampleScores) -> dict[str, tuple[float, float]]:
 
 def _from_means(means: Tensor) -> Tensor:
     """Return the metrics (..., 4) of column means (..., 3 + BINS)."""
-    return torch.cat([means[..., :3], metrics.total_gap(means[..., 3:])[..., None]], -1)
+    return torch.cat([means[..., :3], metrics.ece(means[..., 3:])[..., None]], -1)

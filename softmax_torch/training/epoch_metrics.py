@@ -97,13 +97,12 @@ class EvaluationMetrics:
         logits, y = self.samples()
         self.logits, self.targets = [], []
         correct = metrics.correct(logits, y)
-        gaps = metrics.gap_sums(correct, metrics.confidence(logits))
-        counts = torch.stack([correct.sum(), torch.full_like(gaps[0], len(y))])
-        totals = reduce(torch.cat([gaps, counts]))
-        gap = int(metrics.total_gap(totals[: metrics.BINS]))
+        gap_sums = metrics.gap_sums(correct, metrics.confidence(logits))
+        counts = torch.stack([correct.sum(), torch.full_like(gap_sums[0], len(y))])
+        totals = reduce(torch.cat([gap_sums, counts]))
         right, n = totals[metrics.BINS :].tolist()
         return {
             "accuracy": torch.tensor(right / n),
             "nll": reduce(metrics.nll(logits, y).sum()) / n,
-            "ece": torch.tensor(gap / (metrics.GAP_UNIT * n)),
+            "ece": metrics.ece(metrics.gaps(totals[: metrics.BINS], n)).float(),
         }
