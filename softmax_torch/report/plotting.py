@@ -23,7 +23,6 @@ __all__ = [
     "GREEN",
     "GREY",
     "ORANGE",
-    "PURPLE",
     "VERMILION",
     "CaptionedFigure",
     "blank",
@@ -37,7 +36,7 @@ __all__ = [
 
 BLACK, GREY = "#000000", "#767676"
 BLUE, VERMILION, GREEN = "#0072B2", "#D55E00", "#009E73"
-ORANGE, PURPLE = "#E69F00", "#CC79A7"
+ORANGE = "#E69F00"
 
 GAP, LINE = 0.12, 0.16
 """Inches between images, and inches for a line of a title in 9 points."""
