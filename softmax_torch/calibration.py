@@ -1,11 +1,12 @@
-"""Calibration: logits rescaled on samples a model was not trained on, so that confidence is earned.
+"""Calibration: rescale logits so that the confidence of a model matches its accuracy.
 
     temperature scaling    p = softmax(z / T)              one number for all classes
     vector scaling         p = softmax(a * z + b)          two numbers a class
 
-(Guo et al. 2017, "On Calibration of Modern Neural Networks".) Both are linear in what is fitted,
-a = 1 / T or (a, b), hence the NLL is convex in it, and Newton's method finds the one optimum. With
-d = z - z_y and p = softmax(a d) of a sample:
+(Guo et al. 2017, "On Calibration of Modern Neural Networks".) The parameters, a = 1 / T or (a, b),
+minimize the NLL on samples that the model was not trained on. Logits are linear in them, hence the
+NLL is convex, and Newton's method finds its one optimum. With d = z - z_y and p = softmax(a d) of a
+sample:
 
     temperature    f(a)  = mean log sum_c exp(a d_c)
                    f'(a) = mean sum_c p_c d_c,     f''(a) = mean Var_p(d)
@@ -15,12 +16,12 @@ d = z - z_y and p = softmax(a d) of a sample:
                    H  = [[diag sum p z^2, diag sum p z], [diag sum p z, diag sum p]] - M^T M + I
                         with the rows [p z, p] of M (n, 2C)
 
-The pull towards a = 1, b = 0 weighs as much as a normal prior of variance 1: it fixes what the NLL
-leaves open (a constant added to b, a class that no sample has) and fades as n grows.
-Temperature scaling never changes which class is the most probable one; vector scaling may.
+The penalty of vector scaling is a normal prior of variance 1 around a = 1, b = 0. It determines
+what the NLL leaves open (a constant added to b, a class without samples), and fades as n grows.
+Temperature scaling never changes which class is the most probable; vector scaling may.
 
->>> z = torch.tensor([[4.0, 0.0], [4.0, 0.0], [4.0, 0.0], [0.0, 4.0]])  # sure of themselves
->>> fit_temperature(z, torch.tensor([0, 0, 1, 1]))(z).softmax(1)[0]  # right 3 times of 4
+>>> z = torch.tensor([[4.0, 0.0], [4.0, 0.0], [4.0, 0.0], [0.0, 4.0]])  # overconfident
+>>> fit_temperature(z, torch.tensor([0, 0, 1, 1]))(z).softmax(1)[0]  # 3 of 4 are correct
 tensor([0.7500, 0.2500])
 """
 
@@ -39,31 +40,32 @@ Method = Literal["temperature", "vector"]
 METHODS = ("temperature", "vector")
 
 STEPS = 100
-"""Newton steps at most. Some 10 are made; the bracket of a temperature halves in any case."""
+"""Newton steps at most; about 10 are needed. Where a step would leave the bracket of a temperature,
+the bracket is halved."""
 
 
 class Calibration(NamedTuple):
-    """What logits are multiplied by, and what is added: scalars, or one number a class (C,)."""
+    """Factor and offset of logits: scalars, or one number a class (C,)."""
 
     scale: Tensor
     shift: Tensor
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """Calibrated logits (..., C), in the type of those given."""
+        """Return calibrated logits (..., C) in the dtype of the logits given."""
         scale, shift = (t.to(logits) for t in self)
         return logits * scale + shift
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What a checkpoint holds of it."""
+        """Return the tensors that a checkpoint stores."""
         return {"scale": self.scale, "shift": self.shift}
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> Calibration:
-        """The one that was saved."""
+        """Return the calibration with this ``state_dict``."""
         return cls(state["scale"], state["shift"])
 
     def __str__(self) -> str:
-        """In a few words."""
+        """Return a short description."""
         if self.scale.dim() == 0:
             return f"temperature {1 / self.scale.item():.4f}"
         low, high = self.scale.aminmax()
@@ -71,7 +73,13 @@ class Calibration(NamedTuple):
 
 
 def fit(logits: Tensor, y: Tensor, method: Method = "temperature") -> Calibration:
-    """The calibration of least NLL on logits (n, C) and class indices (n,); see each method."""
+    """Return the calibration with the least NLL on logits (n, C) and class indices y (n,).
+
+    See ``fit_temperature`` and ``fit_vector_scaling`` for the methods.
+
+    Raises:
+        ValueError, IndexError: the method is unknown, or as in ``fit_temperature``.
+    """
     if method not in METHODS:
         raise ValueError(f"method: expected {' or '.join(METHODS)}, got {method!r}")
     return (fit_temperature if method == "temperature" else fit_vector_scaling)(logits, y)
@@ -79,32 +87,33 @@ def fit(logits: Tensor, y: Tensor, method: Method = "temperature") -> Calibratio
 
 @torch.no_grad()
 def fit_temperature(logits: Tensor, y: Tensor) -> Calibration:
-    """The temperature of least mean NLL, to the precision of float64.
+    """Return the temperature with the least mean NLL, to the precision of float64.
 
     Args:
         logits: (n, C), of samples that the model was not trained on.
-        y: class indices (n,).
+        y: class indices (n,), of an integer dtype.
 
     Raises:
-        ValueError: shapes that do not fit, NaN or infinity, or a temperature that does not exist:
-            no sample is wrong (T = 0), or the logits are no better than none (T = infinity).
-        IndexError: a class index out of range.
+        ValueError: shapes or dtypes do not fit, a logit is NaN or infinite, or no temperature is
+            best: all predictions are correct (T = 0), or the logits say no more of the class than
+            chance (T = infinity).
+        IndexError: a class index is out of range.
     """
     z, y = _checked(logits, y)
     d = z - z.gather(1, y[:, None])
     if d.amax() <= 0:
         raise ValueError(
-            f"temperature: expected some sample whose most probable class is wrong, got {len(y)} "
-            "that are all right: the NLL falls for ever as the temperature goes to 0"
+            f"temperature: expected some wrong predictions, got {len(y)} that are all correct: "
+            "the NLL decreases without end as the temperature goes to 0"
         )
-    if _slope(d, 0.0)[0] >= 0:
+    if _derivatives(d, 0.0)[0] >= 0:
         raise ValueError(
-            "temperature: expected logits that say more of the class than chance, got some of "
-            "which the best use is none (an infinite temperature)"
+            "temperature: expected logits that predict the class better than chance, got logits "
+            "whose NLL is least at an infinite temperature"
         )
     low, high, a = 0.0, math.inf, 1.0
     for _ in range(STEPS):
-        slope, curvature = _slope(d, a)
+        slope, curvature = _derivatives(d, a)
         if slope < 0:
             low = a
         else:
@@ -121,46 +130,46 @@ def fit_temperature(logits: Tensor, y: Tensor) -> Calibration:
 
 @torch.no_grad()
 def fit_vector_scaling(logits: Tensor, y: Tensor) -> Calibration:
-    """Scale and shift of each class of least NLL, with the pull towards none of the module's head.
+    """Return scale and shift of each class with the least penalized NLL.
 
-    It takes O(n C^2 + C^3) time and O(C^2) memory. Arguments and errors are those of
-    ``fit_temperature``, of which only faulty input is one: there always is an optimum.
+    Takes O(n C^2 + C^3) time a step and O(n C + C^2) memory. Arguments and errors are as in
+    ``fit_temperature``, but there always is an optimum.
     """
     z, y = _checked(logits, y)
     C = z.shape[1]
     theta = torch.stack([torch.ones(C), torch.zeros(C)]).to(z)  # a, b
-    value, gradient, H = _vector(z, y, theta)
+    value, gradient, H = _vector_objective(z, y, theta)
     for _ in range(STEPS):
         step = torch.linalg.solve(H, gradient.flatten()).view_as(theta)
         decrease = float((gradient * step).sum()) / 2  # of the quadratic model
         if decrease <= 1e-14 * max(1.0, value):
             break
         t = 1.0
-        while (new := _vector(z, y, theta - t * step))[0] > value - 1e-4 * t * decrease:
+        while (new := _vector_objective(z, y, theta - t * step))[0] > value - 1e-4 * t * decrease:
             t /= 2
-            if t < 1e-10:  # no decrease can be told from rounding any more
+            if t < 1e-10:  # a decrease is lost in rounding
                 return Calibration(*theta)
         theta = theta - t * step
         value, gradient, H = new
     return Calibration(*theta)
 
 
-def _slope(d: Tensor, a: float) -> tuple[float, float]:
-    """f' and f'' of the mean NLL at the inverse temperature a."""
+def _derivatives(d: Tensor, a: float) -> tuple[float, float]:
+    """Return f'(a) and f''(a) of the mean NLL at the inverse temperature a; d is (n, C)."""
     p = (a * d).softmax(1)
     mean = (p * d).sum(1)
     return float(mean.mean()), float((p * (d - mean[:, None]).square()).sum(1).mean())
 
 
-def _vector(z: Tensor, y: Tensor, theta: Tensor) -> tuple[float, Tensor, Tensor]:
-    """F, its gradient (2, C) and its Hessian (2C, 2C)."""
+def _vector_objective(z: Tensor, y: Tensor, theta: Tensor) -> tuple[float, Tensor, Tensor]:
+    """Return F, its gradient (2, C) and its Hessian (2C, 2C) at theta = [a, b] (2, C)."""
     a, b = theta
     log_p = (z * a + b).log_softmax(1)
     p = log_p.exp()
-    pull = theta - torch.tensor([[1.0], [0.0]]).to(theta)
-    value = F.nll_loss(log_p, y, reduction="sum") + pull.square().sum() / 2
+    deviation = theta - torch.tensor([[1.0], [0.0]]).to(theta)
+    value = F.nll_loss(log_p, y, reduction="sum") + deviation.square().sum() / 2
     r = p.scatter_add(1, y[:, None], -torch.ones_like(p[:, :1]))
-    gradient = torch.stack([(r * z).sum(0), r.sum(0)]) + pull
+    gradient = torch.stack([(r * z).sum(0), r.sum(0)]) + deviation
     pz = p * z
     zz, z1, one = (pz * z).sum(0).diag(), pz.sum(0).diag(), p.sum(0).diag()
     M = torch.cat([pz, p], 1)
@@ -169,7 +178,7 @@ def _vector(z: Tensor, y: Tensor, theta: Tensor) -> tuple[float, Tensor, Tensor]
 
 
 def _checked(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Both on a CPU, the logits in float64, if they can be used."""
+    """Return logits in float64 and y in int64, both on a CPU; raise for unusable ones."""
     if logits.dim() != 2 or y.shape != logits.shape[:1] or len(y) == 0:
         raise ValueError(
             "logits and y: expected shapes (n, C) and (n,) with n > 0, got "

@@ -1,4 +1,4 @@
-"""Calibration: the optimum by another way, what it does to confidence, and what has none."""
+"""Calibrations are optima, survive a checkpoint, and refuse unusable samples."""
 
 import doctest
 
@@ -12,7 +12,7 @@ from softmax_torch.calibration import Calibration, fit, fit_temperature, fit_vec
 
 
 def samples(n: int = 400, C: int = 5, scale: float = 1.0, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Logits whose classes are drawn from their own softmax, then multiplied by ``scale``."""
+    """Return logits times ``scale``, and classes drawn from the softmax of the logits alone."""
     generator = torch.Generator().manual_seed(seed)
     z = 2 * torch.randn(n, C, generator=generator, dtype=torch.float64)
     y = torch.multinomial(z.softmax(1), 1, generator=generator).squeeze(1)
@@ -30,7 +30,7 @@ def test_the_temperature_is_the_optimum(scale: float) -> None:
     a = got.scale.clone().requires_grad_()
     (slope,) = torch.autograd.grad(F.cross_entropy(z * a, y), a)
     assert abs(slope * got.scale) < 1e-12
-    # and it undoes the scale that the logits had: their classes came from those of scale 1
+    # The classes came from logits of scale 1.
     assert got.scale * scale == pytest.approx(1.0, abs=0.15)
     assert got.shift == 0
 
@@ -41,49 +41,49 @@ def test_vector_scaling_is_the_optimum(shift: float) -> None:
     z = z * torch.tensor([0.5, 1.0, 2.0, 3.0, 0.1]) + shift * torch.tensor([0.0, 0, 1, 0, 0])
     got = fit_vector_scaling(z, y)
     a, b = (t.clone().requires_grad_() for t in got)
-    pull = (a - 1).square().sum() + b.square().sum()
-    objective = F.cross_entropy(z * a + b, y, reduction="sum") + pull / 2
+    penalty = (a - 1).square().sum() + b.square().sum()
+    objective = F.cross_entropy(z * a + b, y, reduction="sum") + penalty / 2
     gradient = torch.cat(torch.autograd.grad(objective, (a, b)))
     assert gradient.abs().max() < 1e-5 * len(y)
     assert F.cross_entropy(got(z), y) < F.cross_entropy(fit_temperature(z, y)(z), y)
 
 
-def test_the_hessian_is_that_of_the_objective() -> None:
+def test_gradient_and_hessian_are_those_of_the_objective() -> None:
     z, y = samples(50, 3)
     theta = torch.tensor([[0.7, 1.2, 1.0], [0.1, -0.3, 0.0]], dtype=torch.float64)
 
     def objective(theta: Tensor) -> Tensor:
         a, b = theta.view(2, 3)
-        pull = (a - 1).square().sum() + b.square().sum()
-        return F.cross_entropy(z * a + b, y, reduction="sum") + pull / 2
+        penalty = (a - 1).square().sum() + b.square().sum()
+        return F.cross_entropy(z * a + b, y, reduction="sum") + penalty / 2
 
-    value, gradient, H = calibration._vector(z, y, theta)
+    value, gradient, H = calibration._vector_objective(z, y, theta)
     assert value == pytest.approx(float(objective(theta)), rel=1e-12)
     expected = torch.func.grad(objective)(theta.flatten()).view(2, 3)
     torch.testing.assert_close(gradient, expected)
     torch.testing.assert_close(H, torch.func.hessian(objective)(theta.flatten()))
 
 
-def test_a_class_without_samples_stays_where_it_is() -> None:
+def test_a_class_without_samples_has_finite_parameters() -> None:
     z, y = samples()
     z, y = z[y != 4], y[y != 4]
     got = fit_vector_scaling(z, y)
     assert torch.stack(tuple(got)).isfinite().all()
 
 
-def test_a_temperature_leaves_the_order_of_classes() -> None:
+def test_a_temperature_keeps_the_order_of_classes() -> None:
     z, y = samples(scale=5.0)
     assert torch.equal(fit_temperature(z, y)(z).argsort(1), z.argsort(1))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_logits_keep_their_type(dtype: torch.dtype) -> None:
+def test_logits_keep_their_dtype(dtype: torch.dtype) -> None:
     z, y = samples()
     for method in calibration.METHODS:
         assert fit(z.to(dtype), y, method)(z.to(dtype)).dtype == dtype
 
 
-def test_it_survives_a_checkpoint() -> None:
+def test_a_calibration_survives_a_checkpoint() -> None:
     z, y = samples()
     for method in calibration.METHODS:
         got = fit(z, y, method)
@@ -93,11 +93,11 @@ def test_it_survives_a_checkpoint() -> None:
     assert "5 classes" in str(fit_vector_scaling(z, y))
 
 
-def test_what_has_no_temperature() -> None:
+def test_samples_without_a_best_temperature_are_refused() -> None:
     z, _ = samples()
-    with pytest.raises(ValueError, match="400 that are all right"):
+    with pytest.raises(ValueError, match="got 400 that are all correct"):
         fit_temperature(z, z.argmax(1))
-    with pytest.raises(ValueError, match="more of the class than chance"):
+    with pytest.raises(ValueError, match="predict the class better than chance"):
         fit_temperature(z, z.argmin(1))
     assert torch.stack(tuple(fit_vector_scaling(z, z.argmax(1)))).isfinite().all()
 
@@ -115,13 +115,13 @@ def test_what_has_no_temperature() -> None:
     ],
 )
 @pytest.mark.parametrize("method", calibration.METHODS)
-def test_bad_input(
+def test_unusable_input_is_refused(
     logits: Tensor, y: Tensor, kind: type[Exception], message: str, method: calibration.Method
 ) -> None:
     with pytest.raises(kind, match=message):
         fit(logits, y, method)
 
 
-def test_an_unknown_method_is_named() -> None:
+def test_an_unknown_method_is_refused() -> None:
     with pytest.raises(ValueError, match="temperature or vector, got 'isotonic'"):
         fit(torch.ones(3, 2), torch.zeros(3).long(), "isotonic")  # type: ignore[arg-type]

@@ -20,6 +20,7 @@ FLOORS = [
     ["maths"],
     ["ops"],
     ["checks", "precision", "reductions", "functional"],
+    ["metrics"],
     ["modules"],
     ["heads"],
     ["storage"],

@@ -19,9 +19,9 @@ from softmax_torch.cli.requests import Request, differences
 from softmax_torch.cli.settings import instantiate, parse_settings
 from softmax_torch.lightning_compat import quiet
 from softmax_torch.predictor import Predicted
+from softmax_torch.report.output import write_report
 from softmax_torch.report.page import compose
-from softmax_torch.report.reporting import ReportingTrainer, checkpoint_of
-from softmax_torch.report.writing import write
+from softmax_torch.report.trainer import ReportingTrainer, default_checkpoint
 from softmax_torch.storage.atomic_files import write_atomically
 from softmax_torch.storage.run_directories import CONFIG_FILE
 from softmax_torch.training.checkpoint_io import atomic_checkpoint_io
@@ -244,15 +244,15 @@ def calibrate(session: Session) -> None:
 def report(session: Session) -> None:
     """Write a page about a run, and print the metrics of the test set with their intervals."""
     run = Path(session.request.arguments.run)
-    path = session.checkpoint_path or checkpoint_of(run, session.model)
-    findings = session.trainer.findings(session.model, session.data, str(run), path)
-    samples, classes = findings.test.logits.shape
+    path = session.checkpoint_path or default_checkpoint(run, session.model)
+    results = session.trainer.run_results(session.model, session.data, str(run), path)
+    samples, classes = results.test.logits.shape
     print_line("evaluated", f"{short_path(path)} on {samples} samples, {classes} classes")
-    page = compose(findings)
+    page = compose(results)
     low, high = ({name: at[i] for name, at in page.intervals.items()} for i in (0, 1))
-    for label, values in (("test", page.scores), ("95% from", low), ("to", high)):
+    for label, values in (("test", page.test), ("95% from", low), ("to", high)):
         print_line(label, format_metrics({f"test/{name}": value for name, value in values.items()}))
-    folder = write(page, run)
+    folder = write_report(page, run)
     print_line("report", f"{short_path(folder / 'index.html')}, {len(page.html) / 1e6:.1f} MB")
 
 

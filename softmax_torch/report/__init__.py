@@ -1,1 +1,1 @@
-"""Pictures: the report of a run, and the diagrams of the method; the room that has matplotlib."""
+"""The report of a run: metrics with intervals, figures, and one HTML page. Needs matplotlib."""

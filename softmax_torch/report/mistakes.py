@@ -1,31 +1,31 @@
-"""The most confident mistakes: wrong samples, by the probability of the class they were taken for.
+"""The most confident mistakes: wrong predictions, ordered by the probability of their class.
 
-They are worth a look one by one: many are labels that are wrong, or samples that nobody could tell.
+They are worth a look one by one: many have a wrong label, or could be told by nobody.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from softmax_torch.report.findings import Findings
-from softmax_torch.report.picture import Picture
-from softmax_torch.report.style import label, tiles
-from softmax_torch.report.weights import per_deviation
+from softmax_torch.metrics import correct
+from softmax_torch.report.plotting import CaptionedFigure, label, tiles
+from softmax_torch.report.run_results import RunResults
+from softmax_torch.report.weight_plots import per_deviation
 
-__all__ = ["Mistake", "most_confident", "pictures", "shown_features"]
+__all__ = ["Mistake", "draw", "most_confident", "shown_features"]
 
-MOST = 20
-"""Mistakes that are shown."""
+LIMIT = 20
+"""Most mistakes that are shown."""
 
 COLUMNS = 4
-"""Pictures side by side."""
+"""Images side by side."""
 
 FEATURES = 6
-"""Values of a sample that are shown."""
+"""Most features of a sample whose values are shown."""
 
 
 class Mistake(NamedTuple):
-    """A sample of the test set, by its row, its true class and the one it was taken for."""
+    """A wrong prediction: row in the test set, true and predicted class, their probabilities."""
 
     row: int
     true: int
@@ -34,57 +34,56 @@ class Mistake(NamedTuple):
     p_true: float
 
 
-def most_confident(findings: Findings) -> list[Mistake]:
-    """Those of which the model was the surest."""
-    logits, y = findings.test
-    wrong = (logits.argmax(1) != y).nonzero().flatten()
+def most_confident(results: RunResults) -> list[Mistake]:
+    """Return the mistakes with the most probable predicted classes."""
+    logits, y = results.test
+    wrong = (~correct(logits, y)).nonzero().flatten()
     p = logits[wrong].double().softmax(1)
     confidence, predicted = p.max(1)
-    found = []
-    for at in confidence.argsort(descending=True, stable=True)[:MOST].tolist():
-        row, true = int(wrong[at]), int(y[wrong[at]])
-        found.append(
-            Mistake(row, true, int(predicted[at]), float(confidence[at]), float(p[at, true]))
+    mistakes = []
+    for i in confidence.argsort(descending=True, stable=True)[:LIMIT].tolist():
+        row, true = int(wrong[i]), int(y[wrong[i]])
+        mistakes.append(
+            Mistake(row, true, int(predicted[i]), float(confidence[i]), float(p[i, true]))
         )
-    return found
+    return mistakes
 
 
-def shown_features(findings: Findings) -> list[int]:
-    """The features whose values are shown: all, or those with the largest weight of any class."""
-    D = findings.x[0].numel()
-    if findings.weight is None or D <= FEATURES:
+def shown_features(results: RunResults) -> list[int]:
+    """Return the features whose values are shown: all, or those with the largest weights."""
+    D = results.x[0].numel()
+    if results.weight is None or D <= FEATURES:
         return list(range(min(D, FEATURES)))
-    largest = per_deviation(findings).abs().amax(0)
+    largest = per_deviation(results).abs().amax(0)
     return largest.argsort(descending=True, stable=True)[:FEATURES].tolist()
 
 
-def pictures(findings: Findings, found: list[Mistake]) -> list[Picture]:
-    """One of all of them where samples are pictures."""
-    if findings.image_shape is None or not found:
+def draw(results: RunResults, mistakes: list[Mistake]) -> list[CaptionedFigure]:
+    """Draw the images of all mistakes in one figure; nothing where samples are not images."""
+    if results.image_shape is None or not mistakes:
         return []
-    figure, axes = tiles(len(found), COLUMNS, 1.15, findings.image_shape, lines=3)
-    low, high = (float(bound) for bound in findings.x.aminmax())
-    names = [label(name, 12) for name in findings.class_names]
-    for ax, one in zip(axes, found, strict=True):
-        image = findings.x[one.row].reshape(findings.image_shape).double()
+    figure, axes = tiles(len(mistakes), COLUMNS, 1.15, results.image_shape, lines=3)
+    low, high = (float(bound) for bound in results.x.aminmax())
+    names = [label(name, 12) for name in results.class_names]
+    for ax, mistake in zip(axes, mistakes, strict=True):
+        image = results.x[mistake.row].reshape(results.image_shape).double()
         if image.dim() == 3:
             scaled = (image.permute(1, 2, 0) - low) / max(high - low, 1e-12)
             ax.imshow(scaled.numpy(), interpolation="none")
         else:
             ax.imshow(image.numpy(), cmap="gray_r", vmin=low, vmax=high, interpolation="none")
-        ax.set_title(
-            f"{names[one.true]}\n→ {names[one.predicted]}\n{one.p_predicted:.3f}", fontsize=9, pad=2
-        )
-    said = "; ".join(
-        f"sample {findings.ids[one.row]}, {findings.class_names[one.true]}, taken for "
-        f"{findings.class_names[one.predicted]} with probability {one.p_predicted:.3f}"
-        for one in found
+        title = f"{names[mistake.true]}\n→ {names[mistake.predicted]}\n{mistake.p_predicted:.3f}"
+        ax.set_title(title, fontsize=9, pad=2)
+    description = "; ".join(
+        f"sample {results.ids[mistake.row]}, {results.class_names[mistake.true]}, predicted as "
+        f"{results.class_names[mistake.predicted]} with probability {mistake.p_predicted:.3f}"
+        for mistake in mistakes
     )
     return [
-        Picture(
+        CaptionedFigure(
             "mistakes",
             figure,
-            f"The most confident mistakes on the test set: {said}.",
-            "True class → predicted class, and the probability of that.",
+            f"The most confident mistakes on the test set: {description}.",
+            "True class → predicted class, and its probability.",
         )
     ]

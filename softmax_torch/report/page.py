@@ -1,8 +1,8 @@
-"""The page: what was found, as one HTML file that asks nothing of anyone.
+"""The report as one HTML page.
 
-Everything is in it: the style, and the figures as SVG in data: URIs, each with a space of names of
-its own, so that no two share an id. There is no script, and a content security policy under which a
-browser would run none and fetch nothing. What came with data is escaped by jinja2.
+The page is one file: its style is inline, and its figures are SVG in data: URIs, each a document of
+its own, so that no two of them share an id. It has no script, and its content security policy lets
+a browser run none and fetch nothing. jinja2 escapes every name that comes from the data.
 """
 
 from __future__ import annotations
@@ -13,12 +13,25 @@ from typing import NamedTuple
 
 import jinja2
 
-from softmax_torch.report import classes, confusion, learning, mistakes, reliability, weights
-from softmax_torch.report.findings import MANY, Findings
-from softmax_torch.report.metrics import LEVEL, RESAMPLES, SEED, figures, intervals, judge
-from softmax_torch.report.picture import Picture
-from softmax_torch.report.rescaled import rescaled
-from softmax_torch.report.style import drawn
+from softmax_torch.report import (
+    class_metrics,
+    confusion_matrix,
+    learning_curves,
+    mistakes,
+    reliability_diagram,
+    weight_plots,
+)
+from softmax_torch.report.bootstrap import (
+    LEVEL,
+    RESAMPLES,
+    SEED,
+    intervals,
+    score_samples,
+    set_metrics,
+)
+from softmax_torch.report.calibrated import calibrate_test
+from softmax_torch.report.plotting import CaptionedFigure, render
+from softmax_torch.report.run_results import MAX_CLASSES, RunResults
 
 __all__ = ["Page", "compose"]
 
@@ -27,21 +40,23 @@ PAIRS = 10
 
 
 class Page(NamedTuple):
-    """A report: its HTML, its figures as files by name, and what the test set came to.
+    """A composed report.
 
     Attributes:
-        scores: the figures of the test set (see ``report.metrics``).
-        intervals: of these, at ``metrics.LEVEL``.
+        html: the page.
+        files: the content of each figure by file name.
+        test: the metrics of the test set (see ``report.bootstrap``).
+        intervals: their bootstrap intervals.
     """
 
     html: str
     files: dict[str, bytes]
-    scores: dict[str, float]
+    test: dict[str, float]
     intervals: dict[str, tuple[float, float]]
 
 
-class Shown(NamedTuple):
-    """A picture as the page has it; its width is that of the figure, in CSS pixels."""
+class EmbeddedFigure(NamedTuple):
+    """A figure inside the page: a data: URI, its texts, and its size in CSS pixels."""
 
     src: str
     alt: str
@@ -50,75 +65,74 @@ class Shown(NamedTuple):
     height: int
 
 
-def compose(findings: Findings) -> Page:
-    """Judge, draw and write it all down."""
-    before, after = judge(*findings.test), rescaled(findings)
-    judged = [("As the model says it", "reliability", before)]
-    if after.test is not None:
-        judged.append(("Calibrated", "reliability-calibrated", judge(*after.test)))
-    scores = [(title.lower(), figures(one)) for title, _, one in judged]
-    test, ranges = scores[0][1], intervals(before)
-    counts = classes.confusion(findings)
-    confident = mistakes.most_confident(findings)
+def compose(results: RunResults) -> Page:
+    """Compute the metrics, draw the figures and fill in the page."""
+    test_scores, calibrated = score_samples(*results.test), calibrate_test(results)
+    scored = [("Without calibration", "reliability", test_scores)]
+    if calibrated.test is not None:
+        scored.append(("Calibrated", "reliability-calibrated", score_samples(*calibrated.test)))
+    calibration_rows = [(title, set_metrics(scores)) for title, _, scores in scored]
+    test, test_intervals = calibration_rows[0][1], intervals(test_scores)
+    counts = class_metrics.confusion_counts(results)
+    confident = mistakes.most_confident(results)
     sections = {
-        "learning": learning.pictures(findings),
-        "confusion": [confusion.picture(findings, counts)],
+        "learning": learning_curves.draw(results),
+        "confusion": [confusion_matrix.draw(results, counts)],
         "reliability": [
-            reliability.picture(one, name, title, score["ece"])
-            for (title, name, one), (_, score) in zip(judged, scores, strict=True)
+            reliability_diagram.draw(scores, name, title, metrics["ece"])
+            for (title, name, scores), (_, metrics) in zip(scored, calibration_rows, strict=True)
         ],
-        "weights": weights.pictures(findings),
-        "mistakes": mistakes.pictures(findings, confident),
+        "weights": weight_plots.draw(results),
+        "mistakes": mistakes.draw(results, confident),
     }
     files = {
-        f"{picture.name}.{kind}": drawn(picture.figure, kind)
-        for some in sections.values()
-        for picture in some
+        f"{figure.name}.{kind}": render(figure.figure, kind)
+        for figures in sections.values()
+        for figure in figures
         for kind in ("svg", "png")
     }
-    rows = classes.per_class(findings)
-    # Those that have none, of which there are no samples, come last.
-    worst = sorted(rows, key=lambda row: (math.isnan(row.f1), row.f1))
+    rows = class_metrics.per_class(results)
+    # Classes without samples have no F1 and come last.
+    by_f1 = sorted(rows, key=lambda row: (math.isnan(row.f1), row.f1))
     html = _template().render(
-        findings=findings,
-        val=figures(judge(*findings.val)),
+        results=results,
+        val=set_metrics(score_samples(*results.val)),
         test=test,
-        intervals=ranges,
-        wrong=int(len(before.right) - before.right.sum()),
-        pictures={
-            name: [_shown(one, files[f"{one.name}.svg"]) for one in some]
-            for name, some in sections.items()
+        intervals=test_intervals,
+        wrong=int(len(test_scores.correct) - test_scores.correct.sum()),
+        figures={
+            name: [_embed(figure, files[f"{figure.name}.svg"]) for figure in figures]
+            for name, figures in sections.items()
         },
-        rows=rows if len(rows) <= MANY else worst[:MANY],
-        macro=classes.macro(rows),
-        pairs=classes.most_confused(counts, PAIRS),
-        scores=scores,
-        calibration=after.words,
-        which_weights=weights.which(findings),
+        rows=rows if len(rows) <= MAX_CLASSES else by_f1[:MAX_CLASSES],
+        macro=class_metrics.macro_average(rows),
+        pairs=class_metrics.most_confused(counts, PAIRS),
+        calibration_rows=calibration_rows,
+        calibration=calibrated.description,
+        drawn_classes_note=weight_plots.drawn_classes_note(results),
         mistakes=confident,
-        columns=_columns(findings),
+        features=_shown_features(results),
         LEVEL=LEVEL,
         RESAMPLES=RESAMPLES,
         SEED=SEED,
     )
-    return Page(html, files, test, ranges)
+    return Page(html, files, test, test_intervals)
 
 
-def _columns(findings: Findings) -> list[tuple[int, str]]:
-    """Features of a table whose values are shown with mistakes, and their names; none of images."""
-    if findings.image_shape is not None:
+def _shown_features(results: RunResults) -> list[tuple[int, str]]:
+    """Return features of a table to list with each mistake, and their names; none for images."""
+    if results.image_shape is not None:
         return []
-    names = findings.feature_names
+    names = results.feature_names
     return [
-        (d, f"feature {d}" if names is None else names[d])
-        for d in mistakes.shown_features(findings)
+        (d, f"feature {d}" if names is None else names[d]) for d in mistakes.shown_features(results)
     ]
 
 
-def _shown(picture: Picture, svg: bytes) -> Shown:
+def _embed(figure: CaptionedFigure, svg: bytes) -> EmbeddedFigure:
     src = f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
-    width, height = (round(96 * inches) for inches in picture.figure.get_size_inches())
-    return Shown(src, picture.alt, picture.caption, width, height)
+    width, height = (round(96 * inches) for inches in figure.figure.get_size_inches())
+    return EmbeddedFigure(src, figure.alt, figure.caption, width, height)
 
 
 def _template() -> jinja2.Template:
@@ -134,5 +148,5 @@ def _template() -> jinja2.Template:
 
 
 def _number(value: float, digits: int = 4) -> str:
-    """A number for a table; a dash where there is none."""
+    """Format a number for a table; NaN as a dash."""
     return "–" if math.isnan(value) else f"{value:.{digits}f}"

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from softmax_torch import metrics
 from softmax_torch.solvers.fit import (
     SOLVERS,
     Solution,
@@ -279,6 +280,5 @@ def _figures(objective: Objective, theta: Tensor) -> tuple[float, float]:
     z, y = objective.logits(theta, torch.float64), objective.y
     weight = objective.weight
     assert weight is not None
-    log_p = z.log_softmax(1).gather(1, y.unsqueeze(1)).squeeze(1)
-    right = (z.argmax(1) == y).double()
-    return -float(weight @ log_p) / objective.divisor, float(weight @ right) / objective.divisor
+    nll, correct = metrics.nll(z, y), metrics.correct(z, y).double()
+    return float(weight @ nll) / objective.divisor, float(weight @ correct) / objective.divisor

@@ -27,12 +27,12 @@ from softmax_torch.modules import SoftmaxRegression
 from softmax_torch.preprocessing import Preprocessing
 from softmax_torch.storage.checkpoints import CHECKPOINT_FORMAT
 from softmax_torch.training import compatibility
+from softmax_torch.training.epoch_metrics import TrainingMetrics
 from softmax_torch.training.evaluating import LitEvaluation
 from softmax_torch.training.objective import TrainingObjective
 from softmax_torch.training.options import OptimizerFactory, SchedulerFactory, check_counts
 from softmax_torch.training.rng_state import get_rng_state, set_rng_state
 from softmax_torch.training.steps import GradientFunction, StepHistory, batches_of
-from softmax_torch.training.sums import EpochSums
 from softmax_torch.training.user_metrics import MetricsOption
 
 __all__ = ["LitBase"]
@@ -78,7 +78,7 @@ class LitBase(LitEvaluation, ABC):
         self.max_steps_per_call, self.steps_per_call = steps_per_call, 1
         self.log_every_n_steps = log_every_n_steps
         self.accumulated = 0  # batches whose gradients wait for an optimizer step
-        self.sums = EpochSums()
+        self.sums = TrainingMetrics()
         self._restored: dict[str, Any] | None = None
         self._validated = False
 

@@ -1,7 +1,7 @@
 """Validation, test and prediction of a classifier as a LightningModule, and what is logged.
 
 Logits are collected over the batches of a set, and become metrics at its end (see
-``training.evaluation``), once for the validation and once for the test set.
+``softmax_torch.metrics``), once for the validation and once for the test set.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from softmax_torch.calibration import Calibration
 from softmax_torch.modules import Classifier, SoftmaxRegression
-from softmax_torch.training.evaluation import Evaluation
+from softmax_torch.training.epoch_metrics import EvaluationMetrics
 from softmax_torch.training.steps import DIVERGED
 from softmax_torch.training.user_metrics import MetricsOption, UserMetrics
 
@@ -40,8 +40,8 @@ class LitEvaluation(Classifier, LightningModule):
         self, backbone: nn.Module, model: SoftmaxRegression, metrics: MetricsOption = None
     ) -> None:
         super().__init__(backbone, model)
-        self.val_evaluation = Evaluation(model.num_classes)
-        self.test_evaluation = Evaluation(model.num_classes)
+        self.val_evaluation = EvaluationMetrics()
+        self.test_evaluation = EvaluationMetrics()
         self.user_metrics = UserMetrics(metrics, model.num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -80,13 +80,13 @@ class LitEvaluation(Classifier, LightningModule):
         """Log the metrics of the test set."""
         self._record_evaluation("test", self.test_evaluation)
 
-    def _record_evaluation(self, prefix: str, evaluation: Evaluation) -> None:
+    def _record_evaluation(self, prefix: str, evaluation: EvaluationMetrics) -> None:
         """Log the metrics of a set; FloatingPointError if the NLL is NaN or infinite."""
         values: dict[str, Tensor] = {}
         if self.user_metrics.metrics:
             logits, targets = evaluation.samples()  # ``result`` lets go of them
             values = self.user_metrics.result(logits.softmax(1), targets)
-        values = evaluation.result() | values
+        values = evaluation.result(self.sum_over_processes) | values
         metrics = {f"{prefix}/{name}": float(x) for name, x in values.items()}
         if not math.isfinite(metrics[f"{prefix}/nll"]):
             raise FloatingPointError(

@@ -1,4 +1,4 @@
-"""A browser looks at a page: how wide it comes out, what it complains of, what it fetches."""
+"""Open a page in a headless browser: its width, its console messages and its requests."""
 
 import json
 import os
@@ -16,7 +16,7 @@ import pytest
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 OWN = ("update.googleapis.com", "clients2.google.com", "accounts.google.com")
-"""Whom Chromium asks by itself, whatever page it shows."""
+"""Hosts that Chromium itself asks, whatever page it shows."""
 
 PROBE = """<!DOCTYPE html><html><head><link rel="icon" href="data:,"></head><body>
 <iframe src="/index.html" width="360" height="800"></iframe>
@@ -39,8 +39,8 @@ onload = () => {
 </script></body></html>"""
 
 
-class Seen(NamedTuple):
-    """What became of index.html at each width; lines of the console; requests besides the page."""
+class Opened(NamedTuple):
+    """Sizes of index.html at each width; lines of the console; requests besides the page."""
 
     pages: list[dict[str, Any]]
     console: list[str]
@@ -48,9 +48,9 @@ class Seen(NamedTuple):
 
 
 class Handler(SimpleHTTPRequestHandler):
-    """Serves the folder; as a proxy it notes who is asked for, and says no."""
+    """Server of the folder, and a proxy that records requests to other hosts and refuses them."""
 
-    asked: list[str]
+    requests: list[str]
 
     def do_GET(self) -> None:
         if self.path == "/probe.html":
@@ -60,27 +60,27 @@ class Handler(SimpleHTTPRequestHandler):
             self.wfile.write(PROBE.encode())
             return
         if self.path != "/index.html":
-            self.asked.append(self.path)
+            self.requests.append(self.path)
         if self.path.startswith("/"):
             super().do_GET()
         else:
             self.send_error(403)
 
     def do_CONNECT(self) -> None:
-        self.asked.append(self.path)
+        self.requests.append(self.path)
         self.send_error(403)
 
     def log_message(self, *args: Any) -> None:
         pass
 
 
-def look(folder: Path, profile: Path) -> Seen:
-    """Open index.html of a folder in frames of 360 and 1280 pixels. Skips without a browser."""
+def open_in_browser(folder: Path, profile: Path) -> Opened:
+    """Open index.html of a folder in frames of 360 and 1280 pixels; skip without a browser."""
     program = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
     if program is None:
-        pytest.skip(f"no browser: none of {', '.join(NAMES)} is there, nor does CHROMIUM name one")
-    asked: list[str] = []
-    handler = type("Noting", (Handler,), {"asked": asked})
+        pytest.skip(f"no browser: none of {', '.join(NAMES)} is installed, and CHROMIUM names none")
+    requests: list[str] = []
+    handler = type("RecordingHandler", (Handler,), {"requests": requests})
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(folder))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         port = server.server_port
@@ -88,7 +88,7 @@ def look(folder: Path, profile: Path) -> Seen:
             [
                 program,
                 "--headless",
-                "--no-sandbox",  # as root it starts in no other way; the page is ours
+                "--no-sandbox",  # root cannot start it otherwise, and the page is our own
                 "--disable-gpu",
                 "--disable-dev-shm-usage",
                 "--disable-background-networking",
@@ -110,4 +110,5 @@ def look(folder: Path, profile: Path) -> Seen:
     found = re.search("SEEN(.*)NEES", done.stdout)
     assert found is not None, done.stdout + done.stderr
     console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    return Seen(json.loads(found[1]), console, [a for a in asked if not any(o in a for o in OWN)])
+    others = [request for request in requests if not any(host in request for host in OWN)]
+    return Opened(json.loads(found[1]), console, others)

@@ -1,4 +1,4 @@
-"""What a report knows of a run: everything on its page and in its figures follows from this."""
+"""Results of a trained run: everything that a report shows follows from them."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ from torch import Tensor
 
 from softmax_torch.calibration import Calibration
 
-__all__ = ["MANY", "Evaluated", "Findings"]
+__all__ = ["MAX_CLASSES", "EvaluatedSet", "RunResults"]
 
-MANY = 60
-"""Classes up to which each is shown beside each other; of more, those that matter most are."""
+MAX_CLASSES = 60
+"""Up to this many classes a report shows each class; of more, only those that matter most."""
 
 
-class Evaluated(NamedTuple):
-    """What a model said of a set: logits (n, C) before any calibration, and class indices (n,)."""
+class EvaluatedSet(NamedTuple):
+    """Logits (n, C) of a set of samples before any calibration, and class indices y (n,)."""
 
     logits: Tensor
     y: Tensor
 
 
 @dataclass(frozen=True, eq=False)
-class Findings:
-    """A trained model, judged on samples that it was not trained on.
+class RunResults:
+    """A trained model and its logits on samples that it was not trained on.
 
     Attributes:
-        name: of the run.
+        name: name of the run.
         class_names: C names, in the order of the classes.
         feature_names: D names, in the order of the model's inputs; None where they have none.
-        image_shape: (H, W) or (3, H, W) of a sample that is a picture; None for any other.
+        image_shape: (H, W) or (3, H, W) of a sample that is an image; None for other samples.
         val: the validation set.
         test: the test set.
-        ids: what the samples of the test set are known by, n strings.
-        x: the samples of the test set as they are stored: (n, ...) of bytes or floating point.
-        scale: factor that takes them to what the model sees.
+        ids: n strings that identify the samples of the test set.
+        x: samples of the test set as stored, (n, ...), bytes or floating point.
+        scale: factor from the stored samples to the inputs of the model.
         weight: (C, D) on a CPU; None where a net comes before the last layer, whose weights say
-            nothing of the inputs.
-        history: the rows of metrics.csv, a text for each column that was logged.
+            nothing about the inputs.
+        history: the rows of metrics.csv; each maps the columns that were logged to their text.
         step: the optimizer step after which the checkpoint was written.
-        calibration: that of the checkpoint, if it has one.
-        facts: labels and values, of data, preprocessing and versions.
+        calibration: the calibration in the checkpoint; None without one.
+        facts: labels and values: data, preprocessing and versions.
         config: the configuration of the run, as YAML.
     """
 
@@ -49,8 +49,8 @@ class Findings:
     class_names: tuple[str, ...]
     feature_names: tuple[str, ...] | None
     image_shape: tuple[int, ...] | None
-    val: Evaluated
-    test: Evaluated
+    val: EvaluatedSet
+    test: EvaluatedSet
     ids: list[str]
     x: Tensor
     scale: float

@@ -1,4 +1,4 @@
-"""The command: from the directory of a run to a page about it, with the figures of ``test``."""
+"""The command ``report``: a page about a run, with the metrics that ``test`` prints."""
 
 import re
 import shutil
@@ -11,9 +11,9 @@ import torch
 from softmax_torch import cli
 from softmax_torch.cli import commands
 from softmax_torch.report import page
-from softmax_torch.report.findings import Findings
 from softmax_torch.report.page import Page
-from softmax_torch.report.reporting import described
+from softmax_torch.report.run_results import RunResults
+from softmax_torch.report.trainer import describe
 from softmax_torch.solvers import ConvergenceWarning
 from softmax_torch.storage.checkpoints import read_checkpoint
 
@@ -23,7 +23,7 @@ FLAGS = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a short run on digits in it."""
+    """A folder with a short run on digits."""
     folder = tmp_path_factory.mktemp("report")
     cli.main(["fit", *FLAGS, "--trainer.max_epochs", "3", "--runs", str(folder / "runs")])
     return folder
@@ -31,22 +31,22 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def here(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it, to work in."""
+    """A copy of that folder, as working directory."""
     shutil.copytree(trained / "runs", tmp_path / "runs")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 @pytest.fixture
-def found(monkeypatch: pytest.MonkeyPatch) -> list[Findings]:
-    """What is composed to pages, with figures that take no time to draw."""
-    kept: list[Findings] = []
+def composed(monkeypatch: pytest.MonkeyPatch) -> list[RunResults]:
+    """The results that pages are composed of, with empty figures to save time."""
+    kept: list[RunResults] = []
 
-    def compose(findings: Findings) -> Page:
-        kept.append(findings)
-        return page.compose(findings)
+    def compose(results: RunResults) -> Page:
+        kept.append(results)
+        return page.compose(results)
 
-    monkeypatch.setattr(page, "drawn", lambda figure, kind: b"<svg/>")
+    monkeypatch.setattr(page, "render", lambda figure, kind: b"<svg/>")
     monkeypatch.setattr(commands, "compose", compose)
     return kept
 
@@ -76,44 +76,46 @@ def test_a_report_of_a_run(here: Path, capsys: Any) -> None:
     assert {path.name for path in (here / RUN).iterdir()} - {"report"} == {p.name for p in before}
 
 
-def test_what_is_found_is_the_runs(here: Path, found: list[Findings]) -> None:
+def test_results_are_those_of_the_run(here: Path, composed: list[RunResults]) -> None:
     cli.main(["report", RUN, *FLAGS])
-    [findings] = found
+    [results] = composed
     content = read_checkpoint(here / RUN / "best.ckpt")
     weight = content["state_dict"]["model.linear.weight"]
-    assert findings.weight is not None
-    assert torch.equal(findings.weight, weight)
-    assert findings.step == content["global_step"]
-    assert findings.class_names == tuple("0123456789")
-    assert findings.image_shape == (8, 8)
-    x = findings.x.flatten(1).float() / 16
+    assert results.weight is not None
+    assert torch.equal(results.weight, weight)
+    assert results.step == content["global_step"]
+    assert results.class_names == tuple("0123456789")
+    assert results.image_shape == (8, 8)
+    x = results.x.flatten(1).float() / 16
     logits = x @ weight.T + content["state_dict"]["model.linear.bias"]
-    torch.testing.assert_close(findings.test.logits, logits)
-    assert (findings.test.logits.argmax(1) == findings.test.y).double().mean() > 0.9
-    assert len(findings.val.y) == 144
-    assert findings.ids[:2] == ["0", "1"]
-    assert findings.config == (here / RUN / "config.yaml").read_text()
-    assert {"train/loss", "val/nll"} <= {name for row in findings.history for name in row}
-    assert dict(findings.facts)["seed"] == "0, of the data 0"
+    torch.testing.assert_close(results.test.logits, logits)
+    assert (results.test.logits.argmax(1) == results.test.y).double().mean() > 0.9
+    assert len(results.val.y) == 144
+    assert results.ids[:2] == ["0", "1"]
+    assert results.config == (here / RUN / "config.yaml").read_text()
+    assert {"train/loss", "val/nll"} <= {name for row in results.history for name in row}
+    assert dict(results.facts)["seeds"] == "run 0, data 0"
 
 
-def test_another_checkpoint_and_a_second_report(here: Path, found: list[Findings]) -> None:
+def test_another_checkpoint_and_a_second_report(here: Path, composed: list[RunResults]) -> None:
     cli.main(["calibrate", "--ckpt_path", f"{RUN}/last.ckpt"])
     own = read_checkpoint(here / RUN / "last.ckpt")["calibration"]["scale"]
     cli.main(["report", RUN, *FLAGS])
     first = (here / RUN / "report" / "index.html").read_bytes()
     cli.main(["report", RUN, "--ckpt_path", f"{RUN}/last.ckpt", *FLAGS])
-    assert [findings.calibration is None for findings in found] == [True, False]
-    assert found[1].calibration is not None
-    assert found[1].calibration.scale == own
-    assert not torch.equal(found[1].test.logits, found[1].calibration(found[1].test.logits))
+    assert [results.calibration is None for results in composed] == [True, False]
+    assert composed[1].calibration is not None
+    assert composed[1].calibration.scale == own
+    assert not torch.equal(
+        composed[1].test.logits, composed[1].calibration(composed[1].test.logits)
+    )
     html = (here / RUN / "report_1" / "index.html").read_text(encoding="utf-8")
-    assert "the checkpoint&#39;s own" in html
+    assert "from the checkpoint." in html
     assert (here / RUN / "report" / "index.html").read_bytes() == first
 
 
-def test_of_a_solver_the_last_checkpoint_is_meant(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: list[Findings]
+def test_the_last_checkpoint_of_a_solver_is_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, composed: list[RunResults]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.warns(ConvergenceWarning):
@@ -123,12 +125,12 @@ def test_of_a_solver_the_last_checkpoint_is_meant(
             + ["--model.solver", "lbfgs"]
         )
     cli.main(["report", RUN, *FLAGS])
-    assert dict(found[0].facts)["checkpoint"] == "last.ckpt, after step 3"
+    assert dict(composed[0].facts)["checkpoint"] == "last.ckpt, after step 3"
     names = {path.stem for path in (tmp_path / RUN / "report" / "figures").iterdir()}
     assert {"learning-objective", "learning-gap", "learning-gradient-norm"} <= names
 
 
-def test_preprocessing_in_a_line() -> None:
+def test_preprocessing_is_described_in_one_line() -> None:
     state = {
         "kind": "table",
         "columns": [{"name": "a"}],
@@ -136,7 +138,7 @@ def test_preprocessing_in_a_line() -> None:
         "size": [8, 9],
         "id": None,
     }
-    assert described(state | {"size": [8, 9], "class_names": ["x"] * 9}) == (
+    assert describe(state | {"size": [8, 9], "class_names": ["x"] * 9}) == (
         "table; 1 columns; scale 0.333333; size 8, 9; 9 class_names"
     )
 
@@ -154,7 +156,7 @@ def test_preprocessing_in_a_line() -> None:
         ),
     ],
 )
-def test_what_there_is_no_report_of(
+def test_a_missing_run_or_checkpoint_is_refused(
     args: list[str], kind: type[Exception], message: str, here: Path
 ) -> None:
     with pytest.raises(kind, match=message):
@@ -162,29 +164,31 @@ def test_what_there_is_no_report_of(
     assert not (here / RUN / "report").exists()
 
 
-def test_a_report_that_fails_leaves_nothing(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_report_that_cannot_be_drawn_leaves_nothing(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = sorted((here / RUN).iterdir())
 
     def fail(figure: object, kind: str) -> bytes:
         raise MemoryError
 
-    monkeypatch.setattr(page, "drawn", fail)
+    monkeypatch.setattr(page, "render", fail)
     with pytest.raises(MemoryError):
         cli.main(["report", RUN, *FLAGS])
     assert sorted((here / RUN).iterdir()) == before
 
 
-def test_help_says_how_it_is_called(capsys: Any) -> None:
+def test_help_shows_the_usage(capsys: Any) -> None:
     with pytest.raises(SystemExit) as stopped:
         cli.main(["report", "--help"])
     assert stopped.value.code == 0
     assert "report RUN [options]" in capsys.readouterr().out
 
 
-def test_templates_of_the_real_digits(
+def test_weights_of_the_real_digits(
     real_mnist_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A page of MNIST is light, and what speaks for a 0 is not in its middle."""
+    """A page of MNIST is small, and ink in the middle counts against a 0."""
     monkeypatch.chdir(tmp_path)
     config = Path(__file__).parents[2] / "configs" / "mnist.yaml"
     cli.main(

@@ -1,8 +1,8 @@
-"""The confusion matrix: rows are true classes, columns what they were taken for.
+"""The confusion matrix: rows are true classes, columns are predicted classes.
 
-A cell has its count, and its colour, and with few classes its text too, says which share of the row
-it is. Of more than ``MANY`` classes the cells that matter, the most confused pairs, are drawn as
-bars.
+A cell shows its count. Its colour is its share of the row; with few classes the share is written
+too. With more than ``MAX_CLASSES`` classes, bars of the most confused pairs take the place of the
+matrix.
 """
 
 from __future__ import annotations
@@ -12,44 +12,46 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from softmax_torch.report.classes import most_confused
-from softmax_torch.report.findings import MANY, Findings
-from softmax_torch.report.picture import Picture
-from softmax_torch.report.style import VERMILION, label, panels, width
+from softmax_torch.report.class_metrics import most_confused
+from softmax_torch.report.plotting import VERMILION, CaptionedFigure, display_width, label, panels
+from softmax_torch.report.run_results import MAX_CLASSES, RunResults
 
-__all__ = ["picture"]
+__all__ = ["draw"]
 
-FEW = 12
-"""Classes up to which a cell has room for two lines."""
+MAX_WRITTEN_SHARES = 12
+"""Up to this many classes a cell has room for two lines."""
 
 PAIRS = 20
-"""Of most confused classes."""
+"""Most confused pairs that are drawn as bars."""
 
 
-def picture(findings: Findings, counts: npt.NDArray[np.int64]) -> Picture:
-    """The matrix of these counts (C, C), or its most confused pairs."""
+def draw(results: RunResults, counts: npt.NDArray[np.int64]) -> CaptionedFigure:
+    """Draw the matrix of counts (C, C), or its most confused pairs."""
     C = len(counts)
-    right, n = int(np.trace(counts)), int(counts.sum())
+    correct, n = int(np.trace(counts)), int(counts.sum())
     pairs = [
-        f"{findings.class_names[i]} taken for {findings.class_names[j]} {count} times"
+        f"{results.class_names[i]} was predicted as {results.class_names[j]} {count} times"
         for i, j, count, _ in most_confused(counts, 5)
     ]
-    said = f"{right} of {n} samples are right; {'; '.join(pairs) or 'none is confused'}."
-    if C > MANY:
+    summary = f"{correct} of {n} predictions are correct; {'; '.join(pairs) or 'none is wrong'}."
+    if C > MAX_CLASSES:
         caption = f"The {PAIRS} most confused pairs of {C} classes on the test set."
-        return Picture("confusion", _bars(findings, counts), f"{caption} {said}", caption)
-    shares = "its share of the row below" if C <= FEW else "its share of the row as colour"
-    caption = f"Rows are true classes, columns predicted ones; a cell has its count, and {shares}."
-    alt = f"Confusion matrix of {C} classes on the test set: {said}"
-    return Picture("confusion", _matrix(findings, counts), alt, caption)
+        return CaptionedFigure("confusion", _bars(results, counts), f"{caption} {summary}", caption)
+    few = C <= MAX_WRITTEN_SHARES
+    shares = "below it its share of the row" if few else "its colour is its share of the row"
+    caption = (
+        f"Rows are true classes, columns are predicted classes. A cell shows its count; {shares}."
+    )
+    alt = f"Confusion matrix of {C} classes on the test set: {summary}"
+    return CaptionedFigure("confusion", _matrix(results, counts), alt, caption)
 
 
-def _matrix(findings: Findings, counts: npt.NDArray[np.int64]) -> Figure:
+def _matrix(results: RunResults, counts: npt.NDArray[np.int64]) -> Figure:
     C = len(counts)
-    few = C <= FEW
+    few = C <= MAX_WRITTEN_SHARES
     cell, size = (0.44, 8.5) if few else (0.27, 5.5)
-    names = [label(name, 16) for name in findings.class_names]
-    matrix, longest = max(2.0, cell * C), 0.09 * max(map(width, names))
+    names = [label(name, 16) for name in results.class_names]
+    matrix, longest = max(2.0, cell * C), 0.09 * max(map(display_width, names))
     side = matrix + longest + 0.5
     bar = 0.0 if few else 0.9
     figure, [ax] = panels("Confusion matrix", width=side + bar, height=side + 0.3)
@@ -73,10 +75,10 @@ def _matrix(findings: Findings, counts: npt.NDArray[np.int64]) -> Figure:
     return figure
 
 
-def _bars(findings: Findings, counts: npt.NDArray[np.int64]) -> Figure:
+def _bars(results: RunResults, counts: npt.NDArray[np.int64]) -> Figure:
     pairs = most_confused(counts, PAIRS)
     figure, [ax] = panels("Most confused classes", width=5.0, height=0.8 + 0.24 * len(pairs))
-    names = [label(name, 14) for name in findings.class_names]
+    names = [label(name, 14) for name in results.class_names]
     ax.barh(range(len(pairs)), [pair.samples for pair in pairs], color=VERMILION, height=0.7)
     for row, pair in enumerate(pairs):
         ax.annotate(

@@ -1,4 +1,4 @@
-"""A calibration is fitted to the validation set and kept in the checkpoint it belongs to."""
+"""Lightning's trainer with a method that calibrates a trained model on the validation set."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ from softmax_torch import calibration, lightning_compat
 from softmax_torch.calibration import Method
 from softmax_torch.data import TensorDataModule
 from softmax_torch.training.checkpoint_io import atomic_checkpoint_io
+from softmax_torch.training.epoch_metrics import EvaluationMetrics
 from softmax_torch.training.evaluating import LitEvaluation
-from softmax_torch.training.evaluation import Evaluation
 
-__all__ = ["CalibratingTrainer", "KeptLogits"]
+__all__ = ["CalibratingTrainer", "LogitCollector"]
 
 
-class KeptLogits(Callback):
-    """Keeps what an evaluation makes its figures of, as it was computed: where, how, and once.
+class LogitCollector(Callback):
+    """Callback that keeps the logits of an evaluation, as they were computed for its metrics.
 
     Attributes:
-        logits: (n, C), on a CPU.
-        y: class indices (n,).
+        logits: (n, C) of the last evaluation, float32, on a CPU.
+        y: its class indices (n,).
     """
 
     logits: Tensor
     y: Tensor
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Before the module makes figures of them."""
+        """Collect the validation set; runs before the module computes metrics and drops logits."""
         assert isinstance(pl_module, LitEvaluation)
-        self._keep(pl_module.val_evaluation)
+        self._collect(pl_module.val_evaluation)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The same of the test set."""
+        """Collect the test set."""
         assert isinstance(pl_module, LitEvaluation)
-        self._keep(pl_module.test_evaluation)
+        self._collect(pl_module.test_evaluation)
 
-    def _keep(self, evaluation: Evaluation) -> None:
+    def _collect(self, evaluation: EvaluationMetrics) -> None:
         self.logits, self.y = (tensor.cpu() for tensor in evaluation.samples())
 
 
 class CalibratingTrainer(Trainer):
-    """Lightning's trainer, with one thing more that can be done to a model."""
+    """Lightning's trainer, which also calibrates models."""
 
     def calibrate(
         self,
@@ -55,45 +55,46 @@ class CalibratingTrainer(Trainer):
         ckpt_path: str,
         method: Method = "temperature",
     ) -> list[Mapping[str, float]]:
-        """Fit a calibration to the validation set and keep it in the checkpoint.
+        """Fit a calibration to the validation set and add it to the checkpoint.
 
         Args:
-            model: as it was trained; afterwards it has the calibration.
-            datamodule: the data that it was trained on.
-            ckpt_path: the checkpoint, which is rewritten with its calibration in it.
+            model: a model of the run's configuration. Its weights are loaded from the checkpoint,
+                and it gets the calibration.
+            datamodule: the data that the model was trained on.
+            ckpt_path: the checkpoint, which is rewritten with the calibration in it.
             method: temperature, or vector for two numbers a class (see
                 ``softmax_torch.calibration``).
 
         Returns:
-            The figures of the validation set, before and after.
+            The metrics of the validation set, before and after calibration.
 
         Raises:
-            ValueError: there is no best temperature; or there are several processes, each of
-                which would have some of the samples.
+            ValueError: no temperature minimizes the NLL; or there are several processes, each with
+                a part of the samples.
         """
         if self.world_size > 1:
             raise ValueError(f"calibrate: expected one process, got {self.world_size}")
         checkpoint_io = atomic_checkpoint_io(self)
         content = dict(checkpoint_io.read(ckpt_path))
         model.calibrated = False
-        with self.keeping_logits() as kept:
+        with self.collecting_logits() as collected:
             [before] = self.validate(model, None, ckpt_path, False, datamodule, weights_only=True)
-        z, y = kept.logits, kept.y
+        z, y = collected.logits, collected.y
         model.calibration = calibration.fit(z, y, method)
-        evaluation = Evaluation(z.shape[1])
+        evaluation = EvaluationMetrics()
         evaluation.add(model.calibration(z), y)
-        after = {f"val/{name}": float(value) for name, value in evaluation.result().items()}
+        result = evaluation.result(reduce=lambda x: x)
         content["calibration"] = model.calibration.state_dict()
         checkpoint_io.save_checkpoint(content, ckpt_path)
-        return [before, after]
+        return [before, {f"val/{name}": float(value) for name, value in result.items()}]
 
     @contextmanager
-    def keeping_logits(self) -> Iterator[KeptLogits]:
-        """Within it an evaluation leaves its logits behind."""
-        kept = KeptLogits()
+    def collecting_logits(self) -> Iterator[LogitCollector]:
+        """Collect the logits of each evaluation inside the ``with`` block."""
+        collector = LogitCollector()
         callbacks = lightning_compat.callbacks_of(self)
-        callbacks.append(kept)
+        callbacks.append(collector)
         try:
-            yield kept
+            yield collector
         finally:
-            callbacks.remove(kept)
+            callbacks.remove(collector)

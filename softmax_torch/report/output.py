@@ -1,0 +1,51 @@
+"""Write a report to disk: a folder with the page and its figures, complete or not at all."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from softmax_torch.report.page import Page
+from softmax_torch.storage.atomic_files import name_in_errors
+
+__all__ = ["write_report"]
+
+
+def write_report(page: Page, run: Path) -> Path:
+    """Write a report into the directory of a run, and return its folder.
+
+    The folder is ``report``, or the first of ``report_1``, ``report_2``, ... that does not exist.
+    It contains index.html and figures/<name>.png and .svg. It is written under a temporary name and
+    renamed when it is complete.
+
+    Raises:
+        OSError: the report could not be written; then nothing of it remains.
+    """
+    with (
+        name_in_errors(run / "report"),
+        tempfile.TemporaryDirectory(
+            prefix=".report-", dir=run, ignore_cleanup_errors=True
+        ) as temporary,
+    ):
+        folder = Path(temporary) / "report"
+        (folder / "figures").mkdir(parents=True)
+        (folder / "index.html").write_text(page.html, encoding="utf-8")
+        for name, content in page.files.items():
+            (folder / "figures" / name).write_bytes(content)
+        return _rename_to_free_name(folder, run)
+
+
+def _rename_to_free_name(folder: Path, run: Path) -> Path:
+    number = 0
+    while True:
+        path = run / ("report" if number == 0 else f"report_{number}")
+        number += 1
+        if path.exists():
+            continue
+        try:
+            folder.rename(path)
+        except OSError:
+            if path.exists():  # another process has just taken the name
+                continue
+            raise
+        return path

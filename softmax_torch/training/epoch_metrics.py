@@ -1,0 +1,108 @@
+"""Metrics of an epoch: objective, accuracy and NLL of training; accuracy, NLL, ECE of evaluation.
+
+``softmax_torch.metrics`` defines them. Here they are collected over the steps of an epoch and added
+up over processes, so that a set that divides unevenly among processes is evaluated exactly. Class
+weights, label smoothing and penalties are part of the objective alone.
+
+Steps add tensors on their device and wait for nothing: a torchmetrics update for each metric at
+every step would take longer than the step (0.7 ms against 0.3 ms for 784 -> 10 at batch 128).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from softmax_torch import metrics
+
+__all__ = ["EvaluationMetrics", "TrainingMetrics"]
+
+UNIT = 1 << 20
+"""Objectives and NLL of training are added up as integers in units of 1 / UNIT: an epoch gives the
+same bits with any number of steps in a call, in any number of processes with the same batches, and
+after an interruption. Rounding changes a mean over n samples by some 3e-7 / sqrt(n). The sum may
+reach 8e12."""
+
+
+class TrainingMetrics:
+    """Sums over the steps and samples of a training epoch.
+
+    Attributes:
+        sums: int64 (5,): objectives and NLL in units of 1 / UNIT, correct samples, samples, steps;
+            None before the first step. A checkpoint holds it.
+    """
+
+    def __init__(self) -> None:
+        self.sums: Tensor | None = None
+
+    def add_steps(self, objectives: Tensor) -> None:
+        """Add the objectives (K,) of K steps."""
+        total = metrics.fixed_point(objectives, UNIT).sum()
+        zero = torch.zeros_like(total)
+        self._add([total, zero, zero, zero, zero + len(objectives)])
+
+    def add_rows(self, logits: Tensor, targets: Tensor) -> None:
+        """Add logits (n, C) and class indices (n,) of samples of these steps."""
+        nll = metrics.fixed_point(metrics.nll(logits.float(), targets), UNIT).sum()
+        correct = metrics.correct(logits, targets).sum()
+        zero = torch.zeros_like(correct)
+        self._add([zero, nll, correct, zero + len(targets), zero])
+
+    def _add(self, terms: list[Tensor]) -> None:
+        sums = torch.stack(terms)
+        self.sums = sums if self.sums is None else self.sums + sums
+
+    def result(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        """Return the means of the epoch as scalars, and start the next epoch.
+
+        Args:
+            reduce: adds a tensor up over the processes.
+        """
+        assert self.sums is not None, "no step was made"
+        objective, nll, correct, n, K = reduce(self.sums).tolist()
+        self.sums = None
+        means = {"loss": torch.tensor(objective / UNIT / K)}
+        if n:  # mixed images have no class, and are not added
+            means |= {"accuracy": torch.tensor(correct / n), "nll": torch.tensor(nll / UNIT / n)}
+        return means
+
+
+class EvaluationMetrics:
+    """Logits and class indices of an evaluation, collected until its end.
+
+    The logits of an epoch are smaller than its inputs.
+    """
+
+    def __init__(self) -> None:
+        self.logits: list[Tensor] = []
+        self.targets: list[Tensor] = []
+
+    def add(self, logits: Tensor, targets: Tensor) -> None:
+        """Add the logits (B, C) of a step and its class indices (B,)."""
+        self.logits.append(logits.detach())
+        self.targets.append(targets)
+
+    def samples(self) -> tuple[Tensor, Tensor]:
+        """Return the logits (n, C) of the epoch so far, in float32, and its class indices (n,)."""
+        return torch.cat(self.logits).float(), torch.cat(self.targets)
+
+    def result(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        """Return accuracy, NLL and ECE of the epoch as scalars, and start the next epoch.
+
+        Args:
+            reduce: adds a tensor up over the processes.
+        """
+        logits, y = self.samples()
+        self.logits, self.targets = [], []
+        correct = metrics.correct(logits, y)
+        gap_sums = metrics.gap_sums(correct, metrics.confidence(logits))
+        counts = torch.stack([correct.sum(), torch.full_like(gap_sums[0], len(y))])
+        totals = reduce(torch.cat([gap_sums, counts]))
+        right, n = totals[metrics.BINS :].tolist()
+        return {
+            "accuracy": torch.tensor(right / n),
+            "nll": reduce(metrics.nll(logits, y).sum()) / n,
+            "ece": metrics.ece(metrics.gaps(totals[: metrics.BINS], n)).float(),
+        }
