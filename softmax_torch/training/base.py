@@ -292,8 +292,7 @@ class LitBase(LitEvaluation, ABC):
         everything before its checkpoint and nothing else.
         """
         if self.sums.sums is not None:  # None where a callback skipped the epoch
-            reduce = partial(self.trainer.strategy.reduce, reduce_op="sum")
-            metrics = self.sums.result(reduce)
+            metrics = self.sums.result(self.sum_over_processes)
             self.record_metrics({f"train/{name}": float(value) for name, value in metrics.items()})
         scheduler = self.lr_schedulers()
         if isinstance(scheduler, ReduceLROnPlateau):

@@ -95,6 +95,11 @@ class LitEvaluation(Classifier, LightningModule):
             )
         self.record_metrics(metrics)
 
+    def sum_over_processes(self, x: Tensor) -> Tensor:
+        """Return the sum of a tensor over the processes."""
+        total: Tensor = self.trainer.strategy.reduce(x, reduce_op="sum")
+        return total
+
     def record_metrics(self, metrics: dict[str, float]) -> None:
         """Give metrics to callbacks, and in a fit write them to the loggers at once."""
         if self.trainer.state.fn == "fit":
