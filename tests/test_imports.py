@@ -30,9 +30,9 @@ FLOORS = [
     ["estimator"],
     ["preprocessing"],
     ["predictor"],
+    ["lightning_compat"],
     ["export"],
     ["data"],
-    ["lightning_compat"],
     ["training"],
     ["report"],
     ["cli"],
@@ -40,8 +40,8 @@ FLOORS = [
 # What rooms may import besides torch.
 EXTRAS = {
     "data": [*TRAINING, "pyarrow"],
+    "lightning_compat": ["lightning"],
     "training": TRAINING,
-    "lightning_compat": TRAINING,
     "cli": [*TRAINING, "pyarrow"],
     "backbones": ["torchvision"],
     "estimator": ["sklearn"],
