@@ -34,7 +34,6 @@ FLOORS = [
     ["lightning_compat"],
     ["export"],
     ["data"],
-    ["lightning_compat"],
     ["training"],
     ["report"],
     ["cli"],
