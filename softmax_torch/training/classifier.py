@@ -90,8 +90,8 @@ class LitClassifier(LitBase):
 
     Logged once an epoch: ``train/loss`` (the objective, mean over the steps), ``accuracy`` and
     ``nll`` for ``train``, of each batch before its step, and ``accuracy``, ``nll`` and ``ece`` (see
-    ``softmax_torch.metrics``) for ``val`` and ``test``. With ``mixup`` or ``cutmix`` samples have no
-    single class, and ``train`` has its loss alone.
+    ``softmax_torch.metrics``) for ``val`` and ``test``. With ``mixup`` or ``cutmix`` samples have
+    no single class, and ``train`` has its loss alone.
 
     A checkpoint holds everything that the next step depends on: parameters, optimizer, schedule,
     place in the epoch, sums of the epoch so far, and random number generators, of each process. A
