@@ -28,6 +28,7 @@ FLOORS = [
     ["parallel"],
     ["solvers"],
     ["estimator"],
+    ["readers"],
     ["preprocessing"],
     ["predictor"],
     ["export", "files"],
@@ -45,6 +46,7 @@ EXTRAS = {
     "estimator": ["sklearn"],
     "export": [*EXPORT, "PIL", "pyarrow"],
     "report": ["matplotlib", "lightning", "sklearn"],
+    "readers": ["PIL", "pyarrow"],
     "preprocessing": ["PIL", "pyarrow"],
     "saved": ["safetensors"],
 }

@@ -35,8 +35,10 @@ try:
     from softmax_torch.cli.arguments import known, resumed, with_config
     from softmax_torch.cli.commands import CLI
     from softmax_torch.cli.console import ours, program, quiet, say, say_how_to_go_on, shown
+    from softmax_torch.cli.data_progress import ConsoleReporter
     from softmax_torch.cli.exporting import export_checkpoint
     from softmax_torch.cli.predictions import Wanted, predict_input
+    from softmax_torch.data.progress import reporting_to
     from softmax_torch.report import diagrams
     from softmax_torch.training.saving import Stopped
 except ImportError as error:
@@ -67,7 +69,7 @@ def main(args: Sequence[str] | None = None) -> None:
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, lambda signum, _: sys.exit(128 + signum))
         end_with_parent()
-    with quiet():
+    with quiet(), reporting_to(ConsoleReporter()):
         closing = ExitStack()  # run directories are free again afterwards
         try:
             if given[:1] == ["plot"]:

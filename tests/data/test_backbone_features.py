@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from softmax_torch.data import (
     extraction,
 )
 from softmax_torch.data.frozen import FrozenNet
+from softmax_torch.data.progress import Reporter, reporting_to
 from softmax_torch.files import lock
 
 
@@ -29,12 +31,11 @@ class Images(TensorDataModule):
     def __init__(
         self, colours: int | None = None, first: int = 0, test: int = 4, scale: float = 1 / 255
     ) -> None:
-        super().__init__(64, 2, 4, 0.25, 0, scale)
+        super().__init__(64 * (colours or 1), 2, 4, 0.25, 0, scale)
         self.colours, self.first, self.test = colours, first, test
 
     def read(self) -> tuple[Split, Split]:
         shape = (8, 8) if self.colours is None else (self.colours, 8, 8)
-        self.in_features = 64 * (self.colours or 1)
         generator = torch.Generator().manual_seed(1)
         x = torch.randint(256, (20, *shape), generator=generator, dtype=torch.uint8)
         x.view(-1)[0] = self.first
@@ -54,6 +55,27 @@ class Counted(FrozenNet):
         Counted.blocks_left -= 1
         Counted.images += len(images)
         return super().features(images, scale, device)
+
+
+class Messages(Reporter):
+    """Keeps messages, and the descriptions of bars."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def message(self, label: str, text: str) -> None:
+        self.lines.append(f"{label}: {text}")
+
+    def bar(self, label: str, text: str, done: int, total: int, transient: bool = False) -> Any:
+        self.lines.append(f"{label}: {text} from {done} to {total}")
+        return super().bar(label, text, done, total, transient)
+
+
+@pytest.fixture
+def messages() -> Iterator[list[str]]:
+    reporter = Messages()
+    with reporting_to(reporter):
+        yield reporter.lines
 
 
 @pytest.fixture(autouse=True)
@@ -110,18 +132,33 @@ def test_colour_is_kept() -> None:
         computed(source=Images(2))
 
 
-def test_the_second_time_they_are_read(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_second_time_they_are_read(
+    messages: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
     shown, first = computed()
     assert shown == 24
-    assert "train of squeezenet1_1" in capsys.readouterr().out
+    assert messages[0] == "features: train of squeezenet1_1 from 0 to 15"
+    messages.clear()
     shown, second = computed()
     assert shown == 0
     assert all(first[part].equal(second[part]) for part in first)
-    assert "features    train 15 x " in capsys.readouterr().out
+    assert messages[0].startswith("features: train 15 x ")
+    messages.clear()
     data = made()
     data.prepare_data()
+    data.setup()
+    data.setup()
+    assert len(messages) == 3  # one for each split
+    assert capfd.readouterr() == ("", "")
+
+
+def test_preparing_computes_nothing() -> None:
+    """Lightning prepares on one process alone; features are computed in ``setup``."""
+    data = made()
     data.prepare_data()
-    assert capsys.readouterr().out.count("features    train") == 1
+    assert Counted.images == 0
+    assert not data.source.splits
+    assert not files("*")
 
 
 def test_an_interrupted_computation_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,19 +256,17 @@ def test_a_limit_that_leaves_none_of_a_class_is_refused() -> None:
     computed(source=Sorted(), limit=14)
 
 
-def test_a_file_of_other_things_is_computed_anew(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_of_other_things_is_computed_anew(messages: list[str]) -> None:
     """where it lies under the name of what is wanted."""
     _, expected = computed()
     path = files("*.json")[0]
     notes = json.loads(path.read_text())
     notes["made_of"]["weights"] = "of another net"
     path.write_text(json.dumps(notes))
-    capsys.readouterr()
+    messages.clear()
     shown, features = computed()
     assert shown in (15, 5, 4)
-    assert "made of other things: weights; what is not there is computed again" in (
-        capsys.readouterr().out
-    )
+    assert "made of other things: weights; missing features are recomputed" in str(messages)
     assert all(features[part].equal(expected[part]) for part in features)
 
 
@@ -250,20 +285,19 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
-def test_damage_is_found_and_said(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damage_is_found_and_reported(kind: str, messages: list[str]) -> None:
     _, expected = computed()
     smallest = min(files("*.npy"), key=lambda path: path.stat().st_size)
     do, most, message = DAMAGES[kind]
     if kind == "a byte":
         smallest = next(path for path in files("*.npy") if len(np.load(path, "r")) == 5)
     do(smallest)
-    capsys.readouterr()
+    messages.clear()
     shown, features = computed()
     assert 0 < shown <= most
-    said = capsys.readouterr().out
-    assert str(smallest) in said
-    assert message in said
-    assert "computed again" in said
+    [damaged] = [line for line in messages if "recomputed" in line]
+    assert str(smallest) in damaged
+    assert message in damaged
     assert all(features[part].equal(expected[part]) for part in features)
 
 
@@ -275,30 +309,31 @@ sys.stdin.readline()
 """
 
 
-def test_processes_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_take_turns() -> None:
     computed()
     [folder] = [path for path in Path("features").iterdir() if path.is_dir()]
     pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    said = []
     with subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], **pipe) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
         with pytest.raises(BlockingIOError):
             lock(folder)
 
-        def say(text: str) -> None:
-            said.append(text)
-            if "waiting" in text:
-                other.communicate("enough")
-            else:  # it is our turn
-                with pytest.raises(BlockingIOError):
-                    lock(folder)
+        class Waits(Messages):
+            def message(self, label: str, text: str) -> None:
+                super().message(label, text)
+                if "waiting" in text:
+                    other.communicate("enough")
+                else:  # this process holds the lock
+                    with pytest.raises(BlockingIOError):
+                        lock(folder)
 
-        monkeypatch.setattr(backbone_features, "say", say)
-        shown, _ = computed()
+        reporter = Waits()
+        with reporting_to(reporter):
+            shown, _ = computed()
     assert shown == 0
-    assert said[0] == f"waiting for another process, which computes {folder}"
-    assert len(said) == 4
+    assert reporter.lines[0] == f"features: waiting for another process, which computes {folder}"
+    assert len(reporter.lines) == 4
 
 
 def test_the_head_of_weights_in_a_file_does_not_matter(tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def test_a_memory_map_is_read_in_ascending_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """one piece ahead, and gives what the same numbers in memory give."""
-    monkeypatch.setattr(batches, "GATHERED", 10)
+    monkeypatch.setattr(batches, "ROWS_PER_READ", 10)
     values = np.random.default_rng(0).integers(0, 255, (50, 3), dtype=np.uint8)
     np.save(tmp_path / "x.npy", values)
     mapped = torch.from_numpy(np.load(tmp_path / "x.npy", mmap_mode="r+"))

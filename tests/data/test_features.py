@@ -10,7 +10,7 @@ from lightning import Trainer
 from safetensors.torch import save_file
 from torch import Tensor
 
-from softmax_torch.data import Batches, FeaturesDataModule, Split, module
+from softmax_torch.data import Batches, FeaturesDataModule, Split, tensor_data_module
 from softmax_torch.solvers import fit
 from softmax_torch.training import LitSoftmaxRegression
 
@@ -128,7 +128,7 @@ def test_rows_of_large_features_stay_where_they_are(
     """and the batches, the split and what is fitted are those of copies."""
     small = data(tmp_path, batch_size=batch_size)
     small.setup()
-    monkeypatch.setattr(module, "HELD", 100)
+    monkeypatch.setattr(tensor_data_module, "MAX_COPIED_BYTES", 100)
     large = data(tmp_path, batch_size=batch_size)
     large.setup()
     assert len(large.splits["train"].x) == 60
@@ -145,7 +145,7 @@ def test_another_draw_from_large_features_has_another_fingerprint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """though the labels of what is left, in the order of their classes, are the same."""
-    monkeypatch.setattr(module, "HELD", 100)
+    monkeypatch.setattr(tensor_data_module, "MAX_COPIED_BYTES", 100)
     x, y = made(60)
     order = y.argsort(stable=True)
     train = as_pt(tmp_path / "sorted", x[order], y[order])
@@ -174,7 +174,7 @@ def test_training_on_large_features_is_that_on_copies(
 ) -> None:
     batch_size = None if solver else 16
     small = fitted(data(tmp_path, batch_size=batch_size), solver=solver)
-    monkeypatch.setattr(module, "HELD", 100)
+    monkeypatch.setattr(tensor_data_module, "MAX_COPIED_BYTES", 100)
     large = fitted(data(tmp_path, batch_size=batch_size), solver=solver)
     torch.testing.assert_close(large, small)
 
@@ -183,7 +183,7 @@ def test_a_solver_reads_large_features_from_their_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """where no rows are drawn from them: nothing is copied."""
-    monkeypatch.setattr(module, "HELD", 100)
+    monkeypatch.setattr(tensor_data_module, "MAX_COPIED_BYTES", 100)
     found = data(tmp_path, val=as_pt(tmp_path / "val", *made(9)))
     found.setup()
     [(x, y)] = found.train_dataloader()
@@ -233,7 +233,7 @@ def test_files_that_hold_something_else(tmp_path: Path) -> None:
 
     def said(train: Files, **options: object) -> str:
         with pytest.raises((ValueError, FileNotFoundError)) as raised:
-            FeaturesDataModule(train, good, **options)
+            FeaturesDataModule(train, good, **options).setup()
         return str(raised.value)
 
     torch.save({"x": torch.zeros(3, 2)}, tmp_path / "x.pt")

@@ -10,7 +10,8 @@ from PIL import Image
 
 from softmax_torch import cli
 from softmax_torch.data import ImageFolderDataModule, MNISTDataModule
-from softmax_torch.preprocessing.images import look_at
+from softmax_torch.readers import images
+from softmax_torch.readers.images import read_headers
 from softmax_torch.solvers import fit
 
 
@@ -76,14 +77,14 @@ def test_folders_of_parts_have_several_names(tmp_path: Path) -> None:
     }
     write(tmp_path / "val", {"cat": 1, "dog": 1})
     with pytest.raises(ValueError, match="expected one folder for val, got VALID and val"):
-        ImageFolderDataModule(str(tmp_path))
+        ImageFolderDataModule(str(tmp_path)).setup()
 
 
 def test_size_and_colors(tmp_path: Path) -> None:
     write(tmp_path, {"cat": 4, "dog": 4})
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(tmp_path / "cat" / "black.png")
     with pytest.raises(ValueError, match=r"size: expected one .* 2 sizes: 6 x 5 .*, 9 x 9 .*black"):
-        ImageFolderDataModule(str(tmp_path))
+        ImageFolderDataModule(str(tmp_path)).setup()
     data = ImageFolderDataModule(str(tmp_path), size=(4, 3), val_fraction=0.3)
     assert data.preprocessing.image_shape == (3, 4, 3)
     data.setup()
@@ -103,24 +104,24 @@ def test_size_and_colors_are_those_of_training(tmp_path: Path) -> None:
 
 def test_what_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FileNotFoundError, match=r"root: expected a folder with images, got .*none"):
-        ImageFolderDataModule(str(tmp_path / "none"))
+        ImageFolderDataModule(str(tmp_path / "none")).setup()
     with pytest.raises(FileNotFoundError, match="got one without any"):
-        ImageFolderDataModule(str(tmp_path))
+        ImageFolderDataModule(str(tmp_path)).setup()
     write(tmp_path, {"cat": 3})
     with pytest.raises(ValueError, match="at least two classes, got cat alone"):
-        ImageFolderDataModule(str(tmp_path))
+        ImageFolderDataModule(str(tmp_path)).setup()
     write(tmp_path / "b", {"cat": 3, "dog": 1})
     few = ImageFolderDataModule(str(tmp_path / "b"))
     with monkeypatch.context() as patch:
-        patch.setattr(few.preprocessing, "decode", lambda file: pytest.fail("decoded"))
+        patch.setattr(images, "decode", lambda *args: pytest.fail("decoded"))
         with pytest.raises(ValueError, match=r"at least 3 samples of each class.*1 of class dog"):
             few.setup()
     Image.fromarray(np.zeros((6, 5), np.uint8)).save(tmp_path / "b" / "stray.png")
     with pytest.raises(ValueError, match=r"stray\.png: expected an image in a folder named after"):
-        ImageFolderDataModule(str(tmp_path / "b"))
+        ImageFolderDataModule(str(tmp_path / "b")).setup()
     write(tmp_path / "c" / "test", {"cat": 2})
     with pytest.raises(ValueError, match="expected a folder train beside test, got none"):
-        ImageFolderDataModule(str(tmp_path / "c"))
+        ImageFolderDataModule(str(tmp_path / "c")).setup()
     write(tmp_path / "c" / "train", {"cat": 5, "dog": 5})
     write(tmp_path / "c" / "val", {"cat": 2, "mouse": 1})
     with pytest.raises(ValueError, match=r"val/mouse: expected a class .*\(cat, dog\), got mouse"):
@@ -136,7 +137,7 @@ def test_a_run_that_is_refused_leaves_nothing(tmp_path: Path, monkeypatch: Any) 
     monkeypatch.chdir(tmp_path)
     cut = write(tmp_path / "images", {"cat": 9, "dog": 9}, (20, 20)) / "dog" / "03.png"
     cut.write_bytes(cut.read_bytes()[:200])
-    assert look_at([cut]) == ({(20, 20): cut}, False)
+    assert read_headers([cut]) == ({(20, 20): cut}, False)
     settings = ["--data", "softmax_torch.data.ImageFolderDataModule", "--data.root", "images"]
     with pytest.raises(ValueError, match=r"got 1 that cannot(.|\n)*dog/03.png"):
         cli.main(["fit", *settings, "--trainer.max_epochs", "1"])

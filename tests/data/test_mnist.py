@@ -122,7 +122,7 @@ def test_missing_data_say_what_to_do(
         data.prepare_data()
     message = str(raised.value)
     assert str(tmp_path / "MNIST" / "raw") in message
-    for name in ("train-images-idx3-ubyte", "t10k-labels-idx1-ubyte", "--data.root", "digits.yaml"):
+    for name in ("train-images-idx3-ubyte", "t10k-labels-idx1-ubyte", "set root", "Digits"):
         assert name in message
     assert ("could not be downloaded" in message) is download
     assert capfd.readouterr().out == ""
@@ -131,7 +131,7 @@ def test_missing_data_say_what_to_do(
 def test_what_is_there_is_not_fetched_again(
     mnist_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(MNISTDataModule, "_fetch", lambda self: pytest.fail("fetched"))
+    monkeypatch.setattr(MNISTDataModule, "_download", lambda self: pytest.fail("fetched"))
     MNISTDataModule(root=str(mnist_root)).prepare_data()
 
 

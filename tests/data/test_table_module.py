@@ -14,7 +14,7 @@ from softmax_torch import cli
 from softmax_torch.data import TableDataModule, table
 from softmax_torch.data.splits import stratified
 from softmax_torch.preprocessing import TablePreprocessing, same
-from softmax_torch.preprocessing.chunks import Chunk
+from softmax_torch.readers.tables import Chunk
 from softmax_torch.solvers import fit
 
 CONFIG = Path(__file__).parents[2] / "configs" / "table.yaml"
@@ -173,9 +173,8 @@ def test_names_of_classes(labels: list[Any], expected: tuple[str, ...], here: Pa
 def test_chunks_of_any_size_give_the_same(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = written(flowers(60))
     whole = ready(file=file, target="kind")
-    for module in ("rows", "table"):
-        monkeypatch.setattr(f"softmax_torch.data.{module}.ROWS", 7)
-    monkeypatch.setattr(table, "ENCODED", 19)  # three rows of five numbers
+    monkeypatch.setattr(table, "ROWS", 7)
+    monkeypatch.setattr(table, "MAX_ENCODED", 19)  # three rows of five numbers
     encode, together = TablePreprocessing.encode, []
 
     def noted(self: TablePreprocessing, chunk: Chunk) -> torch.Tensor:
@@ -323,7 +322,7 @@ REFUSED = {
     "ids": (
         flowers().assign(who=[f"n{k}" for k in range(60)]),
         {},
-        r"a.csv: .* got column who with another value .* --data.ignore '\[\"who\"\]'",
+        r"a.csv: .* got column who with another value .*: ignore=\[\"who\"\]",
     ),
     "empty": (flowers().assign(more=None), {}, r"a.csv, column more: expected at least one value"),
     "empty in training": (
@@ -377,7 +376,7 @@ def refused(name: str) -> tuple[dict[str, str], str]:
 def test_what_cannot_be_used(name: str, here: Path) -> None:
     given, message = refused(name)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        TableDataModule(**given)
+        TableDataModule(**given).setup()
 
 
 @pytest.mark.parametrize("name", ["few", "text in test", "ids", "batch"])

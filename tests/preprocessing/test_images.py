@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from softmax_torch.preprocessing import ImagePreprocessing, from_state_dict
-from softmax_torch.preprocessing.images import images_in, look_at
+from softmax_torch.readers.images import images_in, read_headers
 
 GREY = ImagePreprocessing((8, 6), False, ("a", "b"))
 COLOR = ImagePreprocessing((8, 6), True, ("a", "b"))
@@ -85,7 +85,7 @@ def test_an_image_that_lies_on_its_side_is_turned(tmp_path: Path) -> None:
     lying = Image.fromarray(np.rot90(upright).copy())
     lying.save(tmp_path / "lying.png", exif=exif)
     assert torch.equal(GREY.decode(tmp_path / "lying.png"), torch.from_numpy(upright))
-    assert look_at([tmp_path / "lying.png"]) == ({(8, 6): tmp_path / "lying.png"}, False)
+    assert read_headers([tmp_path / "lying.png"]) == ({(8, 6): tmp_path / "lying.png"}, False)
 
 
 def test_raw_inputs_of_every_kind_give_the_same(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_all_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         assert str(caught.value).count(f"{name}: expected an image, got one that fails") == 1
     assert "good.png" not in str(caught.value)
     with pytest.raises(ValueError, match=r"got 2 that cannot(.|\n)*empty.gif(.|\n)*text.jpg"):
-        look_at(images_in(tmp_path))  # headers alone
+        read_headers(images_in(tmp_path))  # headers alone
 
 
 @pytest.mark.parametrize(

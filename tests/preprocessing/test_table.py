@@ -15,14 +15,9 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from softmax_torch import preprocessing
 from softmax_torch.preprocessing import TablePreprocessing, same
-from softmax_torch.preprocessing.chunks import Source, chunks, in_memory
-from softmax_torch.preprocessing.columns import (
-    Categories,
-    CategoriesSoFar,
-    Numbers,
-    NumbersSoFar,
-)
-from softmax_torch.preprocessing.survey import Survey
+from softmax_torch.preprocessing.table import CategoricalColumn, NumericColumn
+from softmax_torch.preprocessing.table_fitting import CategoricalFit, NumericFit, Survey
+from softmax_torch.readers.tables import Source, chunk_in_memory, read_chunks
 
 
 def passengers(n: int = 60, seed: int = 0) -> pd.DataFrame:
@@ -49,7 +44,7 @@ def fit(chunk, training: Any = None, rows: int = 10**6, categorical=("deck",)) -
     training = np.ones(len(chunk), dtype=bool) if training is None else training
     survey = Survey(chunk.names, categorical)
     survey.add(chunk)
-    columns = survey.columns(chunk.source)
+    columns = survey.fits(chunk.source)
     for first in range(0, len(chunk), rows):
         part = type(chunk)(chunk.table.slice(first, rows), chunk.source, first)
         for column in columns:
@@ -58,7 +53,7 @@ def fit(chunk, training: Any = None, rows: int = 10**6, categorical=("deck",)) -
 
 
 def memory(frame: pd.DataFrame) -> Any:
-    return in_memory(frame, list(frame))
+    return chunk_in_memory(frame, list(frame))
 
 
 def test_it_is_what_scikit_learn_makes_of_it() -> None:
@@ -95,8 +90,8 @@ def test_it_is_what_scikit_learn_makes_of_it() -> None:
 
 def test_missing_values() -> None:
     """A number becomes the mean; a category one of its own, or nothing where training had none."""
-    columns = [Numbers("a", 3.0, 2.0), Categories("b", ("x", "y"), True)]
-    columns += [Categories("c", ("x", "y"), False)]
+    columns = [NumericColumn("a", 3.0, 2.0), CategoricalColumn("b", ("x", "y"), True)]
+    columns += [CategoricalColumn("c", ("x", "y"), False)]
     found = TablePreprocessing(columns, ("0", "1"))
     x = found.tensor({"a": [None, 7.0], "b": [None, "z"], "c": [None, "y"]})
     assert x.tolist() == [[0, 0, 0, 1, 0, 0], [2, 0, 0, 0, 0, 1]]
@@ -127,24 +122,24 @@ def test_chunks_of_any_size_give_the_same(rows: int) -> None:
 def test_the_deviation_keeps_its_digits_far_from_zero() -> None:
     """where the mean of squares less the square of the mean has none left."""
     values = 1e9 + np.random.default_rng(0).random(1000)
-    found = NumbersSoFar("a")
+    found = NumericFit("a")
     for part in np.split(values, 10):
-        found.add(in_memory({"a": part}, ["a"]), np.ones(100, dtype=bool))
+        found.add(chunk_in_memory({"a": part}, ["a"]), np.ones(100, dtype=bool))
     assert found.column().deviation == pytest.approx(values.std(), rel=1e-12)
     assert found.column().mean == pytest.approx(values.mean(), rel=1e-15)
 
 
 def test_a_constant_column_is_zero() -> None:
     found = fit(memory(pd.DataFrame({"a": [0.1] * 7})), rows=2)
-    assert found.columns == (Numbers("a", 0.1, 1.0),)
+    assert found.columns == (NumericColumn("a", 0.1, 1.0),)
     assert found.tensor({"a": [0.1, 1.1]}).tolist() == [[0], [1]]
 
 
-def test_a_file_is_as_its_table_in_memory(tmp_path: Path) -> None:
+def test_a_file_is_as_its_table_chunk_in_memory(tmp_path: Path) -> None:
     frame, path = passengers(), tmp_path / "a.csv"
     frame.to_csv(path, index=False)
     found = fit(memory(frame))
-    [chunk] = chunks(Source.of(path), 1000)
+    [chunk] = read_chunks(Source.from_path(path), 1000)
     assert fit(chunk).state_dict() == found.state_dict()
     assert torch.equal(found.tensor(path), found.tensor(frame))
     assert torch.equal(found.tensor(str(path)), found.tensor(frame))
@@ -193,7 +188,9 @@ def test_a_state_is_plain_and_comes_back() -> None:
 
 def test_what_cannot_be_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    found = TablePreprocessing([Numbers("a", 0.0, 1.0), Categories("b", ("x",), False)], ("0", "1"))
+    found = TablePreprocessing(
+        [NumericColumn("a", 0.0, 1.0), CategoricalColumn("b", ("x",), False)], ("0", "1")
+    )
     Path("a.csv").write_text('c,a,b\n"1\n2",3,x\n1,old,x\n')
     Path("b.csv").write_text("c,a\n1,2\n")
     Path("c.csv").write_text("a;b\n1;x\n")
@@ -229,7 +226,7 @@ def test_what_cannot_be_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 )
 def test_categories_of_another_kind_are_a_mistake(values: Any, raw: Any, message: Any) -> None:
     """Others that training never saw are zeros."""
-    found = TablePreprocessing([Categories("b", values, False)], ("0", "1"))
+    found = TablePreprocessing([CategoricalColumn("b", values, False)], ("0", "1"))
     if message is None:
         assert found.tensor({"b": raw}).sum() == sum(value in values for value in raw)
     else:
@@ -238,10 +235,10 @@ def test_categories_of_another_kind_are_a_mistake(values: Any, raw: Any, message
 
 
 def surveyed(**columns: Any) -> Any:
-    chunk = in_memory(columns, list(columns))
+    chunk = chunk_in_memory(columns, list(columns))
     survey = Survey(chunk.names, ["code"])
     survey.add(chunk)
-    return survey.columns(chunk.source)
+    return survey.fits(chunk.source)
 
 
 def test_which_columns_are_numbers() -> None:
@@ -249,11 +246,11 @@ def test_which_columns_are_numbers() -> None:
         a=["1", "", "-2e3"], b=["x", None, "y"], c=[True, False, None], d=[1, 2, 3], code=[1, 2, 2]
     )
     assert [type(column) for column in found] == [
-        NumbersSoFar,
-        CategoriesSoFar,
-        CategoriesSoFar,
-        NumbersSoFar,
-        CategoriesSoFar,
+        NumericFit,
+        CategoricalFit,
+        CategoricalFit,
+        NumericFit,
+        CategoricalFit,
     ]
 
 
@@ -263,15 +260,15 @@ def test_which_columns_are_numbers() -> None:
         (
             {"a": ["1", "2", "?"]},
             r"^inputs, row 2, column a: expected a number as in inputs, row 0, which has 1, got \?;"
-            r" correct it, or take all of them as categories \(--data.categorical '\[\"a\"\]'\), "
-            r"or leave the column out \(--data.ignore '\[\"a\"\]'\)$",
+            r" correct the value, or make the column categorical \(categorical=\[\"a\"\]\), or "
+            r"leave it out \(ignore=\[\"a\"\]\)$",
         ),
-        ({"a": ["1", "2,5"]}, r"got 2,5; decimals are written with a point; correct it"),
+        ({"a": ["1", "2,5"]}, r"got 2,5; decimals are written with a point; correct the value"),
         ({"a": ["NA", None]}, r"^inputs, column a: expected at least one value, got none; leave"),
         ({"a": [None, None]}, r"^inputs, column a: expected at least one value, got none"),
         (
             {"n": [1.0] * 20, "a": [f"x{k}" for k in range(20)], "b": [f"y{k}" for k in range(20)]},
-            r"^inputs: .* got columns a, b with another value .* --data.ignore '\[\"a\", \"b\"\]'$",
+            r"^inputs: .* got columns a, b with another value .*: ignore=\[\"a\", \"b\"\]$",
         ),
         ({"a": [f"x{k % 1001}" for k in range(3000)]}, r"got column a with .* more than 1000"),
         ({"code": list(range(30))}, r"got column code with another value in each row"),

@@ -7,7 +7,7 @@ import pytest
 import torch
 from mnist_files import write_idx
 
-from softmax_torch.data import idx
+from softmax_torch.readers import idx
 
 
 @pytest.mark.parametrize("name", ["images", "images.gz"])

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from softmax_torch.preprocessing import delimited
-from softmax_torch.preprocessing.chunks import Source, chunks
+from softmax_torch.readers import delimited
+from softmax_torch.readers.tables import Source, read_chunks
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def read(content: bytes, name: str = "a.csv", rows: int = 100, delimiter: str | None = None):
     Path(name).write_bytes(content)
-    pieces = list(chunks(Source.of(name, delimiter), rows))
+    pieces = list(read_chunks(Source.from_path(name, delimiter), rows))
     assert [piece.first for piece in pieces] == [
         sum(len(piece) for piece in pieces[:k]) for k in range(len(pieces))
     ]
@@ -87,13 +87,13 @@ def test_what_is_written_is_read(rows, block: int, size: int, here: Path) -> Non
     path.write_text(text, encoding="utf-8", newline="")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(delimited, "BLOCK", block)
-        pieces = list(chunks(Source.of(path), size))
+        pieces = list(read_chunks(Source.from_path(path), size))
     found = [row for piece in pieces for row in zip(*piece.table.to_pydict().values(), strict=True)]
     assert found == rows
     with path.open(newline="") as file:
         assert [tuple(row) for row in csv.reader(file)][1:] == rows
     if "\r" not in text:
-        places = [piece.place(k) for piece in pieces for k in range(len(piece))]
+        places = [piece.locate(k) for piece in pieces for k in range(len(piece))]
         assert places == [f"{path}, line {line}" for line in lines]
 
 
@@ -125,7 +125,7 @@ LONG = b"".join(b"%d,x\n" % k for k in range(3000))
         (b"a,b\n" + LONG + b"1,2,3\n", r"a.csv, line 3002: expected 2 fields, .* got 3$"),
         (
             b"a;b\n1,5;x\n",
-            r"got 2; its columns look separated by ';', not ',', .*delimiter ';'$",
+            r"got 2; its columns look separated by ';', not ',': give the delimiter ';'$",
         ),
         (b"a\tb\n1,5\tx\n", r"look separated by '\\t'"),
         ("a,b\n1,x\n2,é\n".encode("latin1"), r"a.csv, line 3: .*UTF-8.*0xe9.*iconv -f WINDOWS"),
@@ -157,10 +157,10 @@ def test_a_quote_like_any_other_costs_no_second_reading(
 
 def test_there_has_to_be_a_file(here: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"none.csv: expected a table, got no such file"):
-        Source.of("none.csv")
+        Source.from_path("none.csv")
     (here / "folder.csv").mkdir()
     with pytest.raises(FileNotFoundError, match=r"folder.csv: expected a table, got a folder"):
-        Source.of("folder.csv")
+        Source.from_path("folder.csv")
     (here / "a.xlsx").touch()
     with pytest.raises(ValueError, match=r"a.xlsx: expected a name that ends in .csv, .tsv, .tab"):
-        Source.of("a.xlsx")
+        Source.from_path("a.xlsx")

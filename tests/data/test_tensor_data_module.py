@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from softmax_torch.data import DigitsDataModule, Split, TensorDataModule, module
-from softmax_torch.data.module import carve
+from softmax_torch.data import DigitsDataModule, Split, TensorDataModule, splits
+from softmax_torch.data.splits import random_split
 
 
 class Given(TensorDataModule):
@@ -35,7 +35,7 @@ def with_value(data: Split, row: int, x: float | None = None, y: int | None = No
 
 def test_split_is_disjoint_whole_and_seeded() -> None:
     def numbers(seed: int) -> list[list[int]]:
-        parts = carve(good(), 0.3, seed)
+        parts = random_split(good(), 0.3, seed)
         for part in parts:
             assert torch.equal(part.y, (part.x[:, 0] / 3).long() % 4)
         return [part.x[:, 0].tolist() for part in parts]
@@ -49,7 +49,7 @@ def test_split_is_disjoint_whole_and_seeded() -> None:
 @pytest.mark.parametrize("fraction", [0.0, 0.001, 0.999, 1.0])
 def test_a_split_without_samples_is_refused(fraction: float) -> None:
     with pytest.raises(ValueError, match="expected both parts of a split to have samples"):
-        carve(good(), fraction, 0)
+        random_split(good(), fraction, 0)
 
 
 def test_raw_inputs_of_the_test_set() -> None:
@@ -90,7 +90,7 @@ def test_prediction_keeps_the_order_of_the_test_set() -> None:
 def test_the_first_row_that_is_not_finite_is_named(
     value: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "EVALUATION_BATCH", 4)  # rows that are looked at together
+    monkeypatch.setattr(splits, "CHECKED_ROWS", 4)
     bad = with_value(with_value(good(), 7, value), 11, value)
     with pytest.raises(ValueError, match=r"training set: .* 2 rows, the first of them row 7"):
         Given(bad).setup()

@@ -1,10 +1,11 @@
-"""What an exported model is given: raw inputs, as near to the user's as tensors come.
+"""The preprocessing within an exported model: from raw inputs, as tensors, to x.
 
     images      image     uint8 (n, H, W), or (n, 3, H, W) in colour    x = scale * image
     features    features  float32 (n, D)                                x = scale * features
-    a table     see ``softmax_torch.export.table``
+    a table     see ``softmax_torch.export.table_input``
 
-The arithmetic of a preprocessing goes along with the net; only files are decoded outside of it.
+An exported model includes the arithmetic of its preprocessing; only the decoding of files is left
+to its caller.
 """
 
 from __future__ import annotations
@@ -20,74 +21,75 @@ from PIL import Image
 from torch import Tensor, nn
 
 from softmax_torch.preprocessing import FeaturesPreprocessing, ImagePreprocessing
-from softmax_torch.preprocessing.columns import Column
-from softmax_torch.preprocessing.images import files_of
-from softmax_torch.preprocessing.tensor_files import mapped, read_inputs
+from softmax_torch.preprocessing.table import Column
+from softmax_torch.readers.arrays import Array, map_numbers
+from softmax_torch.readers.images import find_files
+from softmax_torch.readers.tensor_files import read_inputs
 
-__all__ = ["FeaturesFront", "Front", "ImageFront", "Value"]
+__all__ = ["FeaturesInput", "ImageInput", "InputModule", "TensorSpec"]
 
 
-class Value(NamedTuple):
-    """An input or output of an exported model: its name, numpy's name of its type, its shape."""
+class TensorSpec(NamedTuple):
+    """Name, type (as NumPy calls it) and shape of an input or output of an exported model."""
 
     name: str
-    type: str
+    dtype: str
     shape: tuple[int | str, ...]
 
     def __str__(self) -> str:
-        """In a few words."""
+        """Return a short description, such as "image uint8 (n, 28, 28)"."""
         sizes = ", ".join(map(str, self.shape))
-        return f"{self.name} {self.type} ({sizes}{',' if len(self.shape) == 1 else ''})"
+        return f"{self.name} {self.dtype} ({sizes}{',' if len(self.shape) == 1 else ''})"
 
 
-class Front(nn.Module, ABC):
-    """The arithmetic of a preprocessing, from tensors of raw inputs to x (n, ...), float32.
+class InputModule(nn.Module, ABC):
+    """A preprocessing as a module, from tensors of raw inputs to x (n, ...), float32.
 
     Attributes:
         inputs: the tensors that ``forward`` takes.
-        columns: the columns of a table, for each of those that is put together from some.
+        columns: for each input that is a matrix of table columns, these columns.
     """
 
-    inputs: tuple[Value, ...]
+    inputs: tuple[TensorSpec, ...]
     columns: Mapping[str, Sequence[Column]] = {}
 
     @abstractmethod
     def samples(self, raw: Any, rows: int) -> Any:
-        """The first of some real raw inputs, in a form that the preprocessing takes as well.
+        """Return the first raw inputs in a form that the preprocessing takes too.
 
         Args:
             raw: the path of a file or folder, or raw inputs in memory.
-            rows: how many of them at most.
+            rows: number of samples at most.
 
         Raises:
-            FileNotFoundError, ValueError: they cannot be read, or do not fit the inputs.
+            FileNotFoundError, ValueError: they cannot be read, or do not match ``inputs``.
         """
 
     @abstractmethod
     def tensors(self, samples: Any) -> tuple[Tensor, ...]:
-        """The same as ``forward`` takes them."""
+        """Return samples as the tensors that ``forward`` takes."""
 
-    def arrays(self, samples: Any) -> dict[str, np.ndarray[Any, Any]]:
-        """The same as onnxruntime takes them, with each column of a table by its name."""
+    def arrays(self, samples: Any) -> dict[str, Array]:
+        """Return samples as onnxruntime takes them, with each column of a table under its name."""
         named = zip(self.inputs, self.tensors(samples), strict=True)
-        return {one.name: tensor.numpy() for one, tensor in named}
+        return {spec.name: tensor.numpy() for spec, tensor in named}
 
 
-class ImageFront(Front):
-    """Bytes of images that have the right size."""
+class ImageInput(InputModule):
+    """Bytes of images of the right size."""
 
     def __init__(self, preprocessing: ImagePreprocessing) -> None:
         super().__init__()
         self.preprocessing = preprocessing
-        self.inputs = (Value("image", "uint8", ("n", *(preprocessing.image_shape or ()))),)
+        self.inputs = (TensorSpec("image", "uint8", ("n", *(preprocessing.image_shape or ()))),)
 
     def samples(self, raw: Any, rows: int) -> Tensor:
-        """Bytes (n, H, W), or (n, 3, H, W) in colour, of files, Pillow images or an array."""
+        """Return bytes (n, H, W), or (n, 3, H, W), of files, Pillow images or an array."""
         if isinstance(raw, str | Path):
             path = Path(raw)
             if path.suffix.lower() != ".npy":
-                return next(self.preprocessing.decoded(files_of(path)[:rows], rows))
-            raw = np.array(mapped(path)[:rows])
+                return next(self.preprocessing.decode_files(find_files(path)[:rows], rows))
+            raw = np.array(map_numbers(path)[:rows])
         if isinstance(raw, Image.Image):
             raw = [raw]
         if isinstance(raw, list | tuple) and raw and isinstance(raw[0], str | Path | Image.Image):
@@ -98,34 +100,34 @@ class ImageFront(Front):
         return x
 
     def tensors(self, samples: Tensor) -> tuple[Tensor]:
-        """The bytes."""
+        """Return the bytes."""
         return (samples,)
 
     def forward(self, image: Tensor) -> Tensor:
-        """x (n, H, W), or (n, 3, H, W) in colour."""
+        """Return x (n, H, W), or (n, 3, H, W) in colour."""
         return image * self.preprocessing.scale
 
 
-class FeaturesFront(Front):
+class FeaturesInput(InputModule):
     """Vectors of D numbers."""
 
     def __init__(self, preprocessing: FeaturesPreprocessing) -> None:
         super().__init__()
         self.preprocessing = preprocessing
-        self.inputs = (Value("features", "float32", ("n", preprocessing.in_features)),)
+        self.inputs = (TensorSpec("features", "float32", ("n", preprocessing.in_features)),)
 
     def samples(self, raw: Any, rows: int) -> Tensor:
-        """Numbers (n, D), float32, of a file (see ``tensor_files``) or an array (n, ...)."""
+        """Return numbers (n, D), float32, of a file with tensors or of an array (n, ...)."""
         if isinstance(raw, str | Path):
             raw = read_inputs(Path(raw))
         x = torch.as_tensor(raw)[:rows].float()
-        self.preprocessing.tensor(x)  # which looks at its shape
+        self.preprocessing.tensor(x)  # checks the shape
         return x.flatten(1)
 
     def tensors(self, samples: Tensor) -> tuple[Tensor]:
-        """The numbers."""
+        """Return the numbers."""
         return (samples,)
 
     def forward(self, features: Tensor) -> Tensor:
-        """x (n, D)."""
+        """Return x (n, D)."""
         return features * self.preprocessing.scale
