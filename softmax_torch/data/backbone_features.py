@@ -60,12 +60,13 @@ class BackboneFeaturesDataModule(TensorDataModule):
         half: bool = False,
         batch_size: int | None = None,
     ) -> None:
-        super().__init__(None, None, batch_size, source.val_fraction, source.seed)
         if limit is not None and limit < 1:
             raise ValueError(f"limit: expected at least 1 or null, got {limit}")
         if size < 1:
             raise ValueError(f"size: expected at least 1, got {size}")
-        self.backbone = FrozenNet(backbone, weights, backbone_seed, layer, size)
+        net = FrozenNet(backbone, weights, backbone_seed, layer, size)
+        super().__init__(net.in_features, None, batch_size, source.val_fraction, source.seed)
+        self.backbone = net
         self.source, self.limit, self.cache = source, limit, Path(cache)
         self.dtype = np.dtype(np.float16 if half else np.float32)
 
@@ -73,7 +74,7 @@ class BackboneFeaturesDataModule(TensorDataModule):
     def preprocessing(self) -> FeaturesPreprocessing:
         """Unchanged features, and the class names of the images."""
         class_names = self.source.preprocessing.class_names
-        return FeaturesPreprocessing(self.backbone.in_features, class_names)
+        return FeaturesPreprocessing(self.in_features, class_names)
 
     @property
     def test_ids(self) -> list[str]:

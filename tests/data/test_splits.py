@@ -1,4 +1,4 @@
-"""A stratified part has its share of each class, and every class stays in both parts."""
+"""A stratified draw takes its share of each class and leaves every class in both parts."""
 
 import pytest
 import torch

@@ -24,11 +24,11 @@ NAMES = [f"model{suffix}" for suffix in FORMATS]
 N = 40
 
 TABLE = {
-    # Called as matrices and operations within the graphs are; with gaps, and with what is new.
+    # Columns named like matrices and operations of the graphs; with missing and unknown values.
     "mul": ["blue", None, "ü", "green", 'red "q"', "NA", " blue ", "blue"] * 5,
     "numbers": [1000.4, 1000.5, None, 1000.6, 1000.75, 1000.5, 999.0, 1001.0] * 5,
     "size (cm)": [1, 2, 3, None, 2, 1, 1, 2] * 5,
-    # It has no digits left if it is not standardised in float64.
+    # In float32, standardising would leave no digits.
     "add": [1e9 + 1, 1e9 + 2, 1e9, 1e9 + 4, float("nan"), 1e9 - 3, 1e9 - 1, 1e9 + 2] * 5,
 }
 COLUMNS = (
@@ -40,16 +40,16 @@ COLUMNS = (
 
 
 class Case(NamedTuple):
-    """A classifier, real raw inputs, and the same as a user of an ONNX file gives them."""
+    """A classifier, real raw inputs, and these inputs as users of exported files give them."""
 
     predictor: Predictor
     raw: Any
-    arrays: dict[str, np.ndarray[Any, Any]]
-    tensors: tuple[Tensor, ...]  # as a user of a .pt2 file does
+    arrays: dict[str, np.ndarray[Any, Any]]  # for an ONNX file
+    tensors: tuple[Tensor, ...]  # for a .pt2 file
 
 
 def linear(preprocessing: Preprocessing, calibration: Calibration | None = None) -> Predictor:
-    """A softmax regression, as a loaded checkpoint is."""
+    """Return a softmax regression as it is loaded from a checkpoint."""
     made = {"num_classes": len(preprocessing.class_names)}
     torch.manual_seed(0)
     linear = nn.Linear(preprocessing.in_features, made["num_classes"])
@@ -65,7 +65,7 @@ def images() -> Case:
 
 
 def colour() -> Case:
-    """A net that is no matrix, with layers that behave otherwise in training."""
+    """Return a net of somebody's own, with layers that behave differently in training."""
     raw = pixels(3, 9, 7)
     torch.manual_seed(0)
     norm = nn.BatchNorm2d(4)
@@ -77,11 +77,11 @@ def colour() -> Case:
 
 
 def net() -> Case:
-    """A net by its name, whose weights lie with their channels last."""
+    """Return a net with a named backbone, whose weights are in channels-last layout."""
     torch.manual_seed(0)
     raw = pixels(9, 7)
     backbone, head = backbones.make("small_cnn").eval(), nn.Linear(128, 3)
-    with torch.no_grad():  # or all were of one class
+    with torch.no_grad():  # otherwise all images would get one class
         head.bias -= head(backbone(raw / 255)).mean(0)
     weights = {f"backbone.{key}": t for key, t in backbone.state_dict().items()}
     weights |= {f"model.linear.{key}": t for key, t in head.state_dict().items()}
@@ -111,7 +111,7 @@ def table() -> Case:
 
 
 def pixels(*shape: int) -> Tensor:
-    """Noise, from black on to all there is."""
+    """Return images of noise, from black to the full range."""
     generator = torch.Generator().manual_seed(1)
     noise = torch.randint(256, (N, *shape), generator=generator)
     return (noise * torch.linspace(0, 1, N).view(-1, *(1 for _ in shape))).to(torch.uint8)

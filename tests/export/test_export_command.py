@@ -18,7 +18,7 @@ from softmax_torch.predictor import load
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkpoint of a short run on digits, calibrated."""
+    """Return the calibrated checkpoint of a short run on digits."""
     folder = tmp_path_factory.mktemp("run")
     path = folder / "digits" / "version_0" / "best.ckpt"
     cli.main(["fit", "--runs", str(folder), "--trainer.max_epochs", "2"])
@@ -27,7 +27,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("name", "calibrated"), [("model.onnx", True), ("model.pt2", False)])
-def test_the_command(run: Path, name: str, calibrated: bool, tmp_path: Path, capfd: Any) -> None:
+def test_exporting_the_checkpoint_of_a_run(
+    run: Path, name: str, calibrated: bool, tmp_path: Path, capfd: Any
+) -> None:
     output = tmp_path / name
     args = ["export", "--ckpt_path", str(run), "--output", str(output)]
     cli.main([*args, *(["--calibrated"] if calibrated else [])])
@@ -48,8 +50,8 @@ def test_the_command(run: Path, name: str, calibrated: bool, tmp_path: Path, cap
     assert (p - load(run, not calibrated).predict_proba(images)).abs().max() > 1e-3
 
 
-def test_the_command_with_inputs(run: Path, tmp_path: Path, capsys: Any) -> None:
-    """of one's own, and with no configuration beside the checkpoint."""
+def test_exporting_with_given_inputs(run: Path, tmp_path: Path, capsys: Any) -> None:
+    """The checkpoint then needs no configuration beside it."""
     alone = shutil.copy(run, tmp_path)
     np.save(tmp_path / "x.npy", np.zeros((5, 8, 8), np.uint8))
     args = ["export", "--ckpt_path", str(alone), "--output", str(tmp_path / "model")]
@@ -60,16 +62,18 @@ def test_the_command_with_inputs(run: Path, tmp_path: Path, capsys: Any) -> None
     with pytest.raises(ValueError, match=r"expected settings of data in .*other\.yaml, got none"):
         cli.main([*args, "--config", str(config)])
     cli.main([*args, "--input", str(tmp_path / "x.npy")])
-    export(run, tmp_path / "plain", np.zeros((5, 8, 8), np.uint8))  # of a calibrated checkpoint
+    export(
+        run, tmp_path / "plain", np.zeros((5, 8, 8), np.uint8)
+    )  # the checkpoint has a calibration
     assert load(tmp_path / "plain").calibration is None
     assert "folder, safetensors" in (printed := capsys.readouterr().out)
     assert "compared    5 samples" in printed
-    with pytest.raises(SystemExit):  # which would go for nothing
+    with pytest.raises(SystemExit):  # data settings would have no effect
         cli.main([*args, "--input", str(tmp_path / "x.npy"), "--data.seed", "1"])
     assert "unrecognized arguments: --data.seed 1" in capsys.readouterr().err
 
 
-def test_the_data_of_the_run_may_be_elsewhere(run: Path, tmp_path: Path) -> None:
+def test_settings_of_the_data_may_be_given(run: Path, tmp_path: Path) -> None:
     args = ["export", "--ckpt_path", str(run), "--output", str(tmp_path / "model")]
     cli.main([*args, "--config", str(run.with_name("config.yaml")), "--data.seed", "1"])
     assert (tmp_path / "model" / "config.json").is_file()
@@ -77,8 +81,8 @@ def test_the_data_of_the_run_may_be_elsewhere(run: Path, tmp_path: Path) -> None
         cli.main([*args[:-1], str(tmp_path / "more"), "--data.nothing", "1"])
 
 
-def test_the_command_on_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From a user's file to a file that takes its columns."""
+def test_exporting_a_run_on_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a user's table to an ONNX file that takes its columns."""
     monkeypatch.chdir(tmp_path)
     frame = pd.DataFrame({**TABLE, "kind": ["yes", "no", "no", "yes", "no"] * 8})
     frame.to_csv("table.csv", index=False)

@@ -16,7 +16,7 @@ from softmax_torch.predictor import Predictor
 from softmax_torch.preprocessing import FeaturesPreprocessing
 
 
-def test_images_come_from_files_too(tmp_path: Path) -> None:
+def test_images_to_compare_may_be_files(tmp_path: Path) -> None:
     case, folder = images(), tmp_path / "images"
     folder.mkdir()
     for k, image in enumerate(case.raw[:5]):
@@ -31,10 +31,10 @@ def test_images_come_from_files_too(tmp_path: Path) -> None:
         export(case.predictor, tmp_path / "no.safetensors", folder)
 
 
-def test_as_many_inputs_are_used_as_are_predicted_together(
+def test_no_more_inputs_are_read_than_are_predicted_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """and no more, as a table or a folder may have millions of rows."""
+    """A table or a folder may have millions of rows."""
     monkeypatch.setattr(Predictor, "rows", 6)
     for name, make in CASES.items():
         case = make()
@@ -56,7 +56,7 @@ def test_as_many_inputs_are_used_as_are_predicted_together(
 
 
 def test_one_sample_is_enough(tmp_path: Path) -> None:
-    """The size of its batch is not taken for that of all."""
+    """The exported program does not fix the batch size of 1."""
     case = features()
     assert export(case.predictor, tmp_path / "model.pt2", case.raw[:1, None]).samples == 1
     program = torch.export.load(tmp_path / "model.pt2").module()
@@ -65,7 +65,7 @@ def test_one_sample_is_enough(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_predicts_otherwise_is_not_written(
+def test_a_file_with_other_predictions_is_not_written(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = features()
@@ -85,7 +85,7 @@ def test_what_predicts_otherwise_is_not_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_fails_for_one_sample_is_not_written(
+def test_a_file_that_fails_for_one_sample_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     open_runner = torch_program.open_runner
@@ -100,8 +100,10 @@ def test_what_fails_for_one_sample_is_not_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_large_logits_have_fewer_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A difference that the classifier has from its own values in float64 is no fault."""
+def test_the_tolerance_grows_with_the_rounding_error_of_large_logits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A difference as large as that between the classifier and its float64 values is allowed."""
     open_runner = torch_program.open_runner
 
     def rounded(path: Path, input_module: Any) -> Any:
@@ -120,9 +122,9 @@ def test_large_logits_have_fewer_digits(tmp_path: Path, monkeypatch: pytest.Monk
     assert written.difference == pytest.approx(2e-5, rel=0.1)
 
 
-def test_comparing() -> None:
+def test_predictions_must_agree() -> None:
     expected = torch.tensor([[0.7, 0.3], [0.5 + 2e-6, 0.5 - 2e-6], [0.1, 0.9]])
-    labels = torch.tensor([0, 1, 1])  # a tie may go either way
+    labels = torch.tensor([0, 1, 1])  # the second row is a tie
     here = Path("model.onnx")
     check_predictions(here, (labels, expected - 9e-6), expected)
     check_predictions(here, (labels, expected + 2e-5), expected, tolerance=3e-5)
@@ -139,7 +141,7 @@ def test_comparing() -> None:
             check_predictions(here, (labels, p), expected)
 
 
-def test_what_a_killed_export_left_is_written_over(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_export_are_removed(tmp_path: Path) -> None:
     case = features()
     (tmp_path / ".model.partial").mkdir()
     (tmp_path / ".model.partial" / "config.json").write_text("half")

@@ -30,7 +30,7 @@ from softmax_torch.preprocessing.table import NumericColumn
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_output_that_exists_is_left_alone(name: str, tmp_path: Path) -> None:
+def test_an_existing_output_is_not_overwritten(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("mine")
     with pytest.raises(FileExistsError, match=f"expected a new name, got .*{name}, which exists"):
         export("there is no such checkpoint", tmp_path / name, None)
@@ -38,7 +38,7 @@ def test_an_output_that_exists_is_left_alone(name: str, tmp_path: Path) -> None:
 
 
 def test_outputs_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """are refused before anything is looked at."""
+    """The output is checked before the classifier is read."""
     with pytest.raises(
         ValueError, match=r"ends in \.onnx, \.pt2, \.safetensors, or one .* got a\.h5"
     ):
@@ -73,7 +73,7 @@ def test_outputs_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
         (table, torch.rand(3, 4), TypeError, "expected a data frame"),
     ],
 )
-def test_inputs_that_do_not_fit(
+def test_inputs_that_do_not_fit_the_classifier(
     case: Any, raw: Any, error: type[Exception], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(error, match=message):
@@ -82,7 +82,7 @@ def test_inputs_that_do_not_fit(
 
 
 @pytest.mark.parametrize("name", ["label", "net/numbers", ""])
-def test_columns_that_are_called_as_what_a_graph_has(name: str, tmp_path: Path) -> None:
+def test_column_names_that_the_graph_uses(name: str, tmp_path: Path) -> None:
     predictor = linear(TablePreprocessing([NumericColumn(name, 0.0, 1.0)], ("yes", "no")))
     with pytest.raises(
         ValueError, match=f"column {name or 'without a name'}: expected a name other than label, pr"
@@ -102,7 +102,7 @@ def test_classifiers_that_cannot_be_exported(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_full_disk(name: str, tmp_path: Path) -> None:
-    """is named with the output, of which nothing is left."""
+    """The error names the output, and no file is left."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
     try:

@@ -37,7 +37,7 @@ from softmax_torch.preprocessing import (
 def exported(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Case, Path]:
-    """A case, and the folder with all that it can be exported to."""
+    """Return a case, and the folder with its exports in all formats."""
     case, folder = CASES[request.param](), tmp_path_factory.mktemp("exported")
     for name in NAMES[: 2 if case.predictor.hyper_parameters is None else None]:
         written = export(case.predictor, folder / name, case.raw)
@@ -55,7 +55,9 @@ def test_nothing_else_is_written(exported: tuple[Case, Path]) -> None:
     plain = (folder / "plain").stat().st_mode
     (folder / "plain").unlink()
     files = [path for path in folder.rglob("*") if path.is_file()]
-    assert {path.stat().st_mode for path in files} == {plain}  # for others to read, if they may
+    assert {path.stat().st_mode for path in files} == {
+        plain
+    }  # readable by others, as the umask allows
 
 
 @pytest.mark.parametrize("n", [1, 7, N])
@@ -69,10 +71,10 @@ def test_onnxruntime_predicts_the_same(exported: tuple[Case, Path], n: int) -> N
     assert label.tolist() == p.argmax(1).tolist()
     assert class_name.tolist() == [case.predictor.class_names[c] for c in p.argmax(1)]
     torch.testing.assert_close(torch.from_numpy(probabilities), p, rtol=0, atol=1e-5)
-    assert n < N or len(set(label.tolist())) > 1  # or a constant would do
+    assert n < N or len(set(label.tolist())) > 1  # a constant would not pass
 
 
-def test_an_onnx_file_says_what_it_takes_and_gives(exported: tuple[Case, Path]) -> None:
+def test_an_onnx_file_declares_its_inputs_and_outputs(exported: tuple[Case, Path]) -> None:
     case, folder = exported
     session = onnxruntime.InferenceSession(folder / "model.onnx")
     takes = {value.name: (value.type, value.shape) for value in session.get_inputs()}
@@ -131,7 +133,7 @@ def test_metadata_are_complete(exported: tuple[Case, Path]) -> None:
         assert metadata["softmax_torch"] == softmax_torch.__version__
         assert metadata["torch"] == torch.__version__
         assert metadata["class_names"] == list(case.predictor.class_names)
-        assert all(name in text for name in case.predictor.class_names)  # as they are written
+        assert all(name in text for name in case.predictor.class_names)  # not escaped
         assert metadata["preprocessing"] == case.predictor.preprocessing.state_dict()
         assert metadata["calibration"] == (
             calibration
@@ -141,8 +143,8 @@ def test_metadata_are_complete(exported: tuple[Case, Path]) -> None:
     assert {value["name"] for value in inputs} == case.arrays.keys()
 
 
-def test_files_say_nothing_of_where_they_were_made(exported: tuple[Case, Path]) -> None:
-    """torch keeps the lines of code that each operation comes from, and an example of inputs."""
+def test_files_hold_no_paths_and_no_data(exported: tuple[Case, Path]) -> None:
+    """torch would store the source lines of each operation, and the example inputs."""
     case, folder = exported
     with zipfile.ZipFile(folder / "model.pt2") as archive:
         parts = [archive.read(name) for name in archive.namelist()]
@@ -156,11 +158,11 @@ def test_files_say_nothing_of_where_they_were_made(exported: tuple[Case, Path]) 
     assert kwargs == {}
 
 
-def test_others_run_it(exported: tuple[Case, Path]) -> None:
-    """onnxruntime and numpy run the one, torch the other, in a process without this package."""
+def test_files_run_without_this_package(exported: tuple[Case, Path]) -> None:
+    """A process runs the .onnx file with onnxruntime and NumPy, and the .pt2 file with torch."""
     case, folder = exported
     if "mul" not in case.arrays:
-        return  # a process takes its time; this one has all there is
+        return  # one process is enough: the table has inputs of all types
     kept = {k: v.astype("U") if v.dtype == object else v for k, v in case.arrays.items()}
     np.savez(folder / "given.npz", **kept)
     torch.save(case.tensors, folder / "given.pt")
@@ -202,8 +204,8 @@ def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("name", ["model.onnx", "model.pt2"])
-def test_nets_of_other_types(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
-    """take x in their own, as the classifier gives it to them."""
+def test_nets_in_other_dtypes(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    """Such a net gets x in its own dtype, as in the classifier."""
     preprocessing = FeaturesPreprocessing(5, "abc")
     predictor = Predictor(nn.Linear(5, 3, dtype=dtype), preprocessing)
     if name == "model.onnx" and dtype == torch.bfloat16:
@@ -214,7 +216,7 @@ def test_nets_of_other_types(name: str, dtype: torch.dtype, tmp_path: Path) -> N
         assert export(predictor, tmp_path / name, torch.randn(N, 5)).samples == N
 
 
-def test_the_classifier_is_as_it_was(tmp_path: Path) -> None:
+def test_the_classifier_is_not_changed(tmp_path: Path) -> None:
     case = net()
     parameters = list(case.predictor.network.parameters())
     strides = [t.stride() for t in parameters]
