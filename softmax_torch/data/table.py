@@ -25,7 +25,7 @@ from softmax_torch.data.tensor_data_module import TensorDataModule
 from softmax_torch.preprocessing import TablePreprocessing
 from softmax_torch.preprocessing.table import Column
 from softmax_torch.preprocessing.table_fitting import Survey
-from softmax_torch.readers.arrays import Array
+from softmax_torch.readers.numpy_files import Array
 from softmax_torch.readers.tables import Chunk, Source, read_chunks
 
 __all__ = ["TableDataModule"]

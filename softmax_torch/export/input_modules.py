@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from softmax_torch.preprocessing import FeaturesPreprocessing, ImagePreprocessing
 from softmax_torch.preprocessing.table import Column
-from softmax_torch.readers.arrays import Array, map_numbers
 from softmax_torch.readers.images import find_files
+from softmax_torch.readers.numpy_files import Array, map_numbers
 from softmax_torch.readers.tensor_files import read_inputs
 
 __all__ = ["FeaturesInput", "ImageInput", "InputModule", "TensorSpec"]

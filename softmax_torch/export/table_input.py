@@ -26,7 +26,7 @@ from torch import Tensor
 from softmax_torch.export.input_modules import InputModule, TensorSpec
 from softmax_torch.preprocessing import TablePreprocessing
 from softmax_torch.preprocessing.table import CategoricalColumn, Column, NumericColumn
-from softmax_torch.readers.arrays import Array
+from softmax_torch.readers.numpy_files import Array
 from softmax_torch.readers.tables import (
     MISSING_TEXTS,
     Chunk,

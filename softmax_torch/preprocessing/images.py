@@ -20,7 +20,7 @@ from torch import Tensor
 
 from softmax_torch.preprocessing.base import Preprocessing
 from softmax_torch.readers import images
-from softmax_torch.readers.arrays import map_numbers
+from softmax_torch.readers.numpy_files import map_numbers
 
 __all__ = ["ImagePreprocessing"]
 

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from softmax_torch.preprocessing.base import Preprocessing
-from softmax_torch.readers.arrays import Array
+from softmax_torch.readers.numpy_files import Array
 from softmax_torch.readers.tables import (
     NUMBER_PATTERN,
     Chunk,

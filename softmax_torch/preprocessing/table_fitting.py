@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from softmax_torch.preprocessing.table import CategoricalColumn, NumericColumn
-from softmax_torch.readers.arrays import Array
+from softmax_torch.readers.numpy_files import Array
 from softmax_torch.readers.tables import Chunk, Source, format_columns
 
 __all__ = ["MAX_CATEGORIES", "CategoricalFit", "NumericFit", "Survey"]

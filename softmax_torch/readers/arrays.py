@@ -1,29 +1,20 @@
-"""Read NumPy files (.npz, .npy) without unpickling Python objects.
+"""Read NumPy files (.npz, .npy) as pyarrow tables.
 
-As a table, a .npz has one column for each array, under its name; a matrix gives the columns name_0,
-name_1, ... A .npy has the fields of a structured array, or a matrix with the columns 0, 1, ... A
-.npy is mapped into memory, so that only the parts that are used are read.
+A .npz has one column for each array, under its name; a matrix gives the columns name_0, name_1, ...
+A .npy has the fields of a structured array, or a matrix with the columns 0, 1, ...
 """
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
-from softmax_torch.saved import check_file
+from softmax_torch.readers.numpy_files import NUMPY_ERRORS, Array, load_numpy
 
-__all__ = ["Array", "map_numbers", "read_tables"]
-
-Array = np.ndarray[Any, Any]
-
-NUMPY_ERRORS = (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error)
-"""Exceptions that NumPy raises for files that are damaged or not its own."""
+__all__ = ["read_tables"]
 
 
 def read_tables(path: Path, rows: int) -> Iterator[pa.Table]:
@@ -51,35 +42,6 @@ def read_tables(path: Path, rows: int) -> Iterator[pa.Table]:
         yield from tables_of_arrays(arrays, rows)
     except (*NUMPY_ERRORS, pa.ArrowException) as error:
         raise ValueError(f"{path}: expected arrays of numbers or text, got {error}") from None
-
-
-def map_numbers(path: Path) -> Array:
-    """Return the array of numbers in a .npy file, mapped into memory (copy on write).
-
-    Raises:
-        FileNotFoundError, ValueError: there is no such file, or it holds no array of numbers.
-    """
-    check_file(path, "a .npy file")
-    try:
-        array: Array = load_numpy(path, "c")
-    except NUMPY_ERRORS as error:
-        raise ValueError(f"{path}: expected a .npy file of numbers, got another: {error}") from None
-    numbers = isinstance(array, np.ndarray) and array.dtype.kind in "biuf" and array.ndim > 0
-    # torch has neither foreign byte orders nor numbers of 16 bytes.
-    if not numbers or not array.dtype.isnative or array.dtype.itemsize > 8:
-        got = getattr(array, "dtype", type(array).__name__)
-        raise ValueError(f"{path}: expected an array of numbers, a row a sample, got {got}")
-    if len(array) == 0:
-        raise ValueError(f"{path}: expected at least one row, got none")
-    return array
-
-
-def load_numpy(path: Path, mode: Literal["r", "c"]) -> Any:
-    """Return the mapped array of a .npy file, or the open archive of a .npz file."""
-    with path.open("rb") as file:
-        if file.read(2) == b"PK" and not zipfile.is_zipfile(file):
-            raise ValueError("an archive that is damaged")  # NumPy would leave the file open
-    return np.load(path, mmap_mode=mode, allow_pickle=False)
 
 
 def tables_of_arrays(arrays: Mapping[str, Array], rows: int) -> Iterator[pa.Table]:

@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from pyarrow import parquet
 
 from softmax_torch.readers import arrays, delimited
-from softmax_torch.readers.arrays import Array
+from softmax_torch.readers.numpy_files import Array
 from softmax_torch.saved import check_file
 
 __all__ = [

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from softmax_torch.readers.arrays import map_numbers
+from softmax_torch.readers.numpy_files import map_numbers
 from softmax_torch.saved import safe_tensors, unpickled
 
 __all__ = ["read_inputs", "read_pair"]
