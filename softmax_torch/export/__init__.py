@@ -16,7 +16,6 @@ predictions for real inputs match those of the classifier.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from copy import deepcopy
 from importlib import import_module
 from importlib.util import find_spec
@@ -26,7 +25,14 @@ from typing import Any, NamedTuple, Protocol, cast
 import torch
 from torch import Tensor
 
-from softmax_torch.export.input_modules import FeaturesInput, ImageInput, InputModule, TensorSpec
+from softmax_torch.export.input_modules import (
+    FeaturesInput,
+    ImageInput,
+    InputModule,
+    Interface,
+    Runner,
+    TensorSpec,
+)
 from softmax_torch.export.table_input import TableInput
 from softmax_torch.files import named
 from softmax_torch.predictor import Predictor, load
@@ -53,14 +59,10 @@ class FormatModule(Protocol):
     def write(self, path: Path, predictor: Predictor, input_module: InputModule) -> None:
         """Write a new file or folder."""
 
-    def open_runner(
-        self, path: Path, input_module: InputModule
-    ) -> Callable[[Any], tuple[Tensor, Tensor]]:
-        """Return a function from samples to labels (n,) and probabilities (n, C) by the file."""
+    def open_runner(self, path: Path, input_module: InputModule) -> Runner:
+        """Open a file for predictions."""
 
-    def interface(
-        self, input_module: InputModule, C: int
-    ) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    def interface(self, input_module: InputModule, C: int) -> Interface:
         """Return inputs and outputs for C classes; none if the file is no program."""
 
     def usage(self, path: Path, input_module: InputModule) -> str:

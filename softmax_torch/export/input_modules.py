@@ -11,7 +11,7 @@ to its caller.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,10 @@ from softmax_torch.readers.images import find_files
 from softmax_torch.readers.numpy_files import Array, map_numbers
 from softmax_torch.readers.tensor_files import read_inputs
 
-__all__ = ["FeaturesInput", "ImageInput", "InputModule", "TensorSpec"]
+__all__ = ["FeaturesInput", "ImageInput", "InputModule", "Interface", "Runner", "TensorSpec"]
+
+Runner = Callable[[Any], tuple[Tensor, Tensor]]
+"""A function from samples to the labels (n,) and probabilities (n, C) that a file predicts."""
 
 
 class TensorSpec(NamedTuple):
@@ -40,6 +43,10 @@ class TensorSpec(NamedTuple):
         """Return a short description, such as "image uint8 (n, 28, 28)"."""
         sizes = ", ".join(map(str, self.shape))
         return f"{self.name} {self.dtype} ({sizes}{',' if len(self.shape) == 1 else ''})"
+
+
+Interface = tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]
+"""Inputs and outputs of an exported model."""
 
 
 class InputModule(nn.Module, ABC):
@@ -100,7 +107,6 @@ class ImageInput(InputModule):
         return x
 
     def tensors(self, samples: Tensor) -> tuple[Tensor]:
-        """Return the bytes."""
         return (samples,)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -125,7 +131,6 @@ class FeaturesInput(InputModule):
         return x.flatten(1)
 
     def tensors(self, samples: Tensor) -> tuple[Tensor]:
-        """Return the numbers."""
         return (samples,)
 
     def forward(self, features: Tensor) -> Tensor:

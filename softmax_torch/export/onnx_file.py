@@ -12,7 +12,7 @@ The metadata are JSON under the key "softmax_torch".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoSuch
 from torch import Tensor
 
 from softmax_torch import __version__
-from softmax_torch.export.input_modules import InputModule, TensorSpec
+from softmax_torch.export.input_modules import InputModule, Interface, Runner, TensorSpec
 from softmax_torch.export.metadata import metadata_of, to_json
 from softmax_torch.export.program import OUTPUTS, output_specs, trace
 from softmax_torch.export.table_input import UNKNOWN, category_codes
@@ -163,8 +163,8 @@ def value_info(spec: TensorSpec) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(spec.name, dtype, spec.shape)
 
 
-def open_runner(path: Path, input_module: InputModule) -> Callable[[Any], tuple[Tensor, Tensor]]:
-    """Return a function from samples to the labels and probabilities that the file predicts.
+def open_runner(path: Path, input_module: InputModule) -> Runner:
+    """Open a file for predictions.
 
     Raises:
         ValueError: onnxruntime lacks an operator for a type, as it does for bfloat16.
@@ -184,9 +184,7 @@ def open_runner(path: Path, input_module: InputModule) -> Callable[[Any], tuple[
     return run
 
 
-def interface(
-    input_module: InputModule, C: int
-) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+def interface(input_module: InputModule, C: int) -> Interface:
     """Return inputs, by name, and outputs."""
     inputs = []
     for spec in input_module.inputs:

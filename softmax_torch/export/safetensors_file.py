@@ -10,7 +10,6 @@ A folder, in Hugging Face's layout, has the same as model.safetensors, and confi
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from softmax_torch.export.input_modules import InputModule, TensorSpec
+from softmax_torch.export.input_modules import InputModule, Interface, Runner
 from softmax_torch.export.metadata import metadata_of, to_json
 from softmax_torch.predictor import Predictor, load
 from softmax_torch.saved import CONFIG, CONFIG_FILE, WEIGHTS_FILE
@@ -52,8 +51,8 @@ def write(path: Path, predictor: Predictor, input_module: InputModule) -> None:
     file.write_bytes(save(tensors, {"format": "pt", CONFIG: to_json(config)}))
 
 
-def open_runner(path: Path, input_module: InputModule) -> Callable[[Any], tuple[Tensor, Tensor]]:
-    """Return a function from samples to the labels and probabilities that the file predicts."""
+def open_runner(path: Path, input_module: InputModule) -> Runner:
+    """Open a file for predictions."""
     predictor = load(path)
 
     def run(samples: Any) -> tuple[Tensor, Tensor]:
@@ -63,9 +62,7 @@ def open_runner(path: Path, input_module: InputModule) -> Callable[[Any], tuple[
     return run
 
 
-def interface(
-    input_module: InputModule, C: int
-) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+def interface(input_module: InputModule, C: int) -> Interface:
     """Return no inputs and outputs: weights are no program."""
     return (), ()
 

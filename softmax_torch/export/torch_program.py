@@ -9,7 +9,6 @@ The metadata are an extra file in it, ``metadata.json``.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softmax_torch.export.input_modules import InputModule, TensorSpec
+from softmax_torch.export.input_modules import InputModule, Interface, Runner
 from softmax_torch.export.metadata import metadata_of, to_json
 from softmax_torch.export.program import output_specs, trace
 from softmax_torch.predictor import Predictor
@@ -35,8 +34,8 @@ def write(path: Path, predictor: Predictor, input_module: InputModule) -> None:
     path.write_bytes(content.getbuffer())
 
 
-def open_runner(path: Path, input_module: InputModule) -> Callable[[Any], tuple[Tensor, Tensor]]:
-    """Return a function from samples to the labels and probabilities that the file predicts."""
+def open_runner(path: Path, input_module: InputModule) -> Runner:
+    """Open a file for predictions."""
     with warnings.catch_warnings():
         # torch 2.11 views the bytes that it read as a tensor, and copies them after that.
         warnings.filterwarnings("ignore", message="The given buffer is not writable")
@@ -50,9 +49,7 @@ def open_runner(path: Path, input_module: InputModule) -> Callable[[Any], tuple[
     return run
 
 
-def interface(
-    input_module: InputModule, C: int
-) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+def interface(input_module: InputModule, C: int) -> Interface:
     """Return inputs, by position, and outputs."""
     return input_module.inputs, output_specs(C)
 

@@ -77,7 +77,6 @@ class FeaturesPreprocessing(Preprocessing):
                 raise ValueError(f"{path}, rows from {first}: {error}") from None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return serializable state; the inverse of ``from_state_dict``."""
         return {
             "kind": self.kind,
             "in_features": self.width,
@@ -87,5 +86,4 @@ class FeaturesPreprocessing(Preprocessing):
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> Self:
-        """Rebuild the preprocessing from its state."""
         return cls(state["in_features"], state["class_names"], state["scale"])

@@ -118,7 +118,6 @@ class ImagePreprocessing(Preprocessing):
             first += len(pixels)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return serializable state; the inverse of ``from_state_dict``."""
         return {
             "kind": self.kind,
             "size": list(self.size),
@@ -129,6 +128,5 @@ class ImagePreprocessing(Preprocessing):
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> Self:
-        """Rebuild the preprocessing from its state."""
         H, W = state["size"]
         return cls((H, W), state["color"], state["class_names"], state["scale"])

@@ -13,7 +13,7 @@ zeros. A column of words that suddenly holds numbers, or the reverse, is an erro
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -77,12 +77,7 @@ class NumericColumn:
 
     def state_dict(self) -> dict[str, Any]:
         """Return serializable state; the inverse of ``from_state_dict``."""
-        return {
-            "kind": "numbers",
-            "name": self.name,
-            "mean": self.mean,
-            "deviation": self.deviation,
-        }
+        return {"kind": "numbers", **asdict(self)}
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> Self:
@@ -149,12 +144,7 @@ class CategoricalColumn:
 
     def state_dict(self) -> dict[str, Any]:
         """Return serializable state; the inverse of ``from_state_dict``."""
-        return {
-            "kind": "categories",
-            "name": self.name,
-            "values": list(self.values),
-            "missing": self.missing,
-        }
+        return {"kind": "categories", **asdict(self), "values": list(self.values)}
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> Self:
@@ -232,7 +222,6 @@ class TablePreprocessing(Preprocessing):
         return chunk.raw_text(self.id_column)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return serializable state; the inverse of ``from_state_dict``."""
         return {
             "kind": self.kind,
             "columns": [column.state_dict() for column in self.columns],
@@ -243,7 +232,6 @@ class TablePreprocessing(Preprocessing):
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> Self:
-        """Rebuild the preprocessing from its state."""
         columns = [
             (NumericColumn if column["kind"] == "numbers" else CategoricalColumn).from_state_dict(
                 column
