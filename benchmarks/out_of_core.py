@@ -2,11 +2,10 @@
 
     python benchmarks/out_of_core.py [--gigabytes 6] [--limit 2] [--folder DIR]
 
-Writes a file of float32 numbers, made of eight classes of noise, piece by piece; then, in a process
-of its own whose data segment (private memory; pages of the file do not count) is limited by the
-operating system, fits the mapped file. Before that it shows that the limit holds, by trying to read
-the file as a whole. The answer is checked by its certificate, and against the coefficients that the
-classes were made of.
+Writes a file of float32 numbers, eight classes of Gaussian noise, in parts. A second process, whose
+data segment (private memory; pages of the file do not count) the operating system limits, fits the
+mapped file. It first shows that the limit holds: reading the whole file must fail. The solution is
+checked by its certificate, and against the coefficients that generated the classes.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ import numpy as np
 import torch
 
 FEATURES, CLASSES = 512, 8
-PIECE = 20_000
+ROWS = 20_000  # written together
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gigabytes", type=float, default=6.0, help="size of the file")
     parser.add_argument("--limit", type=float, default=2.0, help="memory for the fit, in 1e9 bytes")
-    parser.add_argument("--folder", type=Path, help="where the file goes for a while")
+    parser.add_argument("--folder", type=Path, help="folder for the temporary file")
     parser.add_argument("--fit", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.fit:
@@ -46,24 +45,24 @@ def main() -> None:
 
 
 def means() -> np.ndarray:
-    """Where the classes lie (K, D)."""
+    """Return the means of the classes (K, D)."""
     return np.random.default_rng(0).normal(size=(CLASSES, FEATURES)).astype(np.float32) / 12
 
 
 def write(folder: Path, n: int) -> None:
-    """x.bin and y.npy."""
+    """Write x.bin and y.npy."""
     rng = np.random.default_rng(1)
     y = rng.integers(0, CLASSES, n)
     np.save(folder / "y.npy", y)
     with (folder / "x.bin").open("wb") as file:
-        for start in range(0, n, PIECE):
-            part = y[start : start + PIECE]
+        for start in range(0, n, ROWS):
+            part = y[start : start + ROWS]
             x = rng.standard_normal((len(part), FEATURES), dtype=np.float32) + means()[part]
             file.write(x.tobytes())
 
 
 def fit(folder: Path, limit: float) -> None:
-    """The fit, within the limit."""
+    """Fit the file within the memory limit, and check the solution."""
     from softmax_torch import solvers
 
     resource.setrlimit(resource.RLIMIT_DATA, (int(limit * 1e9), int(limit * 1e9)))
@@ -72,7 +71,7 @@ def fit(folder: Path, limit: float) -> None:
     try:
         np.array(X)
     except MemoryError:
-        print(f"as a whole: MemoryError at {limit:g} GB, as it should be", flush=True)
+        print(f"reading the whole file: MemoryError at {limit:g} GB, as expected", flush=True)
     else:
         raise SystemExit(f"the limit of {limit:g} GB does not hold")
     began = time.perf_counter()
@@ -81,7 +80,7 @@ def fit(folder: Path, limit: float) -> None:
     gap = solution.duality_gap / solution.objective
     assert solution.converged
     assert gap <= 1e-6
-    # For noise of variance 1 the best coefficients are the means, up to one vector for all classes.
+    # For noise of variance 1 the best coefficients are the means, up to one vector common to all.
     expected = torch.from_numpy(means()).double()
     expected -= expected.mean(0)
     error = float((solution.weight - expected).norm() / expected.norm())
@@ -90,7 +89,7 @@ def fit(folder: Path, limit: float) -> None:
         lines = dict(line.split(":", 1) for line in status)
     print(
         f"{X.nbytes / 1e9:.1f} GB fitted in {seconds:.0f} s, {solution.passes:g} passes, relative "
-        f"gap {gap:.0e}, weights {error:.1%} from those of the classes; private memory now "
+        f"gap {gap:.0e}, weights {error:.1%} from the means; private memory now "
         f"{int(lines['RssAnon'].split()[0]) / 1e6:.2f} GB, limit {limit:g} GB"
     )
 

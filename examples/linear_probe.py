@@ -1,10 +1,10 @@
-"""A linear probe: how much a linear layer can tell from the features of a frozen net.
+"""A linear probe: softmax regression on the features of a frozen net.
 
     python examples/linear_probe.py [--weights DEFAULT]
 
-The net is a ResNet-18 of torchvision, untrained unless weights are named, which are downloaded
-then; the images are scikit-learn's digits. C, the strength of the penalty, is chosen by
-cross-validation on the training set, and the test set is looked at once.
+The net is torchvision's ResNet-18, with random weights unless weights are named, which are then
+downloaded. The images are scikit-learn's digits. The penalty strength C is chosen by
+cross-validation on the training set; the test set is used once, at the end.
 """
 
 import argparse
@@ -23,7 +23,7 @@ MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.2
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--weights", help="those of torchvision by name; by default none")
+    parser.add_argument("--weights", help="name of torchvision weights; by default random")
     weights = parser.parse_args().weights
 
     torch.manual_seed(0)
@@ -48,10 +48,10 @@ def main() -> None:
 
 @torch.no_grad()
 def features(net: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Features (n, D) of grey images (n, H, W) in [0, 1]: the mean of the layer over positions."""
+    """Return features (n, D) of grey images (n, H, W) in [0, 1]: means of the layer's channels."""
     rgb = (images[:, None].expand(-1, 3, -1, -1) - MEAN[:, None, None]) / STD[:, None, None]
     rgb = interpolate(rgb, (32, 32), mode="bilinear", antialias=True)
-    return torch.cat([net(some)[LAYER].mean((2, 3)) for some in rgb.split(128)])
+    return torch.cat([net(batch)[LAYER].mean((2, 3)) for batch in rgb.split(128)])
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""A head with more classes than one process should hold, trained on several processes.
+"""Train a head whose classes are divided over several processes.
 
     torchrun --nproc-per-node 2 examples/sharded_head.py [--folder sharded_head]
 
-Every process runs this file. Each holds its share of the classes and sees the same rows, so that
-the loss is the same on all. Run it again, with another number of processes if you like, and it goes
-on from its last checkpoint.
+Every process runs this file. Each holds its share of the classes and gets the same rows, so that
+the loss is the same on all. A second run continues from the last checkpoint; it may have another
+number of processes.
 """
 
 import argparse
@@ -34,14 +34,14 @@ def main() -> None:
     torch.manual_seed(0)  # the same parameters and rows everywhere
     model = ShardedSoftmaxRegression(FEATURES, CLASSES, device=device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
-    # A checkpoint is named by its step, and has .metadata once it is whole.
-    done = max((int(whole.parent.name) for whole in folder.glob("*/.metadata")), default=0)
+    # A checkpoint is named by its step; torch writes its .metadata last.
+    done = max((int(metadata.parent.name) for metadata in folder.glob("*/.metadata")), default=0)
     if done:
         load(model, optimizer, folder / str(done))
 
     centres = torch.randn(CLASSES, FEATURES)
     for step in range(done, done + STEPS):
-        y = torch.randint(100, (ROWS,))  # a hundred of the classes: something to learn so soon
+        y = torch.randint(100, (ROWS,))  # 100 of the classes, so that 10 steps learn something
         x = centres[y] + 0.1 * torch.randn(ROWS, FEATURES)
         loss = model.loss(x.to(device), y.to(device))
         optimizer.zero_grad()
@@ -59,7 +59,7 @@ def main() -> None:
 def load(
     model: ShardedSoftmaxRegression, optimizer: torch.optim.Optimizer, checkpoint: Path
 ) -> None:
-    """Parameters and momentum, each process its own share of them."""
+    """Load parameters and momentum; each process loads its own share."""
     weights, momentum = get_state_dict(model, optimizer)
     state = {"model": weights, "optimizer": momentum}
     dcp.load(state, checkpoint_id=checkpoint)

@@ -1,4 +1,4 @@
-"""Files of the kind that MNIST comes in, with generated images."""
+"""Write IDX files, and a small MNIST of generated images, for tests."""
 
 import gzip
 import struct
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def write_idx(path: Path, values: Tensor) -> None:
-    """Write a tensor of bytes or int32 as an IDX file, gzipped where the name says so."""
+    """Write a tensor of bytes or int32 as an IDX file, gzipped if the name ends in .gz."""
     code, order = (0x08, "u1") if values.dtype == torch.uint8 else (0x0C, ">i4")
     header = struct.pack(f">BBBB{values.dim()}I", 0, 0, code, values.dim(), *values.shape)
     content = header + values.numpy().astype(order).tobytes()
@@ -18,7 +18,7 @@ def write_idx(path: Path, values: Tensor) -> None:
 
 
 def write_mnist(root: Path, name: str = "MNIST") -> Path:
-    """600 + 100 generated images under the names of MNIST: a bright patch in a place per class."""
+    """Write 600 + 100 images in MNIST's files: each class has a bright patch at its own height."""
     generator = torch.Generator().manual_seed(0)
     raw = root / name / "raw"
     for stem, n in (("train", 600), ("t10k", 100)):

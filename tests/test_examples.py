@@ -1,4 +1,4 @@
-"""The examples run as they say."""
+"""The examples run, and print the results that they promise."""
 
 import os
 import re
@@ -13,7 +13,7 @@ EXAMPLES = ROOT / "examples"
 
 
 def run(script: str, *args: str, ranks: int | None = None) -> str:
-    """What a script prints; under torchrun, on so many processes."""
+    """Run a script, under torchrun if ranks are given; return what it prints."""
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     done = subprocess.run(
         [sys.executable, *(torchrun if ranks else []), str(EXAMPLES / script), *args],
@@ -27,7 +27,7 @@ def run(script: str, *args: str, ranks: int | None = None) -> str:
 
 
 @pytest.mark.parametrize("script", sorted(path.name for path in EXAMPLES.glob("*.py")))
-def test_every_example_is_run_here(script: str) -> None:
+def test_every_example_has_a_test(script: str) -> None:
     assert f'"{script}"' in Path(__file__).read_text()
 
 
@@ -40,11 +40,11 @@ def test_resnet_head() -> None:
 
 
 def test_sharded_head(tmp_path: Path) -> None:
-    """The loss falls on 2 processes, and goes on falling on one, from their checkpoint."""
+    """The loss falls on 2 processes, and further on one process that loads their checkpoint."""
     folder = str(tmp_path / "head")
     printed = [run("sharded_head.py", "--folder", folder, ranks=ranks) for ranks in (2, 1)]
     steps = [re.findall(r"step (\d+)  loss ([\d.]+)", text) for text in printed]
-    # printed once, whatever the number of processes, and counted on
+    # each step is printed once, whatever the number of processes, and numbers continue
     assert [int(step) for step, _ in steps[0] + steps[1]] == list(range(20))
     first, second = ([float(loss) for _, loss in part] for part in steps)
     assert first[0] > 9
@@ -54,7 +54,7 @@ def test_sharded_head(tmp_path: Path) -> None:
 
 
 def test_linear_probe() -> None:
-    """C is chosen by cross-validation, among values of which the ends are not the best."""
+    """Cross-validation chooses the C with the least NLL."""
     printed = run("linear_probe.py")
     tried = re.findall(r"^C ([\d.]+) +nll ([\d.]+)", printed, re.MULTILINE)
     [(best, gap)] = re.findall(r"^best C ([\d.]+), relative duality gap (\S+)", printed, re.M)

@@ -29,6 +29,7 @@ FLOORS = [
     ["parallel"],
     ["solvers"],
     ["estimator"],
+    ["readers"],
     ["preprocessing"],
     ["predictor"],
     ["lightning_compat"],
@@ -48,6 +49,7 @@ EXTRAS = {
     "estimator": ["sklearn"],
     "export": [*EXPORT, "PIL", "pyarrow"],
     "report": ["matplotlib", "lightning", "sklearn"],
+    "readers": ["PIL", "pyarrow"],
     "preprocessing": ["PIL", "pyarrow"],
     "storage": ["safetensors"],
 }

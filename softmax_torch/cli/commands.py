@@ -14,9 +14,11 @@ from lightning.pytorch.callbacks import Callback, Timer
 from lightning.pytorch.trainer import Trainer
 
 from softmax_torch.cli.console import format_metrics, print_line, program_name, short_path
+from softmax_torch.cli.data_progress import ConsoleReporter
 from softmax_torch.cli.predictions import new_prediction_file
 from softmax_torch.cli.requests import Request, differences
 from softmax_torch.cli.settings import instantiate, parse_settings
+from softmax_torch.data.progress import reporting_to
 from softmax_torch.lightning_compat import quiet
 from softmax_torch.predictor import Predicted
 from softmax_torch.report.output import write_report
@@ -34,7 +36,7 @@ __all__ = ["run_with_lightning"]
 
 def run_with_lightning(request: Request, closing: ExitStack) -> None:
     """Run a command that needs Lightning."""
-    with quiet():
+    with quiet(), reporting_to(ConsoleReporter()):
         parser, config = parse_settings(request)
         session = Session(request, parser, config, closing)
         try:

@@ -1,13 +1,13 @@
-"""The in-memory loader: a data set held as tensors, cut into batches.
+"""The loader of a data set held as tensors: batches in an order that (seed, epoch) determines.
 
-    order = permutation of the rows drawn from (seed, epoch), or the rows as they stand
+    order = a permutation of the rows, drawn from (seed, epoch); or the rows in order
 
-In training batch g is the rows order[g B : (g + 1) B] for any number of processes, of which rank r
-of R takes every R-th, from the r-th on: no row is dropped or doubled, and the steps are those of a
-single process. In evaluation rank r visits the rows r, r + R, r + 2 R, ...
+In training, batch g consists of the rows order[g B : (g + 1) B], whatever the number of processes;
+rank r of R takes every R-th of them, beginning with the r-th. So no row is dropped or doubled, and
+the steps are those of a single process. In evaluation, rank r visits the rows r, r + R, ...
 
-The order is a function of the seed and the epoch and of nothing else, so that iterating changes no
-state: iterating twice gives the same batches, and a run that goes on at epoch e needs no history.
+The order depends on the seed and the epoch alone. Iterating changes no state: iterating twice gives
+the same batches, and a run that resumes at epoch e needs no history.
 
 >>> import torch
 >>> data = Batches(torch.arange(5.0).unsqueeze(1), torch.arange(5), batch_size=2)
@@ -29,15 +29,16 @@ from torch import Tensor
 __all__ = ["Batch", "Batches", "Steps"]
 
 
-GATHERED = 1 << 14
-"""Rows of a block that are read together."""
+ROWS_PER_READ = 1 << 14
+"""Rows of a block that are copied together."""
 
 
 class Batch(NamedTuple):
-    """What a process sees of a batch of training.
+    """One process's share of a training batch.
 
-    ``x`` (b, ...) and ``y`` (b,) are its own rows, which may be none; ``whole`` (B,) are the
-    targets of the batch in all processes, by which a mean is normalized.
+    Attributes:
+        x, y: inputs (b, ...) and targets (b,) of the process's own rows; b may be 0.
+        whole: targets (B,) of the batch in all processes, which normalize a mean.
     """
 
     x: Tensor
@@ -48,34 +49,35 @@ class Batch(NamedTuple):
 class Batches:
     """An iterable over batches (x, y) of tensors.
 
-    A batch is gathered by one call per tensor: 128 rows of 784 bytes take 18 us by ``index_select``
-    and 130 by ``x[rows]``, where a Dataset of single samples and its collate function take
-    milliseconds. All rows of many steps at once would take longer: they do not stay in cache.
+    A batch is gathered by one call per tensor: 128 rows of 784 bytes take 18 us with
+    ``index_select`` and 130 with ``x[rows]``; a Dataset of single samples and its collate function
+    take milliseconds. Gathering the rows of many steps at once takes longer, since they do not stay
+    in cache.
 
     Args:
-        x: inputs (N, ...), of any dtype. They are kept as they come and made floating point batch
-            by batch: images stay bytes, a quarter of float32.
+        x: inputs (N, ...), of any dtype. They are stored unchanged and converted to floating point
+            batch by batch: images stay bytes, a quarter of float32.
         y: targets (N, ...).
         batch_size: samples of a batch, in training over all processes, in evaluation on each; None
-            for all of them in one batch, as full-batch gradient descent wants it.
-        shuffle: whether each epoch has an order of its own.
-        seed: seed of the order.
-        scale: factor applied to x when it is made floating point (1 / 255 for bytes).
-        rank, world_size: which of how many processes this one is.
-        steps: None for evaluation, and for loops that want single pairs (x, y); otherwise an
-            iteration yields ``Steps``, so many batches of training on end. Where pairs are shuffled
-            every process gets as many as the others, since the steps of training wait for each
+            for all samples in one batch (gradient descent).
+        shuffle: whether each epoch has another order.
+        seed: of the order.
+        scale: factor that is applied to x on conversion to floating point (1 / 255 for bytes).
+        rank, world_size: index of this process, and number of processes.
+        steps: number of consecutive training batches that an iteration yields, as ``Steps``; None
+            for evaluation and for loops that take single pairs (x, y). Shuffled pairs are padded so
+            that every process gets the same number of them, since training steps wait for each
             other; so at most R - 1 rows come twice.
-        device: where batches are wanted; None for where x is.
-        rows: numbers of the rows of x (n,) that are iterated over, of which y has the targets
-            (n, ...), where x is too large for a copy of them; None for all.
-        ahead: whether x is too large for the device or for memory (a memory map): then the rows of
-            the next ``steps`` batches are gathered at once by a thread, in ascending order, while
-            those at hand are in use. A batch of everything is x itself where that can be.
+        device: of the batches; None for that of x.
+        rows: numbers (n,) of the rows of x to iterate over, for an x that is too large to copy
+            them; y (n, ...) has the targets of these rows. None for all rows.
+        ahead: whether x is too large for the device or for memory (a memory map). A thread then
+            gathers the rows of the next ``steps`` batches at once, in ascending order, while the
+            current ones are in use. A batch of all rows is x itself where possible.
     """
 
     batch_sampler = None
-    """Lightning looks for it where there is a ``sampler``."""
+    """Lightning reads this attribute of a loader that has a ``sampler``."""
 
     def __init__(
         self,
@@ -108,40 +110,40 @@ class Batches:
         self.shuffle, self.seed, self.scale = shuffle, seed, scale
         self.rank, self.world_size = rank, world_size
         self.steps, self.device, self.ahead = steps, device or x.device, ahead
-        self.together = x.device == y.device
-        self.at = None if rows is None else rows.to(y.device)
-        # Whether a batch of everything is x itself; the order within a batch does not matter.
-        self.itself = world_size == 1 and rows is None and x.device == self.device
+        self.same_device = x.device == y.device
+        self.row_numbers = None if rows is None else rows.to(y.device)
+        # Whether a batch of all rows can be x itself; the order within a batch does not matter.
+        self.yields_x = world_size == 1 and rows is None and x.device == self.device
         self.epoch = 0
-        self.rows = n  # that this iterates over, in batches of ``batch_size``
+        self.rows = n  # to iterate over, in batches of ``batch_size``
         if steps is None:
             self.rows = len(range(0 if shuffle else rank, n, world_size))
             if shuffle and batch_size is not None:
                 batch_size = math.ceil(batch_size / world_size)
         self.batch_size = max(1, self.rows if batch_size is None else min(batch_size, self.rows))
         self.batches = math.ceil(self.rows / self.batch_size)
-        self.position = 0  # batches that were handed out in this epoch
-        self._start = 0  # the batch that the next epoch begins at, after a resumption
-        self._whole: tuple[Tensor, Tensor] | None = None
+        self.position = 0  # batches that were yielded in this epoch
+        self._start = 0  # first batch of the next epoch; not 0 after ``load_state_dict``
+        self._all_rows: tuple[Tensor, Tensor] | None = None
 
     @property
     def sampler(self) -> Batches:
-        """Itself: Lightning calls ``loader.sampler.set_epoch(epoch)`` before each epoch."""
+        """The loader itself: Lightning calls ``loader.sampler.set_epoch`` before each epoch."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order of the rows."""
+        """Set the epoch, which determines the order of the rows."""
         self.epoch = epoch
 
     def state_dict(self) -> dict[str, int]:
-        """Where in an epoch it is."""
+        """Return the position within the epoch."""
         return {"position": self.position, "batches": self.batches}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Begin the next epoch there; at its start, if that was the end of one.
+        """Begin the next epoch at a saved position; the end of an epoch counts as the start.
 
         Raises:
-            ValueError: that was within an epoch, and of batches of another size.
+            ValueError: the position is within an epoch whose batches had another size.
         """
         batches = state.get("batches", self.batches)
         self._start = state["position"] % max(1, batches)
@@ -152,7 +154,7 @@ class Batches:
             )
 
     def __len__(self) -> int:
-        """How often it yields."""
+        """Return the number of items that an iteration yields."""
         return math.ceil(self.batches / (self.steps or 1))
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor] | Steps]:
@@ -161,59 +163,60 @@ class Batches:
         size = self.batch_size
         if self.steps is None:
             for first in range(0, self.rows, size):
-                yield self._gathered(order[first : first + size])
+                yield self._gather(order[first : first + size])
             return
-        pieces = [
+        groups = [
             range(first, min(first + self.steps, self.batches))
             for first in range(start, self.batches, self.steps)
         ]
-        for piece, steps in zip(pieces, self._read(order, pieces), strict=True):
-            self.position = piece.stop
+        for group, steps in zip(groups, self._steps(order, groups), strict=True):
+            self.position = group.stop
             yield steps
 
-    def _read(self, order: Tensor, pieces: list[range]) -> Iterator[Steps]:
-        """The steps of each piece; what is not at hand is read one piece ahead."""
-        if not self.ahead or (self.itself and self.batches == 1):
-            yield from (Steps(self, order, piece) for piece in pieces)
+    def _steps(self, order: Tensor, groups: list[range]) -> Iterator[Steps]:
+        """Yield the steps of each group of batches; read one group ahead if ``ahead``."""
+        if not self.ahead or (self.yields_x and self.batches == 1):
+            yield from (Steps(self, order, group) for group in groups)
             return
         with ThreadPoolExecutor(1) as pool:
             coming: Future[Tensor] | None = None
-            for i, piece in enumerate(pieces):
-                block = self._block(order, piece) if coming is None else coming.result()
-                if i + 1 < len(pieces):
-                    coming = pool.submit(self._block, order, pieces[i + 1])
-                yield Steps(self, order, piece, block.to(self.device, non_blocking=True))
+            for i, group in enumerate(groups):
+                block = self._block(order, group) if coming is None else coming.result()
+                if i + 1 < len(groups):
+                    coming = pool.submit(self._block, order, groups[i + 1])
+                yield Steps(self, order, group, block.to(self.device, non_blocking=True))
 
-    def _block(self, order: Tensor, piece: range) -> Tensor:
-        """The own rows of some batches, one after the other; pinned where that helps."""
-        rows = torch.cat([self._mine(self._batch(order, g)) for g in piece])
-        ascending, place = self._placed(rows).sort()
+    def _block(self, order: Tensor, group: range) -> Tensor:
+        """Return this process's rows of some batches, in order; pinned for copies to a GPU."""
+        rows = torch.cat([self._own(self._batch(order, g)) for g in group])
+        ascending, position = self._in_x(rows).sort()
         block = torch.empty(
             (len(rows), *self.x.shape[1:]),
             dtype=self.x.dtype,
             device=self.x.device,
             pin_memory=self.device.type == "cuda" and self.x.device.type == "cpu",
         )
-        # Some rows at a time: a block may be most of what memory holds.
-        pieces = torch.split(place, GATHERED), torch.split(ascending, GATHERED)
-        for to, of in zip(*pieces, strict=True):
-            block.index_copy_(0, to, self.x.index_select(0, of))
+        # In parts, since a block may fill most of memory and each part is a copy.
+        parts = torch.split(position, ROWS_PER_READ), torch.split(ascending, ROWS_PER_READ)
+        for to, at in zip(*parts, strict=True):
+            block.index_copy_(0, to, self.x.index_select(0, at))
         return block
 
     def _batch(self, order: Tensor, g: int) -> Tensor:
-        """The rows of batch g, in all processes."""
+        """Return the rows of batch g, of all processes."""
         return order[g * self.batch_size : (g + 1) * self.batch_size]
 
-    def _mine(self, batch: Tensor) -> Tensor:
+    def _own(self, batch: Tensor) -> Tensor:
+        """Return this process's rows of a batch."""
         return batch if self.world_size == 1 else batch[self.rank :: self.world_size]
 
     def _order(self) -> Tensor:
-        """The rows to be visited, where y is."""
+        """Return the rows of the epoch in order, on the device of y."""
         n = len(self.y)
         if not self.shuffle:
             order = torch.arange(n) if self.steps else torch.arange(self.rank, n, self.world_size)
         else:
-            # One seed out of two: torch's generator looks at 32 bits only, and with seed + epoch
+            # Mix the two into one seed: torch's generator uses 32 bits only, and with seed + epoch
             # neighbouring seeds would share their orders.
             mixed = np.random.SeedSequence((self.seed, self.epoch)).generate_state(1)
             generator = torch.Generator().manual_seed(int(mixed[0]))
@@ -223,54 +226,52 @@ class Batches:
                 order = order[self.rank :: self.world_size]
         return order.to(self.y.device)
 
-    def _gathered(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The samples at these rows."""
-        if len(rows) == len(self.y) and self.itself:
-            if self._whole is None:  # made once and kept
-                self._whole = self._floating(self.x), self.y
-            return self._whole
-        return self._floating(self._rows(rows)), self.y.index_select(0, rows)
+    def _gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the samples at these rows of y."""
+        if len(rows) == len(self.y) and self.yields_x:
+            if self._all_rows is None:  # converted once and kept
+                self._all_rows = self._floating(self.x), self.y
+            return self._all_rows
+        x = self.x.index_select(0, self._in_x(rows))
+        return self._floating(x), self.y.index_select(0, rows)
 
-    def _rows(self, rows: Tensor) -> Tensor:
-        return self.x.index_select(0, self._placed(rows))
-
-    def _placed(self, rows: Tensor) -> Tensor:
-        """The numbers in x of rows of y."""
-        rows = rows if self.at is None else self.at[rows]
-        return rows if self.together else rows.to(self.x.device)
+    def _in_x(self, rows: Tensor) -> Tensor:
+        """Return the row numbers in x of rows of y."""
+        rows = rows if self.row_numbers is None else self.row_numbers[rows]
+        return rows if self.same_device else rows.to(self.x.device)
 
     def _targets(self, rows: Tensor) -> Tensor:
         return self.y.index_select(0, rows).to(self.device)
 
     def _floating(self, x: Tensor) -> Tensor:
-        """A batch of inputs as the model wants them."""
-        if x.dtype in (torch.float16, torch.bfloat16):  # how features are kept, not what they are
+        """Return a batch of inputs as scaled floats."""
+        if x.dtype in (torch.float16, torch.bfloat16):  # only the storage type of features
             x = x.float()
         if x.is_floating_point():
             return x if self.scale == 1.0 else x * self.scale
-        return x * self.scale  # of the default type
+        return x * self.scale  # in the default dtype
 
 
 class Steps:
-    """Batches of training on end, gathered one by one as they are iterated over."""
+    """Consecutive training batches, each gathered when the iteration reaches it."""
 
     def __init__(
-        self, batches: Batches, order: Tensor, piece: range, block: Tensor | None = None
+        self, batches: Batches, order: Tensor, group: range, block: Tensor | None = None
     ) -> None:
-        self.batches, self.order, self.piece, self.block = batches, order, piece, block
+        self.batches, self.order, self.group, self.block = batches, order, group, block
 
     def __len__(self) -> int:
-        return len(self.piece)
+        return len(self.group)
 
     def __iter__(self) -> Iterator[Batch]:
         source, start = self.batches, 0
-        for g in self.piece:
+        for g in self.group:
             rows = source._batch(self.order, g)
-            mine = source._mine(rows)
+            own = source._own(rows)
             if self.block is None:
-                x, y = source._gathered(mine)
+                x, y = source._gather(own)
             else:
-                end = start + len(mine)
-                x, y = source._floating(self.block[start:end]), source._targets(mine)
+                end = start + len(own)
+                x, y = source._floating(self.block[start:end]), source._targets(own)
                 start = end
             yield Batch(x, y, y if source.world_size == 1 else source._targets(rows))

@@ -1,41 +1,42 @@
-"""Features that lie in files, as inputs: a linear probe is softmax regression on them.
+"""Features stored in files as inputs, for a linear probe (softmax regression on features).
 
-They may be more than memory holds: files are mapped and looked at block by block, and a part that
-is drawn from a large one is a list of row numbers.
+The features may be larger than memory: files are mapped and read block by block, and a validation
+split that is drawn from a large file is stored as a list of row numbers.
 """
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 
-from softmax_torch.data.module import Split, TensorDataModule, check
-from softmax_torch.data.splits import enough, stratified
+from softmax_torch.data.splits import Split, check_class_counts, check_split, stratified
+from softmax_torch.data.tensor_data_module import TensorDataModule
 from softmax_torch.preprocessing import FeaturesPreprocessing
-from softmax_torch.preprocessing.tensor_files import read_pair
+from softmax_torch.readers.tensor_files import read_pair
 
 __all__ = ["FeaturesDataModule"]
 
 
 class FeaturesDataModule(TensorDataModule):
-    """Features and labels that lie in files.
+    """Features and labels stored in files.
 
-    Each of ``train``, ``val`` and ``test`` is a file with tensors x (N, ...) and y (N,), .pt or
-    .safetensors; or two files, of x and of y, .npy or .pt. x is of any type (half precision is made
-    float32 batch by batch), y of integers, the class indices.
+    Each of ``train``, ``val`` and ``test`` is one file with the tensors x (N, ...) and y (N,), .pt
+    or .safetensors; or two files, of x and of y, .npy or .pt. x has any type of real numbers (half
+    precision becomes float32 batch by batch); y has an integer type, the class indices.
 
     Args:
         train: the training set.
         test: the test set.
         val: the validation set; None to draw it from the training set.
-        class_names: a text file with the name of a class in each line; by default there are as
-            many classes as the training set has labels up to the largest.
-        batch_size: see ``TensorDataModule``; None is what solvers want. With a file ``val``
-            training features in float32 stay on disk then; otherwise they are made a tensor.
+        class_names: a text file with one class name in each line; by default the classes are
+            numbered, up to the largest label of the training set.
+        batch_size: see ``TensorDataModule``; None, all samples, suits solvers. With a file ``val``,
+            float32 training features then stay on disk; otherwise they are copied into memory.
         val_fraction: share of each class that is drawn for validation.
         seed: see ``TensorDataModule``.
 
-    Raises:
-        FileNotFoundError, ValueError, TypeError: a file is not there or holds something else.
+    ``setup``, and the first access to ``preprocessing`` or a size, raise FileNotFoundError,
+    ValueError or TypeError for files that are missing or hold something else.
     """
 
     def __init__(
@@ -48,44 +49,58 @@ class FeaturesDataModule(TensorDataModule):
         val_fraction: float = 0.1,
         seed: int = 0,
     ) -> None:
+        super().__init__(None, None, batch_size, val_fraction, seed)
         files = {"train": train, "val": val, "test": test}
-        self.files = {part: of for part, of in files.items() if of is not None}
-        # A model is made to the size of its data, so that they are looked at here and now.
-        self._read = {part: Split(*read_pair(of)) for part, of in self.files.items()}
-        x, y = self._read["train"]
-        if len(y) == 0 or x.dim() < 2:
-            raise ValueError(f"{train}: expected features (N, D), got shape {tuple(x.shape)}")
-        names = map(str, range(int(y.max()) + 1))
-        self._names = tuple(names if class_names is None else lines(Path(class_names)))
-        super().__init__(x[0].numel(), len(self._names), batch_size, val_fraction, seed)
+        self.files = {name: given for name, given in files.items() if given is not None}
+        self.class_names = class_names
 
-    @property
+    @cached_property
+    def mapped(self) -> dict[str, Split]:
+        """The splits as they are in the files: x mapped, y in memory."""
+        splits = {name: Split(*read_pair(given)) for name, given in self.files.items()}
+        x, y = splits["train"]
+        if len(y) == 0 or x.dim() < 2:
+            raise ValueError(
+                f"{self.files['train']}: expected features (N, D), got shape {tuple(x.shape)}"
+            )
+        return splits
+
+    @cached_property
     def preprocessing(self) -> FeaturesPreprocessing:
-        """Vectors as they are, and the names of the classes."""
-        return FeaturesPreprocessing(self.in_features, self._names)
+        """Unchanged vectors, and the names of the classes."""
+        x, y = self.mapped["train"]
+        names = [str(c) for c in range(int(y.max()) + 1)]
+        if self.class_names is not None:
+            names = read_class_names(Path(self.class_names))
+        return FeaturesPreprocessing(x[0].numel(), names)
 
     def read_splits(self) -> dict[str, Split]:
-        """The parts, as they lie there or drawn."""
-        splits = dict(self._read)
-        for part, split in splits.items():
-            check(split, str(self.files[part]), self.in_features, self.num_classes)
+        """Return the splits of the files, with the validation split drawn if it has no file."""
+        splits = dict(self.mapped)
+        for name, split in splits.items():
+            check_split(split, str(self.files[name]), self.in_features, self.num_classes)
         if "val" not in splits:
             train = splits["train"]
-            enough(train.y, 2, self._names)
+            check_class_counts(train.y, 2, self.preprocessing.class_names)
             rest, drawn = stratified(train.y, self.val_fraction, self.seed)
-            splits["train"] = self.taken("train", train, rest)
-            splits["val"] = self.taken("val", train, drawn)
+            splits["train"] = self.subset("train", train, rest)
+            splits["val"] = self.subset("val", train, drawn)
         return splits
 
 
-def lines(path: Path) -> list[str]:
-    """The lines of a text file: FileNotFoundError if there is none, ValueError if two are alike."""
+def read_class_names(path: Path) -> list[str]:
+    """Return the lines of a text file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not UTF-8, or has an empty line or two equal lines.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"class_names: expected a text file, got {path}, which is none")
     try:
-        found = path.read_text(encoding="utf-8-sig").splitlines()
+        names = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: expected text in UTF-8, got {error}") from None
-    if len(set(found)) < len(found) or not all(found):
+    if len(set(names)) < len(names) or not all(names):
         raise ValueError(f"{path}: expected a name for each class, got two alike or an empty line")
-    return found
+    return names

@@ -1,4 +1,4 @@
-"""MNIST and its relatives: 28 x 28 grey images, official training and test sets."""
+"""MNIST and its relatives: 28 x 28 grey images with official training and test sets."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from torchvision import datasets
 
-from softmax_torch.data import idx
-from softmax_torch.data.module import Split, TensorDataModule
+from softmax_torch.data.splits import Split
+from softmax_torch.data.tensor_data_module import TensorDataModule
 from softmax_torch.preprocessing import ImagePreprocessing
+from softmax_torch.readers import idx
 
 __all__ = ["MNISTDataModule", "Variant"]
 
@@ -33,12 +34,10 @@ Variant = Literal[
     "EMNIST-mnist",
 ]
 
-CLASSES = {"byclass": 62, "bymerge": 47, "balanced": 47, "letters": 26, "digits": 10, "mnist": 10}
-"""Classes of EMNIST's splits (Cohen et al. 2017, table II)."""
-
 LETTERS = string.digits + string.ascii_uppercase + string.ascii_lowercase
 MERGED = string.digits + string.ascii_uppercase + "abdefghnqrt"
-"""Classes of EMNIST in order; of letters whose cases look alike, "merged" ones are capitals."""
+"""Classes of EMNIST in order (Cohen et al. 2017, table II). The "merged" splits join the two cases
+of letters that look alike, under the capital."""
 
 CLASS_NAMES: dict[str, tuple[str, ...]] = {
     "byclass": tuple(LETTERS),
@@ -59,13 +58,13 @@ CLASS_NAMES: dict[str, tuple[str, ...]] = {
     ),
     "KMNIST": ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
 }
-"""What classes are called, by data set or split of EMNIST; those not named here are digits."""
+"""Class names by data set or EMNIST split; the others have the classes 0 to 9."""
 
 ARCHIVES = (".gz", ".zip")
 
 
-class Files(NamedTuple):
-    """Where a part of a variant lies."""
+class SetFiles(NamedTuple):
+    """Names of the files of a training or test set."""
 
     images: str
     labels: str
@@ -74,17 +73,17 @@ class Files(NamedTuple):
 class MNISTDataModule(TensorDataModule):
     """MNIST, Fashion-MNIST, KMNIST, QMNIST or a split of EMNIST: 784 pixels in [0, 1].
 
-    The official test set is the test set and never anything else; validation samples are taken from
-    the training set.
+    The official test set serves as the test set only; validation samples are drawn from the
+    training set.
 
     Args:
         variant: which data set.
         root: folder that holds ``<data set>/raw/...`` as torchvision lays it out; by default the
-            environment variable SOFTMAX_TORCH_DATA, or ``data`` where that is not set.
-        download: whether files that are missing are fetched with torchvision, which checks them.
+            environment variable SOFTMAX_TORCH_DATA, or ``data`` if it is not set.
+        download: whether to download missing files with torchvision, which checks them.
         batch_size, val_fraction, seed: see ``TensorDataModule``.
-        sha256: hexadecimal digests that files must have, by the names they lie under (with .gz, if
-            it is the gzipped file); those that are not named may have any.
+        sha256: hexadecimal digests that files must have, by file name (with .gz, if the file is
+            gzipped); files that are not listed may have any digest.
     """
 
     def __init__(
@@ -97,55 +96,53 @@ class MNISTDataModule(TensorDataModule):
         seed: int = 0,
         sha256: dict[str, str] | None = None,
     ) -> None:
-        name, _, part = variant.partition("-")
-        super().__init__(784, CLASSES.get(part, 10), batch_size, val_fraction, seed, 1 / 255)
+        super().__init__(None, None, batch_size, val_fraction, seed, scale=1 / 255)
         self.variant, self.download = variant, download
-        self.dataset = name
-        self.part = part  # of EMNIST; empty for the other data sets
+        self.dataset, _, self.emnist_split = variant.partition("-")
         self.sha256 = sha256 or {}
         self.root = Path(root or os.environ.get("SOFTMAX_TORCH_DATA", "data"))
 
     @property
     def preprocessing(self) -> ImagePreprocessing:
         """Grey images of 28 x 28."""
-        names = CLASS_NAMES.get(self.part or self.dataset, tuple(string.digits))
+        names = CLASS_NAMES.get(self.emnist_split or self.dataset, tuple(string.digits))
         return ImagePreprocessing((28, 28), False, names, self.scale)
 
     @property
     def folder(self) -> Path:
-        """Where the files lie."""
+        """Folder of the files."""
         return self.root / self.dataset / "raw"
 
     def prepare_data(self) -> None:
-        """Fetch what is missing.
+        """Download missing files.
 
-        A download that was cut off is taken up again by the next one: archives that are whole stay
-        in ``.downloads`` until all of them are there. A file comes to its place at once, after it
-        was read as a whole.
+        The next call resumes a download that was cut off: complete archives stay in ``.downloads``
+        until all are there. A file is moved into ``folder`` only after it was read completely.
 
         Raises:
-            FileNotFoundError: files are missing and could not be fetched.
+            FileNotFoundError: files are missing and could not be downloaded.
         """
-        reason = self._fetch() if self.download and self._missing() else ""
+        reason = self._download() if self.download and self._missing() else ""
         missing = self._missing()
         if missing:
-            raise FileNotFoundError(self._how_to_get(missing, reason))
+            raise FileNotFoundError(self._missing_message(missing, reason))
 
     def read(self) -> tuple[Split, Split]:
-        """The official training and test sets."""
+        """Return the official training and test sets."""
         missing = self._missing()
         if missing:
-            raise FileNotFoundError(self._how_to_get(missing))
-        lying = {path.name for path in map(self._path, self._names()) if path is not None}
-        unknown = sorted(self.sha256.keys() - lying)
+            raise FileNotFoundError(self._missing_message(missing))
+        present = {path.name for path in map(self._path, self._names()) if path is not None}
+        unknown = sorted(self.sha256.keys() - present)
         if unknown:
             raise ValueError(
-                f"sha256: expected names among {', '.join(sorted(lying))}, got {', '.join(unknown)}"
+                f"sha256: expected names among {', '.join(sorted(present))}, got "
+                f"{', '.join(unknown)}"
             )
-        return self._read("train"), self._read("test")
+        return self._read_set("train"), self._read_set("test")
 
-    def _read(self, part: Literal["train", "test"]) -> Split:
-        images, labels = self._files(part)
+    def _read_set(self, name: Literal["train", "test"]) -> Split:
+        images, labels = self._files(name)
         x, y = self._tensor(images), self._tensor(labels)
         if x.dim() != 3 or x.shape[1:] != (28, 28) or x.dtype != torch.uint8:
             raise ValueError(
@@ -153,11 +150,12 @@ class MNISTDataModule(TensorDataModule):
                 f"{tuple(x.shape)} of {x.dtype}"
             )
         if self.dataset == "QMNIST" and y.dim() == 2:
-            y = y[:, 0]  # then writer, place in NIST and the like
+            y = y[:, 0]  # the other columns are the writer, the position in NIST and the like
         y = y.long()
+        letters = self.emnist_split == "letters"
         if self.dataset == "EMNIST":
-            x = x.transpose(1, 2)  # stored lying on their side
-            y = y - 1 if self.part == "letters" else y  # letters are counted from 1
+            x = x.transpose(1, 2)  # EMNIST stores images transposed
+            y = y - 1 if letters else y  # and counts letters from 1
         if y.dim() != 1 or len(y) != len(x):
             raise ValueError(
                 f"{self.folder / labels}: expected a label for each of the {len(x)} images, got "
@@ -165,23 +163,23 @@ class MNISTDataModule(TensorDataModule):
             )
         bad = (y < 0) | (y >= self.num_classes)
         if bad.any():
-            row, first = int(bad.nonzero()[0]), int(self.part == "letters")
+            row, first = int(bad.nonzero()[0]), int(letters)
             raise IndexError(
                 f"{self.folder / labels}: expected labels in [{first}, {self.num_classes + first})"
                 f", got {int(y[row]) + first} in row {row}"
             )
         return Split(x, y)
 
-    def _files(self, part: Literal["train", "test"]) -> Files:
-        """Images and labels of the training or test set."""
+    def _files(self, name: Literal["train", "test"]) -> SetFiles:
+        """Return the file names of the training or test set."""
         if self.dataset == "EMNIST":
-            stem = f"emnist-{self.part}-{part}"
+            stem = f"emnist-{self.emnist_split}-{name}"
         elif self.dataset == "QMNIST":
-            stem = f"qmnist-{part}"
+            stem = f"qmnist-{name}"
         else:
-            stem = "train" if part == "train" else "t10k"
+            stem = "train" if name == "train" else "t10k"
         labels = "labels-idx2-int" if self.dataset == "QMNIST" else "labels-idx1-ubyte"
-        return Files(f"{stem}-images-idx3-ubyte", f"{stem}-{labels}")
+        return SetFiles(f"{stem}-images-idx3-ubyte", f"{stem}-{labels}")
 
     def _names(self) -> tuple[str, ...]:
         return (*self._files("train"), *self._files("test"))
@@ -194,34 +192,34 @@ class MNISTDataModule(TensorDataModule):
 
     def _tensor(self, name: str) -> Tensor:
         path = self._path(name)
-        assert path is not None, "read looked for it"
+        assert path is not None, "read checks that all files are there"
         return idx.read(path, self.sha256.get(path.name))
 
-    def _fetch(self) -> str:
-        """Download both sets with torchvision, which compares archives with digests it knows.
+    def _download(self) -> str:
+        """Download both sets with torchvision, which checks the digests of archives.
 
         Returns:
-            Why something could not be had; nothing otherwise.
+            The reason why something could not be downloaded, or "".
         """
         staging = self.root / ".downloads"
         raw = staging / self.dataset / "raw"
-        for path in unpacked(raw):  # perhaps not to the end
+        for path in unpacked_files(raw):  # from an earlier call, and perhaps incomplete
             path.unlink()
-        fetch = getattr(datasets, self.dataset)
-        options = {"split": self.part} if self.part else {}
+        dataset = getattr(datasets, self.dataset)
+        options = {"split": self.emnist_split} if self.emnist_split else {}
         reason = ""
         try:
-            # torchvision prints each mirror that fails; what is missing is said once, later.
+            # torchvision prints each mirror that fails; one error names what is missing instead.
             with contextlib.redirect_stdout(io.StringIO()):
                 for train in (True, False):
-                    fetch(staging, train=train, download=True, **options)
+                    dataset(staging, train=train, download=True, **options)
         except (RuntimeError, OSError) as error:
             reason = str(error).strip()
         self.folder.mkdir(parents=True, exist_ok=True)
-        for path in unpacked(raw):
+        for path in unpacked_files(raw):
             try:
                 idx.read(path)
-            except ValueError as error:  # a full disk, which is the reason then
+            except ValueError as error:  # for example where the disk is full
                 reason = reason or str(error)
                 continue
             with path.open("rb+") as file:
@@ -231,18 +229,19 @@ class MNISTDataModule(TensorDataModule):
             shutil.rmtree(staging)
         return reason
 
-    def _how_to_get(self, missing: list[str], reason: str = "") -> str:
+    def _missing_message(self, missing: list[str], reason: str = "") -> str:
         tried = "and they could not be downloaded" if self.download else "and download is off"
         why = f" ({reason})" if reason else ""
         return (
             f"{self.variant}: expected {', '.join(missing)} (or the same with .gz) in "
             f"{self.folder.absolute()}; they are not there, {tried}{why}.\n"
-            f"With a network, run again with --data.download true; or put the files there; or give "
-            f"the folder that holds {self.dataset}/raw with --data.root or SOFTMAX_TORCH_DATA.\n"
-            "To start without any download: python train.py fit --config configs/digits.yaml"
+            f"With a network, set download to true; or put the files there; or set root, or the "
+            f"environment variable SOFTMAX_TORCH_DATA, to the folder that holds "
+            f"{self.dataset}/raw.\n"
+            "DigitsDataModule needs no download."
         )
 
 
-def unpacked(raw: Path) -> list[Path]:
-    """The files in a folder that are no archives."""
+def unpacked_files(raw: Path) -> list[Path]:
+    """Return the files in a folder that are no archives."""
     return [path for path in raw.glob("*") if path.is_file() and path.suffix not in ARCHIVES]

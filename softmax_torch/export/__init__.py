@@ -1,22 +1,21 @@
-"""A trained classifier leaves the house: as an ONNX file, a program of torch.export, or weights.
+"""Export of trained classifiers: to ONNX, to a torch.export program, or to safetensors weights.
 
     raw inputs  ->  preprocessing  ->  net  ->  calibration  ->  label, probabilities
 
-All of that is in what is written, with the names of the classes:
+An exported file holds all of that, and the class names:
 
     .onnx           a graph that onnxruntime runs, without torch and without this package
     .pt2            a program that torch runs, without this package
     .safetensors    weights and configuration, which ``softmax_torch.load`` reads
-    a folder        the same as Hugging Face lays it out, model.safetensors and config.json
+    a folder        the same in Hugging Face's layout, model.safetensors and config.json
 
-It is written under another name, read again, compared with the classifier on real inputs, and has
-its own name only after that.
+The file is written under a temporary name and read again. It is renamed into place only after its
+predictions for real inputs match those of the classifier.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from copy import deepcopy
 from importlib import import_module
 from importlib.util import find_spec
@@ -26,8 +25,15 @@ from typing import Any, NamedTuple, Protocol, cast
 import torch
 from torch import Tensor
 
-from softmax_torch.export.raw import FeaturesFront, Front, ImageFront, Value
-from softmax_torch.export.table import TableFront
+from softmax_torch.export.input_modules import (
+    FeaturesInput,
+    ImageInput,
+    InputModule,
+    Interface,
+    Runner,
+    TensorSpec,
+)
+from softmax_torch.export.table_input import TableInput
 from softmax_torch.predictor import Predictor, load
 from softmax_torch.preprocessing import (
     FeaturesPreprocessing,
@@ -37,34 +43,34 @@ from softmax_torch.preprocessing import (
 )
 from softmax_torch.storage.atomic_files import name_in_errors
 
-__all__ = ["FORMATS", "Exported", "Writer", "check_output", "export"]
+__all__ = ["FORMATS", "Exported", "FormatModule", "check_output", "export"]
 
 TOLERANCE = 1e-5
-"""How far probabilities may be from those of the classifier: some 80 units of float32 at 1."""
+"""Largest difference of a probability from the classifier's: some 80 units of float32 at 1."""
 
-ROUNDINGS = 4
-"""How far they may be in any case, in errors of the classifier itself: with logits of 1e4, whose
-digits end at 1e-3, another order of summation alone makes differences of 1e-4."""
+ROUNDING_FACTOR = 4
+"""Allowed multiple of the classifier's own rounding error, if that is more than ``TOLERANCE``. With
+logits of 1e4, whose digits end at 1e-3, another order of summation alone changes p by 1e-4."""
 
 
-class Writer(Protocol):
-    """What a module for a format has."""
+class FormatModule(Protocol):
+    """The functions that the module of a format defines."""
 
-    def write(self, path: Path, predictor: Predictor, front: Front) -> None:
+    def write(self, path: Path, predictor: Predictor, input_module: InputModule) -> None:
         """Write a new file or folder."""
 
-    def opened(self, path: Path, front: Front) -> Callable[[Any], tuple[Tensor, Tensor]]:
-        """What the file or folder makes of samples: labels (n,) and probabilities (n, C)."""
+    def open_runner(self, path: Path, input_module: InputModule) -> Runner:
+        """Open a file for predictions."""
 
-    def interface(self, front: Front, C: int) -> tuple[tuple[Value, ...], tuple[Value, ...]]:
-        """Inputs and outputs, for C classes; none, if it is no program."""
+    def interface(self, input_module: InputModule, C: int) -> Interface:
+        """Return inputs and outputs for C classes; none if the file is no program."""
 
-    def usage(self, path: Path, front: Front) -> str:
-        """How to use it, in a line of Python."""
+    def usage(self, path: Path, input_module: InputModule) -> str:
+        """Return a line of Python that uses the file."""
 
 
 class Format(NamedTuple):
-    """A format: what it is called, the module here that writes it, and the packages it takes."""
+    """A format: its title, the module here that writes it, and the packages that it needs."""
 
     title: str
     module: str
@@ -74,29 +80,29 @@ class Format(NamedTuple):
 FORMATS = {
     ".onnx": Format("ONNX", "onnx_file", ("onnx", "onnxscript", "onnxruntime")),
     ".pt2": Format("torch.export", "torch_program"),
-    ".safetensors": Format("safetensors", "weights", ("safetensors",)),
-    "": Format("folder, safetensors", "weights", ("safetensors",)),
+    ".safetensors": Format("safetensors", "safetensors_file", ("safetensors",)),
+    "": Format("folder, safetensors", "safetensors_file", ("safetensors",)),
 }
-"""By the suffix of the output."""
+"""Format of each suffix of the output."""
 
 
 class Exported(NamedTuple):
-    """What was written.
+    """The result of an export.
 
     Attributes:
         path: the file or folder.
-        title: what its format is called.
-        inputs: what it takes; none for weights, which take what the classifier takes.
-        outputs: what it gives; likewise.
-        samples: real inputs on which it was compared with the classifier.
-        difference: the largest difference of a probability there.
-        usage: a line of Python that uses it.
+        title: of the format.
+        inputs: of the exported program; none for weights, which take what the classifier takes.
+        outputs: of the exported program; none for weights.
+        samples: number of real inputs on which it was compared with the classifier.
+        difference: largest difference of a probability in this comparison.
+        usage: a line of Python that uses the file.
     """
 
     path: Path
     title: str
-    inputs: tuple[Value, ...]
-    outputs: tuple[Value, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
     samples: int
     difference: float
     usage: str
@@ -107,52 +113,54 @@ def export(source: Predictor | str | Path, output: str | Path, inputs: Any) -> E
 
     Args:
         source: the classifier, on a CPU; or its checkpoint, which is used without a calibration.
-        output: a new name that ends in one of ``FORMATS``; one without a suffix is a folder.
-        inputs: real raw inputs, a file or folder or in memory, as many as there are up to
-            ``Predictor.rows``: on them the classifier and what was written have to agree.
+        output: a new name that ends in one of ``FORMATS``; a name without a suffix is a folder.
+        inputs: real raw inputs, a file or folder or in memory. The exported file and the classifier
+            must agree on the first ``Predictor.rows`` of them.
 
     Raises:
-        ValueError, FileExistsError, FileNotFoundError: the output cannot be written so, or the
+        ValueError, FileExistsError, FileNotFoundError: the output cannot have this name, or the
             inputs do not fit the classifier.
-        OSError: the disk is full, for example; nothing is left of the output.
-        ImportError: the format takes packages that are not installed.
-        ArithmeticError: what was written predicts something else; it is deleted.
+        OSError: for example, the disk is full; nothing is left of the output.
+        ImportError: the format needs packages that are not installed.
+        ArithmeticError: the written file predicts something else; it is deleted.
     """
     output = Path(output)
-    how = check_output(output)
+    format = check_output(output)
     predictor = source if isinstance(source, Predictor) else load(source)
     if predictor.device.type != "cpu":
         raise ValueError(f"source: expected a classifier on a CPU, got {predictor.device}")
-    front = front_of(predictor.preprocessing)
-    samples = front.samples(inputs, predictor.rows)
+    input_module = input_module_of(predictor.preprocessing)
+    samples = input_module.samples(inputs, predictor.rows)
     expected = predictor.predict_proba(samples)
     if len(expected) == 0:
         raise ValueError("inputs: expected at least one sample, got none")
-    format = cast(Writer, import_module(f"{__name__}.{how.module}"))
-    partial = output.with_name(f".{output.stem}.partial{output.suffix}")  # torch looks at suffixes
-    delete(partial)  # what an export that was killed has left
+    module = cast(FormatModule, import_module(f"{__name__}.{format.module}"))
+    partial = output.with_name(f".{output.stem}.partial{output.suffix}")  # torch checks suffixes
+    delete(partial)  # left by an export that was killed
     try:
         with name_in_errors(output):
-            format.write(partial, predictor, front)
-        run = format.opened(partial, front)
-        got = run(samples)
-        difference = float((got[1].double() - expected.double()).abs().max())
+            module.write(partial, predictor, input_module)
+        run = module.open_runner(partial, input_module)
+        predicted = run(samples)
+        difference = float((predicted[1].double() - expected.double()).abs().max())
         tolerance = TOLERANCE
         if difference > TOLERANCE:
-            tolerance = max(TOLERANCE, ROUNDINGS * rounding(predictor, samples, expected))
-        compare(output, got, expected, tolerance)
-        # And the first alone: a graph may have taken the size of a batch for a constant.
-        compare(output, run(front.samples(samples, 1)), expected[:1], tolerance)
+            error = rounding_error(predictor, samples, expected)
+            tolerance = max(TOLERANCE, ROUNDING_FACTOR * error)
+        check_predictions(output, predicted, expected, tolerance)
+        # Also the first sample alone: a graph may have fixed the batch size.
+        first = run(input_module.samples(samples, 1))
+        check_predictions(output, first, expected[:1], tolerance)
         partial.rename(output)
     finally:
         delete(partial)
-    takes, gives = format.interface(front, expected.shape[1])
-    usage = format.usage(output, front)
-    return Exported(output, how.title, takes, gives, len(expected), difference, usage)
+    specs = module.interface(input_module, expected.shape[1])
+    usage = module.usage(output, input_module)
+    return Exported(output, format.title, *specs, len(expected), difference, usage)
 
 
 def check_output(output: Path) -> Format:
-    """The format of an output that can be written; see ``export`` for the errors."""
+    """Return the format of an output; raise, as ``export`` does, if it cannot be written."""
     if output.suffix not in FORMATS:
         known = ", ".join(filter(None, FORMATS))
         raise ValueError(
@@ -163,32 +171,32 @@ def check_output(output: Path) -> Format:
         raise FileExistsError(f"output: expected a new name, got {output}, which exists")
     if not output.absolute().parent.is_dir():
         raise FileNotFoundError(f"output: expected a folder {output.parent}, got none")
-    how = FORMATS[output.suffix]
-    missing = [name for name in how.packages if find_spec(name) is None]
+    format = FORMATS[output.suffix]
+    missing = [name for name in format.packages if find_spec(name) is None]
     if missing:
         raise ImportError(
-            f"output: expected the packages {', '.join(how.packages)} for {output.name}, got no "
+            f"output: expected the packages {', '.join(format.packages)} for {output.name}, got no "
             f"{', '.join(missing)}: pip install 'softmax-torch[export]'"
         )
-    return how
+    return format
 
 
-def front_of(preprocessing: Preprocessing) -> Front:
-    """The arithmetic of a preprocessing; ValueError if it is of a kind that is not exported."""
+def input_module_of(preprocessing: Preprocessing) -> InputModule:
+    """Return a preprocessing as a module; raise ValueError for a kind that cannot be exported."""
     if isinstance(preprocessing, ImagePreprocessing):
-        return ImageFront(preprocessing)
+        return ImageInput(preprocessing)
     if isinstance(preprocessing, FeaturesPreprocessing):
-        return FeaturesFront(preprocessing)
+        return FeaturesInput(preprocessing)
     if isinstance(preprocessing, TablePreprocessing):
-        return TableFront(preprocessing)
+        return TableInput(preprocessing)
     raise ValueError(
         "preprocessing: expected that of images, features or a table, got "
         f"{type(preprocessing).__name__}"
     )
 
 
-def rounding(predictor: Predictor, samples: Any, expected: Tensor) -> float:
-    """How far probabilities of the classifier are from those that it has in float64."""
+def rounding_error(predictor: Predictor, samples: Any, expected: Tensor) -> float:
+    """Return the largest difference between a classifier's probabilities and those in float64."""
     x = predictor.preprocessing.tensor(samples).double()
     with torch.inference_mode():
         z = deepcopy(predictor.network).double()(x)
@@ -196,21 +204,26 @@ def rounding(predictor: Predictor, samples: Any, expected: Tensor) -> float:
         return float((z.softmax(1) - expected.double()).abs().max())
 
 
-def compare(
-    output: Path, got: tuple[Tensor, Tensor], expected: Tensor, tolerance: float = TOLERANCE
+def check_predictions(
+    output: Path,
+    predicted: tuple[Tensor, Tensor],
+    expected: Tensor,
+    tolerance: float = TOLERANCE,
 ) -> None:
-    """Whether labels (n,) and probabilities (n, C) are those of the classifier.
+    """Raise ArithmeticError unless an exported file predicts as the classifier does.
 
-    Where the classifier itself finds two classes as probable, rounding says which one is named.
-
-    Raises:
-        ArithmeticError: they are not.
+    Args:
+        output: the file, for the message.
+        predicted: labels (n,) and probabilities (n, C) by the file. Where the classifier gives two
+            classes the same probability, up to the tolerance, the label may be either.
+        expected: probabilities (n, C) by the classifier.
+        tolerance: largest difference of a probability.
     """
-    labels, p = got
+    labels, p = predicted
     differences = (p.double() - expected.double()).abs().amax(1)
-    best = expected.amax(1) - expected.gather(1, labels[:, None])[:, 0]
-    # Not ``>``, which NaN never is.
-    wrong = ~((differences <= tolerance) & (best <= 2 * tolerance))
+    label_gap = expected.amax(1) - expected.gather(1, labels[:, None])[:, 0]
+    # Not ``>``, which NaN never satisfies.
+    wrong = ~((differences <= tolerance) & (label_gap <= 2 * tolerance))
     if wrong.any():
         row = int(wrong.nonzero()[0])
         raise ArithmeticError(
@@ -223,7 +236,7 @@ def compare(
 
 
 def delete(path: Path) -> None:
-    """Remove a file or folder, if it is there."""
+    """Remove a file or folder if it exists."""
     if path.is_dir():
         shutil.rmtree(path)
     else:

@@ -1,9 +1,9 @@
-"""What an exported model says of itself, as JSON: how raw inputs are treated, and what classes are.
+"""The metadata of exported models, as JSON: preprocessing, class names, calibration and versions.
 
-format          1; another one means something else
-softmax_torch   the version that wrote it, and ``torch`` that of torch
-class_names     a name for each class index
-preprocessing   the state of it (``softmax_torch.preprocessing``)
+format          1; other numbers stand for other layouts
+softmax_torch   version of this package, and ``torch`` that of torch
+class_names     one name for each class index
+preprocessing   its state (``softmax_torch.preprocessing``)
 calibration     scale and shift of the logits, or null
 inputs          name, type and shape of each
 """
@@ -17,15 +17,15 @@ from typing import Any
 import torch
 
 from softmax_torch import __version__
-from softmax_torch.export.raw import Value
+from softmax_torch.export.input_modules import TensorSpec
 from softmax_torch.predictor import Predictor
 from softmax_torch.storage.exported_weights import EXPORT_FORMAT
 
-__all__ = ["described", "text"]
+__all__ = ["metadata_of", "to_json"]
 
 
-def described(predictor: Predictor, takes: Sequence[Value]) -> dict[str, Any]:
-    """All of the above."""
+def metadata_of(predictor: Predictor, inputs: Sequence[TensorSpec]) -> dict[str, Any]:
+    """Return the metadata of a classifier whose exported form takes these inputs."""
     calibration = predictor.calibration
     return {
         "format": EXPORT_FORMAT,
@@ -37,11 +37,11 @@ def described(predictor: Predictor, takes: Sequence[Value]) -> dict[str, Any]:
         if calibration is None
         else {name: value.tolist() for name, value in calibration.state_dict().items()},
         "inputs": [
-            {"name": name, "type": type, "shape": list(shape)} for name, type, shape in takes
+            {"name": name, "type": dtype, "shape": list(shape)} for name, dtype, shape in inputs
         ],
     }
 
 
-def text(content: dict[str, Any], indent: int | None = None) -> str:
-    """As JSON, with names as they are written."""
+def to_json(content: dict[str, Any], indent: int | None = None) -> str:
+    """Return JSON in which non-ASCII names are not escaped."""
     return json.dumps(content, ensure_ascii=False, allow_nan=False, indent=indent)

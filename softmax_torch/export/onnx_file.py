@@ -1,10 +1,10 @@
-"""An .onnx file: a graph that takes arrays by name and is run by onnxruntime, without torch.
+"""An .onnx file: a graph that takes arrays by name and that onnxruntime runs, without torch.
 
-    columns of a table   ->   numbers, codes    where there is one
-    inputs               ->   the program of torch.export, in ONNX's operators
+    columns of a table   ->   numbers, codes    (tables only)
+    inputs               ->   the program of torch.export, in ONNX operators
     label                ->   class_name
 
-Metadata are JSON under the key "softmax_torch".
+The metadata are JSON under the key "softmax_torch".
 
 >>> session = onnxruntime.InferenceSession("model.onnx")  # doctest: +SKIP
 >>> session.run(["class_name", "probabilities"], {"image": images})  # doctest: +SKIP
@@ -12,7 +12,7 @@ Metadata are JSON under the key "softmax_torch".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,40 +25,40 @@ from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoSuch
 from torch import Tensor
 
 from softmax_torch import __version__
-from softmax_torch.export.metadata import described, text
-from softmax_torch.export.program import OUTPUTS, outputs, traced
-from softmax_torch.export.raw import Front, Value
-from softmax_torch.export.table import UNKNOWN, codes_of
+from softmax_torch.export.input_modules import InputModule, Interface, Runner, TensorSpec
+from softmax_torch.export.metadata import metadata_of, to_json
+from softmax_torch.export.program import OUTPUTS, output_specs, trace
+from softmax_torch.export.table_input import UNKNOWN, category_codes
 from softmax_torch.predictor import Predictor
-from softmax_torch.preprocessing.columns import Categories
+from softmax_torch.preprocessing.table import CategoricalColumn
 
-__all__ = ["METADATA", "interface", "opened", "usage", "write"]
+__all__ = ["METADATA", "interface", "open_runner", "usage", "write"]
 
 METADATA = "softmax_torch"
-"""Key of the metadata."""
+"""Key of the metadata in the file."""
 
 INNER = "net/"
-"""Stands before all names within the graph; no input may begin with it."""
+"""Prefix of all names within the graph; no input may begin with it."""
 
 STRINGS = "ai.onnx.ml", 3
-"""The domain of operators that know strings, and the version of it that is meant here."""
+"""Domain of ONNX's operators on strings, and the version that is used here."""
 
 AXIS = f"{INNER}axis"
-"""The axis that columns are joined along."""
+"""Name of the constant with the axis along which columns are joined."""
 
 CLASS_NAME = "class_name"
-"""The output that torch has no type for."""
+"""Name of the output of strings, which a torch program cannot have."""
 
 LIMIT = 2**31 - 2**24
-"""Bytes of weights at most: a file of this kind ends at 2 GiB."""
+"""Largest size of the weights in bytes: ONNX files are limited to 2 GiB."""
 
 
-def write(path: Path, predictor: Predictor, front: Front) -> None:
+def write(path: Path, predictor: Predictor, input_module: InputModule) -> None:
     """Write a new file.
 
     Raises:
-        ValueError: the net is larger than the format allows, or a column has no name or one that
-            the graph has itself.
+        ValueError: the net is too large for the format, or a column has no name or one that the
+            graph uses itself.
     """
     size = sum(weights.nbytes for weights in predictor.network.state_dict().values())
     if size > LIMIT:
@@ -66,41 +66,43 @@ def write(path: Path, predictor: Predictor, front: Front) -> None:
             f"output: expected a net of at most {LIMIT} bytes for ONNX, got one of {size}; "
             ".pt2 and .safetensors have no limit"
         )
-    takes, gives = interface(front, len(predictor.class_names))
-    names = [value.name for value in gives]
-    taken = [name for name, *_ in takes if name in (*names, "") or name.startswith(INNER)]
+    inputs, outputs = interface(input_module, len(predictor.class_names))
+    reserved = [spec.name for spec in outputs]
+    taken = [spec.name for spec in inputs if spec.name in (*reserved, "")]
+    taken += [spec.name for spec in inputs if spec.name.startswith(INNER)]
     if taken:
         raise ValueError(
             f"column {taken[0] or 'without a name'}: expected a name other than "
-            f"{', '.join(names)} and {INNER}... for ONNX, in which outputs and what lies within "
-            "are called so"
+            f"{', '.join(reserved)} and {INNER}... for ONNX, whose graph uses these names"
         )
     converted = torch.onnx.export(
-        traced(predictor, front),
+        trace(predictor, input_module),
         dynamo=True,
         verbose=False,
         external_data=False,
-        input_names=[value.name for value in front.inputs],
+        input_names=[spec.name for spec in input_module.inputs],
         output_names=list(OUTPUTS),
     )
-    assert converted is not None, "as dynamo is given"
-    model = completed(converted.model_proto, front, predictor.class_names)
-    helper.set_model_props(model, {METADATA: text(described(predictor, takes))})
+    assert converted is not None, "torch.onnx.export returns a program if dynamo is set"
+    model = add_interface(converted.model_proto, input_module, predictor.class_names)
+    helper.set_model_props(model, {METADATA: to_json(metadata_of(predictor, inputs))})
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
 
 
-def completed(model: onnx.ModelProto, front: Front, class_names: Sequence[str]) -> onnx.ModelProto:
-    """The graph that torch made, with inputs and outputs of our own around it."""
+def add_interface(
+    model: onnx.ModelProto, input_module: InputModule, class_names: Sequence[str]
+) -> onnx.ModelProto:
+    """Return torch's graph with inputs by column, and class names as an output."""
     model = compose.add_prefix(model, INNER)
-    takes, gives = interface(front, len(class_names))
-    given = [value.name for value in front.inputs if value.name not in front.columns]
-    outer = {f"{INNER}{name}": name for name in (*given, *OUTPUTS)}
+    inputs, outputs = interface(input_module, len(class_names))
+    direct = [spec.name for spec in input_module.inputs if spec.name not in input_module.columns]
+    outer = {f"{INNER}{name}": name for name in (*direct, *OUTPUTS)}
     for node in model.graph.node:
         for names in (node.input, node.output):
             names[:] = [outer.get(name, name) for name in names]
-        del node.metadata_props[:]  # modules and operations that torch made it from
-    named = helper.make_node(
+        del node.metadata_props[:]  # the modules and operations that torch made the node from
+    class_name = helper.make_node(
         "LabelEncoder",
         ["label"],
         [CLASS_NAME],
@@ -110,11 +112,11 @@ def completed(model: onnx.ModelProto, front: Front, class_names: Sequence[str]) 
     )
     axis = helper.make_tensor(AXIS, TensorProto.INT64, [1], [1])
     graph = helper.make_graph(
-        [*joined(front), *model.graph.node, named],
+        [*column_nodes(input_module), *model.graph.node, class_name],
         "softmax_torch",
-        [value_info(value) for value in takes],
-        [value_info(value) for value in gives],
-        [*model.graph.initializer, *([axis] if front.columns else [])],
+        [value_info(spec) for spec in inputs],
+        [value_info(spec) for spec in outputs],
+        [*model.graph.initializer, *([axis] if input_module.columns else [])],
     )
     return helper.make_model(
         graph,
@@ -126,16 +128,16 @@ def completed(model: onnx.ModelProto, front: Front, class_names: Sequence[str]) 
     )
 
 
-def joined(front: Front) -> list[onnx.NodeProto]:
-    """The operations that make one matrix of some columns of a table."""
+def column_nodes(input_module: InputModule) -> list[onnx.NodeProto]:
+    """Return the operations that join columns of a table to the matrices of the program."""
     nodes = []
-    for matrix, columns in front.columns.items():
-        single = []
+    for matrix, columns in input_module.columns.items():
+        parts = []
         for k, column in enumerate(columns):
             value = column.name
-            if isinstance(column, Categories):
+            if isinstance(column, CategoricalColumn):
                 value = f"{INNER}{matrix}_{k}_codes"
-                codes = codes_of(column)
+                codes = category_codes(column)
                 nodes.append(
                     helper.make_node(
                         "LabelEncoder",
@@ -147,22 +149,22 @@ def joined(front: Front) -> list[onnx.NodeProto]:
                         default_int64=UNKNOWN,
                     )
                 )
-            single.append(f"{INNER}{matrix}_{k}")
-            nodes.append(helper.make_node("Unsqueeze", [value, AXIS], single[-1:]))
-        nodes.append(helper.make_node("Concat", single, [f"{INNER}{matrix}"], axis=1))
+            parts.append(f"{INNER}{matrix}_{k}")
+            nodes.append(helper.make_node("Unsqueeze", [value, AXIS], parts[-1:]))
+        nodes.append(helper.make_node("Concat", parts, [f"{INNER}{matrix}"], axis=1))
     return nodes
 
 
-def value_info(value: Value) -> onnx.ValueInfoProto:
-    """An input or output as ONNX describes it."""
-    if value.type == "string":
-        return helper.make_tensor_value_info(value.name, TensorProto.STRING, value.shape)
-    type = helper.np_dtype_to_tensor_dtype(np.dtype(value.type))
-    return helper.make_tensor_value_info(value.name, type, value.shape)
+def value_info(spec: TensorSpec) -> onnx.ValueInfoProto:
+    """Return an input or output as ONNX describes it."""
+    if spec.dtype == "string":
+        return helper.make_tensor_value_info(spec.name, TensorProto.STRING, spec.shape)
+    dtype = helper.np_dtype_to_tensor_dtype(np.dtype(spec.dtype))
+    return helper.make_tensor_value_info(spec.name, dtype, spec.shape)
 
 
-def opened(path: Path, front: Front) -> Callable[[Any], tuple[Tensor, Tensor]]:
-    """What the file predicts of samples, by onnxruntime: labels and probabilities.
+def open_runner(path: Path, input_module: InputModule) -> Runner:
+    """Open a file for predictions.
 
     Raises:
         ValueError: onnxruntime lacks an operator for a type, as it does for bfloat16.
@@ -176,27 +178,27 @@ def opened(path: Path, front: Front) -> Callable[[Any], tuple[Tensor, Tensor]]:
         ) from None
 
     def run(samples: Any) -> tuple[Tensor, Tensor]:
-        label, p = session.run(list(OUTPUTS), front.arrays(samples))
+        label, p = session.run(list(OUTPUTS), input_module.arrays(samples))
         return torch.from_numpy(label), torch.from_numpy(p)
 
     return run
 
 
-def interface(front: Front, C: int) -> tuple[tuple[Value, ...], tuple[Value, ...]]:
-    """Inputs, by name, and outputs."""
-    takes = []
-    for value in front.inputs:
-        for column in front.columns.get(value.name, []):
-            type = "string" if isinstance(column, Categories) else "float64"
-            takes.append(Value(column.name, type, ("n",)))
-        if value.name not in front.columns:
-            takes.append(value)
-    return tuple(takes), (*outputs(C), Value(CLASS_NAME, "string", ("n",)))
+def interface(input_module: InputModule, C: int) -> Interface:
+    """Return inputs, by name, and outputs."""
+    inputs = []
+    for spec in input_module.inputs:
+        for column in input_module.columns.get(spec.name, []):
+            dtype = "string" if isinstance(column, CategoricalColumn) else "float64"
+            inputs.append(TensorSpec(column.name, dtype, ("n",)))
+        if spec.name not in input_module.columns:
+            inputs.append(spec)
+    return tuple(inputs), (*output_specs(C), TensorSpec(CLASS_NAME, "string", ("n",)))
 
 
-def usage(path: Path, front: Front) -> str:
-    """How to use it, in a line."""
-    names = [value.name for value in interface(front, 2)[0]]
+def usage(path: Path, input_module: InputModule) -> str:
+    """Return a line of Python that uses the file."""
+    names = [spec.name for spec in interface(input_module, 2)[0]]
     given = ", ".join(f'"{name}": {name}' for name in names[:1])
     more = ", ..." if len(names) > 1 else ""
     return f'onnxruntime.InferenceSession("{path}").run(None, {{{given}{more}}})'

@@ -1,4 +1,4 @@
-"""The whole of a classifier as one program: raw inputs -> class index and probabilities.
+"""A whole classifier as one torch program: raw inputs -> class index and probabilities.
 
 x = front(raw)    z = net(x)    p = softmax(calibration(z))    label = argmax p
 """
@@ -11,34 +11,36 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from softmax_torch.export.raw import Front, Value
+from softmax_torch.export.input_modules import InputModule, TensorSpec
 from softmax_torch.predictor import Predictor
 
-__all__ = ["OUTPUTS", "Program", "outputs", "traced"]
+__all__ = ["OUTPUTS", "Program", "output_specs", "trace"]
 
 OUTPUTS = ("label", "probabilities")
-"""Names of what a program gives."""
+"""Names of the outputs."""
 
 
 class Program(nn.Module):
-    """A predictor from the tensors of its raw inputs on."""
+    """A predictor that takes its raw inputs as tensors."""
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, front: Front, predictor: Predictor) -> None:
+    def __init__(self, input_module: InputModule, predictor: Predictor) -> None:
         super().__init__()
-        # A copy, as torch.export wants no weights with channels last. None asks for a gradient,
-        # or whoever runs the program could not take its results for numpy's.
+        # The names ``front`` and ``network`` are part of exported files: of their buffers' names.
+        self.front = input_module
+        # A copy, since torch.export needs contiguous weights. None requires a gradient, or the
+        # outputs of the exported program could not be converted to NumPy.
         network = copy.deepcopy(predictor.network).requires_grad_(False)
-        self.front, self.network = front, network.to(memory_format=torch.contiguous_format)
+        self.network = network.to(memory_format=torch.contiguous_format)
         self.dtype, self.calibrated = predictor.dtype, predictor.calibration is not None
         if predictor.calibration is not None:
             self.register_buffer("scale", predictor.calibration.scale.float())
             self.register_buffer("shift", predictor.calibration.shift.float())
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        """Class indices (n,) and probabilities (n, C)."""
+        """Return class indices (n,) and probabilities (n, C)."""
         z = self.network(self.front(*tensors).to(self.dtype)).float()
         if self.calibrated:
             z = z * self.scale + self.shift
@@ -46,26 +48,26 @@ class Program(nn.Module):
         return p.argmax(1), p
 
 
-def outputs(C: int) -> tuple[Value, ...]:
-    """What a program for C classes gives."""
+def output_specs(C: int) -> tuple[TensorSpec, ...]:
+    """Return the outputs of a program for C classes."""
     label, probabilities = OUTPUTS
-    return Value(label, "int64", ("n",)), Value(probabilities, "float32", ("n", C))
+    return TensorSpec(label, "int64", ("n",)), TensorSpec(probabilities, "float32", ("n", C))
 
 
-def traced(predictor: Predictor, front: Front) -> ExportedProgram:
-    """The program as a graph for batches of any size.
+def trace(predictor: Predictor, input_module: InputModule) -> ExportedProgram:
+    """Return the program as a graph for batches of any size.
 
-    It says nothing of the machine that it was made on, nor of the data: torch keeps the example
-    that it traces, which is of zeros, and with each operation a trace of the stack.
+    The graph tells nothing of the machine that made it, nor of the data. torch stores the example
+    inputs of the trace, which are zeros, and a stack trace of each operation, which is removed.
     """
-    # Of two samples, as the size of a batch of one would be taken for a constant.
+    # Two samples: tracing would take a batch size of 1 for a constant.
     example = tuple(
-        torch.zeros(2, *map(int, value.shape[1:]), dtype=getattr(torch, value.type))
-        for value in front.inputs
+        torch.zeros(2, *map(int, spec.shape[1:]), dtype=getattr(torch, spec.dtype))
+        for spec in input_module.inputs
     )
     n = Dim("n")
     program = torch.export.export(
-        Program(front, predictor).eval(),
+        Program(input_module, predictor).eval(),
         example,
         dynamic_shapes=(tuple({0: n} for _ in example),),
         strict=False,

@@ -3,13 +3,12 @@
 >>> program = torch.export.load("model.pt2").module()  # doctest: +SKIP
 >>> label, probabilities = program(images)  # doctest: +SKIP
 
-``metadata.json`` is an extra file in it.
+The metadata are an extra file in it, ``metadata.json``.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,45 +16,45 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softmax_torch.export.metadata import described, text
-from softmax_torch.export.program import outputs, traced
-from softmax_torch.export.raw import Front, Value
+from softmax_torch.export.input_modules import InputModule, Interface, Runner
+from softmax_torch.export.metadata import metadata_of, to_json
+from softmax_torch.export.program import output_specs, trace
 from softmax_torch.predictor import Predictor
 
-__all__ = ["METADATA", "interface", "opened", "usage", "write"]
+__all__ = ["METADATA", "interface", "open_runner", "usage", "write"]
 
 METADATA = "metadata.json"
 
 
-def write(path: Path, predictor: Predictor, front: Front) -> None:
+def write(path: Path, predictor: Predictor, input_module: InputModule) -> None:
     """Write a new file."""
-    extra = {METADATA: text(described(predictor, front.inputs))}
-    content = BytesIO()  # as an error of the disk, in torch, is a trace of C++ without its name
-    torch.export.save(traced(predictor, front), content, extra_files=extra)
+    extra = {METADATA: to_json(metadata_of(predictor, input_module.inputs))}
+    content = BytesIO()  # torch reports a disk error as a C++ trace without the file's name
+    torch.export.save(trace(predictor, input_module), content, extra_files=extra)
     path.write_bytes(content.getbuffer())
 
 
-def opened(path: Path, front: Front) -> Callable[[Any], tuple[Tensor, Tensor]]:
-    """What the file predicts of samples: labels and probabilities."""
+def open_runner(path: Path, input_module: InputModule) -> Runner:
+    """Open a file for predictions."""
     with warnings.catch_warnings():
-        # torch 2.11 looks at the bytes that it has read as at a tensor, and copies them after that.
+        # torch 2.11 views the bytes that it read as a tensor, and copies them after that.
         warnings.filterwarnings("ignore", message="The given buffer is not writable")
         program = torch.export.load(path).module()
 
     @torch.inference_mode()
     def run(samples: Any) -> tuple[Tensor, Tensor]:
-        label, p = program(*front.tensors(samples))
+        label, p = program(*input_module.tensors(samples))
         return label, p
 
     return run
 
 
-def interface(front: Front, C: int) -> tuple[tuple[Value, ...], tuple[Value, ...]]:
-    """Inputs, by position, and outputs."""
-    return front.inputs, outputs(C)
+def interface(input_module: InputModule, C: int) -> Interface:
+    """Return inputs, by position, and outputs."""
+    return input_module.inputs, output_specs(C)
 
 
-def usage(path: Path, front: Front) -> str:
-    """How to use it, in a line."""
-    names = ", ".join(tensor.name for tensor in front.inputs)
+def usage(path: Path, input_module: InputModule) -> str:
+    """Return a line of Python that uses the file."""
+    names = ", ".join(spec.name for spec in input_module.inputs)
     return f'label, probabilities = torch.export.load("{path}").module()({names})'

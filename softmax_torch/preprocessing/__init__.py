@@ -1,12 +1,12 @@
-"""From raw inputs to the numbers a model sees; fixed on the training split, kept in the checkpoint.
+"""Turn raw inputs into the tensors that a model takes, by state fitted on the training split.
 
     raw (a file, a folder, arrays)  ->  x (n, ...), floating point  ->  class names
 
-A ``Preprocessing`` is all that is between a user's data and a model: the size of images, the
-columns of a table with their means and categories, the names of the classes. It is fixed once, on
-the training split, and from then on never looks at data again: whatever comes later is treated
-alike. Its state is of numbers, strings, lists and dicts alone, so that it lies in a checkpoint or
-in JSON, and nothing is run to read it.
+A ``Preprocessing`` holds everything between a user's data and a model: the size of images, the
+columns of a table with their means and categories, the class names. It is fitted once, on the
+training split, and never changes afterwards, so that later inputs are treated in the same way. Its
+state consists of numbers, strings, lists and dicts, so that a checkpoint or JSON can hold it and
+reading it runs no code. ``softmax_torch.readers`` reads the files.
 """
 
 from typing import Any
@@ -33,10 +33,10 @@ KINDS: tuple[type[Preprocessing], ...] = (
 
 
 def from_state_dict(state: dict[str, Any]) -> Preprocessing:
-    """The preprocessing that was saved.
+    """Rebuild a preprocessing of any kind from its ``state_dict()``.
 
     Raises:
-        ValueError: of a kind that is not known, as a later version may have written it.
+        ValueError: the kind is unknown, for example because a later version wrote the state.
     """
     kinds = {kind.kind: kind for kind in KINDS}
     if state.get("kind") not in kinds:

@@ -1,4 +1,4 @@
-"""What every preprocessing has in common."""
+"""The interface that all preprocessings have, and the comparison of two states."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["Preprocessing", "same"]
 
 
 class Preprocessing(ABC):
-    """How raw inputs become x (n, ...), and what the classes are called.
+    """Fitted state that turns raw inputs into x (n, ...), with the names of the classes.
 
     Attributes:
-        kind: a word for what raw inputs are, by which a saved one is known.
-        class_names: a name for each class index.
-        feature_names: a name for each of the D numbers of a sample, where they have some.
-        image_shape: (H, W), or (3, H, W) in colour, where a sample is an image.
+        kind: name of the kind of raw inputs, which selects the class when a state is loaded.
+        class_names: one name for each class index.
+        feature_names: one name for each of the D features of a sample; None where they have none.
+        image_shape: (H, W), or (3, H, W) in colour; None unless samples are images.
     """
 
     kind: ClassVar[str]
@@ -31,15 +31,19 @@ class Preprocessing(ABC):
     @property
     @abstractmethod
     def in_features(self) -> int:
-        """D, the numbers of a sample."""
+        """D, the numbers of one sample."""
 
     @abstractmethod
     def tensor(self, raw: Any) -> Tensor:
-        """Raw inputs in memory as x (n, ...), floating point, as a model takes them."""
+        """Return raw inputs in memory as x (n, ...), floating point, as a model takes them."""
 
     @abstractmethod
     def read(self, path: Path, rows: int) -> Iterator[tuple[list[str], Tensor]]:
-        """Raw inputs from a file or folder, at most so many at once: names (n,) and x (n, ...).
+        """Yield names (n,) and x (n, ...) of the raw inputs in a file or folder.
+
+        Args:
+            path: the file or folder.
+            rows: samples that are yielded together at most.
 
         Raises:
             FileNotFoundError, ValueError: there is nothing, or something that cannot be read.
@@ -47,16 +51,16 @@ class Preprocessing(ABC):
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """What it takes to make it again: numbers, strings, lists and dicts, with its ``kind``."""
+        """Return serializable state, with its ``kind``; the inverse of ``from_state_dict``."""
 
     @classmethod
     @abstractmethod
     def from_state_dict(cls, state: dict[str, Any]) -> Self:
-        """The one that was saved."""
+        """Rebuild the preprocessing from its state."""
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether two states are alike; means may differ by the rounding of another machine."""
+    """Return whether two states are equal, up to float rounding that varies between machines."""
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):

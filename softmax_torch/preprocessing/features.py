@@ -1,8 +1,8 @@
-"""Samples that are numbers already: vectors, such as the features of a frozen backbone.
+"""Preprocessing of samples that are vectors already, such as features of a frozen backbone.
 
     x = scale * raw
 
-Arrays that lie on disk are mapped into memory, and read as far as they are looked at.
+Files with arrays are mapped into memory; only the rows that are used are read.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ import torch
 from torch import Tensor
 
 from softmax_torch.preprocessing.base import Preprocessing
-from softmax_torch.preprocessing.tensor_files import read_inputs
+from softmax_torch.readers.tensor_files import read_inputs
 
 __all__ = ["FeaturesPreprocessing"]
 
 
 class FeaturesPreprocessing(Preprocessing):
-    """Vectors of D numbers.
+    """Vectors of D numbers, multiplied by a constant.
 
     Args:
         in_features: D.
-        class_names: a name for each class.
-        scale: factor that takes raw numbers to those the model sees.
+        class_names: one name for each class.
+        scale: factor from raw numbers to the numbers that the model sees.
     """
 
     kind = "features"
@@ -37,14 +37,15 @@ class FeaturesPreprocessing(Preprocessing):
 
     @property
     def in_features(self) -> int:
-        """D, the numbers of a sample."""
+        """D, the numbers of one sample."""
         return self.width
 
     def tensor(self, raw: Any) -> Tensor:
-        """Numbers (n, ...), an array or a tensor, as floats of the same shape.
+        """Return an array or tensor of numbers (n, ...) as scaled floats of the same shape.
 
         Raises:
-            ValueError: other sizes than the model has, or NaN or infinity (the first bad row).
+            ValueError: a sample has not D numbers, or a row has NaN or infinity (the first such
+                row is named).
         """
         x = torch.as_tensor(raw)
         if x.dim() < 2 or math.prod(x.shape[1:]) != self.width:
@@ -62,9 +63,9 @@ class FeaturesPreprocessing(Preprocessing):
         return x
 
     def read(self, path: Path, rows: int) -> Iterator[tuple[list[str], Tensor]]:
-        """The rows of an array in a .npy file, or of x in a .pt or .safetensors file.
+        """Yield the rows of the array in a .npy file, or of x in a .pt or .safetensors file.
 
-        It is mapped into memory and never read as a whole.
+        The file is mapped into memory and never read as a whole.
         """
         raw = read_inputs(path)
         for first in range(0, len(raw), rows):
@@ -76,7 +77,6 @@ class FeaturesPreprocessing(Preprocessing):
                 raise ValueError(f"{path}, rows from {first}: {error}") from None
 
     def state_dict(self) -> dict[str, Any]:
-        """What it takes to make it again."""
         return {
             "kind": self.kind,
             "in_features": self.width,
@@ -86,5 +86,4 @@ class FeaturesPreprocessing(Preprocessing):
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> Self:
-        """The one that was saved."""
         return cls(state["in_features"], state["class_names"], state["scale"])

@@ -1,37 +1,167 @@
-"""Tables: columns of numbers and of categories become one vector for each row.
+"""Preprocessing of tables: each row becomes one vector.
 
-    row  ->  x = [numbers, standardised | categories, one-hot | ...],  in the order of the columns
+    row           ->  x = [numeric columns | categorical columns | ...],  in the columns' order
+    numeric           x = (value - mean) / deviation            0 where the value is missing
+    categorical       x_k = 1 if value is category k, else 0    one number for each category
 
-See ``softmax_torch.preprocessing.columns`` for what becomes of a column, and of missing values, and
-``softmax_torch.preprocessing.chunks`` for the files that can be read.
+Mean, standard deviation and categories come from the training samples
+(``softmax_torch.preprocessing.table_fitting``). If training samples have missing values, missing is
+a category of its own; otherwise a missing value, like a category that training never saw, gives
+zeros. A column of words that suddenly holds numbers, or the reverse, is an error.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
 from softmax_torch.preprocessing.base import Preprocessing
-from softmax_torch.preprocessing.chunks import Chunk, Source, chunks, in_memory
-from softmax_torch.preprocessing.columns import Categories, Column, Numbers
+from softmax_torch.readers.numpy_files import Array
+from softmax_torch.readers.tables import (
+    NUMBER_PATTERN,
+    Chunk,
+    Source,
+    chunk_in_memory,
+    read_chunks,
+)
 
-__all__ = ["TablePreprocessing"]
+__all__ = ["CategoricalColumn", "Column", "NumericColumn", "TablePreprocessing"]
+
+ROWS = 1 << 16
+"""Rows of a file that are encoded together."""
+
+
+@dataclass(frozen=True)
+class NumericColumn:
+    """A column of numbers, standardised.
+
+    Args:
+        name: of the column.
+        mean, deviation: of the training samples; the deviation divides by n, not n - 1.
+    """
+
+    name: str
+    mean: float
+    deviation: float
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Name of the one feature."""
+        return (self.name,)
+
+    def encode(self, chunk: Chunk) -> Array:
+        """Return the standardised column, float32 (n, 1).
+
+        Raises:
+            ValueError: a value is no number, or too far from the mean for float32.
+        """
+        values = chunk.numbers(self.name)
+        with np.errstate(over="ignore"):  # reported below
+            x = ((values - self.mean) / self.deviation).astype(np.float32)
+        infinite = np.flatnonzero(np.isinf(x))
+        if len(infinite):
+            raise ValueError(
+                f"{chunk.locate(int(infinite[0]))}, column {self.name}: expected a number that is "
+                "less than 1e38 standard deviations from the mean, got "
+                f"{values[infinite[0]]}"
+            )
+        return np.nan_to_num(x, nan=0.0)[:, None]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return serializable state; the inverse of ``from_state_dict``."""
+        return {"kind": "numbers", **asdict(self)}
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Any]) -> Self:
+        """Rebuild the column from its state."""
+        return cls(state["name"], state["mean"], state["deviation"])
+
+
+@dataclass(frozen=True)
+class CategoricalColumn:
+    """A column of categories, one-hot.
+
+    Args:
+        name: of the column.
+        values: the categories, sorted.
+        missing: whether a missing value is a category of its own, the last one.
+    """
+
+    name: str
+    values: tuple[str, ...]
+    missing: bool
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """One name for each category."""
+        values = (*self.values, *(["(missing)"] if self.missing else []))
+        return tuple(f"{self.name}={value}" for value in values)
+
+    def codes(self, chunk: Chunk) -> Array:
+        """Return codes, int64 (n,): the category's index, len(values) if missing, -1 if unknown.
+
+        Raises:
+            ValueError: all values are unknown and are numbers where training had words, or words
+                where training had numbers. Zeros would hide that the columns were confused.
+        """
+        text = chunk.text(self.name)
+        known = pc.fill_null(pc.index_in(text, pa.array(self.values, pa.string())), -1).to_numpy()
+        if len(known) and known.max() < 0:
+            self._check_kind(chunk)
+        missing = pc.is_null(text).to_numpy()
+        codes: Array = np.where(missing, len(self.values), known).astype(np.int64)
+        return codes
+
+    def _check_kind(self, chunk: Chunk) -> None:
+        """Raise ValueError unless a column without known values has training's kind of values."""
+        number, word = chunk.first_number_and_text(self.name)
+        row = number if word is None else word if number is None else None
+        if row is None or not self.values:
+            return
+        trained = pa.array(self.values, pa.string())
+        are_numbers = pc.match_substring_regex(trained, NUMBER_PATTERN).to_pylist()
+        if any(are_numbers) if word is None else not all(are_numbers):
+            return
+        raise ValueError(
+            f"{chunk.locate(row)}, column {self.name}: expected one of the "
+            f"{len(self.values)} categories of training, such as {', '.join(self.values[:3])}, got "
+            f"{chunk.text(self.name)[row]}"
+        )
+
+    def encode(self, chunk: Chunk) -> Array:
+        """Return the one-hot column, float32 (n, categories)."""
+        # If training had no missing values, no feature has the code len(values).
+        x: Array = (self.codes(chunk)[:, None] == np.arange(len(self.features))).astype(np.float32)
+        return x
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return serializable state; the inverse of ``from_state_dict``."""
+        return {"kind": "categories", **asdict(self), "values": list(self.values)}
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Any]) -> Self:
+        """Rebuild the column from its state."""
+        return cls(state["name"], tuple(state["values"]), state["missing"])
+
+
+Column = NumericColumn | CategoricalColumn
 
 
 class TablePreprocessing(Preprocessing):
-    """Rows of a table with named columns.
-
-    Columns that it does not know, such as the one with the classes, are no matter.
+    """Rows of a table with named columns; columns that it does not name are ignored.
 
     Args:
-        columns: what becomes of each column.
-        class_names: a name for each class.
-        id_column: the column with what rows are called, in files; None for their numbers.
+        columns: how each column is encoded.
+        class_names: one name for each class.
+        id_column: column of a file with the names of its rows; None for row numbers.
         delimiter: between the columns of a .csv; None for a comma.
     """
 
@@ -50,49 +180,48 @@ class TablePreprocessing(Preprocessing):
 
     @property
     def in_features(self) -> int:
-        """D: columns of numbers, and the categories of all others."""
+        """D, the number of numeric columns and of the categories of all others."""
         return len(self.feature_names or ())
 
     @property
     def names(self) -> list[str]:
-        """The columns that are looked at."""
+        """Names of the columns that are encoded."""
         return [column.name for column in self.columns]
 
     def tensor(self, raw: Any) -> Tensor:
-        """Rows as x (n, D), float32.
+        """Return rows as x (n, D), float32.
 
         Args:
             raw: a data frame of pandas or polars, or a pyarrow table; a dict of columns; a list of
-                dicts, one a row; or the path of a file with a table.
+                dicts, one for each row; or the path of a file with a table.
 
         Raises:
-            FileNotFoundError, TypeError, ValueError: it is something else, lacks a column, or has
-                a value in it that cannot be used; with its row, or its line in a text file.
+            FileNotFoundError, TypeError, ValueError: raw is something else, lacks a column, or has
+                a value that cannot be used; the message names its row, or its line in a text file.
         """
         if isinstance(raw, str | Path):
-            source = Source.of(raw, self.delimiter)
-            return torch.cat([self.encode(chunk) for chunk in chunks(source, ROWS)])
-        return self.encode(in_memory(raw, self.names))
+            source = Source.from_path(raw, self.delimiter)
+            return torch.cat([self.encode(chunk) for chunk in read_chunks(source, ROWS)])
+        return self.encode(chunk_in_memory(raw, self.names))
 
     def read(self, path: Path, rows: int) -> Iterator[tuple[list[str], Tensor]]:
-        """The rows of a file; of text files and of Parquet, more than memory holds."""
-        for chunk in chunks(Source.of(path, self.delimiter), rows):
+        """Yield the rows of a file; text files and Parquet may be larger than memory."""
+        for chunk in read_chunks(Source.from_path(path, self.delimiter), rows):
             yield self.ids(chunk), self.encode(chunk)
 
     def encode(self, chunk: Chunk) -> Tensor:
-        """x (n, D), float32, of some rows."""
+        """Return x (n, D), float32, of the rows in a chunk."""
         chunk.require(self.names)
         return torch.from_numpy(np.hstack([column.encode(chunk) for column in self.columns]))
 
     def ids(self, chunk: Chunk) -> list[str]:
-        """What some rows are called."""
+        """Return the names of the rows in a chunk."""
         if self.id_column is None:
-            return chunk.ids
+            return chunk.row_numbers
         chunk.require([self.id_column])
-        return chunk.labels(self.id_column)
+        return chunk.raw_text(self.id_column)
 
     def state_dict(self) -> dict[str, Any]:
-        """What it takes to make it again."""
         return {
             "kind": self.kind,
             "columns": [column.state_dict() for column in self.columns],
@@ -103,13 +232,10 @@ class TablePreprocessing(Preprocessing):
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> Self:
-        """The one that was saved."""
         columns = [
-            (Numbers if saved["kind"] == "numbers" else Categories).from_state_dict(saved)
-            for saved in state["columns"]
+            (NumericColumn if column["kind"] == "numbers" else CategoricalColumn).from_state_dict(
+                column
+            )
+            for column in state["columns"]
         ]
         return cls(columns, state["class_names"], state["id_column"], state["delimiter"])
-
-
-ROWS = 1 << 16
-"""Rows of a file that are encoded together."""

@@ -3,7 +3,7 @@
     <name>.safetensors    the state_dict; in its metadata, under "config", the configuration as JSON
     <folder>              the same as Hugging Face lays it out: model.safetensors and config.json
 
-``softmax_torch.export.weights`` writes them.
+``softmax_torch.export.safetensors_file`` writes them.
 """
 
 from __future__ import annotations

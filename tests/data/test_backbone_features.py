@@ -1,4 +1,4 @@
-"""Features of a frozen backbone: computed once, taken up again, and never those of another."""
+"""Features of a frozen backbone: computed once, resumed, and never mixed up with others."""
 
 import json
 import subprocess
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from reporters import Messages
 from torch import Tensor
 from torchvision import models
 
@@ -19,6 +20,7 @@ from softmax_torch.data import (
     backbone_features,
 )
 from softmax_torch.data.frozen import FrozenNet
+from softmax_torch.data.progress import reporting_to
 from softmax_torch.storage import block_cache
 from softmax_torch.storage.atomic_files import lock_folder
 
@@ -29,12 +31,11 @@ class Images(TensorDataModule):
     def __init__(
         self, colours: int | None = None, first: int = 0, test: int = 4, scale: float = 1 / 255
     ) -> None:
-        super().__init__(64, 2, 4, 0.25, 0, scale)
+        super().__init__(64 * (colours or 1), 2, 4, 0.25, 0, scale)
         self.colours, self.first, self.test = colours, first, test
 
     def read(self) -> tuple[Split, Split]:
         shape = (8, 8) if self.colours is None else (self.colours, 8, 8)
-        self.in_features = 64 * (self.colours or 1)
         generator = torch.Generator().manual_seed(1)
         x = torch.randint(256, (20, *shape), generator=generator, dtype=torch.uint8)
         x.view(-1)[0] = self.first
@@ -43,7 +44,7 @@ class Images(TensorDataModule):
 
 
 class Counted(FrozenNet):
-    """Counts the images it is shown; ends the process, as it were, after so many blocks."""
+    """Counts the images that it sees; raises KeyboardInterrupt after ``blocks_left`` blocks."""
 
     images = 0
     blocks_left = 1000
@@ -58,7 +59,7 @@ class Counted(FrozenNet):
 
 @pytest.fixture(autouse=True)
 def _counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Blocks of two images, a net that is small, and a folder of its own."""
+    """Set blocks of two images, a net that counts, and an empty working folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(block_cache, "BLOCK_ROWS", 2)
     monkeypatch.setattr(backbone_features, "BLOCK_ROWS", 2)
@@ -73,7 +74,7 @@ def made(**options: Any) -> BackboneFeaturesDataModule:
 
 
 def computed(**options: Any) -> tuple[int, dict[str, Tensor]]:
-    """How many images were shown to the net, and the features."""
+    """Return the number of images that the net saw, and the features."""
     before, data = Counted.images, made(**options)
     data.setup()
     return Counted.images - before, {part: split.x for part, split in data.splits.items()}
@@ -110,21 +111,36 @@ def test_colour_is_kept() -> None:
         computed(source=Images(2))
 
 
-def test_the_second_time_they_are_read(capsys: pytest.CaptureFixture[str]) -> None:
+def test_features_are_read_from_the_cache_the_second_time(
+    messages: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
     shown, first = computed()
     assert shown == 24
-    assert "train of squeezenet1_1" in capsys.readouterr().out
+    assert messages[0] == "features: train of squeezenet1_1 from 0 to 15"
+    messages.clear()
     shown, second = computed()
     assert shown == 0
     assert all(first[part].equal(second[part]) for part in first)
-    assert "features    train 15 x " in capsys.readouterr().out
+    assert messages[0].startswith("features: train 15 x ")
+    messages.clear()
     data = made()
     data.prepare_data()
+    data.setup()
+    data.setup()
+    assert len(messages) == 3  # one for each split
+    assert capfd.readouterr() == ("", "")
+
+
+def test_prepare_data_computes_nothing() -> None:
+    """Lightning calls it on one process alone; features are computed in ``setup``."""
+    data = made()
     data.prepare_data()
-    assert capsys.readouterr().out.count("features    train") == 1
+    assert Counted.images == 0
+    assert not data.source.splits
+    assert not files("*")
 
 
-def test_an_interrupted_computation_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_computation_is_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Counted, "blocks_left", 3)
     with pytest.raises(KeyboardInterrupt):
         computed()
@@ -149,42 +165,21 @@ def test_an_interrupted_computation_goes_on(monkeypatch: pytest.MonkeyPatch) -> 
         ({"half": True}, 24),
         ({"source": Images(first=9)}, 24),
         ({"source": Images(scale=1 / 127)}, 24),
-        ({"limit": 6}, 6),  # the other parts are the same
-        ({"limit": 3}, 3),  # and so are those that are larger
+        ({"limit": 6}, 6),  # validation and test images are the same
+        ({"limit": 3}, 3),  # although 3 are fewer than those
     ],
 )
-def test_others_are_not_taken_for_them(other: dict[str, Any], images: int) -> None:
+def test_other_features_have_another_cache(other: dict[str, Any], images: int) -> None:
     computed()
     shown, features = computed(**other)
-    # Of images of which one has changed a part may be the same.
+    # If one image has changed, a split without that image is the same.
     assert images - 9 <= shown <= images if "source" in other else shown == images
     again, first = computed(**other), computed()
-    assert (again[0], first[0]) == (0, 0)  # each has a place of its own
+    assert (again[0], first[0]) == (0, 0)  # each has its own folder or file
     assert all(again[1][part].equal(features[part]) for part in features)
 
 
-def test_what_features_are_made_of() -> None:
-    """Each part of it by itself: their shape, which is compared too, may be the same."""
-
-    def made_of(
-        name: str = "squeezenet1_1", seed: int = 0, layer: str = "features.1", size: int = 16
-    ) -> dict[str, Any]:
-        return FrozenNet(name, None, seed, layer, size).made_of
-
-    mine = made_of()
-    for options, differ in (
-        ({}, set()),
-        ({"name": "squeezenet1_0"}, {"backbone", "weights"}),
-        ({"seed": 1}, {"weights"}),
-        ({"layer": "features.0"}, {"layer"}),  # before a ReLU
-        ({"size": 18}, {"size"}),
-    ):
-        other = made_of(**options)
-        assert {name for name in mine if mine[name] != other[name]} == differ
-
-
-def test_images_are_known_by_their_shape_and_type_too() -> None:
-    """where their bytes are the same, and by every one of those."""
+def test_the_digest_of_images_depends_on_shape_type_and_every_byte() -> None:
     x = torch.zeros(5, 8, 8, dtype=torch.uint8)
     last = x.clone()
     last[4, 7, 7] = 1
@@ -192,8 +187,8 @@ def test_images_are_known_by_their_shape_and_type_too() -> None:
     assert len({backbone_features.digest_of(of) for of in others}) == len(others)
 
 
-def test_features_that_are_no_numbers_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """as those of a net with other weights than it was made for may be."""
+def test_infinite_features_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights that were not trained for a net may give them."""
 
     def features(self: FrozenNet, images: Tensor, *_: Any) -> Tensor:
         return torch.full((len(images), self.in_features), torch.inf)
@@ -204,7 +199,7 @@ def test_features_that_are_no_numbers_are_refused(monkeypatch: pytest.MonkeyPatc
 
 
 class Sorted(Images):
-    """The same, in the order of their classes."""
+    """The same images, sorted by class."""
 
     def read_splits(self) -> dict[str, Split]:
         splits = super().read_splits()
@@ -212,26 +207,24 @@ class Sorted(Images):
         return splits | {"train": train.rows(train.y.argsort())}
 
 
-def test_a_limit_that_leaves_none_of_a_class_is_refused() -> None:
+def test_a_limit_that_leaves_no_images_of_a_class_is_refused() -> None:
     with pytest.raises(ValueError, match=r"limit: expected .* first 4, got none of 1 .* such as 1"):
         computed(source=Sorted(), limit=4)
     assert Counted.images == 0
     computed(source=Sorted(), limit=14)
 
 
-def test_a_file_of_other_things_is_computed_anew(capsys: pytest.CaptureFixture[str]) -> None:
-    """where it lies under the name of what is wanted."""
+def test_a_cache_made_of_other_weights_is_recomputed(messages: list[str]) -> None:
+    """Even if it has the right file name."""
     _, expected = computed()
     path = files("*.json")[0]
     notes = json.loads(path.read_text())
     notes["made_of"]["weights"] = "of another net"
     path.write_text(json.dumps(notes))
-    capsys.readouterr()
+    messages.clear()
     shown, features = computed()
     assert shown in (15, 5, 4)
-    assert "made of something else: other weights; what is not there is computed again" in (
-        capsys.readouterr().out
-    )
+    assert "made of other things: weights; missing features are recomputed" in str(messages)
     assert all(features[part].equal(expected[part]) for part in features)
 
 
@@ -250,20 +243,19 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
-def test_damage_is_found_and_said(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damage_is_found_and_reported(kind: str, messages: list[str]) -> None:
     _, expected = computed()
     smallest = min(files("*.npy"), key=lambda path: path.stat().st_size)
     do, most, message = DAMAGES[kind]
     if kind == "a byte":
         smallest = next(path for path in files("*.npy") if len(np.load(path, "r")) == 5)
     do(smallest)
-    capsys.readouterr()
+    messages.clear()
     shown, features = computed()
     assert 0 < shown <= most
-    said = capsys.readouterr().out
-    assert str(smallest) in said
-    assert message in said
-    assert "computed again" in said
+    [damaged] = [line for line in messages if "recomputed" in line]
+    assert str(smallest) in damaged
+    assert message in damaged
     assert all(features[part].equal(expected[part]) for part in features)
 
 
@@ -275,51 +267,31 @@ sys.stdin.readline()
 """
 
 
-def test_processes_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_take_turns() -> None:
     computed()
     [folder] = [path for path in Path("features").iterdir() if path.is_dir()]
     pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    said = []
     with subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], **pipe) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
         with pytest.raises(BlockingIOError):
             lock_folder(folder)
 
-        def say(text: str) -> None:
-            said.append(text)
-            if "waiting" in text:
-                other.communicate("enough")
-            else:  # it is our turn
-                with pytest.raises(BlockingIOError):
-                    lock_folder(folder)
+        class Waits(Messages):
+            def message(self, label: str, text: str) -> None:
+                super().message(label, text)
+                if "waiting" in text:
+                    other.communicate("enough")
+                else:  # this process holds the lock
+                    with pytest.raises(BlockingIOError):
+                        lock_folder(folder)
 
-        monkeypatch.setattr(backbone_features, "say", say)
-        shown, _ = computed()
+        reporter = Waits()
+        with reporting_to(reporter):
+            shown, _ = computed()
     assert shown == 0
-    assert said[0] == f"waiting for another process, which computes {folder}"
-    assert len(said) == 4
-
-
-def test_the_head_of_weights_in_a_file_does_not_matter(tmp_path: Path) -> None:
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        net = models.resnet18(num_classes=7)
-    torch.save(net.state_dict(), "net.pt")
-    of_file = FrozenNet("resnet18", "net.pt", 0, None, 32)
-    images = torch.randint(256, (2, 32, 32), dtype=torch.uint8)
-    got = of_file.features(images, 1 / 255, torch.device("cpu"))
-    assert got.shape == (2, of_file.in_features) == (2, 512)
-    assert of_file.net.state_dict()["conv1.weight"].equal(net.state_dict()["conv1.weight"])
-    other = FrozenNet("resnet18", None, 3, None, 32)
-    assert other.made_of["weights"] != of_file.made_of["weights"]
-
-
-def test_a_seed_leaves_the_generator_alone() -> None:
-    before = torch.get_rng_state()
-    first, second = (FrozenNet("squeezenet1_1", None, 5, "features.3", 16) for _ in range(2))
-    assert first.made_of == second.made_of
-    assert torch.get_rng_state().equal(before)
+    assert reporter.lines[0] == f"features: waiting for another process, which computes {folder}"
+    assert len(reporter.lines) == 4
 
 
 @pytest.mark.parametrize(
@@ -359,7 +331,7 @@ def test_weights_are_checked(tmp_path: Path) -> None:
     assert not files("*.npy")
 
 
-def test_a_disk_without_room_is_said_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_before_computing(monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 10})
     monkeypatch.setattr(block_cache.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(OSError, match=r"MB of free disk space for features, got 0.0 MB"):

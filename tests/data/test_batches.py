@@ -1,4 +1,4 @@
-"""The in-memory loader: every row once, in an order that is a function of seed and epoch."""
+"""The in-memory loader: every row once, in an order that seed and epoch determine."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from softmax_torch.data.batches import Batch
 
 
 def numbered(n: int, **options: object) -> Batches:
-    """A data set whose inputs and labels are the numbers of its rows."""
+    """Return a loader whose inputs and labels are the row numbers."""
     return Batches(torch.arange(float(n)).unsqueeze(1), torch.arange(n), **options)
 
 
@@ -21,7 +21,7 @@ def rows(batches: Batches) -> list[int]:
 
 @pytest.mark.parametrize("batch_size", [1, 3, 4, 10, 11, None])
 @pytest.mark.parametrize("shuffle", [False, True])
-def test_every_row_once(batch_size: int | None, shuffle: bool) -> None:
+def test_every_row_is_visited_once(batch_size: int | None, shuffle: bool) -> None:
     batches = numbered(10, batch_size=batch_size, shuffle=shuffle)
     sizes = [len(y) for _, y in batches]
     assert len(sizes) == len(batches)
@@ -31,7 +31,7 @@ def test_every_row_once(batch_size: int | None, shuffle: bool) -> None:
         assert torch.equal(x.squeeze(1), y.float())
 
 
-def test_order_is_a_function_of_seed_and_epoch() -> None:
+def test_seed_and_epoch_determine_the_order() -> None:
     first, second = (numbered(100, batch_size=7, shuffle=True, seed=3) for _ in range(2))
     assert rows(first) == rows(first)  # iterating changes nothing
     start = rows(first)
@@ -42,7 +42,7 @@ def test_order_is_a_function_of_seed_and_epoch() -> None:
     assert rows(numbered(100, batch_size=7, shuffle=True, seed=4)) != start
 
 
-def test_neighbouring_seeds_share_no_order() -> None:
+def test_neighbouring_seeds_have_different_orders() -> None:
     orders = set()
     for seed in range(4):
         batches = numbered(50, batch_size=50, shuffle=True, seed=seed, world_size=2)
@@ -53,7 +53,7 @@ def test_neighbouring_seeds_share_no_order() -> None:
 
 
 @pytest.mark.parametrize(("n", "world_size"), [(10, 1), (10, 2), (11, 2), (7, 4), (2, 3)])
-def test_evaluation_is_shared_out_exactly(n: int, world_size: int) -> None:
+def test_ranks_divide_the_evaluation_exactly(n: int, world_size: int) -> None:
     shards = [numbered(n, batch_size=2, rank=r, world_size=world_size) for r in range(world_size)]
     assert sorted(i for shard in shards for i in rows(shard)) == list(range(n))
     assert [len(list(shard)) for shard in shards] == [len(shard) for shard in shards]
@@ -65,7 +65,7 @@ def steps_of(batches: Batches) -> list[Batch]:
 
 @pytest.mark.parametrize("ahead", [False, True])
 @pytest.mark.parametrize("steps", [1, 3, 100])
-def test_steps_are_the_batches_on_end(steps: int, ahead: bool) -> None:
+def test_steps_are_consecutive_batches(steps: int, ahead: bool) -> None:
     options = {"batch_size": 4, "shuffle": True, "seed": 5}
     single = [(x.flatten().tolist(), y.tolist()) for x, y in numbered(30, **options)]
     batches = numbered(30, steps=steps, ahead=ahead, **options)
@@ -80,10 +80,10 @@ def test_steps_are_the_batches_on_end(steps: int, ahead: bool) -> None:
     ("n", "world_size", "batch_size"), [(10, 2, 4), (11, 2, 4), (9, 2, 4), (7, 4, None), (13, 3, 5)]
 )
 @pytest.mark.parametrize("ahead", [False, True])
-def test_ranks_share_out_the_batches_of_one_process(
+def test_ranks_divide_the_batches_of_one_process(
     n: int, world_size: int, batch_size: int | None, ahead: bool
 ) -> None:
-    """No row is dropped or doubled, and each step is that of a single process."""
+    """No row is dropped or doubled, and each step uses the rows of a single process's step."""
     options = {"batch_size": batch_size, "shuffle": True, "steps": 2, "ahead": ahead}
     alone = steps_of(numbered(n, **options))
     shares = [
@@ -113,7 +113,7 @@ def test_ranks_of_single_pairs_take_the_same_number_of_steps(n: int, world_size:
 
 
 @pytest.mark.parametrize("ahead", [False, True])
-def test_a_state_goes_on_where_it_was(ahead: bool) -> None:
+def test_a_saved_state_resumes_within_an_epoch(ahead: bool) -> None:
     options = {"batch_size": 4, "shuffle": True, "steps": 2, "ahead": ahead}
     batches = numbered(30, **options)
     batches.set_epoch(3)
@@ -129,12 +129,12 @@ def test_a_state_goes_on_where_it_was(ahead: bool) -> None:
     assert [y.tolist() for _, y, _ in steps_of(again)] == rest
     again.set_epoch(4)
     assert len(steps_of(again)) == 8
-    again.load_state_dict(batches.state_dict())  # of the end of an epoch
+    again.load_state_dict(batches.state_dict())  # saved at the end of an epoch
     assert len(steps_of(again)) == 8
 
 
 class Watched:
-    """A tensor that notes which rows are read."""
+    """A tensor that records which rows are read."""
 
     def __init__(self, x: torch.Tensor) -> None:
         self.x, self.read = x, []
@@ -147,11 +147,11 @@ class Watched:
         return self.x.index_select(dim, rows)
 
 
-def test_a_memory_map_is_read_in_ascending_order(
+def test_a_memory_map_is_read_ahead_in_ascending_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """one piece ahead, and gives what the same numbers in memory give."""
-    monkeypatch.setattr(batches, "GATHERED", 10)
+    """One group of batches ahead; the batches equal those of numbers in memory."""
+    monkeypatch.setattr(batches, "ROWS_PER_READ", 10)
     values = np.random.default_rng(0).integers(0, 255, (50, 3), dtype=np.uint8)
     np.save(tmp_path / "x.npy", values)
     mapped = torch.from_numpy(np.load(tmp_path / "x.npy", mmap_mode="r+"))
@@ -164,9 +164,9 @@ def test_a_memory_map_is_read_in_ascending_order(
         assert torch.equal(a.y, b.y)
     ahead = Batches(mapped, y, ahead=True, **options)
     ahead.x = Watched(mapped)
-    pieces = iter(ahead)
-    first = torch.cat([y for _, y, _ in next(pieces)])
-    pieces.close()  # which waits for the piece that is being read
+    groups = iter(ahead)
+    first = torch.cat([y for _, y, _ in next(groups)])
+    groups.close()  # waits for the group that is being read
     assert ahead.x.read[:24] == first.sort().values.tolist()
     assert ahead.x.read[24:] == sorted(ahead.x.read[24:])
     assert len(ahead.x.read) == 48
@@ -182,13 +182,13 @@ def test_bytes_become_scaled_numbers() -> None:
     assert stored.tolist() == [[0, 51], [102, 255]]
 
 
-def test_numbers_keep_their_type_and_are_not_written_to() -> None:
+def test_floats_keep_their_type_and_x_is_not_changed() -> None:
     x = torch.ones(4, 2, dtype=torch.float64)
     assert [b.dtype for b, _ in Batches(x, torch.zeros(4), 2, scale=3)] == [torch.float64] * 2
     assert x.sum() == 8
 
 
-def test_a_whole_batch_is_made_once() -> None:
+def test_a_batch_of_all_rows_is_converted_once() -> None:
     batches = Batches(torch.zeros(4, 2, dtype=torch.uint8), torch.zeros(4), shuffle=True)
     [(first, _)], [(second, _)] = batches, batches
     assert first is second
@@ -202,11 +202,11 @@ def test_a_whole_batch_is_made_once() -> None:
         ({"rank": 2, "world_size": 2}, r"rank: expected a number in \[0, 2\), got 2"),
     ],
 )
-def test_refuses(options: dict[str, int], message: str) -> None:
+def test_invalid_options_are_refused(options: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         numbered(3, **options)
 
 
-def test_refuses_tensors_of_different_length() -> None:
+def test_tensors_of_different_lengths_are_refused() -> None:
     with pytest.raises(ValueError, match="expected the same length, got 3 and 2"):
         Batches(torch.zeros(3, 1), torch.zeros(2))

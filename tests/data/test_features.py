@@ -1,4 +1,4 @@
-"""Features in files of every kind: mapped, checked with the file named, split by class."""
+"""Features in files of every format: mapped, checked with the file named, split by class."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,7 @@ from lightning import Trainer
 from safetensors.torch import save_file
 from torch import Tensor
 
-from softmax_torch.data import Batches, FeaturesDataModule, Split, module
+from softmax_torch.data import Batches, FeaturesDataModule, Split, tensor_data_module
 from softmax_torch.solvers import fit
 from softmax_torch.training import LitSoftmaxRegression
 
@@ -68,7 +68,7 @@ def data(root: Path, write: Callable[..., Files] = as_pt, **options: object) -> 
 
 
 def is_mapped(x: Tensor) -> bool:
-    """Whether the memory of a tensor belongs to a file, as the system has it."""
+    """Return whether the memory of a tensor belongs to a file, by /proc/self/maps."""
     at = x.data_ptr()
     for line in Path("/proc/self/maps").read_text().splitlines():
         start, end = (int(a, 16) for a in line.split()[0].split("-"))
@@ -78,7 +78,7 @@ def is_mapped(x: Tensor) -> bool:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_files_of_every_kind_are_mapped(kind: str, tmp_path: Path) -> None:
+def test_files_of_every_format_are_mapped(kind: str, tmp_path: Path) -> None:
     found = data(tmp_path, KINDS[kind])
     found.setup()
     assert (found.in_features, found.num_classes) == (4, 3)
@@ -91,7 +91,7 @@ def test_files_of_every_kind_are_mapped(kind: str, tmp_path: Path) -> None:
     assert torch.bincount(found.splits["val"].y).tolist() == [2, 2, 2]
 
 
-def test_a_validation_set_of_its_own(tmp_path: Path) -> None:
+def test_a_validation_set_from_a_file(tmp_path: Path) -> None:
     found = data(tmp_path, val=as_pt(tmp_path / "val", *made(9)))
     found.setup()
     assert [len(split) for split in found.splits.values()] == [60, 9, 30]
@@ -108,7 +108,7 @@ def test_names_of_classes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_trained_on(dtype: torch.dtype, tmp_path: Path) -> None:
+def test_half_precision_becomes_float32_in_batches(dtype: torch.dtype, tmp_path: Path) -> None:
     train = as_pt(tmp_path / "train", *made(60, dtype))
     found = FeaturesDataModule(train, train, batch_size=20)
     found.setup()
@@ -122,13 +122,13 @@ def visited(found: FeaturesDataModule) -> list[list[float]]:
 
 
 @pytest.mark.parametrize("batch_size", [None, 7])
-def test_rows_of_large_features_stay_where_they_are(
+def test_splits_of_large_features_are_not_copied(
     batch_size: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """and the batches, the split and what is fitted are those of copies."""
+    """Batches, splits and fingerprints are those of copies."""
     small = data(tmp_path, batch_size=batch_size)
     small.setup()
-    monkeypatch.setattr(module, "HELD", 100)
+    monkeypatch.setattr(tensor_data_module, "MAX_COPIED_BYTES", 100)
     large = data(tmp_path, batch_size=batch_size)
     large.setup()
     assert len(large.splits["train"].x) == 60
@@ -144,8 +144,8 @@ def test_rows_of_large_features_stay_where_they_are(
 def test_another_draw_from_large_features_has_another_fingerprint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """though the labels of what is left, in the order of their classes, are the same."""
-    monkeypatch.setattr(module, "HELD", 100)
+    """Even if the labels of the remaining samples, sorted by class, are the same."""
+    monkeypatch.setattr(tensor_data_module, "MAX_COPIED_BYTES", 100)
     x, y = made(60)
     order = y.argsort(stable=True)
     train = as_pt(tmp_path / "sorted", x[order], y[order])
@@ -161,7 +161,7 @@ def fitted(found: FeaturesDataModule, **options: object) -> Tensor:
         torch.manual_seed(0)
         lit = LitSoftmaxRegression(4, 3, C=1.0, **options)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    epochs = 3 if lit.solver is None else 30  # a solver ends by itself
+    epochs = 3 if lit.solver is None else 30  # a solver stops at its optimum
     Trainer(max_epochs=epochs, accelerator="cpu", enable_checkpointing=False, **quiet).fit(
         lit, found
     )
@@ -169,21 +169,21 @@ def fitted(found: FeaturesDataModule, **options: object) -> Tensor:
 
 
 @pytest.mark.parametrize("solver", ["auto", None])
-def test_training_on_large_features_is_that_on_copies(
+def test_training_on_mapped_features_gives_the_result_of_copies(
     solver: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch_size = None if solver else 16
     small = fitted(data(tmp_path, batch_size=batch_size), solver=solver)
-    monkeypatch.setattr(module, "HELD", 100)
+    monkeypatch.setattr(tensor_data_module, "MAX_COPIED_BYTES", 100)
     large = fitted(data(tmp_path, batch_size=batch_size), solver=solver)
     torch.testing.assert_close(large, small)
 
 
-def test_a_solver_reads_large_features_from_their_file(
+def test_a_solver_reads_large_features_from_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """where no rows are drawn from them: nothing is copied."""
-    monkeypatch.setattr(module, "HELD", 100)
+    """If no validation rows are drawn, nothing is copied."""
+    monkeypatch.setattr(tensor_data_module, "MAX_COPIED_BYTES", 100)
     found = data(tmp_path, val=as_pt(tmp_path / "val", *made(9)))
     found.setup()
     [(x, y)] = found.train_dataloader()
@@ -194,8 +194,8 @@ def test_a_solver_reads_large_features_from_their_file(
     torch.testing.assert_close(weight.double(), fit(x, y).weight, atol=1e-3, rtol=1e-3)
 
 
-def but(x: Tensor | None = None, y: Tensor | None = None) -> Split:
-    """Samples with other inputs or labels."""
+def replaced(x: Tensor | None = None, y: Tensor | None = None) -> Split:
+    """Return valid samples with x or y replaced."""
     good = made()
     return Split(good.x if x is None else x, good.y if y is None else y)
 
@@ -203,16 +203,16 @@ def but(x: Tensor | None = None, y: Tensor | None = None) -> Split:
 @pytest.mark.parametrize(
     ("train", "error", "message"),
     [
-        (but(x=torch.zeros(59, 4)), ValueError, "class index for each of 59 samples"),
-        (but(y=torch.zeros(60)), TypeError, "an integer type, got torch.float32"),
-        (but(y=torch.zeros(60, 2).long()), ValueError, r"got shape \(60, 2\)"),
-        (but(x=torch.zeros(60)), ValueError, r"features \(N, D\), got shape \(60,\)"),
-        (but(x=torch.full((60, 4), torch.nan)), ValueError, "NaN or infinity in 60"),
-        (but(y=torch.arange(60) % 3 - 1), IndexError, r"labels in \[0, 2\), got -1 in row 0"),
-        (but(y=(torch.arange(60) == 7).long()), ValueError, "2 samples of each class"),
+        (replaced(x=torch.zeros(59, 4)), ValueError, "class index for each of 59 samples"),
+        (replaced(y=torch.zeros(60)), TypeError, "an integer type, got torch.float32"),
+        (replaced(y=torch.zeros(60, 2).long()), ValueError, r"got shape \(60, 2\)"),
+        (replaced(x=torch.zeros(60)), ValueError, r"features \(N, D\), got shape \(60,\)"),
+        (replaced(x=torch.full((60, 4), torch.nan)), ValueError, "NaN or infinity in 60"),
+        (replaced(y=torch.arange(60) % 3 - 1), IndexError, r"labels in \[0, 2\), got -1 in row 0"),
+        (replaced(y=(torch.arange(60) == 7).long()), ValueError, "2 samples of each class"),
     ],
 )
-def test_what_cannot_be_used_is_named_with_its_file(
+def test_unusable_samples_are_refused_with_their_file(
     train: Split, error: type[Exception], message: str, tmp_path: Path
 ) -> None:
     mine = as_pt(tmp_path / "mine", *train)
@@ -221,19 +221,19 @@ def test_what_cannot_be_used_is_named_with_its_file(
     assert "mine.pt" in str(raised.value) or "each class" in message
 
 
-def test_a_test_label_that_was_never_trained_on(tmp_path: Path) -> None:
+def test_a_test_label_without_training_samples(tmp_path: Path) -> None:
     train = as_pt(tmp_path / "train", *made())
-    test = as_pt(tmp_path / "other", *but(y=torch.full((60,), 5)))
+    test = as_pt(tmp_path / "other", *replaced(y=torch.full((60,), 5)))
     with pytest.raises(IndexError, match=r"other.pt: expected labels in \[0, 3\), got 5 in row 0"):
         FeaturesDataModule(train, test).setup()
 
 
-def test_files_that_hold_something_else(tmp_path: Path) -> None:
+def test_files_with_other_contents_are_refused(tmp_path: Path) -> None:
     good = as_pt(tmp_path / "good", *made())
 
     def said(train: Files, **options: object) -> str:
         with pytest.raises((ValueError, FileNotFoundError)) as raised:
-            FeaturesDataModule(train, good, **options)
+            FeaturesDataModule(train, good, **options).setup()
         return str(raised.value)
 
     torch.save({"x": torch.zeros(3, 2)}, tmp_path / "x.pt")

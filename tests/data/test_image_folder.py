@@ -1,4 +1,4 @@
-"""A folder of images is a data set, and one made of tensors' images is those tensors."""
+"""Folders of images as a data set: splits, classes, sizes, and the same bytes as in the files."""
 
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,13 @@ from PIL import Image
 
 from softmax_torch import cli
 from softmax_torch.data import ImageFolderDataModule, MNISTDataModule
-from softmax_torch.preprocessing.images import look_at
+from softmax_torch.readers import images
+from softmax_torch.readers.images import read_headers
 from softmax_torch.solvers import fit
 
 
 def write(folder: Path, classes: dict[str, int], size: tuple[int, int] = (6, 5)) -> Path:
-    """So many images for each class: noise, brighter from class to class."""
+    """Write the given number of images for each class: noise, brighter from class to class."""
     generator = np.random.default_rng(0)
     for c, (name, n) in enumerate(classes.items()):
         (folder / name).mkdir(parents=True)
@@ -25,7 +26,7 @@ def write(folder: Path, classes: dict[str, int], size: tuple[int, int] = (6, 5))
     return folder
 
 
-def test_given_parts(tmp_path: Path) -> None:
+def test_splits_given_by_folders(tmp_path: Path) -> None:
     for part, n in (("train", 8), ("validation", 3), ("test", 2)):
         write(tmp_path / part, {"cat": n, "dog": n + 1})
     data = ImageFolderDataModule(str(tmp_path))
@@ -45,7 +46,7 @@ def test_given_parts(tmp_path: Path) -> None:
     assert data.preprocessing.class_names == ("cat", "dog")
 
 
-def test_drawn_parts_keep_shares_and_files(tmp_path: Path) -> None:
+def test_drawn_splits_keep_the_share_of_each_class(tmp_path: Path) -> None:
     write(tmp_path, {"cat": 20, "dog": 40})
     data = ImageFolderDataModule(str(tmp_path), val_fraction=0.25, test_fraction=0.2)
     data.setup()
@@ -63,8 +64,7 @@ def test_drawn_parts_keep_shares_and_files(tmp_path: Path) -> None:
     assert other.files["val"] != data.files["val"]
 
 
-def test_folders_of_parts_have_several_names(tmp_path: Path) -> None:
-    """which would else be taken for classes."""
+def test_folders_of_splits_have_several_names(tmp_path: Path) -> None:
     for part in ("Training", "VALID", "Testing"):
         write(tmp_path / part, {"cat": 3, "dog": 3})
     data = ImageFolderDataModule(str(tmp_path))
@@ -76,14 +76,14 @@ def test_folders_of_parts_have_several_names(tmp_path: Path) -> None:
     }
     write(tmp_path / "val", {"cat": 1, "dog": 1})
     with pytest.raises(ValueError, match="expected one folder for val, got VALID and val"):
-        ImageFolderDataModule(str(tmp_path))
+        ImageFolderDataModule(str(tmp_path)).setup()
 
 
-def test_size_and_colors(tmp_path: Path) -> None:
+def test_sizes_must_agree_unless_one_is_given(tmp_path: Path) -> None:
     write(tmp_path, {"cat": 4, "dog": 4})
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(tmp_path / "cat" / "black.png")
     with pytest.raises(ValueError, match=r"size: expected one .* 2 sizes: 6 x 5 .*, 9 x 9 .*black"):
-        ImageFolderDataModule(str(tmp_path))
+        ImageFolderDataModule(str(tmp_path)).setup()
     data = ImageFolderDataModule(str(tmp_path), size=(4, 3), val_fraction=0.3)
     assert data.preprocessing.image_shape == (3, 4, 3)
     data.setup()
@@ -101,26 +101,26 @@ def test_size_and_colors_are_those_of_training(tmp_path: Path) -> None:
     assert data.splits["test"].x.shape == (5, 6, 5)
 
 
-def test_what_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FileNotFoundError, match=r"root: expected a folder with images, got .*none"):
-        ImageFolderDataModule(str(tmp_path / "none"))
+        ImageFolderDataModule(str(tmp_path / "none")).setup()
     with pytest.raises(FileNotFoundError, match="got one without any"):
-        ImageFolderDataModule(str(tmp_path))
+        ImageFolderDataModule(str(tmp_path)).setup()
     write(tmp_path, {"cat": 3})
     with pytest.raises(ValueError, match="at least two classes, got cat alone"):
-        ImageFolderDataModule(str(tmp_path))
+        ImageFolderDataModule(str(tmp_path)).setup()
     write(tmp_path / "b", {"cat": 3, "dog": 1})
     few = ImageFolderDataModule(str(tmp_path / "b"))
     with monkeypatch.context() as patch:
-        patch.setattr(few.preprocessing, "decode", lambda file: pytest.fail("decoded"))
+        patch.setattr(images, "decode", lambda *args: pytest.fail("decoded"))
         with pytest.raises(ValueError, match=r"at least 3 samples of each class.*1 of class dog"):
             few.setup()
     Image.fromarray(np.zeros((6, 5), np.uint8)).save(tmp_path / "b" / "stray.png")
     with pytest.raises(ValueError, match=r"stray\.png: expected an image in a folder named after"):
-        ImageFolderDataModule(str(tmp_path / "b"))
+        ImageFolderDataModule(str(tmp_path / "b")).setup()
     write(tmp_path / "c" / "test", {"cat": 2})
     with pytest.raises(ValueError, match="expected a folder train beside test, got none"):
-        ImageFolderDataModule(str(tmp_path / "c"))
+        ImageFolderDataModule(str(tmp_path / "c")).setup()
     write(tmp_path / "c" / "train", {"cat": 5, "dog": 5})
     write(tmp_path / "c" / "val", {"cat": 2, "mouse": 1})
     with pytest.raises(ValueError, match=r"val/mouse: expected a class .*\(cat, dog\), got mouse"):
@@ -131,19 +131,19 @@ def test_what_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ImageFolderDataModule(str(tmp_path / "c"), size=(0, 3))
 
 
-def test_a_run_that_is_refused_leaves_nothing(tmp_path: Path, monkeypatch: Any) -> None:
-    """Images whose headers are good are found to be damaged when they are decoded."""
+def test_a_refused_run_writes_nothing(tmp_path: Path, monkeypatch: Any) -> None:
+    """Images with a good header and damaged pixels are found when they are decoded."""
     monkeypatch.chdir(tmp_path)
     cut = write(tmp_path / "images", {"cat": 9, "dog": 9}, (20, 20)) / "dog" / "03.png"
     cut.write_bytes(cut.read_bytes()[:200])
-    assert look_at([cut]) == ({(20, 20): cut}, False)
+    assert read_headers([cut]) == ({(20, 20): cut}, False)
     settings = ["--data", "softmax_torch.data.ImageFolderDataModule", "--data.root", "images"]
     with pytest.raises(ValueError, match=r"got 1 that cannot(.|\n)*dog/03.png"):
         cli.main(["fit", *settings, "--trainer.max_epochs", "1"])
     assert not (tmp_path / "runs").exists()
 
 
-def test_images_that_cannot_be_decoded_are_named_in_all_parts(tmp_path: Path) -> None:
+def test_damaged_images_of_all_splits_are_named(tmp_path: Path) -> None:
     for part in ("train", "val", "test"):
         cut = (
             write(tmp_path / part, {"cat": 3, "dog": 3}, (20, 20)) / "dog" / f"0{len(part) % 3}.png"
@@ -154,7 +154,7 @@ def test_images_that_cannot_be_decoded_are_named_in_all_parts(tmp_path: Path) ->
 
 
 def test_mnist_as_files_is_mnist_as_tensors(real_mnist_root: Path, tmp_path: Path) -> None:
-    """300 images of each class: the same bytes in the same order, hence the same accuracy."""
+    """300 images of each class give the same bytes in the same order, so the same accuracy."""
     mnist = MNISTDataModule(root=str(real_mnist_root), download=False)
     mnist.setup()
     tensors = {}

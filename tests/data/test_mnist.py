@@ -1,4 +1,4 @@
-"""MNIST and its relatives: the official split, and clear words where something is missing."""
+"""MNIST and its relatives: official sets, downloads, and messages about missing files."""
 
 import gzip
 import hashlib
@@ -34,7 +34,7 @@ def test_official_split_is_kept(mnist_root: Path) -> None:
     assert 0 <= x.min() < x.max() <= 1
 
 
-def test_real_mnist(real_mnist_root: Path) -> None:
+def test_the_real_mnist_has_its_class_counts(real_mnist_root: Path) -> None:
     data = offline(real_mnist_root)
     data.prepare_data()
     data.setup()
@@ -57,7 +57,7 @@ def test_root_comes_from_the_environment(mnist_root: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("variant", ["FashionMNIST", "KMNIST"])
-def test_relatives_with_the_same_file_names(tmp_path: Path, variant: str) -> None:
+def test_data_sets_with_the_file_names_of_mnist(tmp_path: Path, variant: str) -> None:
     data = offline(write_mnist(tmp_path, variant), variant)
     data.setup()
     assert len(data.splits["test"]) == 100
@@ -75,12 +75,12 @@ def test_qmnist_labels_are_the_first_column(tmp_path: Path) -> None:
     assert data.splits["test"].y.tolist() == [*range(10), *range(10)]
 
 
-def test_emnist_letters_stand_upright_and_count_from_zero(tmp_path: Path) -> None:
-    lying = torch.zeros(26, 28, 28, dtype=torch.uint8)
-    lying[:, 3, :] = 255  # a column, as EMNIST stores it
+def test_emnist_letters_are_transposed_and_counted_from_zero(tmp_path: Path) -> None:
+    transposed = torch.zeros(26, 28, 28, dtype=torch.uint8)
+    transposed[:, 3, :] = 255  # a column, as EMNIST stores it
     for part in ("train", "test"):
         raw = tmp_path / "EMNIST" / "raw"
-        write_idx(raw / f"emnist-letters-{part}-images-idx3-ubyte", lying)
+        write_idx(raw / f"emnist-letters-{part}-images-idx3-ubyte", transposed)
         write_idx(raw / f"emnist-letters-{part}-labels-idx1-ubyte", torch.arange(1, 27).byte())
     data = offline(tmp_path, "EMNIST-letters")
     assert data.num_classes == 26
@@ -93,7 +93,7 @@ def test_emnist_letters_stand_upright_and_count_from_zero(tmp_path: Path) -> Non
     ("variant", "classes"),
     [("MNIST", 10), ("EMNIST-byclass", 62), ("EMNIST-bymerge", 47), ("EMNIST-balanced", 47)],
 )
-def test_sizes_are_known_before_the_data(variant: str, classes: int) -> None:
+def test_sizes_are_known_without_files(variant: str, classes: int) -> None:
     data = MNISTDataModule(variant)
     assert (data.in_features, data.num_classes) == (784, classes)
 
@@ -109,7 +109,7 @@ def test_torchvision_agrees_on_classes_and_file_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("download", [False, True])
-def test_missing_data_say_what_to_do(
+def test_the_error_for_missing_files_says_how_to_get_them(
     tmp_path: Path, download: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
     def no_network(*args: object, **kwargs: object) -> None:
@@ -122,20 +122,20 @@ def test_missing_data_say_what_to_do(
         data.prepare_data()
     message = str(raised.value)
     assert str(tmp_path / "MNIST" / "raw") in message
-    for name in ("train-images-idx3-ubyte", "t10k-labels-idx1-ubyte", "--data.root", "digits.yaml"):
+    for name in ("train-images-idx3-ubyte", "t10k-labels-idx1-ubyte", "set root", "Digits"):
         assert name in message
     assert ("could not be downloaded" in message) is download
     assert capfd.readouterr().out == ""
 
 
-def test_what_is_there_is_not_fetched_again(
+def test_existing_files_are_not_downloaded_again(
     mnist_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(MNISTDataModule, "_fetch", lambda self: pytest.fail("fetched"))
+    monkeypatch.setattr(MNISTDataModule, "_download", lambda self: pytest.fail("downloaded"))
     MNISTDataModule(root=str(mnist_root)).prepare_data()
 
 
-def test_files_that_do_not_fit_are_named(mnist_root: Path) -> None:
+def test_files_with_wrong_contents_are_named(mnist_root: Path) -> None:
     labels = mnist_root / "MNIST" / "raw" / "train-labels-idx1-ubyte"
     write_idx(labels, torch.zeros(599, dtype=torch.uint8))
     with pytest.raises(ValueError, match=r"train-labels.*each of the 600 images, got shape \(599,"):
@@ -149,7 +149,7 @@ def test_files_that_do_not_fit_are_named(mnist_root: Path) -> None:
         offline(mnist_root).setup()
 
 
-def test_letters_that_do_not_exist_are_named_as_they_are_stored(tmp_path: Path) -> None:
+def test_invalid_letters_are_named_by_their_stored_number(tmp_path: Path) -> None:
     raw = tmp_path / "EMNIST" / "raw"
     for part in ("train", "test"):
         write_idx(raw / f"emnist-letters-{part}-images-idx3-ubyte", torch.zeros(2, 28, 28).byte())
@@ -160,7 +160,7 @@ def test_letters_that_do_not_exist_are_named_as_they_are_stored(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_digests_are_compared(tmp_path: Path, packed: bool) -> None:
+def test_files_must_have_the_given_digests(tmp_path: Path, packed: bool) -> None:
     raw = write_mnist(tmp_path) / "MNIST" / "raw"
     name = "train-labels-idx1-ubyte"
     if packed:
@@ -179,10 +179,13 @@ def test_digests_are_compared(tmp_path: Path, packed: bool) -> None:
 
 
 class Network:
-    """In the place of torchvision's download: archives come, then what is in them is unpacked.
+    """A replacement of torchvision's download, which fetches archives and unpacks them.
 
-    It fails at the given download, or at the given unpacking, with a file half written: it is
-    killed, or the disk is full.
+    Args:
+        root: folder for the files on the server.
+        fail: number of the download that fails.
+        die: number of the file after half of which the process is killed.
+        full: number of the file for which the disk is full.
     """
 
     def __init__(self, root: Path, fail: int = -1, die: int = -1, full: int = -1) -> None:
@@ -194,7 +197,7 @@ class Network:
         raw = Path(data.raw_folder)
         raw.mkdir(parents=True, exist_ok=True)
         if all((raw / path.name).exists() for path in self.files):
-            return  # as torchvision does, whatever is in them
+            return  # torchvision too only checks that they exist
         for i, path in enumerate(self.files):
             archive = raw / f"{path.name}.gz"
             if not archive.exists():
@@ -211,7 +214,7 @@ class Network:
 @pytest.mark.parametrize(
     "trouble", [{"fail": 0}, {"fail": 3}, {"die": 0}, {"die": 3}, {"full": 0}, {"full": 3}, {}]
 )
-def test_a_download_is_taken_up_again_and_leaves_nothing_half_done(
+def test_a_download_is_resumed_and_leaves_no_partial_files(
     trouble: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = Network(tmp_path / "server", **trouble)
@@ -227,12 +230,12 @@ def test_a_download_is_taken_up_again_and_leaves_nothing_half_done(
     elif "die" in trouble:
         with pytest.raises(KeyboardInterrupt):
             data.prepare_data()
-    # Whatever has come to its place is whole.
+    # Every file in the final folder is complete.
     for path in (root / "MNIST" / "raw").glob("*"):
         assert path.read_bytes() == (tmp_path / "server" / "MNIST" / "raw" / path.name).read_bytes()
     network.fail = network.die = network.full = -1
     data.prepare_data()
     data.setup()
     assert len(data.splits["test"]) == 100
-    assert network.downloads == 4  # none of them twice
+    assert network.downloads == 4  # each once
     assert sorted(path.name for path in root.iterdir()) == ["MNIST"]

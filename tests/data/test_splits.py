@@ -1,11 +1,11 @@
-"""A stratified part has its share of each class, and every class stays in both parts."""
+"""A stratified draw takes its share of each class and leaves every class in both parts."""
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from softmax_torch.data.splits import enough, stratified
+from softmax_torch.data.splits import check_class_counts, stratified
 
 
 @given(
@@ -48,9 +48,9 @@ def test_a_class_with_one_sample_cannot_be_split() -> None:
     with pytest.raises(ValueError, match=r"at least 2 samples of each class.* got 1 of class 1$"):
         stratified(y, 0.5, 0)
     with pytest.raises(ValueError, match=r"at least 3 samples .* got 1 of class dog$"):
-        enough(y, 3, ["cat", "dog"])
+        check_class_counts(y, 3, ["cat", "dog"])
     with pytest.raises(ValueError, match=r"class 9 and 2 other classes"):
-        enough(torch.arange(12), 2)
+        check_class_counts(torch.arange(12), 2)
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1])

@@ -1,4 +1,4 @@
-"""Tables as data sets: their parts, their classes, and what is refused before a run begins."""
+"""Tables as data sets: splits, classes, test inputs, chunks and formats."""
 
 from pathlib import Path
 from typing import Any
@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from flowers import flowers, written
 from sklearn.datasets import load_wine
 from sklearn.preprocessing import StandardScaler
 
@@ -14,31 +15,10 @@ from softmax_torch import cli
 from softmax_torch.data import TableDataModule, table
 from softmax_torch.data.splits import stratified
 from softmax_torch.preprocessing import TablePreprocessing, same
-from softmax_torch.preprocessing.chunks import Chunk
+from softmax_torch.readers.tables import Chunk
 from softmax_torch.solvers import fit
 
 CONFIG = Path(__file__).parents[2] / "configs" / "table.yaml"
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def flowers(n: int = 60, seed: int = 0) -> pd.DataFrame:
-    """Two columns, one with missing values, that tell three classes apart."""
-    rng = np.random.default_rng(seed)
-    y = np.arange(n) % 3
-    size = (y + rng.normal(0, 0.3, n)).round(3)
-    color = np.array(["red", "blue", "white"])[y].astype(object)
-    color[rng.random(n) < 0.3] = np.nan
-    return pd.DataFrame({"size": size, "color": color, "kind": np.array(["b", "c", "a"])[y]})
-
-
-def written(frame: pd.DataFrame, name: str = "a.csv") -> str:
-    frame.to_csv(name, index=False)
-    return name
 
 
 def ready(**options: Any) -> TableDataModule:
@@ -47,7 +27,7 @@ def ready(**options: Any) -> TableDataModule:
     return data
 
 
-def test_parts_are_drawn_class_by_class(here: Path) -> None:
+def test_splits_are_drawn_class_by_class(here: Path) -> None:
     data = ready(file=written(flowers(150)), target="kind")
     assert {part: len(split) for part, split in data.splits.items()} == {
         "train": 108,
@@ -83,7 +63,7 @@ def test_samples_are_the_rows_of_the_file(here: Path) -> None:
 
 @pytest.mark.parametrize("rows", [1, 13, 500])
 @pytest.mark.parametrize("options", [{}, {"test_file": "b.parquet"}])
-def test_raw_inputs_of_the_test_set(
+def test_raw_test_inputs_come_from_the_file(
     options: dict[str, str], rows: int, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flowers(40, seed=1).to_parquet("b.parquet")
@@ -94,7 +74,7 @@ def test_raw_inputs_of_the_test_set(
     assert torch.equal(data.preprocessing.tensor(raw), data.splits["test"].x[:rows])
 
 
-def test_the_seed_draws_validation_and_leaves_the_test_set(here: Path) -> None:
+def test_the_seed_changes_validation_and_not_the_test_set(here: Path) -> None:
     file = written(flowers(150))
     one, other = (ready(file=file, target="kind", seed=seed) for seed in (0, 1))
     assert one.test_ids == other.test_ids
@@ -106,7 +86,7 @@ def test_the_seed_draws_validation_and_leaves_the_test_set(here: Path) -> None:
     assert [len(larger.splits[part]) for part in ("train", "val", "test")] == [45, 45, 60]
 
 
-def test_parts_come_from_files(here: Path) -> None:
+def test_splits_from_files(here: Path) -> None:
     files = {part: written(flowers(30, seed), f"{part}.csv") for seed, part in enumerate("abc")}
     data = ready(file="a.csv", val_file="b.csv", test_file="c.csv", target="kind")
     for part, name in (("train", "a"), ("val", "b"), ("test", "c")):
@@ -118,7 +98,7 @@ def test_parts_come_from_files(here: Path) -> None:
     assert [len(data.splits[part]) for part in ("train", "val", "test")] == [27, 3, 30]
 
 
-def test_parts_come_from_a_column(here: Path) -> None:
+def test_splits_from_a_column(here: Path) -> None:
     frame = flowers(30)
     frame["part"] = ["train", "train", "test", "val", "train"] * 6
     frame["who"] = [f"n{k}" for k in range(30)]
@@ -131,12 +111,12 @@ def test_parts_come_from_a_column(here: Path) -> None:
     assert "part" not in str(data.preprocessing.feature_names)
     frame["part"] = frame["part"].replace("val", "train")
     written(frame)
-    data = ready(**options, ignore=["who"])  # the one that no row has is drawn
+    data = ready(**options, ignore=["who"])  # the split without rows is drawn
     assert [len(data.splits[part]) for part in ("train", "val", "test")] == [21, 3, 6]
 
 
 def test_only_training_samples_are_fitted_to(here: Path) -> None:
-    """Kinds of columns aside, which all rows of the file decide."""
+    """All rows of the file decide only which columns are numeric."""
     frame = flowers(30)
     frame["part"] = ["train", "train", "test", "val", "train"] * 6
     options = {"file": "a.csv", "target": "kind", "split_column": "part"}
@@ -165,17 +145,18 @@ def test_only_training_samples_are_fitted_to(here: Path) -> None:
         ([True, False, True], ("false", "true")),
     ],
 )
-def test_names_of_classes(labels: list[Any], expected: tuple[str, ...], here: Path) -> None:
+def test_class_names_are_sorted(labels: list[Any], expected: tuple[str, ...], here: Path) -> None:
     frame = flowers(30).assign(kind=labels * 10)
     assert ready(file=written(frame), target="kind").preprocessing.class_names == expected
 
 
-def test_chunks_of_any_size_give_the_same(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_of_any_size_give_the_same_splits(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = written(flowers(60))
     whole = ready(file=file, target="kind")
-    for module in ("rows", "table"):
-        monkeypatch.setattr(f"softmax_torch.data.{module}.ROWS", 7)
-    monkeypatch.setattr(table, "ENCODED", 19)  # three rows of five numbers
+    monkeypatch.setattr(table, "ROWS", 7)
+    monkeypatch.setattr(table, "MAX_ENCODED", 19)  # three rows of five numbers
     encode, together = TablePreprocessing.encode, []
 
     def noted(self: TablePreprocessing, chunk: Chunk) -> torch.Tensor:
@@ -192,7 +173,7 @@ def test_chunks_of_any_size_give_the_same(here: Path, monkeypatch: pytest.Monkey
         torch.testing.assert_close(parts.splits[part].x, split.x)
 
 
-def test_formats_give_the_same(here: Path) -> None:
+def test_all_formats_give_the_same_splits(here: Path) -> None:
     frame = flowers(60)
     whole = ready(file=written(frame), target="kind")
     frame.to_parquet("a.parquet")
@@ -205,7 +186,7 @@ def test_formats_give_the_same(here: Path) -> None:
         ("a.parquet", {}),
         ("a.tsv", {}),
         ("b.csv", {"delimiter": ";"}),
-        ("c.csv", {"delimiter": r"\t"}),  # as a shell hands it over
+        ("c.csv", {"delimiter": r"\t"}),  # as a shell passes it
     ):
         data = ready(file=name, target="kind", **options)
         assert torch.equal(data.splits["train"].x, whole.splits["train"].x)
@@ -213,8 +194,10 @@ def test_formats_give_the_same(here: Path) -> None:
     assert torch.equal(data.splits["train"].x[:, -1], whole.splits["train"].x[:, 0])
 
 
-def test_wine_is_learnt_as_from_tensors(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same samples standardised by scikit-learn, and fitted by a call, are as often right."""
+def test_a_run_on_wine_has_the_accuracy_of_a_fit_to_tensors(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tensors are the same samples, standardised by scikit-learn."""
     wine = load_wine(as_frame=True).frame
     data = ready(file=written(wine, "wine.csv"), target="target")
     x = torch.from_numpy(wine.drop(columns="target").to_numpy(copy=True))
@@ -236,157 +219,3 @@ def test_wine_is_learnt_as_from_tensors(here: Path, monkeypatch: pytest.MonkeyPa
     accuracy = expected.double().mean().item()
     assert accuracy > 0.9
     assert results[-1]["test/accuracy"] == pytest.approx(accuracy, abs=1e-6)
-
-
-def change(row: int, column: str, value: Any) -> pd.DataFrame:
-    frame = flowers().astype(object)
-    frame.loc[row, column] = value
-    return frame
-
-
-SPLIT = flowers().assign(part=["train"] * 50 + ["val"] * 5 + ["test"] * 5)
-TOO_FEW = pd.concat([flowers(), flowers(1).assign(kind="rare"), flowers(2).assign(kind="few")])
-
-REFUSED = {
-    "no file": (None, {"file": "b.csv"}, r"b.csv: expected a table, got no such file"),
-    "no target": (
-        flowers(),
-        {"target": "sort"},
-        r"a.csv: expected column sort, got columns size, ",
-    ),
-    "delimiter": (flowers(), {"delimiter": ";"}, r"got column size,color,kind; its columns look"),
-    "long delimiter": (flowers(), {"delimiter": "::"}, r"delimiter: expected one character, got"),
-    "no class": (
-        change(7, "kind", None),
-        {},
-        r"a.csv, line 9, column kind: expected a class, got a",
-    ),
-    "one class": (
-        flowers().assign(kind="a"),
-        {},
-        r"a.csv: expected at least two classes .* a alone",
-    ),
-    "few": (
-        TOO_FEW,
-        {},
-        r"a.csv: expected at least 3 samples .* got 2 of class few, 1 of class rar",
-    ),
-    "unseen in part": (
-        SPLIT.assign(kind=[*SPLIT["kind"][:59], "new"]),
-        {"split_column": "part"},
-        r"a.csv, line 61: expected a class that training samples have, got new, none of a, b, c",
-    ),
-    "unseen in file": (
-        flowers(),
-        {"test_file": "new.csv"},
-        r"new.csv, line 3: expected a class that training samples have, got new, none of a, b, c",
-    ),
-    "other part": (
-        SPLIT.replace("val", "dev"),
-        {"split_column": "part"},
-        r"a.csv, line 52, column part: expected train, val, test, got dev",
-    ),
-    "no part": (
-        SPLIT.replace("val", None),
-        {"split_column": "part"},
-        r"a.csv, line 52, column part: expected train, val, test, got a missing value",
-    ),
-    "no training": (
-        SPLIT.replace("train", "val"),
-        {"split_column": "part"},
-        r"a.csv: expected at least two classes .* got no training samples",
-    ),
-    "both": (
-        SPLIT,
-        {"split_column": "part", "test_file": "new.csv"},
-        r"split_column: expected no val_file and no test_file beside it",
-    ),
-    "text in test": (
-        flowers(),
-        {"test_file": "text.csv"},
-        r"text.csv, line 2, column size: expected a number, got large",
-    ),
-    "lacking in test": (
-        flowers(),
-        {"val_file": "lacking.csv"},
-        r"lacking.csv: expected column color",
-    ),
-    "mixed": (
-        change(5, "size", "?"),
-        {},
-        r"a.csv, line 7, column size: expected a number as in a.c",
-    ),
-    "infinite": (
-        change(5, "size", np.inf),
-        {},
-        r"a.csv, line 7, column size: expected a finite num",
-    ),
-    "huge": (change(5, "size", 1e300), {}, r"a.csv: column size: expected numbers with a standard"),
-    "ids": (
-        flowers().assign(who=[f"n{k}" for k in range(60)]),
-        {},
-        r"a.csv: .* got column who with another value .* --data.ignore '\[\"who\"\]'",
-    ),
-    "empty": (flowers().assign(more=None), {}, r"a.csv, column more: expected at least one value"),
-    "empty in training": (
-        SPLIT.assign(more=[None] * 50 + ["x"] * 10),
-        {"split_column": "part"},
-        r"a.csv: column more: expected at least one value in the training samples, got none",
-    ),
-    "unknown": (
-        flowers(),
-        {"ignore": ["colour"]},
-        r"a.csv: expected column colour, got columns si",
-    ),
-    "unknown category": (
-        flowers(),
-        {"categorical": ["colour"]},
-        r"a.csv: expected column colour, got columns size, ",
-    ),
-    "ignored category": (
-        flowers(),
-        {"ignore": ["color"], "categorical": ["color"]},
-        r"column color: expected one use of it, got two",
-    ),
-    "twice": (flowers(), {"id_column": "kind"}, r"column kind: expected one use of it, got two"),
-    "category": (flowers(), {"categorical": ["kind"]}, r"column kind: expected one use of it, got"),
-    "nothing": (
-        flowers(),
-        {"ignore": ["size", "color"]},
-        r"a.csv: expected columns besides kind, size, color, got none",
-    ),
-    "fraction": (
-        flowers(),
-        {"test_fraction": 1.0},
-        r"fraction: expected a number in \(0, 1\), got 1",
-    ),
-    "batch": (flowers(), {"batch_size": 0}, r"batch_size: expected at least 1 or null, got 0"),
-}
-
-
-def refused(name: str) -> tuple[dict[str, str], str]:
-    """The files of a case, what is asked for, and what is said."""
-    frame, options, message = REFUSED[name]
-    if frame is not None:
-        written(frame)
-    written(change(1, "kind", "new"), "new.csv")
-    written(change(0, "size", "large"), "text.csv")
-    written(flowers().drop(columns="color"), "lacking.csv")
-    return {"file": "a.csv", "target": "kind"} | options, message
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_used(name: str, here: Path) -> None:
-    given, message = refused(name)
-    with pytest.raises((ValueError, FileNotFoundError), match=message):
-        TableDataModule(**given)
-
-
-@pytest.mark.parametrize("name", ["few", "text in test", "ids", "batch"])
-def test_a_run_that_is_refused_leaves_nothing(name: str, here: Path) -> None:
-    given, message = refused(name)
-    before = sorted(here.iterdir())
-    flags = [text for option, value in given.items() for text in (f"--data.{option}", str(value))]
-    with pytest.raises(ValueError, match=message):
-        cli.main(["fit", "--config", str(CONFIG), *flags])
-    assert sorted(here.iterdir()) == before

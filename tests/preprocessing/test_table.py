@@ -1,4 +1,4 @@
-"""Columns become numbers as scikit-learn makes them, by what training alone has seen."""
+"""Columns are encoded as scikit-learn encodes them, from statistics of training rows alone."""
 
 import math
 from pathlib import Path
@@ -15,18 +15,13 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from softmax_torch import preprocessing
 from softmax_torch.preprocessing import TablePreprocessing, same
-from softmax_torch.preprocessing.chunks import Source, chunks, in_memory
-from softmax_torch.preprocessing.columns import (
-    Categories,
-    CategoriesSoFar,
-    Numbers,
-    NumbersSoFar,
-)
-from softmax_torch.preprocessing.survey import Survey
+from softmax_torch.preprocessing.table import CategoricalColumn, NumericColumn
+from softmax_torch.preprocessing.table_fitting import CategoricalFit, NumericFit, Survey
+from softmax_torch.readers.tables import Source, chunk_in_memory, read_chunks
 
 
 def passengers(n: int = 60, seed: int = 0) -> pd.DataFrame:
-    """Numbers far from 0 and near it, one constant; categories with missing values and without."""
+    """Return numbers near 0, far from it and constant; categories with and without missing ones."""
     rng = np.random.default_rng(seed)
     age = rng.normal(40, 12, n).round(1)
     age[rng.random(n) < 0.2] = np.nan
@@ -45,11 +40,11 @@ def passengers(n: int = 60, seed: int = 0) -> pd.DataFrame:
 
 
 def fit(chunk, training: Any = None, rows: int = 10**6, categorical=("deck",)) -> Any:
-    """Columns fitted to some rows of a table."""
+    """Return a preprocessing fitted to the training rows of a table."""
     training = np.ones(len(chunk), dtype=bool) if training is None else training
     survey = Survey(chunk.names, categorical)
     survey.add(chunk)
-    columns = survey.columns(chunk.source)
+    columns = survey.fits(chunk.source)
     for first in range(0, len(chunk), rows):
         part = type(chunk)(chunk.table.slice(first, rows), chunk.source, first)
         for column in columns:
@@ -58,16 +53,16 @@ def fit(chunk, training: Any = None, rows: int = 10**6, categorical=("deck",)) -
 
 
 def memory(frame: pd.DataFrame) -> Any:
-    return in_memory(frame, list(frame))
+    return chunk_in_memory(frame, list(frame))
 
 
-def test_it_is_what_scikit_learn_makes_of_it() -> None:
+def test_encoding_equals_that_of_scikit_learn() -> None:
     train, new = passengers(), passengers(40, seed=1)
-    new.loc[3, "port"] = "Rome"  # which training never saw
+    new.loc[3, "port"] = "Rome"  # unknown to training
     found = fit(memory(train))
     numbers = make_pipeline(SimpleImputer(), StandardScaler())
     text = make_pipeline(
-        SimpleImputer(strategy="constant", fill_value="\uffff"),  # which comes last
+        SimpleImputer(strategy="constant", fill_value="\uffff"),  # sorts last
         OneHotEncoder(handle_unknown="ignore", sparse_output=False),
     )
     onehot = OneHotEncoder(handle_unknown="ignore", sparse_output=False)
@@ -78,7 +73,7 @@ def test_it_is_what_scikit_learn_makes_of_it() -> None:
     for frame in (train, new):
         expected = oracle.fit(train).transform(frame)
         assert found.tensor(frame).dtype == torch.float32
-        # the imputer's mean is in the scaler's deviation too, where ours is that of what is there
+        # scikit-learn's deviation includes the imputed means; ours is that of the present values
         age = frame["age"].fillna(train["age"].mean())
         expected[:, 0] = (age - train["age"].mean()) / train["age"].std(ddof=0)
         np.testing.assert_allclose(found.tensor(frame).numpy(), expected, rtol=2e-6, atol=1e-6)
@@ -94,15 +89,15 @@ def test_it_is_what_scikit_learn_makes_of_it() -> None:
 
 
 def test_missing_values() -> None:
-    """A number becomes the mean; a category one of its own, or nothing where training had none."""
-    columns = [Numbers("a", 3.0, 2.0), Categories("b", ("x", "y"), True)]
-    columns += [Categories("c", ("x", "y"), False)]
+    """A number becomes the mean; a category its own, or zeros if training had no missing ones."""
+    columns = [NumericColumn("a", 3.0, 2.0), CategoricalColumn("b", ("x", "y"), True)]
+    columns += [CategoricalColumn("c", ("x", "y"), False)]
     found = TablePreprocessing(columns, ("0", "1"))
     x = found.tensor({"a": [None, 7.0], "b": [None, "z"], "c": [None, "y"]})
     assert x.tolist() == [[0, 0, 0, 1, 0, 0], [2, 0, 0, 0, 0, 1]]
 
 
-def test_only_training_rows_count() -> None:
+def test_only_training_rows_are_fitted() -> None:
     frame = passengers()
     training = np.arange(60) < 45
     found = fit(memory(frame), training).state_dict()
@@ -125,38 +120,38 @@ def test_chunks_of_any_size_give_the_same(rows: int) -> None:
 
 
 def test_the_deviation_keeps_its_digits_far_from_zero() -> None:
-    """where the mean of squares less the square of the mean has none left."""
+    """The mean of squares minus the squared mean would have no digits left."""
     values = 1e9 + np.random.default_rng(0).random(1000)
-    found = NumbersSoFar("a")
+    found = NumericFit("a")
     for part in np.split(values, 10):
-        found.add(in_memory({"a": part}, ["a"]), np.ones(100, dtype=bool))
+        found.add(chunk_in_memory({"a": part}, ["a"]), np.ones(100, dtype=bool))
     assert found.column().deviation == pytest.approx(values.std(), rel=1e-12)
     assert found.column().mean == pytest.approx(values.mean(), rel=1e-15)
 
 
 def test_a_constant_column_is_zero() -> None:
     found = fit(memory(pd.DataFrame({"a": [0.1] * 7})), rows=2)
-    assert found.columns == (Numbers("a", 0.1, 1.0),)
+    assert found.columns == (NumericColumn("a", 0.1, 1.0),)
     assert found.tensor({"a": [0.1, 1.1]}).tolist() == [[0], [1]]
 
 
-def test_a_file_is_as_its_table_in_memory(tmp_path: Path) -> None:
+def test_a_file_is_encoded_as_the_same_table_in_memory(tmp_path: Path) -> None:
     frame, path = passengers(), tmp_path / "a.csv"
     frame.to_csv(path, index=False)
     found = fit(memory(frame))
-    [chunk] = chunks(Source.of(path), 1000)
+    [chunk] = read_chunks(Source.from_path(path), 1000)
     assert fit(chunk).state_dict() == found.state_dict()
     assert torch.equal(found.tensor(path), found.tensor(frame))
     assert torch.equal(found.tensor(str(path)), found.tensor(frame))
     rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
     assert torch.equal(found.tensor(rows), found.tensor(frame))
-    pieces = list(found.read(path, 7))
-    assert [len(x) for _, x in pieces] == [7] * 8 + [4]
-    assert torch.equal(torch.cat([x for _, x in pieces]), found.tensor(frame))
-    assert [name for ids, _ in pieces for name in ids] == [str(row) for row in range(60)]
+    parts = list(found.read(path, 7))
+    assert [len(x) for _, x in parts] == [7] * 8 + [4]
+    assert torch.equal(torch.cat([x for _, x in parts]), found.tensor(frame))
+    assert [name for ids, _ in parts for name in ids] == [str(row) for row in range(60)]
 
 
-def test_rows_have_names(tmp_path: Path) -> None:
+def test_an_id_column_names_the_rows_of_files(tmp_path: Path) -> None:
     frame, path = passengers(5), tmp_path / "a.csv"
     columns = fit(memory(frame)).columns
     found = TablePreprocessing(columns, ("no", "yes"), id_column="who", delimiter=";")
@@ -165,14 +160,14 @@ def test_rows_have_names(tmp_path: Path) -> None:
     assert ids == ["7", "8", "7", "x y", ""]
     frame.assign(who=["NA", "01.0", "TRUE", "nan", " x"]).to_csv(path, index=False, sep=";")
     [(ids, _)] = found.read(path, 100)
-    assert ids == ["NA", "01.0", "TRUE", "nan", " x"]  # as they stand there
-    assert found.tensor(frame).shape == (5, found.in_features)  # names are for files
+    assert ids == ["NA", "01.0", "TRUE", "nan", " x"]  # unchanged
+    assert found.tensor(frame).shape == (5, found.in_features)  # tables in memory need no ids
     frame.to_csv(path, index=False, sep=";")
     with pytest.raises(ValueError, match=r"a.csv: expected column who, got columns age, port"):
         list(found.read(path, 100))
 
 
-def test_a_state_is_plain_and_comes_back() -> None:
+def test_a_state_is_plain_data_and_rebuilds_the_preprocessing() -> None:
     found = fit(memory(passengers()))
     state = found.state_dict()
 
@@ -191,9 +186,13 @@ def test_a_state_is_plain_and_comes_back() -> None:
     assert again.class_names == ("no", "yes")
 
 
-def test_what_cannot_be_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_that_cannot_be_encoded_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    found = TablePreprocessing([Numbers("a", 0.0, 1.0), Categories("b", ("x",), False)], ("0", "1"))
+    found = TablePreprocessing(
+        [NumericColumn("a", 0.0, 1.0), CategoricalColumn("b", ("x",), False)], ("0", "1")
+    )
     Path("a.csv").write_text('c,a,b\n"1\n2",3,x\n1,old,x\n')
     Path("b.csv").write_text("c,a\n1,2\n")
     Path("c.csv").write_text("a;b\n1;x\n")
@@ -227,9 +226,9 @@ def test_what_cannot_be_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ((), ["1"], None),
     ],
 )
-def test_categories_of_another_kind_are_a_mistake(values: Any, raw: Any, message: Any) -> None:
-    """Others that training never saw are zeros."""
-    found = TablePreprocessing([Categories("b", values, False)], ("0", "1"))
+def test_categories_of_another_kind_are_refused(values: Any, raw: Any, message: Any) -> None:
+    """Other unknown categories give zeros."""
+    found = TablePreprocessing([CategoricalColumn("b", values, False)], ("0", "1"))
     if message is None:
         assert found.tensor({"b": raw}).sum() == sum(value in values for value in raw)
     else:
@@ -238,22 +237,22 @@ def test_categories_of_another_kind_are_a_mistake(values: Any, raw: Any, message
 
 
 def surveyed(**columns: Any) -> Any:
-    chunk = in_memory(columns, list(columns))
+    chunk = chunk_in_memory(columns, list(columns))
     survey = Survey(chunk.names, ["code"])
     survey.add(chunk)
-    return survey.columns(chunk.source)
+    return survey.fits(chunk.source)
 
 
-def test_which_columns_are_numbers() -> None:
+def test_which_columns_are_numeric() -> None:
     found = surveyed(
         a=["1", "", "-2e3"], b=["x", None, "y"], c=[True, False, None], d=[1, 2, 3], code=[1, 2, 2]
     )
     assert [type(column) for column in found] == [
-        NumbersSoFar,
-        CategoriesSoFar,
-        CategoriesSoFar,
-        NumbersSoFar,
-        CategoriesSoFar,
+        NumericFit,
+        CategoricalFit,
+        CategoricalFit,
+        NumericFit,
+        CategoricalFit,
     ]
 
 
@@ -263,26 +262,26 @@ def test_which_columns_are_numbers() -> None:
         (
             {"a": ["1", "2", "?"]},
             r"^inputs, row 2, column a: expected a number as in inputs, row 0, which has 1, got \?;"
-            r" correct it, or take all of them as categories \(--data.categorical '\[\"a\"\]'\), "
-            r"or leave the column out \(--data.ignore '\[\"a\"\]'\)$",
+            r" correct the value, or make the column categorical \(categorical=\[\"a\"\]\), or "
+            r"leave it out \(ignore=\[\"a\"\]\)$",
         ),
-        ({"a": ["1", "2,5"]}, r"got 2,5; decimals are written with a point; correct it"),
+        ({"a": ["1", "2,5"]}, r"got 2,5; decimals are written with a point; correct the value"),
         ({"a": ["NA", None]}, r"^inputs, column a: expected at least one value, got none; leave"),
         ({"a": [None, None]}, r"^inputs, column a: expected at least one value, got none"),
         (
             {"n": [1.0] * 20, "a": [f"x{k}" for k in range(20)], "b": [f"y{k}" for k in range(20)]},
-            r"^inputs: .* got columns a, b with another value .* --data.ignore '\[\"a\", \"b\"\]'$",
+            r"^inputs: .* got columns a, b with another value .*: ignore=\[\"a\", \"b\"\]$",
         ),
         ({"a": [f"x{k % 1001}" for k in range(3000)]}, r"got column a with .* more than 1000"),
         ({"code": list(range(30))}, r"got column code with another value in each row"),
     ],
 )
-def test_columns_that_cannot_be_used(columns: Any, message: str) -> None:
+def test_columns_that_cannot_be_fitted_are_refused(columns: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         surveyed(**columns)
 
 
-def test_text_that_is_not_quite_an_identifier() -> None:
+def test_text_with_fewer_values_is_no_identifier() -> None:
     surveyed(a=[f"x{k}" for k in range(19)])
     surveyed(a=[f"x{k % 19}" for k in range(20)])
     surveyed(a=[f"x{k % 1000}" for k in range(3000)])

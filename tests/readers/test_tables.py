@@ -1,4 +1,4 @@
-"""Tables of every kind hold the same values, as numbers and as text."""
+"""Tables of every format give the same values, as numbers and as text."""
 
 import datetime
 import decimal
@@ -16,7 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from softmax_torch.preprocessing.chunks import NUMBER, Chunk, Source, chunks, in_memory
+from softmax_torch.readers.tables import (
+    NUMBER_PATTERN,
+    Chunk,
+    Source,
+    chunk_in_memory,
+    read_chunks,
+)
 
 NAMES = ["size", "whole", "kind", "flag"]
 SIZE, WHOLE, KIND, FLAG = [0.5, None, -2.0], [1, 2, 3], ["x", None, "z z"], [True, False, True]
@@ -107,19 +113,23 @@ TABLES = {
 }
 
 
-def pieces(raw: Any, rows: int) -> list[Chunk]:
-    return list(chunks(Source.of(raw), rows)) if isinstance(raw, Path) else [in_memory(raw, NAMES)]
+def chunks_of(raw: Any, rows: int) -> list[Chunk]:
+    return (
+        list(read_chunks(Source.from_path(raw), rows))
+        if isinstance(raw, Path)
+        else [chunk_in_memory(raw, NAMES)]
+    )
 
 
 @pytest.mark.parametrize("rows", [2, 100])
 @pytest.mark.parametrize("kind", TABLES)
-def test_all_kinds_of_tables_hold_the_same(kind: str, rows: int, tmp_path: Path) -> None:
-    found = pieces(TABLES[kind](tmp_path), rows)
+def test_all_formats_give_the_same_values(kind: str, rows: int, tmp_path: Path) -> None:
+    found = chunks_of(TABLES[kind](tmp_path), rows)
     if rows == 2 and isinstance(TABLES[kind](tmp_path), Path):
         assert [(len(piece), piece.first) for piece in found] == [(2, 0), (1, 2)]
     for name, expected in TEXTS.items():
         if kind == "decimals" and name == "size":
-            continue  # the text of a decimal has all its digits
+            continue  # a decimal keeps its digits as text
         assert [v for piece in found for v in piece.text(name).to_pylist()] == expected
     for name, numbers in (("size", [0.5, math.nan, -2]), ("whole", [1, 2, 3])):
         got = np.concatenate([piece.numbers(name) for piece in found])
@@ -128,36 +138,35 @@ def test_all_kinds_of_tables_hold_the_same(kind: str, rows: int, tmp_path: Path)
 
 
 @pytest.mark.parametrize("kind", TABLES)
-def test_what_a_column_is(kind: str, tmp_path: Path) -> None:
-    """The first row with a number in it, and the first with something else."""
-    [found] = pieces(TABLES[kind](tmp_path), 100)
-    kinds = {name: found.kinds(name) for name in NAMES}
+def test_first_rows_with_a_number_and_with_text(kind: str, tmp_path: Path) -> None:
+    [found] = chunks_of(TABLES[kind](tmp_path), 100)
+    kinds = {name: found.first_number_and_text(name) for name in NAMES}
     assert kinds == {"size": (0, None), "whole": (0, None), "kind": (None, 0), "flag": (None, 0)}
 
 
 def test_numbers_and_text_in_one_column() -> None:
-    found = in_memory({"a": ["", "1", "x", "2"], "b": ["y", "NA", "1e3", "z"]}, ["a", "b"])
-    assert (found.kinds("a"), found.kinds("b")) == ((1, 2), (2, 0))
-    empty = in_memory({"a": ["", "NA"], "b": [None, None]}, ["a", "b"])
-    assert empty.kinds("a") == empty.kinds("b") == (None, None)
+    found = chunk_in_memory({"a": ["", "1", "x", "2"], "b": ["y", "NA", "1e3", "z"]}, ["a", "b"])
+    assert (found.first_number_and_text("a"), found.first_number_and_text("b")) == ((1, 2), (2, 0))
+    empty = chunk_in_memory({"a": ["", "NA"], "b": [None, None]}, ["a", "b"])
+    assert empty.first_number_and_text("a") == empty.first_number_and_text("b") == (None, None)
     with pytest.raises(ValueError, match=r"^inputs, row 2, column a: expected a number, got x$"):
         found.numbers("a")
 
 
-PIECE = st.text(st.sampled_from("0123456789+-.eEinfaINFAty_, x"), max_size=8)
+SHORT_TEXT = st.text(st.sampled_from("0123456789+-.eEinfaINFAty_, x"), max_size=8)
 
 
-@given(text=PIECE | st.floats().map(str) | st.integers().map(str))
-def test_number_says_which_text_arrow_takes_for_one(text: str) -> None:
-    found = in_memory({"a": ["z", text]}, ["a"])
+@given(text=SHORT_TEXT | st.floats().map(str) | st.integers().map(str))
+def test_the_number_pattern_matches_the_texts_that_arrow_can_cast(text: str) -> None:
+    found = chunk_in_memory({"a": ["z", text]}, ["a"])
     if found.column("a")[1].as_py() is None:
         return
     try:
         pa.array([text.strip()]).cast(pa.float64())
     except pa.ArrowInvalid:
-        assert found.kinds("a") == (None, 0), NUMBER
+        assert found.first_number_and_text("a") == (None, 0), NUMBER_PATTERN
     else:
-        assert found.kinds("a") == (1, 0)
+        assert found.first_number_and_text("a") == (1, 0)
 
 
 @pytest.mark.parametrize(
@@ -173,9 +182,11 @@ def test_number_says_which_text_arrow_takes_for_one(text: str) -> None:
         ({"a": [datetime.date(2020, 1, 1)]}, "a", r"column a: .* got date32.*leave the column out"),
     ],
 )
-def test_values_that_cannot_be_used(columns: Any, name: str, message: str) -> None:
+def test_values_that_are_no_finite_numbers_are_refused(
+    columns: Any, name: str, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
-        in_memory(columns, [name]).numbers(name)
+        chunk_in_memory(columns, [name]).numbers(name)
 
 
 @pytest.mark.parametrize(
@@ -196,41 +207,45 @@ def test_values_that_cannot_be_used(columns: Any, name: str, message: str) -> No
         (pa.table([[1], [2]], names=["a", "a"]), ValueError, "got two called a"),
     ],
 )
-def test_what_is_no_table(raw: Any, kind: type[Exception], message: str) -> None:
+def test_inputs_that_are_no_table_are_refused(
+    raw: Any, kind: type[Exception], message: str
+) -> None:
     with pytest.raises(kind, match=message):
-        in_memory(raw, NAMES)
+        chunk_in_memory(raw, NAMES)
 
 
-def test_other_columns_of_a_frame_are_no_matter() -> None:
-    """though pyarrow has no type for them."""
+def test_other_columns_of_a_frame_are_ignored() -> None:
+    """Even if pyarrow has no type for them."""
     frame = pd.DataFrame({"size": SIZE, "other": [1, "x", None], "more": [object()] * 3})
-    found = in_memory(frame, ["kind", "size"])
+    found = chunk_in_memory(frame, ["kind", "size"])
     assert found.names == ["size"]
     np.testing.assert_array_equal(found.numbers("size"), [0.5, math.nan, -2])
-    assert in_memory(pd.DataFrame(np.eye(2)), ["1"]).numbers("1").tolist() == [0, 1]
+    assert chunk_in_memory(pd.DataFrame(np.eye(2)), ["1"]).numbers("1").tolist() == [0, 1]
 
 
-def test_names_of_columns_are_listed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """of 3000 columns, three thousand times took 14 s."""
-    found, listed = in_memory({name: [1] for name in "abc"}, ["a", "b", "c"]), []
+def test_column_names_are_listed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Listing the names of 3000 columns once for each of them took 14 s."""
+    found, listed = chunk_in_memory({name: [1] for name in "abc"}, ["a", "b", "c"]), []
     names = property(lambda chunk: listed.append(chunk) or chunk.table.column_names)
     monkeypatch.setattr(Chunk, "names", names)
     found.require(["c", "a", "b"])
     assert len(listed) == 1
 
 
-def test_matrices_are_columns(tmp_path: Path) -> None:
+def test_a_matrix_gives_numbered_columns(tmp_path: Path) -> None:
     matrix = np.arange(6.0, dtype=np.float32).reshape(3, 2)
     np.save(tmp_path / "a.npy", matrix)
     np.savez(tmp_path / "a.npz", x=matrix, y=[7, 8, 9])
-    [a] = chunks(Source.of(tmp_path / "a.npy"), 100)
-    [b] = chunks(Source.of(tmp_path / "a.npz"), 100)
+    [a] = read_chunks(Source.from_path(tmp_path / "a.npy"), 100)
+    [b] = read_chunks(Source.from_path(tmp_path / "a.npz"), 100)
     assert (a.names, b.names) == (["0", "1"], ["x_0", "x_1", "y"])
     for k in range(2):
         assert a.numbers(f"{k}").tolist() == b.numbers(f"x_{k}").tolist() == matrix[:, k].tolist()
 
 
-def test_files_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_are_no_tables_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("a.parquet", "a.npz", "a.npy"):
         Path(name).write_bytes(b"no table")
@@ -265,7 +280,7 @@ def test_files_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         "none.parquet": "expected at least one row, got none",
     }.items():
         with pytest.raises(ValueError, match=rf"^{name}: .*{message}"):
-            list(chunks(Source.of(name), 10))
+            list(read_chunks(Source.from_path(name), 10))
 
 
 def test_a_pickle_in_an_array_is_not_run(tmp_path: Path) -> None:
@@ -277,7 +292,7 @@ def test_a_pickle_in_an_array_is_not_run(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", a=np.array([Evil(), 1]))
     for name in ("a.npy", "a.npz"):
         with pytest.raises(ValueError, match=r"allow_pickle|Python objects"):
-            list(chunks(Source.of(tmp_path / name), 10))
+            list(read_chunks(Source.from_path(tmp_path / name), 10))
     assert not (tmp_path / "run").exists()
     np.load(tmp_path / "a.npy", allow_pickle=True)
-    assert (tmp_path / "run").exists()  # it would have been
+    assert (tmp_path / "run").exists()  # NumPy would have run it

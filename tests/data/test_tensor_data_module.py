@@ -1,11 +1,23 @@
-"""What data modules share: checks before anything is learnt, a seeded split, loaders."""
+"""The base of data modules: checks before training, a seeded split, loaders, no early reading."""
+
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from softmax_torch.data import DigitsDataModule, Split, TensorDataModule, module
-from softmax_torch.data.module import carve
+from softmax_torch.data import (
+    BackboneFeaturesDataModule,
+    DigitsDataModule,
+    FeaturesDataModule,
+    ImageFolderDataModule,
+    MNISTDataModule,
+    Split,
+    TableDataModule,
+    TensorDataModule,
+    splits,
+)
+from softmax_torch.data.splits import random_split
 
 
 class Given(TensorDataModule):
@@ -24,7 +36,7 @@ def good(n: int = 20) -> Split:
 
 
 def with_value(data: Split, row: int, x: float | None = None, y: int | None = None) -> Split:
-    """The data with one value in a row changed."""
+    """Return a copy of the data with one value changed."""
     data = Split(data.x.clone(), data.y.clone())
     if x is not None:
         data.x[row, 1] = x
@@ -33,9 +45,9 @@ def with_value(data: Split, row: int, x: float | None = None, y: int | None = No
     return data
 
 
-def test_split_is_disjoint_whole_and_seeded() -> None:
+def test_a_random_split_is_disjoint_complete_and_seeded() -> None:
     def numbers(seed: int) -> list[list[int]]:
-        parts = carve(good(), 0.3, seed)
+        parts = random_split(good(), 0.3, seed)
         for part in parts:
             assert torch.equal(part.y, (part.x[:, 0] / 3).long() % 4)
         return [part.x[:, 0].tolist() for part in parts]
@@ -47,12 +59,12 @@ def test_split_is_disjoint_whole_and_seeded() -> None:
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.001, 0.999, 1.0])
-def test_a_split_without_samples_is_refused(fraction: float) -> None:
+def test_an_empty_part_of_a_split_is_refused(fraction: float) -> None:
     with pytest.raises(ValueError, match="expected both parts of a split to have samples"):
-        carve(good(), fraction, 0)
+        random_split(good(), fraction, 0)
 
 
-def test_raw_inputs_of_the_test_set() -> None:
+def test_raw_test_inputs_are_the_first_of_the_test_set() -> None:
     data = Given(good(20), good(8))
     data.setup()
     for rows in (1, 3, 20):
@@ -80,7 +92,7 @@ def test_loaders_visit_their_splits() -> None:
     assert data.class_counts.tolist() == torch.bincount(data.splits["train"].y).tolist()
 
 
-def test_prediction_keeps_the_order_of_the_test_set() -> None:
+def test_prediction_visits_the_test_set_in_order() -> None:
     data = Given(good())
     data.setup()
     assert torch.equal(torch.cat([x for x, _ in data.predict_dataloader()]), good().x)
@@ -90,7 +102,7 @@ def test_prediction_keeps_the_order_of_the_test_set() -> None:
 def test_the_first_row_that_is_not_finite_is_named(
     value: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "EVALUATION_BATCH", 4)  # rows that are looked at together
+    monkeypatch.setattr(splits, "CHECKED_ROWS", 4)
     bad = with_value(with_value(good(), 7, value), 11, value)
     with pytest.raises(ValueError, match=r"training set: .* 2 rows, the first of them row 7"):
         Given(bad).setup()
@@ -113,7 +125,7 @@ def test_a_label_out_of_range_is_an_index_error(label: int) -> None:
         (Split(torch.zeros(5, 2), torch.zeros(5).long()), r"3 features a sample, got shape \(2,\)"),
     ],
 )
-def test_sizes_that_do_not_fit_are_named(train: Split, message: str) -> None:
+def test_sizes_that_do_not_match_are_named(train: Split, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Given(train).setup()
 
@@ -126,12 +138,47 @@ def test_sizes_that_do_not_fit_are_named(train: Split, message: str) -> None:
         ({"val_fraction": 1.5}, "got 1.5"),
     ],
 )
-def test_options_are_checked_at_once(options: dict[str, float], message: str) -> None:
+def test_the_constructor_checks_options(options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Given(good(), **options)
 
 
-def test_digits() -> None:
+def from_files(root: str) -> dict[str, TensorDataModule]:
+    """Return data modules whose files would be in a folder."""
+    folder = ImageFolderDataModule(root)
+    return {
+        "features": FeaturesDataModule(f"{root}/train.pt", f"{root}/test.pt"),
+        "folder": folder,
+        "table": TableDataModule(f"{root}/table.csv", "y"),
+        "mnist": MNISTDataModule(root=root, download=False),
+        "backbone": BackboneFeaturesDataModule(folder, "squeezenet1_1", "none.pt", 0, "features.3"),
+    }
+
+
+def test_the_constructor_opens_no_file(tmp_path: Path) -> None:
+    """Missing files are found by ``setup``, and by sizes that depend on them."""
+    for name in from_files(str(tmp_path / "none")):
+        data = from_files(str(tmp_path / "none"))[name]
+        with pytest.raises(FileNotFoundError):
+            data.setup()
+        for size in ("in_features", "num_classes"):
+            if name == "mnist" or (name, size) == ("backbone", "in_features"):
+                assert getattr(data, size) > 0
+            else:
+                with pytest.raises(FileNotFoundError):
+                    getattr(data, size)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_subclass_without_sizes_needs_a_preprocessing() -> None:
+    data = TensorDataModule(None, None, 4, 0.25, 0)
+    with pytest.raises(NotImplementedError, match="expected in_features and num_classes, or a pro"):
+        assert data.num_classes
+    with pytest.raises(NotImplementedError, match="expected a method read or read_splits"):
+        data.setup()
+
+
+def test_digits_are_scaled_images() -> None:
     data = DigitsDataModule()
     data.setup()
     assert sum(len(split) for split in data.splits.values()) == 1797

@@ -1,4 +1,4 @@
-"""Text files of columns: what is read of them, and what is said of those that cannot be."""
+"""Delimited text files: the values that are read, and the errors for files that cannot be read."""
 
 from pathlib import Path
 
@@ -6,8 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from softmax_torch.preprocessing import delimited
-from softmax_torch.preprocessing.chunks import Source, chunks
+from softmax_torch.readers import delimited
+from softmax_torch.readers.tables import Source, read_chunks
 
 
 @pytest.fixture
@@ -18,14 +18,14 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def read(content: bytes, name: str = "a.csv", rows: int = 100, delimiter: str | None = None):
     Path(name).write_bytes(content)
-    pieces = list(chunks(Source.of(name, delimiter), rows))
-    assert [piece.first for piece in pieces] == [
-        sum(len(piece) for piece in pieces[:k]) for k in range(len(pieces))
+    chunks = list(read_chunks(Source.from_path(name, delimiter), rows))
+    assert [chunk.first for chunk in chunks] == [
+        sum(len(chunk) for chunk in chunks[:k]) for k in range(len(chunks))
     ]
-    assert all(0 < len(piece) <= rows for piece in pieces)
+    assert all(0 < len(chunk) <= rows for chunk in chunks)
     return {
-        name: [value for piece in pieces for value in piece.column(name).to_pylist()]
-        for name in pieces[0].names
+        name: [value for chunk in chunks for value in chunk.column(name).to_pylist()]
+        for name in chunks[0].names
     }
 
 
@@ -35,7 +35,10 @@ def read(content: bytes, name: str = "a.csv", rows: int = 100, delimiter: str | 
         (b"a,b\n1,x\n2,y\n", {"a": ["1", "2"], "b": ["x", "y"]}),
         (b"a,b\r\n1,x\r\n", {"a": ["1"], "b": ["x"]}),
         (b"a,b\n1,x", {"a": ["1"], "b": ["x"]}),
-        (b"\xef\xbb\xbfa,b\n1,x\n", {"a": ["1"], "b": ["x"]}),  # as Excel begins UTF-8
+        (
+            b"\xef\xbb\xbfa,b\n1,x\n",
+            {"a": ["1"], "b": ["x"]},
+        ),  # the byte order mark that Excel writes
         (b"\n\na,b\n\n1,x\n\n\n2,y\n\n", {"a": ["1", "2"], "b": ["x", "y"]}),
         (b'a,b\n"1","x,\n""y"""\n', {"a": ["1"], "b": ['x,\n"y"']}),
         (b'a,b\n1,5" pipe\n', {"a": ["1"], "b": ['5" pipe']}),
@@ -58,7 +61,7 @@ def test_values_are_text(content: bytes, expected: dict[str, list[str | None]], 
         ("a.csv", ";", b"a;b\n1,5;x\n"),
         ("a.tsv", None, b"a\tb\n1,5\tx\n"),
         ("a.TAB", None, b"a\tb\n1,5\tx\n"),
-        ("a.tsv", ";", b"a\tb\n1,5\tx\n"),  # a delimiter is that of .csv
+        ("a.tsv", ";", b"a\tb\n1,5\tx\n"),  # the argument is for .csv only
     ],
 )
 def test_the_delimiter(name: str, delimiter: str | None, content: bytes, here: Path) -> None:
@@ -75,8 +78,8 @@ TABLE = st.lists(
     max_examples=60,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
-def test_what_is_written_is_read(rows, block: int, size: int, here: Path) -> None:
-    """In blocks and chunks of any size, and every row has the line in which it begins."""
+def test_written_tables_are_read_back(rows, block: int, size: int, here: Path) -> None:
+    """In blocks and chunks of any size; every row is located at the line in which it begins."""
     import csv
 
     lines, text = [], '"first","sec\nond"\n'
@@ -87,17 +90,17 @@ def test_what_is_written_is_read(rows, block: int, size: int, here: Path) -> Non
     path.write_text(text, encoding="utf-8", newline="")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(delimited, "BLOCK", block)
-        pieces = list(chunks(Source.of(path), size))
-    found = [row for piece in pieces for row in zip(*piece.table.to_pydict().values(), strict=True)]
+        chunks = list(read_chunks(Source.from_path(path), size))
+    found = [row for chunk in chunks for row in zip(*chunk.table.to_pydict().values(), strict=True)]
     assert found == rows
     with path.open(newline="") as file:
         assert [tuple(row) for row in csv.reader(file)][1:] == rows
     if "\r" not in text:
-        places = [piece.place(k) for piece in pieces for k in range(len(piece))]
+        places = [chunk.locate(k) for chunk in chunks for k in range(len(chunk))]
         assert places == [f"{path}, line {line}" for line in lines]
 
 
-def test_an_end_of_line_in_a_value_may_lie_across_blocks(
+def test_a_line_end_in_a_value_may_cross_blocks(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(delimited, "BLOCK", 128)
@@ -125,7 +128,7 @@ LONG = b"".join(b"%d,x\n" % k for k in range(3000))
         (b"a,b\n" + LONG + b"1,2,3\n", r"a.csv, line 3002: expected 2 fields, .* got 3$"),
         (
             b"a;b\n1,5;x\n",
-            r"got 2; its columns look separated by ';', not ',', .*delimiter ';'$",
+            r"got 2; its columns look separated by ';', not ',': give the delimiter ';'$",
         ),
         (b"a\tb\n1,5\tx\n", r"look separated by '\\t'"),
         ("a,b\n1,x\n2,é\n".encode("latin1"), r"a.csv, line 3: .*UTF-8.*0xe9.*iconv -f WINDOWS"),
@@ -139,7 +142,7 @@ LONG = b"".join(b"%d,x\n" % k for k in range(3000))
         (b"a,b\n1," + b"x" * 4096 + b"\n", r"a.csv: .* got a row of more than .* MiB"),
     ],
 )
-def test_what_cannot_be_read(
+def test_files_that_cannot_be_read(
     content: bytes, message: str, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(delimited, "BLOCK", 1024)
@@ -147,20 +150,20 @@ def test_what_cannot_be_read(
         read(content)
 
 
-def test_a_quote_like_any_other_costs_no_second_reading(
+def test_a_quote_within_a_value_needs_no_second_reading(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """by Python's csv module, which takes ten times as long."""
+    """Python's csv module would take ten times as long."""
     monkeypatch.setattr(delimited, "check_quotes", lambda *args: pytest.fail("read again"))
     assert len(read(b'a,b\n1,5" pipe\n2,"x"\n')["a"]) == 2
 
 
-def test_there_has_to_be_a_file(here: Path) -> None:
+def test_the_path_must_be_a_table_file(here: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"none.csv: expected a table, got no such file"):
-        Source.of("none.csv")
+        Source.from_path("none.csv")
     (here / "folder.csv").mkdir()
     with pytest.raises(FileNotFoundError, match=r"folder.csv: expected a table, got a folder"):
-        Source.of("folder.csv")
+        Source.from_path("folder.csv")
     (here / "a.xlsx").touch()
     with pytest.raises(ValueError, match=r"a.xlsx: expected a name that ends in .csv, .tsv, .tab"):
-        Source.of("a.xlsx")
+        Source.from_path("a.xlsx")

@@ -1,4 +1,4 @@
-"""The IDX reader: what was written comes back, and every fault is named."""
+"""The IDX reader returns what was written, and names every fault of a file."""
 
 import gzip
 from pathlib import Path
@@ -7,13 +7,13 @@ import pytest
 import torch
 from mnist_files import write_idx
 
-from softmax_torch.data import idx
+from softmax_torch.readers import idx
 
 
 @pytest.mark.parametrize("name", ["images", "images.gz"])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
 @pytest.mark.parametrize("shape", [(5,), (4, 3), (2, 3, 4), (0, 3)])
-def test_what_was_written_comes_back(
+def test_a_written_tensor_is_read_back(
     tmp_path: Path, name: str, dtype: torch.dtype, shape: tuple[int, ...]
 ) -> None:
     values = torch.randint(256, shape).to(dtype) * (1 if dtype == torch.uint8 else 70000)
@@ -21,7 +21,7 @@ def test_what_was_written_comes_back(
     got = idx.read(tmp_path / name)
     assert got.dtype == dtype
     assert torch.equal(got, values)
-    got += 1  # it is ours to write to
+    got += 1  # the result is writable
 
 
 def test_plain_files_are_found_before_gzipped_ones(tmp_path: Path) -> None:
@@ -47,7 +47,9 @@ HEADER = bytes([0, 0, 8, 1, 0, 0, 0, 4])
     ],
 )
 @pytest.mark.parametrize("packed", [False, True])
-def test_faults_are_named(tmp_path: Path, content: bytes, message: str, packed: bool) -> None:
+def test_invalid_files_are_named(
+    tmp_path: Path, content: bytes, message: str, packed: bool
+) -> None:
     path = tmp_path / ("labels.gz" if packed else "labels")
     path.write_bytes(gzip.compress(content) if packed else content)
     with pytest.raises(ValueError, match=message) as raised:
@@ -56,7 +58,7 @@ def test_faults_are_named(tmp_path: Path, content: bytes, message: str, packed: 
 
 
 @pytest.mark.parametrize("cut", [5, 25])
-def test_a_broken_gzip_file_is_named(tmp_path: Path, cut: int) -> None:
+def test_a_broken_gzip_file_is_refused(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "labels.gz"
     path.write_bytes(gzip.compress(HEADER + b"abcd")[:cut])
     with pytest.raises(ValueError, match="expected a gzip file, got one that is broken"):

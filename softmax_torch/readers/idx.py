@@ -1,4 +1,4 @@
-"""A reader of IDX files, the format of MNIST and its relatives, that believes nothing.
+"""Read IDX files, the format of MNIST and its relatives; every field is checked before use.
 
     bytes 0-1   0
     byte  2     type: 0x08 unsigned byte, 0x0C big-endian int32
@@ -6,7 +6,8 @@
     4 d bytes   the dimensions, big-endian uint32
     the rest    the elements, row-major
 
-(http://yann.lecun.com/exdb/mnist, "File formats".) A file may be gzipped, its name ending in .gz.
+(http://yann.lecun.com/exdb/mnist, "File formats".) A file may be gzipped; its name then ends in
+.gz.
 """
 
 from __future__ import annotations
@@ -29,21 +30,21 @@ TYPES: dict[int, np.dtype[Any]] = {0x08: np.dtype(np.uint8), 0x0C: np.dtype(">i4
 
 
 def find(folder: Path, name: str) -> Path | None:
-    """The file of that name in the folder, plain or gzipped; None where there is neither."""
+    """Return the plain file of this name, else the gzipped one, else None."""
     candidates = (folder / name, folder / f"{name}.gz")
     return next((path for path in candidates if path.is_file()), None)
 
 
 def read(path: Path, sha256: str | None = None) -> Tensor:
-    """The tensor in an IDX file: uint8 or int32.
+    """Return the tensor in an IDX file, uint8 or int32.
 
     Args:
         path: the file.
-        sha256: hexadecimal digest that the file must have, as it lies there.
+        sha256: hexadecimal digest that the file must have, before it is unzipped; None for any.
 
     Raises:
-        ValueError: it is not a whole IDX file, or not the one with that digest; the message names
-            it and says what is wrong.
+        ValueError: the file is not a whole IDX file, or has another digest; the message names the
+            file and the fault.
     """
     content = path.read_bytes()
     digest = sha256 and hashlib.sha256(content).hexdigest()

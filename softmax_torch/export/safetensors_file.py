@@ -1,0 +1,72 @@
+"""A .safetensors file: the weights of a net and its configuration; reading it runs no code.
+
+    tensors    the state_dict of the net, under its names in a checkpoint
+    config     in the file's metadata, as JSON: the metadata of every exported model, and
+               ``hyper_parameters``, from which the net is rebuilt
+
+A folder, in Hugging Face's layout, has the same as model.safetensors, and config.json beside it.
+``softmax_torch.load`` reads either.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from softmax_torch.export.input_modules import InputModule, Interface, Runner
+from softmax_torch.export.metadata import metadata_of, to_json
+from softmax_torch.predictor import Predictor, load
+from softmax_torch.storage.exported_weights import CONFIG_FILE, CONFIG_KEY, WEIGHTS_FILE
+
+__all__ = ["interface", "open_runner", "usage", "write"]
+
+
+def write(path: Path, predictor: Predictor, input_module: InputModule) -> None:
+    """Write a new file, or a folder if the name does not end in .safetensors.
+
+    Raises:
+        ValueError: the net was made in Python, so that no configuration can rebuild it.
+    """
+    if predictor.hyper_parameters is None:
+        raise ValueError(
+            "source: expected a classifier that was loaded from a checkpoint, got one that was "
+            "made in Python: its weights alone cannot rebuild it"
+        )
+    config = metadata_of(predictor, ()) | {"hyper_parameters": predictor.hyper_parameters}
+    # Copies: the format has neither tensors that share memory nor the channels-last layout.
+    tensors = {
+        name: t.detach().clone(memory_format=torch.contiguous_format)
+        for name, t in predictor.network.state_dict().items()
+    }
+    file = path
+    if path.suffix != ".safetensors":
+        path.mkdir()
+        file = path / WEIGHTS_FILE
+        (path / CONFIG_FILE).write_text(to_json(config, indent=2) + "\n", encoding="utf-8")
+    # Not ``save_file``, whose files only their owner can read.
+    file.write_bytes(save(tensors, {"format": "pt", CONFIG_KEY: to_json(config)}))
+
+
+def open_runner(path: Path, input_module: InputModule) -> Runner:
+    """Open a file for predictions."""
+    predictor = load(path)
+
+    def run(samples: Any) -> tuple[Tensor, Tensor]:
+        p = predictor.predict_proba(samples)
+        return p.argmax(1), p
+
+    return run
+
+
+def interface(input_module: InputModule, C: int) -> Interface:
+    """Return no inputs and outputs: weights are no program."""
+    return (), ()
+
+
+def usage(path: Path, input_module: InputModule) -> str:
+    """Return a line of Python that uses the file or folder."""
+    return f'softmax_torch.load("{path}").predict(inputs)'
