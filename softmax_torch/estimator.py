@@ -41,16 +41,9 @@ except ImportError as error:
     ) from error
 
 from softmax_torch.solvers.arrays import refuse_masked, refuse_unreal
-from softmax_torch.solvers.fit import (
-    SOLVERS,
-    Solution,
-    check_options,
-    chosen,
-    minimize,
-    objective_of,
-)
-from softmax_torch.solvers.inputs import check_strength
+from softmax_torch.solvers.fit import Solution, minimize
 from softmax_torch.solvers.objective import Objective, Penalty
+from softmax_torch.solvers.problem import check_options, make_solver, objective_of
 
 __all__ = ["SoftmaxClassifier"]
 
@@ -155,13 +148,11 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         objective = objective_of(
             X, target, self.fit_intercept, weight, balanced, self.device, self.dtype
         )
-        check_strength(C, objective.total)
         penalty = Penalty.of_strength(C, l1_ratio, objective.total)
         if len(classes) == 2:
             penalty = penalty._replace(l2=2 * penalty.l2)
-        kind = SOLVERS[chosen(self.solver, penalty)]
-        theta, dtype = self._start(objective, classes), objective.samples.dtype
-        solver = kind(objective, penalty, theta, dtype, self._seed())
+        theta = self._start(objective, classes)
+        solver = make_solver(self.solver, objective, penalty, theta, self._seed())
         self._set(
             minimize(solver, tol, max_iter, category=ConvergenceWarning),
             np.float32 if X.dtype == np.float32 else np.float64,

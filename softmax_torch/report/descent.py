@@ -25,8 +25,8 @@ from torch import Tensor
 
 from softmax_torch.modules import SoftmaxRegression
 from softmax_torch.report.style import BLACK, BLUE, GREEN, ORANGE, VERMILION, panels
-from softmax_torch.solvers.fit import SOLVERS, objective_of
 from softmax_torch.solvers.objective import Objective, Penalty
+from softmax_torch.solvers.problem import SOLVERS, objective_of
 from softmax_torch.solvers.run import Run
 
 __all__ = ["Problem", "draw"]

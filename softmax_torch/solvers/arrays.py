@@ -120,13 +120,13 @@ def floating(x: Tensor) -> Tensor:
     if x.dtype.is_floating_point:
         return x
     if x.dtype.itemsize > 2 and x.numel():
-        low, high = _extremes(x)
+        low, high = _range(x)
         if low < -(1 << 24) or high > 1 << 24:
             return x.double()
     return x.float()
 
 
-def _extremes(x: Tensor) -> tuple[float, float]:
+def _range(x: Tensor) -> tuple[float, float]:
     """Return the least and the largest number of x, NaN where there is one."""
     # On a CPU aminmax takes 12 ms of 60000 x 784, as a sum does, but 220 of its transpose.
     low, high = torch.aminmax(x) if x.is_contiguous() else (x.amin(), x.amax())
@@ -135,7 +135,7 @@ def _extremes(x: Tensor) -> tuple[float, float]:
 
 def check_values(x: Tensor, names: Sequence[Any] | None = None) -> None:
     """Raise ValueError unless all of x (n, D) is finite and at most LARGEST in magnitude."""
-    if _within(*_extremes(x)):
+    if _within(*_range(x)):
         return
     lows, highs = (extreme.tolist() for extreme in (x.amin(0), x.amax(0)))
     wrong = [not _within(*both) for both in zip(lows, highs, strict=True)].index(True)
@@ -144,7 +144,7 @@ def check_values(x: Tensor, names: Sequence[Any] | None = None) -> None:
 
 def check_stored(values: Tensor, columns: Tensor, names: Sequence[Any] | None) -> None:
     """Raise ValueError unless all stored values of a sparse X would pass ``check_values``."""
-    if len(values) == 0 or _within(*_extremes(values)):
+    if len(values) == 0 or _within(*_range(values)):
         return
     fits = (values.double() >= -LARGEST) & (values.double() <= LARGEST)
     wrong = int(columns[~fits].amin())

@@ -26,9 +26,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softmax_torch.solvers.fit import minimize, objective_of, theta_of
+from softmax_torch.solvers.fit import minimize
 from softmax_torch.solvers.newton import NewtonCG
 from softmax_torch.solvers.objective import Objective, Penalty
+from softmax_torch.solvers.problem import objective_of, theta_of
 
 __all__ = ["Inference", "inference"]
 

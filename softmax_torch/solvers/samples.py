@@ -71,7 +71,7 @@ class Block(Protocol):
         """Return r^T (x * x) (M, D), in the dtype of r (B, M)."""
         ...
 
-    def extremes(self, group: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    def group_ranges(self, group: Tensor, groups: int) -> tuple[Tensor, Tensor]:
         """Return the least and the largest entry of each column per group of rows (groups, D).
 
         ``group`` (B,) assigns each row to a group in [0, groups), or to none by -1. Groups without
@@ -128,7 +128,7 @@ class _Dense:
     def transposed_square_dot(self, r: Tensor) -> Tensor:
         return r.T @ self._in(r.dtype).square()
 
-    def extremes(self, group: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    def group_ranges(self, group: Tensor, groups: int) -> tuple[Tensor, Tensor]:
         least = self.x.new_full((groups, self.x.shape[1]), math.inf, dtype=torch.float64)
         most = -least
         for g in set(group[group >= 0].tolist()):
@@ -164,7 +164,7 @@ class _Sparse:
         product: Tensor = csr_squared(self._in(r.dtype)[1]) @ r
         return product.T
 
-    def extremes(self, group: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    def group_ranges(self, group: Tensor, groups: int) -> tuple[Tensor, Tensor]:
         D = self.x.shape[1]
         row_group = torch.repeat_interleave(group, self.x.crow_indices().diff())
         stored = row_group >= 0

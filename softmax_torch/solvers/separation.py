@@ -55,7 +55,7 @@ def refuse_separating_columns(objective: Objective) -> None:
     The column does where all samples of some classes have values up to t and all other samples
     values from t on, not all of them t. Without a bias t is 0.
     """
-    least, most = objective.extremes()
+    least, most = objective.class_ranges()
     if not objective.bias:  # t = 0
         least, most = least.clamp_max(0.0), most.clamp_min(0.0)
     # Sorted by their largest value, and by their least where that is equal, the classes below t
