@@ -23,7 +23,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import softmax_torch
 from softmax_torch import SoftmaxClassifier, estimator
-from softmax_torch.solvers.fit import SOLVERS
+from softmax_torch.solvers.problem import SOLVERS
 
 NEAR = 1e-6
 
@@ -462,7 +462,7 @@ def test_no_penalty(data: Any) -> None:
 
 
 def test_ending_early_is_warned_of_where_fit_was_called(data: Any) -> None:
-    with pytest.warns(ConvergenceWarning, match="max_iter came first") as caught:
+    with pytest.warns(ConvergenceWarning, match="max_iter was reached first") as caught:
         model = SoftmaxClassifier(max_iter=2).fit(*data["iris"])
     assert [str(w.filename) for w in caught] == [__file__]
     assert model.n_iter_[0] == 2

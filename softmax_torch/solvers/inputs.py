@@ -1,12 +1,12 @@
-"""Checks and conversion of the samples, class indices, weights and options that callers pass.
+"""Checks and conversion of the samples X that callers pass.
 
 X is a dense array in memory (a tensor, a numpy array, nested lists, a pandas or polars frame), a
 ``numpy.memmap``, a sparse matrix (torch CSR, any format of scipy, a sparse pandas frame), or blocks
 of rows: an iterable that yields 2-dimensional arrays anew each time. Arrays in memory are moved to
-the device at once. Every pass reads a memory map and blocks piece by piece and holds one piece at a
-time.
+the device at once. Memory maps and blocks are read piece by piece in every pass, and one piece is
+held at a time.
 
-All numbers of X reach ``Samples`` exactly: whole numbers stay integers or become float64 where
+All numbers of X reach ``Samples`` exactly: whole numbers stay integers, or become float64 if
 float32 would round them.
 """
 
@@ -42,7 +42,7 @@ from softmax_torch.solvers.samples import (
 __all__ = ["as_dtype", "as_samples"]
 
 SMALL = 1 << 20
-"""With at most so many numbers in X all passes use float64: the time it costs is not noticeable."""
+"""Numbers in X up to which all passes use float64: the extra time is not noticeable."""
 
 READ_BYTES = 64 << 20
 """Bytes of a memory map that are read at a time."""
@@ -65,8 +65,8 @@ def as_samples(X: Any, device: torch.device | None, dtype: Any) -> Samples:
     """Return X (n, D) as samples for passes in ``dtype``, by default float32 unless X is small.
 
     Raises:
-        TypeError: entries that are not real numbers.
-        ValueError: not 2-dimensional, empty, or with missing, infinite or too large values.
+        TypeError: X has entries that are not real numbers.
+        ValueError: X is not 2-dimensional, is empty, or has missing, infinite or too large values.
     """
     dtype = as_dtype(dtype)
     names = column_names(X)
@@ -92,6 +92,7 @@ def as_samples(X: Any, device: torch.device | None, dtype: Any) -> Samples:
 
 
 def _dense(x: Tensor, dtype: torch.dtype | None) -> Samples:
+    """Return a dense tensor as samples: as sparse ones on a CPU if most of its entries are 0."""
     if dtype is None:
         dtype = torch.float64 if x.numel() <= SMALL else torch.float32
     x = x.double() if dtype == torch.float64 else floating(x)
@@ -111,7 +112,7 @@ def _dense(x: Tensor, dtype: torch.dtype | None) -> Samples:
 def _sparse(
     x: Tensor, names: Sequence[Any] | None, device: torch.device | None, dtype: torch.dtype | None
 ) -> Samples:
-    """Return a matrix in CSR as sparse samples on a CPU, as streamed dense blocks on a GPU."""
+    """Return a CSR matrix as samples: sparse ones on a CPU, streamed dense blocks on a GPU."""
     values = computable(x.values())
     check_stored(values, x.col_indices(), names)
     n, d = x.shape
@@ -130,7 +131,7 @@ def _sparse(
     # A GPU multiplies dense pieces faster than sparse ones.
     step = samples.dense_rows(d, device)
     pieces = [piece.to(device) for piece in _csr_in_rows(x, step)]
-    # Passes in float32 are faster on blocks in float32, which round floats but no whole numbers.
+    # Passes in float32 are faster on blocks in float32: floats are converted, whole numbers are not.
     kept = x.dtype if whole else dtype
 
     def read() -> Iterator[Tensor]:
@@ -211,6 +212,7 @@ def _picking(
 
 
 def _check_shape(x: Any, where: str = "") -> None:
+    """Raise ValueError unless x has the shape (n, D) with n, D > 0."""
     shape = tuple(x.shape)
     if len(shape) != 2 or 0 in shape:
         raise ValueError(
@@ -220,7 +222,7 @@ def _check_shape(x: Any, where: str = "") -> None:
 
 def _from_scipy(X: Any) -> Tensor:
     """Return a scipy sparse matrix as a torch CSR matrix without duplicate entries."""
-    X = X.tocsr()  # the caller's own matrix where that is in CSR: copied before it is changed
+    X = X.tocsr()  # the caller's own matrix if it is in CSR, so it is copied before a change
     if not X.has_canonical_format:
         X = X.copy()
         X.sum_duplicates()
@@ -229,7 +231,7 @@ def _from_scipy(X: Any) -> Tensor:
 
 
 def _csr_in_rows(x: Tensor, step: int) -> Iterator[Tensor]:
-    """Yield the rows of x in CSR in pieces of ``step`` rows."""
+    """Yield the rows of x (CSR) in pieces of ``step`` rows."""
     starts = x.crow_indices().long()
     for first in range(0, x.shape[0], step):
         last = min(first + step, x.shape[0])
@@ -243,10 +245,11 @@ def _csr_in_rows(x: Tensor, step: int) -> Iterator[Tensor]:
 
 
 def _in_rows(x: Tensor, step: int) -> Iterator[Tensor]:
+    """Yield the rows of a dense x in pieces of ``step`` rows."""
     return (x[start : start + step] for start in range(0, len(x), step))
 
 
 def _density(x: Tensor) -> float:
-    """Return the share of numbers that are not 0, from a thousand evenly spaced rows."""
-    some = x[:: max(1, len(x) // 1000)]
-    return int(torch.count_nonzero(some)) / some.numel()
+    """Return the share of entries that are not 0, from a thousand evenly spaced rows."""
+    rows = x[:: max(1, len(x) // 1000)]
+    return int(torch.count_nonzero(rows)) / rows.numel()

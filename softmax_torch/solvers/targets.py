@@ -20,11 +20,12 @@ numbers lie between 1.2e-38 and 3.4e38."""
 def as_class_indices(
     y: Any, n: int, device: torch.device, processes: Processes
 ) -> tuple[Tensor, int]:
-    """Return the class indices (n,), int64, and the number of classes, all of which occur.
+    """Return the class indices (n,), int64, and the number of classes K.
 
     Raises:
-        TypeError: not integers.
-        ValueError: another length than X, negative, one class only, or a class without samples.
+        TypeError: y has no integer type.
+        ValueError: y has another length than X, or negative entries, or not all classes 0 to K - 1
+            occur, or K is 1.
     """
     target = as_tensor("y", y)
     if target.dtype.is_floating_point:
@@ -39,7 +40,7 @@ def as_class_indices(
         raise ValueError(f"y: expected class indices of at least 0, got {least}")
     most = int(processes.largest(target.amax()))
     total = int(processes.summed(torch.tensor(n, device=device)))
-    if most >= total:  # checked before bincount allocates as many counts
+    if most >= total:  # checked before bincount allocates most + 1 counts
         raise ValueError(
             f"y: expected class indices 0, 1, ... that all occur, got {most} among {total} samples"
         )
@@ -57,11 +58,11 @@ def as_class_indices(
 def as_sample_weight(
     sample_weight: Any, class_weight: Any, y: Tensor, classes: int, processes: Processes
 ) -> Tensor | None:
-    """Return each sample's weight times the weight of its class (n,), float64; None if all are 1.
+    """Return each sample's weight times its class weight (n,), float64; None if none are given.
 
     Raises:
-        ValueError: other shapes, negative or not finite, a class of total weight 0, or a sum that
-            float32 cannot hold.
+        ValueError: weights have another shape, are negative or not finite, add up to 0 for a class,
+            or have a sum that float32 cannot hold.
     """
     weight = None
     if sample_weight is not None:
@@ -115,7 +116,7 @@ def _check_totals(name: str, weight: Tensor, y: Tensor, classes: int, processes:
     if not LEAST_TOTAL <= total <= LARGEST_TOTAL:
         raise ValueError(
             f"{name}: expected weights with a sum from {LEAST_TOTAL:g} to {LARGEST_TOTAL:g}, got "
-            f"{total:g}; scale the weights, and C the other way round"
+            f"{total:g}; scale the weights, and C by the inverse factor"
         )
 
 

@@ -12,6 +12,7 @@ from softmax_torch.solvers.certificate import certify, subgradient
 from softmax_torch.solvers.newton_bound import newton_bound
 from softmax_torch.solvers.objective import Objective, Penalty
 from softmax_torch.solvers.processes import Processes
+from softmax_torch.solvers.targets import as_class_indices
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -26,7 +27,7 @@ def problem(weighted: bool, bias: bool = True) -> tuple[Objective, dict[str, Any
     weight = torch.rand(150, generator=generator, dtype=torch.float64) if weighted else None
     if weight is not None:
         weight[::5] = 0  # samples that do not count
-    target, classes = inputs.as_class_indices(y, 150, X.device, Processes())
+    target, classes = as_class_indices(y, 150, X.device, Processes())
     objective = Objective(inputs.as_samples(X, None, None), target, classes, weight, bias)
     return objective, {"X": X, "y": y, "sample_weight": weight, "fit_intercept": bias}
 
@@ -127,7 +128,7 @@ def test_newton_bound_claims_nothing_of_a_step_that_was_not_solved(
         def inverse(self, l2: float) -> Any:
             return lambda g: g * torch.tensor([1.0, 1, 1e-12, 1, 1, 1, 1])
 
-    monkeypatch.setattr("softmax_torch.solvers.newton_bound.sketch_of", lambda rows, full: Blind())
+    monkeypatch.setattr("softmax_torch.solvers.newton_bound.sketch_of", lambda *_: Blind())
     monkeypatch.setattr("softmax_torch.solvers.newton_bound.INNER", 4)
     got = newton_bound(objective, theta, Penalty(0.0), 1e-6, 0)
     assert got.value - best.objective <= got.gap

@@ -48,6 +48,6 @@ def test_what_float32_cannot_tell_is_found_in_float64() -> None:
 
 def test_what_float64_cannot_tell_is_not_looked_for() -> None:
     X, y = load_digits(return_X_y=True)
-    with pytest.warns(ConvergenceWarning, match="float64 can tell no more"):
+    with pytest.warns(ConvergenceWarning, match="rounding in float64 prevents"):
         solution = fit(X / 16, y, tol=1e-30)
     assert solution.iterations <= 100

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from softmax_torch.solvers import Solution, cross_validate, fit, inference, inputs, path, samples
-from softmax_torch.solvers.fit import check_options
+from softmax_torch.solvers.objective import Penalty
+from softmax_torch.solvers.problem import check_options
 
 Array = NDArray[Any]
 N, D = 300, 12
@@ -638,12 +639,12 @@ def test_strengths_that_cannot_be_computed(C: float, scale: float, match: str) -
         with pytest.raises(ValueError, match=match):
             use(X, y, [1e-3, C], sample_weight=weight)
     with pytest.raises(ValueError, match=match):
-        inputs.check_strength(C, scale * N)
+        Penalty.of_strength(C, 0.0, scale * N)
 
 
 def test_strengths_at_the_limit() -> None:
-    inputs.check_strength(1e-30, 1.0)
-    inputs.check_strength(math.inf, 1.0)
+    Penalty.of_strength(1e-30, 0.0, 1.0)
+    Penalty.of_strength(math.inf, 0.0, 1.0)
     X, y = data()
     [solution] = path(X, y, [1e-30 / 299])
     assert solution.converged

@@ -14,9 +14,9 @@ from support import in_group
 from torch import Tensor
 
 from softmax_torch.solvers import fit, linear_program
-from softmax_torch.solvers.fit import objective_of
 from softmax_torch.solvers.linear_program import separating_direction
 from softmax_torch.solvers.objective import Objective
+from softmax_torch.solvers.problem import objective_of
 
 Data = tuple[Tensor, Tensor]
 
@@ -74,7 +74,7 @@ def test_margins_of_many_scales_and_rare_columns_are_decided(seed: int) -> None:
     assert math.isinf(p.C)
     objective = objective_of(p.X, p.y, p.fit_intercept, p.sample_weight, p.class_weight, None, None)
     assert decided(objective)
-    with pytest.raises(ValueError, match="no optimum without a penalty otherwise"):
+    with pytest.raises(ValueError, match="otherwise there is no optimum"):
         fit(p.X, p.y, C=p.C, fit_intercept=p.fit_intercept, sample_weight=p.weights())
 
 

@@ -11,10 +11,10 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from softmax_torch.solvers import ConvergenceWarning, Progress, fit, inputs, preconditioner
-from softmax_torch.solvers.fit import SOLVERS, WITH_L1
 from softmax_torch.solvers.objective import Objective, Penalty
 from softmax_torch.solvers.preconditioner import Blocks, Diagonal, Full, Kronecker
-from softmax_torch.solvers.rows import Rows
+from softmax_torch.solvers.problem import SOLVERS, WITH_L1
+from softmax_torch.solvers.sampled_hessian import SampledHessian
 
 SMOOTH = sorted(set(SOLVERS) - WITH_L1)
 L2 = Penalty(0.05)
@@ -84,30 +84,30 @@ def centre() -> Tensor:
     return matrix(lambda t: t - t.mean(0))
 
 
-def rows_of(own: Objective, seed: int = 0) -> Rows:
-    return Rows(own, somewhere(), torch.Generator().manual_seed(seed), torch.float64)
+def estimated(own: Objective, seed: int = 0) -> SampledHessian:
+    return SampledHessian(own, somewhere(), torch.Generator().manual_seed(seed), torch.float64)
 
 
 def test_full_sketch_is_the_hessian() -> None:
     """as long as all rows are used, on what is orthogonal to moving all classes alike."""
-    rows = rows_of(objective())
-    inverse = matrix(Full(rows).inverse(L2.l2))
+    estimate = estimated(objective())
+    inverse = matrix(Full(estimate).inverse(L2.l2))
     H, P = hessian().view(15, 15), centre()
     torch.testing.assert_close(inverse @ H @ P, P, atol=1e-5, rtol=0)
 
 
 def test_blocks_are_those_of_the_hessian() -> None:
-    rows = rows_of(objective())
+    estimate = estimated(objective())
     expected = torch.zeros(3, 5, 3, 5, dtype=torch.float64)
     for k in range(3):
         expected[k, :, k] = torch.linalg.inv(hessian()[k, :, k])
-    got = matrix(Blocks(rows).inverse(L2.l2))
+    got = matrix(Blocks(estimate).inverse(L2.l2))
     torch.testing.assert_close(got, centre() @ expected.view(15, 15), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", [Full, Blocks, Kronecker, Diagonal])
 def test_preconditioners_are_symmetric_and_positive(kind: Any) -> None:
-    M = matrix(kind(rows_of(objective())).inverse(L2.l2))
+    M = matrix(kind(estimated(objective())).inverse(L2.l2))
     P = centre()
     M = P @ M @ P
     torch.testing.assert_close(M, M.T)
@@ -123,16 +123,16 @@ def test_drawn_rows_stand_for_all() -> None:
     """The mean of many sketches of few rows is the sketch of all rows."""
     X, y, weight = generated(3000)
     own = Objective(inputs.as_samples(X, None, None), y, 3, weight)
-    rows = rows_of(own)
-    c = rows.w * rows.p[:, 0]
-    diagonal = rows.diagonal(c.unsqueeze(1))
+    estimate = estimated(own)
+    c = estimate.w * estimate.p[:, 0]
+    diagonal = estimate.diagonal(c.unsqueeze(1))
     scale = diagonal[0].sqrt()
-    exact = rows.gram(c, scale, c)
+    exact = estimate.block(c, scale, c)
     torch.testing.assert_close(exact.diagonal(), torch.ones(5, dtype=torch.float64))
-    rows.wanted = 200
-    leverage = rows.leverages(c.unsqueeze(1), diagonal)[:, 0]
+    estimate.wanted = 200
+    leverage = estimate.leverages(c.unsqueeze(1), diagonal)[:, 0]
     assert float(leverage.sum()) / own.total == pytest.approx(5)  # one for each column
-    sampled = [rows.gram(c, scale, leverage) for _ in range(300)]
+    sampled = [estimate.block(c, scale, leverage) for _ in range(300)]
     torch.testing.assert_close(torch.stack(sampled).mean(0), exact, atol=5e-3, rtol=0.05)
     assert not sampled[0].allclose(sampled[1])
 
@@ -145,11 +145,13 @@ def test_a_rare_column_is_drawn() -> None:
     X[[5, 7000, 15_000], 3] = 1
     own = Objective(inputs.as_samples(X, None, None), y, 3)
     for seed in range(5):
-        rows = rows_of(own, seed)
-        c = rows.spread()
-        drawn = rows.draw(c, rows.leverages(c.unsqueeze(1), rows.diagonal(c.unsqueeze(1)))[:, 0])
-        assert {5, 7000, 15_000} <= set(drawn.numbers.tolist())
-        assert len(drawn.numbers) == pytest.approx(rows.wanted, rel=0.1)
+        estimate = estimated(own, seed)
+        c = estimate.row_curvatures()
+        drawn = estimate.draw(
+            c, estimate.leverages(c.unsqueeze(1), estimate.diagonal(c.unsqueeze(1)))[:, 0]
+        )
+        assert {5, 7000, 15_000} <= set(drawn.rows.tolist())
+        assert len(drawn.rows) == pytest.approx(estimate.wanted, rel=0.1)
         assert float(drawn.factor.sum()) == pytest.approx(1, rel=0.1)
 
 
@@ -161,17 +163,19 @@ def test_a_column_that_was_not_drawn_has_its_own_curvature(monkeypatch: pytest.M
     X[:, 3] = 0
     X[[5, 7000, 15_000], 3] = 1
     own = Objective(inputs.as_samples(X, None, None), y, 3)
-    rows = rows_of(own)
-    h = rows.diagonal(rows.curvatures)[:, 3]
+    estimate = estimated(own)
+    h = estimate.diagonal(estimate.curvatures)[:, 3]
     monkeypatch.setattr(
-        Rows, "leverages", lambda self, c, diagonal: torch.where(X[:, 3:] > 0, 0, c)
+        SampledHessian, "leverages", lambda self, c, diagonal: torch.where(X[:, 3:] > 0, 0, c)
     )
-    monkeypatch.setattr(rows, "w", torch.where(X[:, 3] > 0, 1e-30, 1.0).double())
+    monkeypatch.setattr(estimate, "w", torch.where(X[:, 3] > 0, 1e-30, 1.0).double())
     unit = torch.zeros(3, 5, dtype=torch.float64)
     unit[0, 3], unit[1, 3] = 1, -1
     for kind in (Blocks, Diagonal):
-        monkeypatch.setattr(Rows, "diagonal", lambda self, c: own.squares(rows_of(own).curvatures))
-        got = kind(rows).inverse(0.0)(unit)[:2, 3]
+        monkeypatch.setattr(
+            SampledHessian, "diagonal", lambda self, c: own.squares(estimated(own).curvatures)
+        )
+        got = kind(estimate).inverse(0.0)(unit)[:2, 3]
         assert got[0] == pytest.approx(float(1 / h[0]), rel=0.5)
 
 

@@ -12,11 +12,11 @@ from sklearn.datasets import load_digits, load_iris
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from softmax_torch.solvers import ConvergenceWarning, Solution, curvature, fit
+from softmax_torch.solvers import ConvergenceWarning, Solution, fit, hessian_model
 from softmax_torch.solvers.certificate import certify
 from softmax_torch.solvers.inputs import as_samples
 from softmax_torch.solvers.objective import Objective, Penalty
-from softmax_torch.solvers.proximal import ProximalNewton
+from softmax_torch.solvers.proximal_newton import ProximalNewton
 
 
 def digits(n: int = 400) -> tuple[Tensor, Tensor]:
@@ -182,7 +182,7 @@ def test_features_of_any_scale_and_features_that_say_nothing() -> None:
 def test_large_working_sets_go_without_the_matrix(C: float, monkeypatch) -> None:
     X, y = digits()
     known = fit(X, y, C=C, l1_ratio=1.0)
-    monkeypatch.setattr(curvature, "SAMPLED", 40)
+    monkeypatch.setattr(hessian_model, "MATRIX", 40)
     s = fit(X, y, C=C, l1_ratio=1.0, max_iter=25)
     assert s.converged
     assert s.objective == pytest.approx(known.objective, rel=1e-9)
@@ -195,9 +195,9 @@ def test_the_models_are_of_the_true_hessian(sampled: int, monkeypatch) -> None:
     generator = torch.Generator().manual_seed(0)
     theta = torch.randn(10, 65, generator=generator, dtype=torch.float64)
     at = torch.arange(0, 650, 7)
-    kind = curvature.Sampled if sampled > len(at) else curvature.Exact
-    monkeypatch.setattr(curvature, "SAMPLED", sampled)
-    monkeypatch.setattr(curvature, "RIDGE", 1e-12)
+    kind = hessian_model.SampledModel if sampled > len(at) else hessian_model.ExactModel
+    monkeypatch.setattr(hessian_model, "MATRIX", sampled)
+    monkeypatch.setattr(hessian_model, "RIDGE", 1e-12)
     damping = torch.linspace(0, 1, len(at), dtype=torch.float64)
     model = kind(objective, penalty, theta, at, 0, damping)  # all 400 rows are drawn
     v = torch.randn(len(at), generator=generator, dtype=torch.float64)
@@ -212,12 +212,13 @@ def test_a_correction_makes_the_model_reproduce_the_last_change_of_the_gradient(
     objective, penalty = problem(*digits(), 1.0)
     generator = torch.Generator().manual_seed(0)
     at = torch.arange(0, 650, 7)
-    model = curvature.Sampled(objective, penalty, objective.zeros(), at, 0, torch.zeros(len(at)))
+    none = torch.zeros(len(at))
+    model = hessian_model.SampledModel(objective, penalty, objective.zeros(), at, 0, none)
     face = torch.arange(len(at)) % 3 > 0
     for _ in range(4):
         s = torch.randn(len(at), generator=generator, dtype=torch.float64)
         y = 1.5 * model.blocks[0] @ s + 1e-4 * torch.randn(len(at), generator=generator).double()
-        model.correct(s, y)
+        model.update(s, y)
         torch.testing.assert_close(model.product(s), y)
         d = model.solve(face, s)
         assert not d[~face].any()
