@@ -50,9 +50,7 @@ def two_classes_touching() -> Data:
 )
 def test_no_optimum_is_said(make: Any, solver: str) -> None:
     X, y = make()
-    with pytest.raises(
-        ValueError, match=r"no optimum without a penalty; .* grow without bound"
-    ):
+    with pytest.raises(ValueError, match=r"no optimum without a penalty; .* grow without bound"):
         fit(X, y, C=math.inf, solver=solver)
     assert fit(X, y, C=100.0).converged
     weight = torch.ones(len(y))
