@@ -18,7 +18,8 @@ N, D = 300, 12
 
 
 def data(sparse: bool = False) -> tuple[Array, Array]:
-    """Whole numbers, which every type holds exactly; a third of them 0, or nine in ten."""
+    """Return whole numbers, which every dtype holds exactly, a third or nine tenths of them 0, and
+    classes."""
     rng = np.random.default_rng(0)
     X = rng.integers(0, 50, (N, D)) * (rng.random((N, D)) < (0.1 if sparse else 0.7))
     y = (X @ rng.normal(size=(D, 4)) + 30 * rng.normal(size=(N, 4))).argmax(1)
@@ -36,7 +37,7 @@ def memmap(X: Array, folder: Path, dtype: Any = np.float32) -> Array:
 
 
 class Blocks:
-    """Reads its rows anew each time."""
+    """An iterable of blocks of rows that can be iterated again and again."""
 
     def __init__(self, X: Array) -> None:
         self.X = X

@@ -1,4 +1,4 @@
-"""A certificate bounds the distance to the optimum, wherever it is asked for."""
+"""The duality gap is an upper bound on F - F*, at any point and with any penalty."""
 
 import math
 from typing import Any
@@ -33,7 +33,7 @@ def problem(weighted: bool, bias: bool = True) -> tuple[Objective, dict[str, Any
 
 
 def dual(objective: Objective, theta: Tensor, l2: float, X: Tensor) -> float:
-    """D of the probabilities at theta, term by term."""
+    """Return D(p) for the probabilities p at theta, term by term."""
     z = X @ objective.weight_of(theta).T
     p = (z + theta[:, -1] if objective.bias else z).softmax(1)
     w = torch.ones_like(p[:, 0]) if objective.weight is None else objective.weight
@@ -60,7 +60,7 @@ def test_gap_is_that_to_the_dual_and_a_bound(weighted: bool, bias: bool, scale: 
     assert got.value - best.objective <= got.gap
     assert bound <= best.objective + 1e-15
     objective.weight_of(theta).sub_(objective.weight_of(got.theta))
-    assert not objective.weight_of(theta).any()  # nothing but the bias was moved
+    assert not objective.weight_of(theta).any()  # only the bias was moved
     if bias:
         assert got.gradient[:, -1].abs().max() < 1e-14
 
@@ -85,7 +85,7 @@ def test_gap_with_an_l1_penalty_is_a_bound(bias: bool, l2: float, scale: float) 
     theta = scale * torch.randn(objective.shape, generator=seeded(1), dtype=torch.float64)
     got = certify(objective, theta, penalty)
     assert got.value - best.objective <= got.gap
-    # A better one is surer: the gap goes to 0 with the distance.
+    # The gap goes to 0 with the distance to the optimum.
     assert best.duality_gap <= 1e-9 * best.objective
     assert got.gap < 100 * (got.value - best.objective) + 1
 
@@ -109,7 +109,7 @@ def test_newton_bound_is_a_bound_without_a_penalty_too(
     got = newton_bound(objective, theta, Penalty(l2), 1e-12, 0)
     assert got.value <= before * (1 + 1e-15)
     assert got.value - best.objective <= got.gap + 1e-15 * before
-    if scale == 0.02:  # near enough: what is left is bounded, and not by much too much
+    if scale == 0.02:  # near enough for a bound, which is not much too large
         assert got.reach < 1
         assert got.gap < before - best.objective
 
@@ -117,7 +117,7 @@ def test_newton_bound_is_a_bound_without_a_penalty_too(
 def test_newton_bound_claims_nothing_of_a_step_that_was_not_solved(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With a preconditioner that is blind to a column CG stands still there, and that is seen."""
+    """CG with a preconditioner that ignores a column does not move there, and the bound shows it."""
     objective, arguments = problem(False)
     best = fit(**arguments, C=math.inf, tol=1e-13)
     theta = torch.cat([best.weight, best.bias.unsqueeze(1)], 1)
@@ -132,8 +132,8 @@ def test_newton_bound_claims_nothing_of_a_step_that_was_not_solved(
     monkeypatch.setattr("softmax_torch.solvers.newton_bound.INNER", 4)
     got = newton_bound(objective, theta, Penalty(0.0), 1e-6, 0)
     assert got.value - best.objective <= got.gap
-    assert before - best.objective > 1e-3  # it is far off, and
-    assert got.gap > 1e-4  # no small gap is claimed
+    assert before - best.objective > 1e-3  # theta is far from the optimum
+    assert got.gap > 1e-4  # and the bound is not small
 
 
 def test_every_solution_has_a_gap() -> None:

@@ -21,7 +21,7 @@ def read_only(X: Array) -> Array:
 
 
 def untidy(X: Array) -> Any:
-    """CSR with entries out of order and split in two, and an explicit 0."""
+    """Return CSR with entries out of order and split in two, and an explicit 0."""
     coo = scipy.sparse.coo_array(X)
     data = np.concatenate([coo.data - 1, np.ones(coo.nnz), [0.0]])
     row, column = (np.concatenate([c, c[::-1][::-1], [0]]) for c in coo.coords)
@@ -138,7 +138,7 @@ def test_rows_and_products_of_samples(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.testing.assert_close(sums, r.T @ dense)
 
 
-# Unix seconds, which float32 rounds to multiples of 128, and small numbers.
+# Unix times, which float32 rounds to multiples of 128, and small numbers.
 WHOLE = np.stack([1_700_000_000 + np.arange(60), np.arange(60) % 7], 1)
 
 
@@ -164,7 +164,7 @@ WHOLE_FORMS: dict[str, Callable[[Array, Path], Any]] = {
 @pytest.mark.filterwarnings("ignore:Sparse")
 @pytest.mark.parametrize("form", WHOLE_FORMS)
 def test_whole_numbers_are_exact(form: str, tmp_path: Path) -> None:
-    """float64 products see each of 60 seconds, though the passes are in float32."""
+    """Products in float64 distinguish all 60 seconds, although the passes are in float32."""
     got = inputs.as_samples(WHOLE_FORMS[form](WHOLE, tmp_path), None, torch.float32)
     assert (got.n, got.d, got.dtype) == (60, 2, torch.float32)
     eye = torch.eye(2, dtype=torch.float64)
@@ -176,7 +176,7 @@ def test_whole_numbers_are_exact(form: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["map of int64", "blocks of int32", "sparse int64"])
 def test_fit_of_large_whole_numbers(form: str, tmp_path: Path) -> None:
-    """Differences of 1 beside 2^25 are what the classes depend on."""
+    """The classes depend on differences of 1 between numbers of about 2^25."""
     rng = np.random.default_rng(0)
     small = rng.integers(-3, 4, (N, 2))
     y = (small @ rng.normal(size=(2, 3)) + rng.normal(size=(N, 3))).argmax(1)
@@ -197,7 +197,7 @@ def frame_columns() -> dict[str, Array]:
 
 
 def pandas_frames() -> dict[str, Any]:
-    """Frames of the same numbers in the dtypes that pandas has for them."""
+    """Return frames of the same numbers in different dtypes of pandas."""
     pandas = pytest.importorskip("pandas")
     plain = pandas.DataFrame(frame_columns())
     objects = plain.astype(object)

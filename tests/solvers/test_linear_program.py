@@ -1,4 +1,4 @@
-"""The linear program decides about separation as scipy's does, and proves what it says."""
+"""The linear program decides about separation like scipy, and proves its answers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Data = tuple[Tensor, Tensor]
 
 
 def small(seed: int) -> tuple[Tensor, Tensor, bool]:
-    """Few samples of few classes, half of them on a grid, at scales from 1e-3 to 1e3."""
+    """Return few samples of few classes, half of the sets on a grid, at scales from 1e-3 to 1e3."""
     rng = np.random.default_rng(seed)
     K, D = int(rng.integers(2, 5)), int(rng.integers(1, 5))
     n = int(rng.integers(K, 40))
@@ -35,7 +35,7 @@ def small(seed: int) -> tuple[Tensor, Tensor, bool]:
 
 
 def decided(objective: Objective) -> bool:
-    """Return whether classes can be separated, after a look at the margins of the direction."""
+    """Return whether classes can be separated, after checking the margins of the direction."""
     delta = separating_direction(objective)
     if delta is None:
         return False

@@ -63,7 +63,7 @@ def test_class_indices_of_any_container() -> None:
 
 @pytest.mark.parametrize("scale", [1e12, 1e-12])
 def test_weights_of_any_scale(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """F depends on the scale of the weights through C alone."""
+    """F depends on the scale of the weights only through C."""
     X, y = data()
     monkeypatch.setattr(inputs, "SMALL", 0)
     weight = np.random.default_rng(0).uniform(0.5, 2, N)

@@ -1,4 +1,4 @@
-"""Proximal Newton: the optimum of L1 and elastic net, with zeros that are zero."""
+"""Proximal Newton finds the optimum of L1 and elastic net, with exact zeros."""
 
 import math
 import warnings
@@ -31,7 +31,7 @@ def iris() -> tuple[Tensor, Tensor]:
 
 
 def wide(classes: int = 3) -> tuple[Tensor, Tensor]:
-    """60 samples of 150 features, of which 4 matter."""
+    """Return 60 samples of 150 features, of which 4 matter."""
     generator = torch.Generator().manual_seed(0)
     X = torch.randn(60, 150, generator=generator, dtype=torch.float64)
     scores = X[:, :classes] - X[:, 3:4] / 2
@@ -42,7 +42,7 @@ def wide(classes: int = 3) -> tuple[Tensor, Tensor]:
 def total(
     X: Tensor, y: Tensor, W: Tensor, b: Tensor, C: float, l1_ratio: float, w: Tensor | None = None
 ) -> float:
-    """F as it is defined."""
+    """Return F by its definition."""
     w = torch.ones(len(y), dtype=torch.float64) if w is None else w
     nll = torch.nn.functional.cross_entropy(X.double() @ W.T + b, y, reduction="none") @ w
     norms = (1 - l1_ratio) / 2 * W.square().sum() + l1_ratio * W.abs().sum()
@@ -50,7 +50,7 @@ def total(
 
 
 def violation(X: Tensor, y: Tensor, s: Solution, C: float, l1_ratio: float) -> float:
-    """How far the optimality conditions are from true."""
+    """Return the largest violation of the KKT conditions."""
     p = (X.double() @ s.weight.T + s.bias).softmax(1)
     r = (p - torch.nn.functional.one_hot(y)) / len(y)
     g = r.T @ X.double() + (1 - l1_ratio) / (C * len(y)) * s.weight
@@ -83,7 +83,7 @@ def test_the_optimum_is_no_higher_than_that_of_scikit_learn(data, C, l1_ratio) -
     assert s.converged
     peer = LogisticRegression(solver="saga", C=C, l1_ratio=l1_ratio, tol=1e-9, max_iter=3000)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it need not get there
+        warnings.simplefilter("ignore")  # it need not converge
         peer.fit(X.numpy(), y.numpy())
     theirs = total(
         X, y, torch.from_numpy(peer.coef_), torch.from_numpy(peer.intercept_), C, l1_ratio
@@ -100,7 +100,7 @@ def test_two_classes_have_the_optimum_of_binary_logistic_regression(l1_ratio: fl
     X, y = wide(2)
     C = 0.5
     s = fit(X, y, C=C, l1_ratio=l1_ratio, tol=1e-8)
-    # With w = W_1 - W_0 the least ||W||_1 is that of w, and the least ||W||^2 half of its square.
+    # With w = W_1 - W_0 the least ||W||_1 is ||w||_1, and the least ||W||^2 is ||w||^2 / 2.
     l1, l2 = l1_ratio / C, (1 - l1_ratio) / C / 2
     peer = LogisticRegression(
         solver="saga", C=1 / (l1 + l2), l1_ratio=l1 / (l1 + l2), tol=1e-10, max_iter=10000

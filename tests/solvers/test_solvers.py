@@ -1,4 +1,4 @@
-"""The pieces of the solvers against what they stand for."""
+"""Objective, derivatives, sampled Hessians, preconditioners and solvers against definitions."""
 
 from collections.abc import Callable
 from functools import cache
@@ -34,7 +34,7 @@ def objective(weighted: bool = True, bias: bool = True) -> Objective:
 
 
 def by_torch(theta: Tensor, weighted: bool, bias: bool) -> Tensor:
-    """F in plain torch."""
+    """Return F at theta, in plain torch."""
     X, y, weight = generated()
     W = theta[:, :4]
     z = X @ W.T + (theta[:, 4] if bias else 0)
@@ -75,7 +75,7 @@ def hessian() -> Tensor:
 
 
 def matrix(apply: Callable[[Tensor], Tensor]) -> Tensor:
-    """A linear map of (3, 5) to the same as a matrix."""
+    """Return the matrix (15, 15) of a linear map on tensors (3, 5)."""
     eye = torch.eye(15, dtype=torch.float64)
     return torch.stack([apply(row.view(3, 5)).flatten() for row in eye], 1)
 
@@ -89,7 +89,7 @@ def estimated(own: Objective, seed: int = 0) -> SampledHessian:
 
 
 def test_full_sketch_is_the_hessian() -> None:
-    """as long as all rows are used, on what is orthogonal to moving all classes alike."""
+    """With all rows drawn, on the space orthogonal to moving all classes alike."""
     estimate = estimated(objective())
     inverse = matrix(Full(estimate).inverse(L2.l2))
     H, P = hessian().view(15, 15), centre()
@@ -112,7 +112,7 @@ def test_preconditioners_are_symmetric_and_positive(kind: Any) -> None:
     M = P @ M @ P
     torch.testing.assert_close(M, M.T)
     eigenvalues = torch.linalg.eigvalsh(M)
-    assert eigenvalues[:5].abs().max() < 1e-9  # what all classes share
+    assert eigenvalues[:5].abs().max() < 1e-9  # moving all classes alike
     assert eigenvalues[5] > 0
     H = P @ hessian().view(15, 15) @ P
     spectrum = torch.linalg.eigvals(M @ H).real.sort().values[5:]
@@ -120,7 +120,7 @@ def test_preconditioners_are_symmetric_and_positive(kind: Any) -> None:
 
 
 def test_drawn_rows_stand_for_all() -> None:
-    """The mean of many sketches of few rows is the sketch of all rows."""
+    """The mean of many estimates from few rows is the block of all rows."""
     X, y, weight = generated(3000)
     own = Objective(inputs.as_samples(X, None, None), y, 3, weight)
     estimate = estimated(own)
@@ -138,7 +138,7 @@ def test_drawn_rows_stand_for_all() -> None:
 
 
 def test_a_rare_column_is_drawn() -> None:
-    """Three rows in 20,000 have column 3: by their curvature alone they would hardly be seen."""
+    """Three rows in 20,000 have column 3: by curvature alone they would hardly ever be drawn."""
     X, y, _ = generated(20_000)
     X = X.clone()
     X[:, 3] = 0
@@ -156,7 +156,7 @@ def test_a_rare_column_is_drawn() -> None:
 
 
 def test_a_column_that_was_not_drawn_has_its_own_curvature(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The diagonal comes from all samples, so that CG scales the column as it should."""
+    """The diagonal comes from all samples, so that the preconditioner scales the column right."""
     monkeypatch.setattr(preconditioner, "FULL", 0)
     X, y, _ = generated(20_000)
     X = X.clone()
@@ -252,7 +252,7 @@ def test_module_predicts_the_same(bias: bool) -> None:
 
 @pytest.mark.parametrize("solver", ["lbfgs", "newton"])
 def test_what_must_not_matter_does_not(solver: str) -> None:
-    """Order of samples and of classes, and repeated samples in place of weights; to 1e-6."""
+    """The order of samples and classes, and repeated samples instead of weights; to 1e-6."""
     X, y = load_iris(return_X_y=True)
     X, y = torch.from_numpy(X), torch.from_numpy(y)
     options: dict[str, Any] = {"solver": solver, "tol": 1e-13}
@@ -267,6 +267,6 @@ def test_what_must_not_matter_does_not(solver: str) -> None:
     for weights in ({"class_weight": [1, 3, 2]}, {"sample_weight": counts[y]}):
         torch.testing.assert_close(fit(X, y, **weights, **options).weight, repeated.weight, **close)
     heavy = fit(X, y, class_weight="balanced", sample_weight=counts[y].double(), **options)
-    # iris has as many samples of each class, so that all weigh 2
+    # iris has equally many samples of each class, so that the weight of each is 2
     balanced = fit(X, y, C=2.0, **options)
     torch.testing.assert_close(heavy.weight, balanced.weight, **close)
