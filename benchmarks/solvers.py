@@ -190,7 +190,7 @@ def small(X: Tensor, y: Tensor, options: argparse.Namespace) -> tuple[str, list[
 
 
 def dummies(X: Tensor, y: Tensor, options: argparse.Namespace) -> tuple[str, list[Point]]:
-    """Fit four categorical columns as 605 sparse dummies, most of them rare, with weak penalties."""
+    """Fit four categorical columns as 605 sparse dummies, mostly rare, with weak penalties."""
     rng = np.random.default_rng(0)
     n, levels = 60_000, (300, 200, 100, 5)
     parts = []
@@ -273,7 +273,7 @@ def peer_fit(problem: Problem, solver: str, most: int, tol: float) -> LogisticRe
         tol=tol,
         random_state=0,
     )
-    # Only saga computes in single precision.
+    # All solvers but saga convert to double precision anyway.
     X = problem.X.numpy() if solver == "saga" else problem.X.double().numpy()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

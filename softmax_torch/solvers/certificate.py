@@ -82,8 +82,7 @@ class Certificate(NamedTuple):
 def certify(objective: Objective, theta: Tensor, penalty: Penalty) -> Certificate:
     """Return the certificate for theta with the best bias for its weight; the penalty is not 0."""
     z = objective.logits(theta, torch.float64)
-    w = torch.ones_like(z[:, 0]) if objective.weight is None else objective.weight.double()
-    w = w / objective.divisor
+    w = objective.weights / objective.divisor
     theta = theta.clone()
     moved, r, left = _improve_bias(objective, z, w)
     if objective.bias:

@@ -131,7 +131,8 @@ def _sparse(
     # A GPU multiplies dense pieces faster than sparse ones.
     step = samples.dense_rows(d, device)
     pieces = [piece.to(device) for piece in _csr_in_rows(x, step)]
-    # Passes in float32 are faster on blocks in float32: floats are converted, whole numbers are not.
+    # Passes in float32 are faster on blocks in float32. Whole numbers are not converted: they would
+    # be rounded.
     kept = x.dtype if whole else dtype
 
     def read() -> Iterator[Tensor]:

@@ -113,17 +113,6 @@ class PreconditionedLBFGS(Solver):
     with a Kronecker preconditioner and 850 without one.
     """
 
-    def __init__(
-        self,
-        objective: Objective,
-        penalty: Penalty,
-        theta: Tensor,
-        dtype: torch.dtype,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(objective, penalty, theta, dtype, seed)
-        self._precondition_here()
-
     @classmethod
     def continuing(
         cls, lbfgs: LBFGS, objective: Objective, penalty: Penalty, dtype: torch.dtype
@@ -136,7 +125,7 @@ class PreconditionedLBFGS(Solver):
         self.theta, self.value, self.gradient = lbfgs.theta, lbfgs.value, lbfgs.gradient
         return self
 
-    def _precondition_here(self) -> None:
+    def _prepare(self) -> None:
         """Sketch the Hessian at the current point, and begin without curvature pairs."""
         self.sketched, self.sketched_value = self.iterations, self.value
         self.sketched_theta = self.theta
@@ -153,7 +142,7 @@ class PreconditionedLBFGS(Solver):
         age = self.iterations - self.sketched
         fallen = self.sketched_value - self.value > FALLEN * self.value
         if age >= (RENEW_FALLEN if fallen else RENEW):
-            self._precondition_here()
+            self._prepare()
         while not self.lbfgs.tell(self._evaluate(self.lbfgs.trial)):
             if self.lbfgs.step < SHORTEST:
                 return False

@@ -89,9 +89,7 @@ def separating_direction(objective: Objective) -> Tensor | None:
 def _samples(objective: Objective) -> tuple[Tensor, Tensor]:
     """Return the distinct samples (m, D) of weight > 0 of all processes, and their classes (m,)."""
     samples, processes = objective.samples, objective.processes
-    counted = torch.ones_like(objective.y, dtype=torch.bool)
-    if objective.weight is not None:
-        counted = objective.weight > 0
+    counted = objective.weights > 0
     rows = samples.rows(counted.nonzero()[:, 0], torch.float64)
     rows = torch.cat([objective.y[counted].double().unsqueeze(1), rows], 1)
     rows = torch.unique(processes.concatenated(rows), dim=0).cpu()

@@ -160,8 +160,7 @@ def _divergence(objective: Objective, p: Tensor, z: Tensor) -> tuple[float, floa
 
     The latter is inf if the former is 1 or more. Samples of weight 0 do not count.
     """
-    w = objective.weight
-    w = torch.ones_like(z[:, 0]) if w is None else w.double()
+    w = objective.weights
     spans = torch.where(w > 0, z.amax(1) - z.amin(1), 0.0)
     reach = float(objective.processes.largest(spans.max()))
     if not reach < 1:

@@ -121,11 +121,17 @@ class Objective:
         self.weight = None if weight is None else weight.double() / self.unit
         self.divisor = self.total / self.unit
 
+    @property
+    def weights(self) -> Tensor:
+        """``weight``, or ones if it is None: (n,), float64."""
+        if self.weight is None:
+            return torch.ones_like(self.y, dtype=torch.float64)
+        return self.weight
+
     @cached_property
     def mean(self) -> Tensor:
         """Weighted mean of the samples (D,), from half a pass."""
-        w = self.y.new_ones(len(self.y), 1, dtype=torch.float64)
-        w = w if self.weight is None else self.weight.double().unsqueeze(1)
+        w = self.weights.unsqueeze(1)
         result = w.new_zeros(self.samples.d)
         for at, block in self.samples.blocks():
             result += block.transposed_dot(w[at].to(self.samples.dtype)).squeeze(0)
@@ -136,8 +142,7 @@ class Objective:
     @cached_property
     def spread(self) -> Tensor:
         """Weighted root mean square of each column (D,), float64, from half a pass."""
-        w = torch.ones_like(self.y, dtype=torch.float64) if self.weight is None else self.weight
-        squares: Tensor = self.squares(w.to(self.samples.dtype).unsqueeze(1))
+        squares: Tensor = self.squares(self.weights.to(self.samples.dtype).unsqueeze(1))
         return self.weight_of(squares)[0].sqrt()
 
     @cached_property
@@ -223,8 +228,7 @@ class Objective:
         The bias is at its optimum for these weights, where the probabilities are the weighted class
         frequencies. Products are computed in the dtype of the samples.
         """
-        w = torch.ones_like(self.y, dtype=torch.float64) if self.weight is None else self.weight
-        w = w.double() / self.divisor
+        w = self.weights / self.divisor
         p = torch.bincount(self.y, w, minlength=self.classes)
         p = self.summed(p) if self.bias else torch.full_like(p, 1 / self.classes)
         r = p.repeat(len(w), 1)

@@ -124,8 +124,7 @@ def cross_validate(
     """
     Cs, l1_ratio, tol, max_iter = _checked(Cs, l1_ratio, tol, max_iter)
     objective = objective_of(X, y, fit_intercept, sample_weight, class_weight, device, dtype)
-    weight = objective.weight
-    weight = torch.ones_like(objective.y, dtype=torch.float64) if weight is None else weight
+    weight = objective.weights
     part = _deal(objective.y, weight, folds, seed)
     training = [objective.reweighted(weight * (part != fold)) for fold in range(folds)]
     for C in Cs:  # raises before any fit if a penalty cannot be computed
@@ -279,9 +278,7 @@ def _deal(y: Tensor, weight: Tensor, folds: int, seed: int) -> Tensor:
 
 def _figures(objective: Objective, theta: Tensor) -> tuple[float, float]:
     """Return the weighted mean NLL and the weighted accuracy at theta."""
-    z, y = objective.logits(theta, torch.float64), objective.y
-    weight = objective.weight
-    assert weight is not None
+    z, y, weight = objective.logits(theta, torch.float64), objective.y, objective.weights
     log_p = z.log_softmax(1).gather(1, y.unsqueeze(1)).squeeze(1)
     right = (z.argmax(1) == y).double()
     return -float(weight @ log_p) / objective.divisor, float(weight @ right) / objective.divisor

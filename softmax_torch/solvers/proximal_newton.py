@@ -32,7 +32,7 @@ from softmax_torch.solvers.conjugate_gradients import conjugate_gradients
 from softmax_torch.solvers.hessian_model import RENEW, HessianModel, hessian_model
 from softmax_torch.solvers.l1_subproblem import minimize_model
 from softmax_torch.solvers.line_search import ROUNDING, LineSearch
-from softmax_torch.solvers.objective import Evaluated, Objective, Penalty
+from softmax_torch.solvers.objective import Evaluated
 from softmax_torch.solvers.solver import Solver
 
 __all__ = ["ProximalNewton"]
@@ -72,20 +72,13 @@ class ProximalNewton(Solver):
 
     newton_takes_over = False  # those steps are for a smooth objective
 
-    def __init__(
-        self,
-        objective: Objective,
-        penalty: Penalty,
-        theta: Tensor,
-        dtype: torch.dtype,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(objective, penalty, theta, dtype, seed)
-        l1 = torch.zeros_like(theta)
-        objective.weight_of(l1).fill_(penalty.l1)
+    def _prepare(self) -> None:
+        objective = self.objective
+        l1 = torch.zeros_like(self.theta)
+        objective.weight_of(l1).fill_(self.penalty.l1)
         self.l1 = l1.view(-1)
         # Subgradients times ``unit`` are in units of a logit, whatever the units of a column.
-        unit = torch.ones_like(theta)
+        unit = torch.ones_like(self.theta)
         spread = objective.spread
         objective.weight_of(unit).copy_(torch.where(spread > 0, spread, math.inf).reciprocal())
         self.unit = unit.view(-1)

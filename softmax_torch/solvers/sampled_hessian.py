@@ -72,8 +72,7 @@ class SampledHessian:
     ) -> None:
         self.objective, self.generator = objective, generator
         self.p = objective.probabilities(theta, dtype)
-        w = objective.weight
-        self.w = torch.ones_like(self.p[:, 0]) if w is None else w.to(dtype)
+        self.w = objective.weights.to(dtype)
         self.n = len(self.p)
         self.want_rows(objective.shape[1])
 

@@ -44,6 +44,10 @@ class Solver(ABC):
         self.objective, self.penalty, self.dtype = objective, penalty, dtype
         self.seed, self.iterations = seed, 0
         Solver.restart(self, theta)
+        self._prepare()
+
+    def _prepare(self) -> None:  # noqa: B027 # most solvers have nothing to prepare
+        """Compute what the first step needs, at the starting point."""
 
     def _evaluate(self, theta: Tensor) -> Evaluated:
         return self.objective.evaluate(theta, self.penalty, self.dtype)

@@ -18,8 +18,7 @@ N, D = 300, 12
 
 
 def data(sparse: bool = False) -> tuple[Array, Array]:
-    """Return whole numbers, which every dtype holds exactly, a third or nine tenths of them 0, and
-    classes."""
+    """Return X, whole numbers that every dtype holds exactly, with many zeros, and classes y."""
     rng = np.random.default_rng(0)
     X = rng.integers(0, 50, (N, D)) * (rng.random((N, D)) < (0.1 if sparse else 0.7))
     y = (X @ rng.normal(size=(D, 4)) + 30 * rng.normal(size=(N, 4))).argmax(1)

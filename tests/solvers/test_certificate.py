@@ -117,7 +117,7 @@ def test_newton_bound_is_a_bound_without_a_penalty_too(
 def test_newton_bound_claims_nothing_of_a_step_that_was_not_solved(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """CG with a preconditioner that ignores a column does not move there, and the bound shows it."""
+    """With a preconditioner that ignores a column CG does not move there; the bound is large."""
     objective, arguments = problem(False)
     best = fit(**arguments, C=math.inf, tol=1e-13)
     theta = torch.cat([best.weight, best.bias.unsqueeze(1)], 1)

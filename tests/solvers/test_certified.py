@@ -87,7 +87,7 @@ def test_repeated_samples_with_a_weak_penalty(C: float, optimum: float, dtype: A
 
 
 def quasi_separated(seed: int) -> tuple[Array, Array, int]:
-    """Return 0/1 columns, of which one is 0 for all of class 2, classes, and that column's index."""
+    """Return 0/1 columns, classes, and the index of a column that is 0 for all of class 2."""
     rng = np.random.default_rng(seed)
     n = 20_000
     X = (rng.random((n, 30)) < rng.uniform(0.003, 0.01, 30)).astype(float)
