@@ -89,9 +89,13 @@ def check_options(C: Any, l1_ratio: Any, tol: Any, max_iter: Any, solver: str) -
         raise ValueError(f"max_iter: expected at least 1, got {max_iter}")
     if solver != "auto" and solver not in SOLVERS:
         raise ValueError(f"solver: expected auto, {', '.join(SOLVERS)}; got {solver!r}")
-    if solver != "auto" and (solver in WITH_L1) != (ratio > 0 and strength < math.inf):
-        expected = "proximal_newton" if ratio > 0 else "one for a smooth objective"
-        raise ValueError(f"solver: expected {expected} for l1_ratio={ratio}, got {solver!r}")
+    with_l1 = ratio > 0 and strength < math.inf
+    if solver != "auto" and (solver in WITH_L1) != with_l1:
+        expected = ", ".join(name for name in SOLVERS if (name in WITH_L1) == with_l1)
+        raise ValueError(
+            f"solver: expected auto, {expected} for C={strength:g} and l1_ratio={ratio:g}; got "
+            f"{solver!r}"
+        )
     return Options(strength, ratio, tolerance, as_whole_number("max_iter", max_iter))
 
 

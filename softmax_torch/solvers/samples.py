@@ -82,13 +82,7 @@ class Block(Protocol):
 
 
 class Samples(Protocol):
-    """X (n, D) on a device.
-
-    Attributes:
-        n, d: number of samples and of features.
-        device: where the samples are.
-        dtype: the dtype in which passes are fastest.
-    """
+    """X (n, D) on a device; ``dtype`` is the dtype in which passes over it are fastest."""
 
     n: int
     d: int
@@ -240,12 +234,9 @@ class DenseSamples:
 
 
 class SparseSamples:
-    """Sparse rows on a CPU.
+    """Sparse rows on a CPU: pieces (x, x^T) in CSR of consecutive rows.
 
-    Args:
-        pieces: pairs (x, x^T) in CSR of consecutive rows.
-        dtype: the dtype in which passes are fastest.
-        dense: the dense X (n, D) that the pieces come from, if any; single rows are read from it.
+    Single rows are read from ``dense``, the dense X that the pieces come from, if there is one.
     """
 
     def __init__(

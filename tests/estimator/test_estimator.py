@@ -86,7 +86,7 @@ def test_no_intercept(name: str, data: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["iris", "breast cancer"])
-def test_figures_are_those_of_the_objective(name: str, data: Any) -> None:
+def test_objective_and_gap_follow_their_definition(name: str, data: Any) -> None:
     X, y = data[name]
     w = weights(len(y))
     model = exact(C=0.1).fit(X, y, sample_weight=w)
@@ -110,7 +110,7 @@ def test_whole_weights_are_repetitions(name: str, data: Any) -> None:
     same_model(exact(class_weight=per_class).fit(X, y), repeated)
 
 
-def test_balanced_counts_what_samples_weigh(data: Any) -> None:
+def test_balanced_uses_sample_weights(data: Any) -> None:
     X, y = data["iris"]
     times = np.random.default_rng(0).integers(0, 4, len(y))
     balanced = exact(class_weight="balanced")
@@ -118,7 +118,7 @@ def test_balanced_counts_what_samples_weigh(data: Any) -> None:
     same_model(balanced.fit(X, y, sample_weight=times), repeated)
 
 
-def test_a_class_that_weighs_nothing_is_absent(data: Any) -> None:
+def test_a_class_of_weight_0_is_absent(data: Any) -> None:
     X, y = data["iris"]
     rest = y != 1
     alone = exact().fit(X[rest], y[rest])
@@ -131,7 +131,7 @@ def test_a_class_that_weighs_nothing_is_absent(data: Any) -> None:
         same_model(model, alone)
 
 
-def test_order_of_classes_and_samples_is_of_no_account(data: Any) -> None:
+def test_order_of_classes_and_samples_does_not_matter(data: Any) -> None:
     X, y = data["wine"]
     model = exact().fit(X, y)
     order = np.random.default_rng(0).permutation(len(y))
@@ -176,7 +176,7 @@ def test_warm_start(name: str, data: Any) -> None:
     near(warm.fit(X[:, :9], y == 1).coef_, exact(C=1.1).fit(X[:, :9], y == 1).coef_)
 
 
-def test_log_probabilities_are_finite_where_probabilities_are_not_there(data: Any) -> None:
+def test_log_probabilities_are_finite_where_probabilities_are_0(data: Any) -> None:
     for name in ("iris", "breast cancer"):
         X, y = data[name]
         model = exact().fit(X, y)
@@ -214,7 +214,7 @@ def test_no_penalty(data: Any) -> None:
     near(model.coef_, theirs.coef_)
 
 
-def test_ending_early_is_warned_of_where_fit_was_called(data: Any) -> None:
+def test_the_convergence_warning_points_at_the_call_of_fit(data: Any) -> None:
     with pytest.warns(ConvergenceWarning, match="max_iter was reached first") as caught:
         model = SoftmaxClassifier(max_iter=2).fit(*data["iris"])
     assert [str(w.filename) for w in caught] == [__file__]
@@ -226,7 +226,7 @@ def test_solvers_agree(solver: str, data: Any) -> None:
     same_model(exact(solver=solver).fit(*data["wine"]), exact().fit(*data["wine"]))
 
 
-def test_the_name_comes_when_it_is_asked_for() -> None:
+def test_the_class_is_imported_lazily() -> None:
     assert "SoftmaxClassifier" in dir(softmax_torch)
     assert softmax_torch.SoftmaxClassifier is estimator.SoftmaxClassifier
     with pytest.raises(AttributeError, match="no attribute 'Softmax'"):

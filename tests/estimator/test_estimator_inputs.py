@@ -116,7 +116,7 @@ def test_data_are_not_changed_nor_copied(data: Any) -> None:
         ({"random_state": "a"}, ValueError, "cannot be used to seed"),
     ],
 )
-def test_parameters_that_cannot_be(params: Any, error: Any, message: str, data: Any) -> None:
+def test_refused_parameters(params: Any, error: Any, message: str, data: Any) -> None:
     with pytest.raises(error, match=message):
         SoftmaxClassifier(**params).fit(*data["iris"])
 
@@ -133,7 +133,7 @@ def test_parameters_that_cannot_be(params: Any, error: Any, message: str, data: 
         (np.ones((150, 1)), r"sample_weight: expected shape \(150,\), got \(150, 1\)"),
     ],
 )
-def test_weights_that_cannot_be(sample_weight: Any, message: str, data: Any) -> None:
+def test_refused_weights(sample_weight: Any, message: str, data: Any) -> None:
     with pytest.raises(ValueError, match=message):
         exact().fit(*data["iris"], sample_weight=sample_weight)
 
@@ -199,7 +199,7 @@ def test_frames_of_mixed_columns() -> None:
         exact().fit(nullable, y)
 
 
-def test_samples_that_cannot_be(data: Any) -> None:
+def test_refused_samples(data: Any) -> None:
     X, y = data["iris"]
     model = exact().fit(X, y)
     with pytest.raises(ValueError, match=r"X has 3 features, but SoftmaxClassifier .* 4 features"):

@@ -48,7 +48,7 @@ def dual(objective: Objective, theta: Tensor, l2: float, X: Tensor) -> float:
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("scale", [0.0, 0.1, 3.0])
-def test_gap_is_that_to_the_dual_and_a_bound(weighted: bool, bias: bool, scale: float) -> None:
+def test_gap_is_primal_minus_dual_and_a_bound(weighted: bool, bias: bool, scale: float) -> None:
     objective, arguments = problem(weighted, bias)
     best = fit(**arguments, tol=1e-14)
     penalty = Penalty.of_strength(1.0, 0.0, objective.total)
@@ -65,7 +65,7 @@ def test_gap_is_that_to_the_dual_and_a_bound(weighted: bool, bias: bool, scale: 
         assert got.gradient[:, -1].abs().max() < 1e-14
 
 
-def test_gap_of_a_solution_is_small_and_a_solution_is_all_that_has_a_small_one() -> None:
+def test_gap_and_kkt_residual_of_a_solution_are_small() -> None:
     _, arguments = problem(False)
     solution = fit(**arguments, tol=1e-12)
     assert 0 <= solution.duality_gap <= 1e-12 * solution.objective
@@ -114,7 +114,7 @@ def test_newton_bound_is_a_bound_without_a_penalty_too(
         assert got.gap < before - best.objective
 
 
-def test_newton_bound_claims_nothing_of_a_step_that_was_not_solved(
+def test_newton_bound_is_large_if_cg_has_not_converged(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With a preconditioner that ignores a column CG does not move there; the bound is large."""
@@ -143,7 +143,7 @@ def test_every_solution_has_a_gap() -> None:
         assert 0 <= solution.duality_gap <= 1e-6 * solution.objective
 
 
-def test_subgradient_is_the_least_one() -> None:
+def test_subgradient_has_the_least_norm() -> None:
     objective, _ = problem(False)
     theta, gradient = objective.zeros(), objective.zeros()
     theta[0, :2] = torch.tensor([2.0, -2.0])

@@ -99,13 +99,15 @@ def quasi_separated(seed: int) -> tuple[Array, Array, int]:
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("form", [np.asarray, sparse.csr_array])
 @pytest.mark.parametrize("call", [lambda X, y: fit(X, y, C=math.inf), inference])
-def test_an_empty_cell_is_seen_among_many_samples(seed: int, form: Any, call: Any) -> None:
+def test_quasi_complete_separation_by_a_rare_column_is_named(
+    seed: int, form: Any, call: Any
+) -> None:
     X, y, column = quasi_separated(seed)
     with pytest.raises(ValueError, match=rf"column {column} separates class 2 from .* 0 and 1"):
         call(form(X), y)
 
 
-def test_weights_of_0_separate() -> None:
+def test_overlap_of_samples_of_weight_0_does_not_count() -> None:
     """Classes are separated if only samples of weight 0 overlap."""
     X = np.arange(8.0)[:, None]
     y, weight = np.array([0, 0, 0, 1, 0, 1, 1, 1]), np.ones(8)
@@ -225,7 +227,7 @@ def test_inference_on_columns_far_from_0() -> None:
 
 
 @pytest.mark.parametrize("l1_ratio", [0.0, 1.0])
-def test_a_constant_column_is_no_cause_for_a_warning(l1_ratio: float) -> None:
+def test_a_constant_column_does_not_prevent_convergence(l1_ratio: float) -> None:
     X, y = load_iris(return_X_y=True)
     constant = np.ones((150, 1))
     found = fit(constant, y, l1_ratio=l1_ratio)
@@ -236,7 +238,7 @@ def test_a_constant_column_is_no_cause_for_a_warning(l1_ratio: float) -> None:
     assert fit(constant, y, C=math.inf).converged
 
 
-def test_newton_steps_take_over_where_lbfgs_crawls() -> None:
+def test_newton_steps_take_over_where_lbfgs_is_slow() -> None:
     """46 distinct samples, 16 classes, scales from 1e-6 to 1e6: 1000 steps of L-BFGS end 0.4% above
     the optimum."""
     p = problem(250)
@@ -258,7 +260,7 @@ def test_l1_with_many_classes_ends() -> None:
     assert solution.iterations < 40
 
 
-def test_gradient_descent_stays_what_it_is() -> None:
+def test_newton_steps_do_not_finish_gradient_descent() -> None:
     X, y = load_iris(return_X_y=True)
     with pytest.warns(ConvergenceWarning, match="max_iter was reached first"):
         solution = fit(X, y, solver="gradient_descent", max_iter=120)

@@ -31,12 +31,12 @@ def test_a_sparse_matrix_of_the_caller_stays_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"C": "1"}, {"tol": None}, {"l1_ratio": []}, {"max_iter": "x"}])
-def test_what_is_no_number_is_named(wrong: dict) -> None:
+def test_options_that_are_not_numbers_are_named(wrong: dict) -> None:
     with pytest.raises(TypeError, match=r"(C|tol|l1_ratio|max_iter): expected a number, got"):
         fit(torch.eye(2), [0, 1], **wrong)
 
 
-def test_what_float32_cannot_tell_is_found_in_float64() -> None:
+def test_digits_beyond_float32_are_found_in_float64() -> None:
     """float64 takes over soon after float32 shows no more progress."""
     X, y = load_digits(return_X_y=True)
     in_float64 = fit(X / 16, y, tol=1e-12, dtype=torch.float64)
@@ -46,7 +46,7 @@ def test_what_float32_cannot_tell_is_found_in_float64() -> None:
     torch.testing.assert_close(solution.weight, in_float64.weight, rtol=0, atol=1e-5)
 
 
-def test_what_float64_cannot_tell_is_not_looked_for() -> None:
+def test_a_fit_ends_at_the_precision_of_float64() -> None:
     X, y = load_digits(return_X_y=True)
     with pytest.warns(ConvergenceWarning, match="rounding in float64 prevents"):
         solution = fit(X / 16, y, tol=1e-30)

@@ -57,7 +57,9 @@ def test_covariance_is_the_inverse_hessian_of_autograd(data: tuple[Tensor, Tenso
 
 
 @pytest.mark.parametrize("reference", [1, 3, None])
-def test_references_say_the_same(reference: int | None, data: tuple[Tensor, Tensor]) -> None:
+def test_differences_do_not_depend_on_the_reference(
+    reference: int | None, data: tuple[Tensor, Tensor]
+) -> None:
     """Differences of two classes, and their standard errors, do not depend on the reference."""
     zero, other = inference(*data), inference(*data, reference=reference)
     P = 4
@@ -130,7 +132,7 @@ def collinear(X: Tensor) -> Tensor:
         (lambda X: X, {"confidence": 1.0}, r"confidence: .* in \(0, 1\), got 1.0"),
     ],
 )
-def test_what_cannot_be_used(
+def test_refused_arguments(
     change: Any, options: dict[str, Any], match: str, data: tuple[Tensor, Tensor]
 ) -> None:
     X, y = data

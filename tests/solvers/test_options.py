@@ -156,7 +156,7 @@ def test_strengths_at_the_limit() -> None:
         ("max_iter", math.nan, ValueError, "max_iter: expected at least 1, got nan"),
     ],
 )
-def test_options_that_are_no_numbers(
+def test_options_that_are_not_numbers(
     name: str, value: Any, error: type[Exception], match: str
 ) -> None:
     with pytest.raises(error, match=match):

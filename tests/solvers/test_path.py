@@ -29,7 +29,7 @@ def streamed(X: Tensor) -> Any:
 
 @pytest.mark.filterwarnings("ignore:Sparse CSR")
 @pytest.mark.parametrize("form", [Tensor.numpy, sparse, streamed])
-def test_path_is_the_fits_one_by_one(form: Any, digits: tuple[Tensor, Tensor]) -> None:
+def test_path_equals_single_fits(form: Any, digits: tuple[Tensor, Tensor]) -> None:
     X, y = digits
     solutions = path(form(X), y, CS, tol=1e-8)
     assert len(solutions) == len(CS)
@@ -47,14 +47,14 @@ def test_path_needs_fewer_passes_than_the_fits(digits: tuple[Tensor, Tensor]) ->
     assert path(X, y, CS)[-1].passes < 0.6 * alone
 
 
-def test_order_of_the_strengths_is_the_caller_s(digits: tuple[Tensor, Tensor]) -> None:
+def test_solutions_are_in_the_order_of_the_strengths(digits: tuple[Tensor, Tensor]) -> None:
     X, y = digits
     Cs = [1.0, 0.01, 0.01, 100.0]
     objectives = [s.objective for s in path(X, y, Cs)]
     assert objectives == pytest.approx([fit(X, y, C=C).objective for C in Cs], rel=2e-6)
 
 
-def test_weights_and_intercept_are_those_of_fit(digits: tuple[Tensor, Tensor]) -> None:
+def test_path_takes_weights_and_intercept_like_fit(digits: tuple[Tensor, Tensor]) -> None:
     X, y = digits
     options: dict[str, Any] = {
         "fit_intercept": False,
@@ -67,7 +67,7 @@ def test_weights_and_intercept_are_those_of_fit(digits: tuple[Tensor, Tensor]) -
     assert not solution.bias.any()
 
 
-def test_cross_validation_is_that_by_hand(digits: tuple[Tensor, Tensor]) -> None:
+def test_cross_validation_equals_fits_by_hand(digits: tuple[Tensor, Tensor]) -> None:
     X, y = digits
     cv = cross_validate(X, y, [0.1, 10.0], folds=3, seed=5, tol=1e-9)
     assert cv.nll.shape == cv.accuracy.shape == (3, 2)
@@ -148,7 +148,7 @@ def test_cross_validation_finds_the_strength_that_generalizes() -> None:
         ({"Cs": [1.0, 10**400]}, "C: expected a number that a float can hold"),
     ],
 )
-def test_what_cannot_be_used(
+def test_refused_arguments(
     arguments: dict[str, Any], match: str, digits: tuple[Tensor, Tensor]
 ) -> None:
     with pytest.raises(ValueError, match=match):

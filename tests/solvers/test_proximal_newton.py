@@ -169,7 +169,7 @@ def test_a_sample_weight_counts_repeated_samples() -> None:
     torch.testing.assert_close(weighted.weight, repeated.weight, rtol=0, atol=1e-4)
 
 
-def test_features_of_any_scale_and_features_that_say_nothing() -> None:
+def test_features_of_any_scale_and_a_column_of_zeros() -> None:
     X, y = iris()
     X = torch.cat([X * torch.tensor([1e-3, 1.0, 1e3, 1e5]), torch.zeros(150, 1), X[:, 1:2]], 1)
     s = fit(X, y, C=10.0, l1_ratio=1.0)
@@ -179,7 +179,7 @@ def test_features_of_any_scale_and_features_that_say_nothing() -> None:
 
 
 @pytest.mark.parametrize("C", [0.5, 20.0])
-def test_large_working_sets_go_without_the_matrix(C: float, monkeypatch) -> None:
+def test_large_working_sets_use_hessian_products(C: float, monkeypatch) -> None:
     X, y = digits()
     known = fit(X, y, C=C, l1_ratio=1.0)
     monkeypatch.setattr(hessian_model, "MATRIX", 40)
@@ -189,7 +189,7 @@ def test_large_working_sets_go_without_the_matrix(C: float, monkeypatch) -> None
 
 
 @pytest.mark.parametrize("sampled", [2048, 40])
-def test_the_models_are_of_the_true_hessian(sampled: int, monkeypatch) -> None:
+def test_models_from_all_rows_equal_the_hessian(sampled: int, monkeypatch) -> None:
     X, y = digits()
     objective, penalty = problem(X, y, 1.0, 0.5)
     generator = torch.Generator().manual_seed(0)
@@ -227,7 +227,7 @@ def test_a_correction_makes_the_model_reproduce_the_last_change_of_the_gradient(
 
 
 @pytest.mark.parametrize("C", [0.5, 20.0])
-def test_a_state_goes_on_bit_for_bit(C: float) -> None:
+def test_a_state_resumes_bit_for_bit(C: float) -> None:
     X, y = digits()
     first, then = (
         ProximalNewton(*problem(X, y, C), torch.zeros(10, 65).double(), X.dtype) for _ in range(2)
@@ -253,7 +253,7 @@ def test_every_step_descends() -> None:
     assert s.iterations <= 25
 
 
-def test_a_warm_start_from_the_optimum_is_done() -> None:
+def test_a_warm_start_from_the_optimum_takes_no_iteration() -> None:
     X, y = digits()
     s = fit(X, y, C=1.0, l1_ratio=1.0, tol=1e-7)
     again = fit(X, y, C=1.0, l1_ratio=1.0, warm_start=s)
@@ -262,7 +262,7 @@ def test_a_warm_start_from_the_optimum_is_done() -> None:
 
 
 @pytest.mark.parametrize("l1_ratio", [1.0, 0.5])
-def test_weights_of_features_that_say_nothing_any_more_become_zero(l1_ratio: float) -> None:
+def test_weights_of_columns_of_zeros_become_zero(l1_ratio: float) -> None:
     X, y = digits()
     s = fit(X, y, C=1.0, l1_ratio=l1_ratio)
     dead = ~X.any(0)
@@ -275,7 +275,7 @@ def test_weights_of_features_that_say_nothing_any_more_become_zero(l1_ratio: flo
     assert not again.weight[:, dead].any()
 
 
-def test_what_float64_cannot_reach_ends_with_a_warning() -> None:
+def test_a_tolerance_below_rounding_ends_with_a_warning() -> None:
     X, y = iris()
     with pytest.warns(ConvergenceWarning, match="no further step lowers F"):
         s = fit(X, y, C=1.0, l1_ratio=1.0, tol=1e-18)

@@ -63,7 +63,7 @@ FLOAT_FORMS: dict[str, Callable[[Array, Path], Any]] = {
     ],
 )
 @pytest.mark.parametrize("form", FLOAT_FORMS)
-def test_values_that_cannot_be_used(form: str, value: float, match: str, tmp_path: Path) -> None:
+def test_refused_values(form: str, value: float, match: str, tmp_path: Path) -> None:
     X = with_value(value)
     if form == "bfloat16":
         match = match.replace("9.96921e", "9.9.*e").replace("-1e\\+20", "-9.9.*e\\+19")
@@ -149,9 +149,7 @@ def column_of_polars(column: Any) -> Any:
         (lambda: column_of_polars(["1", "2", "3"]), TypeError, "expected numbers, got dtype <U1"),
     ],
 )
-def test_columns_that_cannot_be_used(
-    frame: Callable[[], Any], error: type[Exception], match: str
-) -> None:
+def test_refused_columns(frame: Callable[[], Any], error: type[Exception], match: str) -> None:
     for use in (lambda X: fit(X, [0, 1, 1]), lambda X: fit([X], [0, 1, 1])):
         with pytest.raises(error, match=rf"^X: .*{match}.* in column 1 \('age'\)"):
             use(frame())
@@ -171,7 +169,7 @@ def test_columns_that_cannot_be_used(
         lambda X: [torch.from_numpy(X).to_sparse()],
     ],
 )
-def test_tensors_that_cannot_be_used(change: Callable[[Array], Any]) -> None:
+def test_refused_tensors(change: Callable[[Array], Any]) -> None:
     X, y = data()
     with pytest.raises(TypeError, match=r"X: expected (numbers|real numbers|a tensor|a dense te)"):
         solved(change(X), y)
@@ -184,12 +182,12 @@ def test_complex_numbers_in_a_memory_map(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("X", [None, 3, "abc", {"a": [1.0]}, lambda: None])
-def test_samples_that_are_no_array(X: Any) -> None:
+def test_samples_that_are_not_an_array(X: Any) -> None:
     with pytest.raises(TypeError, match=r"X: expected an array.*got (None|int|str|dict|function)"):
         solved(X, data()[1])
 
 
-def test_blocks_that_can_be_read_once_only() -> None:
+def test_blocks_that_can_be_read_only_once() -> None:
     X, y = data()
     with pytest.raises(TypeError, match=r"again and again.*got generator"):
         solved((x for x in [X]), y)
@@ -225,7 +223,7 @@ def test_bad_samples(X: Any, match: str) -> None:
         solved(X, data()[1])
 
 
-def test_samples_of_things_that_are_no_numbers() -> None:
+def test_samples_that_are_not_numbers() -> None:
     with pytest.raises(TypeError, match=r"X: expected numbers, got object .* in column 0"):
         solved(np.array([[object()]] * 3), [0, 1, 1])
     with pytest.raises(TypeError, match="X: expected numbers, got dtype <U1"):

@@ -191,7 +191,7 @@ def test_finds_the_optimum_of_scikit_learn(load: Any, solver: str) -> None:
     assert abs(ours.objective - F) < 1e-8
 
 
-def test_gradient_descent_gets_there_too() -> None:
+def test_gradient_descent_converges() -> None:
     X, y, weight = generated()
     slow = fit(X, y, sample_weight=weight, solver="gradient_descent")
     quick = fit(X, y, sample_weight=weight)
@@ -217,14 +217,14 @@ def test_history_and_callback(solver: str) -> None:
     assert 0 < seen[1].passes <= solution.passes
 
 
-def test_iterations_that_end_first_are_told() -> None:
+def test_max_iter_reached_first_is_a_warning() -> None:
     X, y, _ = generated()
     with pytest.warns(ConvergenceWarning, match=r"after 1 iterations at a relative duality gap of"):
         solution = fit(X, y, max_iter=1, tol=1e-12)
     assert not solution.converged
 
 
-def test_warm_start_needs_less() -> None:
+def test_warm_start_needs_fewer_iterations() -> None:
     X, y = load_digits(return_X_y=True)
     first = fit(X, y)
     assert fit(X, y, warm_start=first).iterations <= 1
@@ -251,7 +251,7 @@ def test_module_predicts_the_same(bias: bool) -> None:
 
 
 @pytest.mark.parametrize("solver", ["lbfgs", "newton"])
-def test_what_must_not_matter_does_not(solver: str) -> None:
+def test_order_and_repetition_do_not_change_the_solution(solver: str) -> None:
     """The order of samples and classes, and repeated samples instead of weights; to 1e-6."""
     X, y = load_iris(return_X_y=True)
     X, y = torch.from_numpy(X), torch.from_numpy(y)
