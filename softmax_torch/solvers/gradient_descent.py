@@ -25,7 +25,7 @@ class GradientDescent(Solver):
 
     def step(self) -> bool:
         slope = -float(self.gradient.square().sum())
-        search = LineSearch(self.value, slope, rounding=0.0, enough=0.5)
+        search = LineSearch(self.value, slope, error=0.0, enough=0.5)
         for length in search.lengths(2 * self.length, SHORTEST):
             trial = self.theta - length * self.gradient
             at_trial = self._evaluate(trial)

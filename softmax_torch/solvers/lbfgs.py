@@ -63,7 +63,8 @@ class LBFGS:
         """
         value, gradient = at_trial
         # float32's rounding in either dtype: passes of a path may be in float32.
-        search = LineSearch(self.value, -self.decrement, ROUNDING[torch.float32])
+        error = ROUNDING[torch.float32] * abs(self.value)
+        search = LineSearch(self.value, -self.decrement, error)
         if not search.accepts(self.step, value, abs(float((gradient * self.direction).sum()))):
             self.step = search.interpolated(self.step, value)
             self.trial = self.theta + self.step * self.direction

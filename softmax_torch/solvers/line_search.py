@@ -8,10 +8,10 @@ or, where the promised descent -t m is below the rounding error of F, if the slo
 
     |slope at t|  <  FLATTER |m|         (approximate Wolfe condition, Hager & Zhang 2005)
 
-Otherwise the length is halved, or set to the minimum of the parabola with F(theta) and m at 0 and
-the same F at t.
+Otherwise the length is halved, or set to the minimum of the parabola through F(theta) and
+F(theta + t d) that has the slope m at 0.
 
->>> search = LineSearch(1.0, -0.5, rounding=1e-7)
+>>> search = LineSearch(1.0, -0.5, error=1e-7)
 >>> search.accepts(1.0, 1.2, 0.9), search.accepts(0.5, 0.9, 0.1)
 (False, True)
 >>> list(search.lengths(shortest=0.25)), round(search.interpolated(1.0, 1.2), 3)
@@ -43,15 +43,14 @@ class LineSearch:
     """The search along one direction.
 
     Args:
-        F: the objective at length 0.
+        F: the objective at length 0, up to a constant.
         slope: its derivative along the direction there.
-        rounding: error of an evaluation of F, relative to F.
+        error: absolute error of an evaluation of the objective.
         enough: share of the promised descent that a step must achieve.
     """
 
-    def __init__(self, F: float, slope: float, rounding: float, enough: float = ENOUGH) -> None:
-        self.F, self.slope, self.enough = F, slope, enough
-        self.error = rounding * abs(F)
+    def __init__(self, F: float, slope: float, error: float, enough: float = ENOUGH) -> None:
+        self.F, self.slope, self.error, self.enough = F, slope, error, enough
 
     def lengths(self, first: float = 1.0, shortest: float = SHORTEST) -> Iterator[float]:
         """Yield the lengths first, first / 2, ... down to ``shortest``; none if F does not fall."""
@@ -68,7 +67,7 @@ class LineSearch:
         """Return whether a step of this length is good enough.
 
         Args:
-            F: the objective at the end of the step.
+            F: the objective at the end of the step, up to the same constant.
             slope: its derivative along the direction there, by magnitude if F is smooth.
         """
         if F <= self.F + self.enough * length * self.slope:

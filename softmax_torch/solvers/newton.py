@@ -36,7 +36,7 @@ class NewtonCG(Solver):
     def step(self) -> bool:
         d, slope = self._direction()
         self._descent = -slope / 2
-        search = LineSearch(self.value, slope, ROUNDING[self.dtype])
+        search = LineSearch(self.value, slope, ROUNDING[self.dtype] * abs(self.value))
         for length in search.lengths():
             trial = self.theta + length * d
             at_trial = self._evaluate(trial)

@@ -112,12 +112,13 @@ class ProximalNewton(Solver):
         d[at] = minimize_model(model, g[at], x[at], self.l1[at]) - x[at]
         slope = float(g @ d + self.l1 @ ((x + d).abs() - x.abs()))
         self._descent = -slope / 2
-        search = LineSearch(self._total(x, self.value), slope, ROUNDING[self.dtype])
+        F = self._total(x, self.value)
+        search = LineSearch(0.0, slope, ROUNDING[self.dtype] * abs(F))
         for length in search.lengths():
             trial = x + length * d
             value, gradient = self._evaluate(trial.view_as(self.theta))
-            total = self._total(trial, value)
-            if search.accepts(length, total, self._slope(trial, gradient.view(-1), d)):
+            change = self._total(trial, value) - F  # has more digits than F + a small number
+            if search.accepts(length, change, self._slope(trial, gradient.view(-1), d)):
                 break
         else:
             return False

@@ -99,9 +99,7 @@ def quasi_separated(seed: int) -> tuple[Array, Array, int]:
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("form", [np.asarray, sparse.csr_array])
 @pytest.mark.parametrize("call", [lambda X, y: fit(X, y, C=math.inf), inference])
-def test_quasi_complete_separation_by_a_rare_column_is_named(
-    seed: int, form: Any, call: Any
-) -> None:
+def test_separation_by_a_rare_column_is_named(seed: int, form: Any, call: Any) -> None:
     X, y, column = quasi_separated(seed)
     with pytest.raises(ValueError, match=rf"column {column} separates class 2 from .* 0 and 1"):
         call(form(X), y)

@@ -19,24 +19,24 @@ def test_examples(name: str) -> None:
 
 @pytest.mark.parametrize("F", [math.nan, math.inf, 1.0, 1.0 - 1e-5])
 def test_too_little_descent_is_not_accepted(F: float) -> None:
-    search = LineSearch(1.0, -0.5, rounding=1e-7)
+    search = LineSearch(1.0, -0.5, error=1e-7)
     assert not search.accepts(1.0, F, 0.0)
     assert 0.1 <= search.interpolated(1.0, F) <= 0.6
 
 
 def test_below_rounding_the_slope_decides() -> None:
-    search = LineSearch(1.0, -1e-9, rounding=1e-7)
+    search = LineSearch(1.0, -1e-9, error=1e-7)
     assert search.below_rounding(1.0)
     assert search.accepts(1.0, 1.0 + 1e-8, 0.8e-9)
     assert not search.accepts(1.0, 1.0 + 1e-8, 0.95e-9)
-    assert not LineSearch(1.0, -1e-9, rounding=1e-15).accepts(1.0, 1.0 + 1e-8, 0.8e-9)
+    assert not LineSearch(1.0, -1e-9, error=1e-15).accepts(1.0, 1.0 + 1e-8, 0.8e-9)
 
 
 def test_the_parabola_of_a_quadratic_function_has_its_minimum() -> None:
-    search = LineSearch(1.0, -2.0, rounding=0.0)  # 1 - 2 t + 2.5 t^2 is least at t = 0.4
+    search = LineSearch(1.0, -2.0, error=0.0)  # 1 - 2 t + 2.5 t^2 is least at t = 0.4
     assert search.interpolated(1.0, 1.5) == pytest.approx(0.4)
 
 
 def test_no_length_is_tried_uphill() -> None:
-    assert list(LineSearch(1.0, 0.5, rounding=1e-7).lengths()) == []
-    assert min(LineSearch(1.0, -0.5, rounding=1e-7).lengths()) >= 1e-6
+    assert list(LineSearch(1.0, 0.5, error=1e-7).lengths()) == []
+    assert min(LineSearch(1.0, -0.5, error=1e-7).lengths()) >= 1e-6
