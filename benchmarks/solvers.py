@@ -241,10 +241,10 @@ def ours(problem: Problem, solver: str, repeats: int) -> list[Point]:
     assert solution.converged
     objective = problem.objective(solution.weight, solution.bias)
     assert abs(objective - solution.objective) < 1e-9, (objective, solution.objective)
-    said = f"certified gap {solution.duality_gap / objective:.0e}"
+    setting = f"certified gap {solution.duality_gap / objective:.0e}"
     nonzero = int(solution.weight.count_nonzero())
     zeros = f", {nonzero} weights" if problem.l1_ratio else ""
-    return [*curve, Point(name, said + zeros, statistics.median(times), objective)]
+    return [*curve, Point(name, setting + zeros, statistics.median(times), objective)]
 
 
 def scikit(problem: Problem, solver: str, iterations: list[int], tol: float) -> list[Point]:

@@ -15,8 +15,8 @@ large-scale l1-regularized logistic regression"). So F - D(q), the duality gap, 
 F - F*. If the bias is at its optimum for the weight, the model's own probabilities p meet the
 condition up to rounding. So do q = (1 - s) e_y + s p, for which V is s times as large.
 
-For l1 = 0 and q = p, -log p_y - entropy(p) = sum_k (p_k - [k = y]) z_k, so that the sums over all
-samples cancel but for -<W, V>, and V = l2 W - dF/dW, which leaves
+For l1 = 0 and q = p, -log p_y - entropy(p) = sum_k (p_k - [k = y]) z_k. So the sums over all
+samples cancel except -<W, V>, and with V = l2 W - dF/dW
 
     F - D(p)  =  l2/2 ||W||^2 + ||V||^2 / (2 l2) - <W, V>  =  ||dF/dW||^2 / (2 l2)
 

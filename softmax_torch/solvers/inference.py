@@ -235,6 +235,6 @@ def _collinear(names: list[str]) -> ValueError:
     if len(names) > NAMED:
         names = [*names[:NAMED], f"{len(names) - NAMED} more"]
     return ValueError(
-        "X: expected linearly independent columns, got columns of which one is a combination of "
-        f"the others: {', '.join(names)}; drop one of them"
+        "X: expected linearly independent columns, got a column that is a combination of "
+        f"others ({', '.join(names)} are involved); drop one of them"
     )

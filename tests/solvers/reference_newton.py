@@ -1,7 +1,4 @@
-"""Newton steps for the reference: merged and scaled samples, exact Hessians, L1 steps, line search.
-
-It is written in numpy and scipy and shares nothing with softmax_torch.
-"""
+"""Newton steps for the reference: merged samples, exact Hessians, L1 steps and line search."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def fitted(p: Problem) -> Solution:
 
 
 def judged(p: Problem, solution: Solution, messages: list[Any]) -> tuple[str, str, str]:
-    """Return outcome, name and detail of a solution that came with these warnings."""
+    """Return outcome, name and detail of a solution and the warnings of its fit."""
     others = [m for m in messages if not isinstance(m, ConvergenceWarning)]
     if others:
         return "exception", p.name, f"warning {type(others[0]).__name__}: {others[0]}"

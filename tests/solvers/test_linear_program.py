@@ -101,7 +101,7 @@ def test_a_problem_beyond_the_limits_is_not_tried(monkeypatch: pytest.MonkeyPatc
 
 
 def two_classes_on_a_line(rank: int) -> Data:
-    """Samples of class 0 below those of class 1, in two columns whose sum tells them apart."""
+    """Return samples of two classes that the sign of the sum of two columns separates."""
     generator = torch.Generator().manual_seed(rank)
     X = torch.randn(20 + rank, 2, generator=generator, dtype=torch.float64)
     y = (X.sum(1) > 0).long()
