@@ -12,7 +12,7 @@ float32 would round them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -139,7 +139,7 @@ def _sparse(
         return (piece.to_dense().to(kept) for piece in pieces)
 
     sizes = [piece.shape[0] for piece in pieces]
-    return StreamedSamples(read, sizes, d, device, dtype, _picking(read, dtype))
+    return StreamedSamples(read, sizes, d, device, dtype)
 
 
 def _mapped(X: Any, device: torch.device, dtype: torch.dtype) -> Samples:
@@ -159,9 +159,7 @@ def _mapped(X: Any, device: torch.device, dtype: torch.dtype) -> Samples:
     for x in read():
         check_values(x)
     sizes = [min(step, n - start) for start in range(0, n, step)]
-    return StreamedSamples(
-        read, sizes, d, device, dtype, lambda i: copied(X[i.cpu().numpy()]).to(dtype)
-    )
+    return StreamedSamples(read, sizes, d, device, dtype, lambda i: copied(X[i.cpu().numpy()]))
 
 
 def _blocks(X: Any, device: torch.device, dtype: torch.dtype) -> Samples:
@@ -193,23 +191,7 @@ def _blocks(X: Any, device: torch.device, dtype: torch.dtype) -> Samples:
         sizes.append(len(x))
     if d is None:
         raise ValueError("X: expected at least one block with rows, got none")
-    return StreamedSamples(read, sizes, d, device, dtype, _picking(read, dtype))
-
-
-def _picking(
-    read: Callable[[], Iterator[Tensor]], dtype: torch.dtype
-) -> Callable[[Tensor], Tensor]:
-    """Return a function of ascending row numbers that reads all blocks and keeps these rows."""
-
-    def pick(index: Tensor) -> Tensor:
-        picked, start = [], 0
-        for x in read():
-            here = index[(index >= start) & (index < start + len(x))] - start
-            picked.append(x[here].to(dtype))
-            start += len(x)
-        return torch.cat(picked)
-
-    return pick
+    return StreamedSamples(read, sizes, d, device, dtype)
 
 
 def _check_shape(x: Any, where: str = "") -> None:

@@ -319,9 +319,8 @@ class StreamedSamples:
         dtype = dtype or self.dtype
         if self.pick is not None:
             return self.pick(index).to(dtype)
-        found = dict(_by_piece(index, self.sizes))
-        parts = [x[found[i]].to(dtype) for i, x in enumerate(self.read()) if i in found]
-        return torch.cat(parts)
+        found, none = dict(_by_piece(index, self.sizes)), index[:0]
+        return torch.cat([x[found.get(i, none)].to(dtype) for i, x in enumerate(self.read())])
 
     def shifted(self, offset: Tensor) -> Samples:
         read, pick = self.read, self.pick

@@ -172,6 +172,9 @@ def test_whole_numbers_are_exact(form: str, tmp_path: Path) -> None:
     assert read.tolist() == WHOLE.tolist()
     index = torch.tensor([0, 24, 25, 59])
     torch.testing.assert_close(got.rows(index), torch.from_numpy(WHOLE)[index].float())
+    offset = torch.tensor([1.7e9, 0.0], dtype=torch.float64)
+    for each, expected in ((got, WHOLE), (got.shifted(offset), WHOLE - offset.numpy())):
+        assert each.rows(index, torch.float64).tolist() == expected[index].tolist()
 
 
 @pytest.mark.parametrize("form", ["map of int64", "blocks of int32", "sparse int64"])
