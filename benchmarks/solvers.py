@@ -1,20 +1,20 @@
-"""Full-batch solvers against scikit-learn's: how near to the optimum, after how long.
+"""Benchmark of the full-batch solvers against scikit-learn's: distance to the optimum against time.
 
     python benchmarks/solvers.py [--root DATA] [--only l2|path|l1|small|dummies] [--threads 2]
                                  [--repeats 3] [--device cpu] [--quick] [--json FILE]
                                  [--markdown FILE] [--plot FILE]
 
-MNIST, pixels / 255, 60000 x 784, ten classes, is downloaded to DATA or read from there. All solve
-the same problem in one process, one after the other, and what counts is the objective in float64
-that the coefficients they return have, computed here and not by them:
+MNIST, pixels / 255, 60000 x 784, ten classes, is downloaded to DATA or read from there. All solvers
+solve the same problem in one process, one after the other. They are compared by the objective of
+the coefficients that they return, which this script computes in float64:
 
     F(W, b) = mean nll + 1/(C n) ((1 - l1_ratio)/2 ||W||^2 + l1_ratio ||W||_1)
 
-Ours is first checked: its objective is what it says, and its duality gap is not below the distance
-to the best objective that anyone reached. scikit-learn's solvers show no progress, so each point of
-their curves is a fit of its own, with so many iterations at most. Times of ours are medians, and
-hold everything: looking at the data, making them sparse, the certificate. --quick leaves out the
-fits that take minutes.
+Our objective is checked first: it must be what our solver reports, and within 1e-6 of the lowest
+one of all solvers. scikit-learn's solvers report no progress, so each point of their curves is a
+fit of its own with a limited number of iterations. Our times are medians of whole fits: the checks
+and the conversion of the data, all iterations and the certificate. --quick leaves out the fits that
+take minutes.
 """
 
 from __future__ import annotations
@@ -42,9 +42,12 @@ from softmax_torch.data import MNISTDataModule
 C = 1.0
 L1_C = 0.01
 
+ITERATE = "iterate"
+"""The setting of a point that is an iterate of a fit, not a whole fit."""
+
 
 class Point(NamedTuple):
-    """A fit, or a moment of one."""
+    """The time and the objective of a fit, or of an iterate of a fit."""
 
     name: str
     setting: str
@@ -53,7 +56,7 @@ class Point(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """Samples, in the forms that the contestants like best, and the penalty."""
+    """Samples, classes and the penalty."""
 
     X: Tensor
     y: Tensor
@@ -61,7 +64,7 @@ class Problem(NamedTuple):
     l1_ratio: float = 0.0
 
     def objective(self, W: Any, b: Any) -> float:
-        """F in float64."""
+        """Return F of W and b in float64."""
         W, b = (torch.as_tensor(v, dtype=torch.float64, device=self.X.device) for v in (W, b))
         nll = 0.0
         for x, y in zip(self.X.split(8192), self.y.split(8192), strict=True):
@@ -73,13 +76,13 @@ class Problem(NamedTuple):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--root", help="where MNIST is or goes; data by default")
+    parser.add_argument("--root", help="folder of MNIST; data by default")
     parser.add_argument("--only", choices=["l2", "path", "l1", "small", "dummies"])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--device", default="cpu", help="where ours computes")
-    parser.add_argument("--quick", action="store_true", help="only what takes seconds")
-    parser.add_argument("--json", type=Path, help="write all points to this file too")
+    parser.add_argument("--device", default="cpu", help="device of our solvers")
+    parser.add_argument("--quick", action="store_true", help="leave out fits that take minutes")
+    parser.add_argument("--json", type=Path, help="write all points to this file")
     parser.add_argument("--markdown", type=Path, help="write the tables to this file")
     parser.add_argument("--plot", type=Path, help="draw gap against time to this file")
     options = parser.parse_args()
@@ -104,7 +107,7 @@ def main() -> None:
 
 
 def mnist(root: str | None, device: str) -> tuple[Tensor, Tensor]:
-    """The training set, pixels / 255 in float32."""
+    """Return the training set, pixels / 255 in float32, and the classes."""
     data = MNISTDataModule(root=root)
     data.prepare_data()
     train, _ = data.read()
@@ -112,7 +115,7 @@ def mnist(root: str | None, device: str) -> tuple[Tensor, Tensor]:
 
 
 def l2(X: Tensor, y: Tensor, options: argparse.Namespace) -> tuple[str, list[Point]]:
-    """The ridge-penalised problem: curves of all solvers."""
+    """Compare all solvers with an L2 penalty."""
     problem = Problem(X, y, C)
     points = ours(problem, "lbfgs", options.repeats) + ours(problem, "newton", 1)
     host = problem._replace(X=X.cpu(), y=y.cpu())
@@ -127,7 +130,7 @@ def l2(X: Tensor, y: Tensor, options: argparse.Namespace) -> tuple[str, list[Poi
 
 
 def l1(X: Tensor, y: Tensor, options: argparse.Namespace) -> tuple[str, list[Point]]:
-    """The lasso-penalised problem, against the one solver of scikit-learn that takes it."""
+    """Compare with saga, the only solver of scikit-learn with an L1 penalty for many classes."""
     problem = Problem(X, y, L1_C, 1.0)
     points = ours(problem, "auto", options.repeats)
     if not options.quick:
@@ -137,7 +140,7 @@ def l1(X: Tensor, y: Tensor, options: argparse.Namespace) -> tuple[str, list[Poi
 
 
 def path(X: Tensor, y: Tensor, options: argparse.Namespace) -> tuple[str, list[Point]]:
-    """Twenty strengths over four decades against one fit."""
+    """Compare a path of twenty strengths over four decades with one fit."""
     Cs = np.logspace(-4, 0, 20).tolist()
     one, sweep, by_hand = [], [], []
     for _ in range(options.repeats):
@@ -165,7 +168,7 @@ def path(X: Tensor, y: Tensor, options: argparse.Namespace) -> tuple[str, list[P
 
 
 def small(X: Tensor, y: Tensor, options: argparse.Namespace) -> tuple[str, list[Point]]:
-    """scikit-learn's own data sets, to the last digits."""
+    """Compare on scikit-learn's own data sets, to the last digits."""
     lines = [
         "scikit-learn's data sets, C = 1: distance to its optimum, and times",
         "",
@@ -187,7 +190,7 @@ def small(X: Tensor, y: Tensor, options: argparse.Namespace) -> tuple[str, list[
 
 
 def dummies(X: Tensor, y: Tensor, options: argparse.Namespace) -> tuple[str, list[Point]]:
-    """Four categorical columns as 605 sparse dummies, most of them rare, at weak penalties."""
+    """Fit four categorical columns as 605 sparse dummies, mostly rare, with weak penalties."""
     rng = np.random.default_rng(0)
     n, levels = 60_000, (300, 200, 100, 5)
     parts = []
@@ -218,7 +221,7 @@ def dummies(X: Tensor, y: Tensor, options: argparse.Namespace) -> tuple[str, lis
 
 
 def ours(problem: Problem, solver: str, repeats: int) -> list[Point]:
-    """Ours: a curve from its callback, of the last run, and the median of whole fits."""
+    """Return the iterates of our last fit, and the median time of whole fits."""
     times, curve = [], []
     name = f"softmax_torch {'proximal_newton' if problem.l1_ratio else solver}"
     for _ in range(repeats):
@@ -231,21 +234,21 @@ def ours(problem: Problem, solver: str, repeats: int) -> list[Point]:
             l1_ratio=problem.l1_ratio,
             solver=solver,
             callback=lambda now, began=began: curve.append(
-                Point(name, "on the way", time.perf_counter() - began, now.objective)
+                Point(name, ITERATE, time.perf_counter() - began, now.objective)
             ),
         )
         times.append(time.perf_counter() - began)
     assert solution.converged
     objective = problem.objective(solution.weight, solution.bias)
     assert abs(objective - solution.objective) < 1e-9, (objective, solution.objective)
-    said = f"certified gap {solution.duality_gap / objective:.0e}"
+    setting = f"certified gap {solution.duality_gap / objective:.0e}"
     nonzero = int(solution.weight.count_nonzero())
     zeros = f", {nonzero} weights" if problem.l1_ratio else ""
-    return [*curve, Point(name, said + zeros, statistics.median(times), objective)]
+    return [*curve, Point(name, setting + zeros, statistics.median(times), objective)]
 
 
 def scikit(problem: Problem, solver: str, iterations: list[int], tol: float) -> list[Point]:
-    """scikit-learn's solver with so many iterations at most, each a fit of its own."""
+    """Return fits by scikit-learn's solver, one for each of these limits on its iterations."""
     points = []
     for most in iterations:
         seconds, model = timed(lambda most=most: peer_fit(problem, solver, most, tol))
@@ -261,7 +264,7 @@ def scikit(problem: Problem, solver: str, iterations: list[int], tol: float) -> 
 
 
 def peer_fit(problem: Problem, solver: str, most: int, tol: float) -> LogisticRegression:
-    """A fit by scikit-learn, warnings aside."""
+    """Return a model fitted by scikit-learn, without its warnings."""
     model = LogisticRegression(
         C=problem.C,
         l1_ratio=problem.l1_ratio,
@@ -270,7 +273,7 @@ def peer_fit(problem: Problem, solver: str, most: int, tol: float) -> LogisticRe
         tol=tol,
         random_state=0,
     )
-    # in double precision, as it computes in anyway but for saga
+    # All solvers but saga convert to double precision anyway.
     X = problem.X.numpy() if solver == "saga" else problem.X.double().numpy()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -278,7 +281,7 @@ def peer_fit(problem: Problem, solver: str, most: int, tol: float) -> LogisticRe
 
 
 def array_api(problem: Problem) -> list[Point]:
-    """scikit-learn's lbfgs on tensors of the device."""
+    """Return fits by scikit-learn's lbfgs on tensors of the device."""
     os.environ.setdefault("SCIPY_ARRAY_API", "1")
     points = []
     for most in (100, 1000):
@@ -292,7 +295,7 @@ def array_api(problem: Problem) -> list[Point]:
 
 
 def cuml(problem: Problem) -> list[Point]:
-    """cuML, where there is one."""
+    """Return fits by cuML, if it is installed."""
     try:
         from cuml.linear_model import LogisticRegression as CumlRegression
     except ImportError:
@@ -308,7 +311,7 @@ def cuml(problem: Problem) -> list[Point]:
 
 
 def timed(call: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds, and the result."""
+    """Return the seconds that a call takes, and its result."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     began = time.perf_counter()
@@ -319,8 +322,8 @@ def timed(call: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def table(title: str, points: list[Point]) -> str:
-    """A line for each whole fit, and the ratio of ours to it."""
-    whole = [p for p in points if p.setting != "on the way"]
+    """Return a table with a line for each whole fit, and the ratio of our time to it."""
+    whole = [p for p in points if p.setting != ITERATE]
     best = min(p.objective for p in whole)
     first = whole[0]
     assert first.objective - best < 1e-6 * best, "ours is not at the optimum"
@@ -341,20 +344,20 @@ def table(title: str, points: list[Point]) -> str:
 
 
 def reached(name: str, objective: float, points: list[Point]) -> float:
-    """When this solver was as low, by its curve; its whole time where that is what it took."""
+    """Return the time of the first iterate of a solver at or below an objective, or of its fit."""
     curve = [p for p in points if p.name == name]
     return min((p.seconds for p in curve if p.objective <= objective), default=curve[-1].seconds)
 
 
 def draw(points: list[Point], file: Path) -> None:
-    """Relative distance to the optimum against time, both logarithmic."""
+    """Draw the relative distance to the optimum against time, both logarithmic."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    # On the way F is that of passes in float32, which may say less than the minimum.
-    best = min(p.objective for p in points if p.setting != "on the way")
+    # F of iterates comes from passes in float32, whose rounding may be below the minimum.
+    best = min(p.objective for p in points if p.setting != ITERATE)
     figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
     for name in dict.fromkeys(p.name for p in points):
         curve = [p for p in points if p.name == name]

@@ -1,14 +1,15 @@
-"""Softmax regression as scikit-learn has it: fit, predict, and the names of ``LogisticRegression``.
+"""A scikit-learn classifier with the parameters and attributes of ``LogisticRegression``.
 
     F(W, b) = 1/S sum_i w_i nll_i  +  1/(C S) ((1 - l1_ratio)/2 ||W||^2 + l1_ratio ||W||_1)
 
-with S = sum_i w_i. For two classes scikit-learn has one row w in place of W, whose logits are
-(0, w.x + b), and penalizes that. As the loss depends on w = W_1 - W_0 alone, the same problem with
-two rows has the penalty of which
+with S = sum_i w_i. For two classes scikit-learn has one row w in place of W, with logits
+(0, w.x + b), and penalizes w. The loss depends on w = W_1 - W_0 alone. So the problem with two rows
+has the same optimum if its penalty satisfies
 
     min over W_1 - W_0 = w  of  l2' / 2 ||W||^2 + l1' ||W||_1  =  l2 / 2 ||w||^2 + l1 ||w||_1
 
-holds: at W = (-w/2, w/2) the left is l2'/4 ||w||^2 + l1' ||w||_1, so l2' = 2 l2 and l1' = l1.
+The minimum is at W = (-w/2, w/2), where the left side is l2'/4 ||w||^2 + l1' ||w||_1. Hence
+l2' = 2 l2 and l1' = l1.
 
 >>> from sklearn.datasets import load_iris
 >>> X, y = load_iris(return_X_y=True)
@@ -41,16 +42,9 @@ except ImportError as error:
     ) from error
 
 from softmax_torch.solvers.arrays import refuse_masked, refuse_unreal
-from softmax_torch.solvers.fit import (
-    SOLVERS,
-    Solution,
-    check_options,
-    chosen,
-    minimize,
-    objective_of,
-)
-from softmax_torch.solvers.inputs import check_strength
+from softmax_torch.solvers.fit import Solution, minimize
 from softmax_torch.solvers.objective import Objective, Penalty
+from softmax_torch.solvers.problem import check_options, make_solver, objective_of
 
 __all__ = ["SoftmaxClassifier"]
 
@@ -63,27 +57,28 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         l1_ratio: share of the L1 norm in the penalty, in [0, 1].
         fit_intercept: whether there is an intercept; it is not penalized.
         class_weight: a dict from labels to weights, "balanced" or None.
-        tol: the relative duality gap that is enough (see ``solvers.fit``). Probabilities on the
-            data sets of scikit-learn are right to 1e-5 with 1e-8, to 5e-5 with 1e-6 and to 1e-7
-            with 1e-12. MNIST takes 40, 36 and 71 passes: less than 1e-9 float32 cannot tell.
+        tol: relative duality gap to reach (see ``solvers.fit``). On the data sets of scikit-learn
+            probabilities are accurate to 5e-5 with tol = 1e-6, to 1e-5 with 1e-8 and to 1e-7 with
+            1e-12. On MNIST these take 36, 40 and 71 passes: below 1e-9 passes must be in float64.
         max_iter: outer iterations at most.
-        warm_start: begin at the last solution, if it was one for the same classes and as many
-            features.
-        random_state: for the draw of rows that steps are shaped by, where there are thousands. The
-            answer depends on it in its last digits alone, hence None stands for a fixed draw.
+        warm_start: start from the last solution, if it has the same classes and number of features.
+        random_state: seed or generator for the draw of rows for preconditioners, if there are
+            thousands of rows. Only the last digits of the answer depend on it, so None stands for
+            a fixed seed.
         solver: "lbfgs", "newton" or "gradient_descent"; with L1 "proximal_newton"; or "auto".
         device: where to fit, such as "cuda"; None for the CPU. Predictions are made on the CPU.
-        dtype: dtype of the passes, torch.float32 or torch.float64 or the name of one; None for the
-            faster of them that is good enough.
+        dtype: dtype of the passes, torch.float32 or torch.float64 or the name of one; None for
+            float32, or float64 if X is small.
 
     Attributes:
-        classes_: labels in order (K,); for K = 2 the shapes below have 1 for K.
-        coef_: (K, D), float32 if X was and float64 otherwise.
-        intercept_: (K,).
-        objective_: F as above, the penalty of w for two classes.
-        duality_gap_: ``objective_`` is at most this far above its minimum.
-        n_iter_: outer iterations (1,).
-        n_features_in_, feature_names_in_: what X had; the names where they are strings.
+        classes_: sorted labels (K,). For K = 2 the shapes below have 1 in place of K.
+        coef_: weight (K, D), float32 if X was float32 and float64 otherwise.
+        intercept_: bias (K,).
+        objective_: F as above; for two classes with the penalty of w.
+        duality_gap_: an upper bound on ``objective_`` minus its minimum.
+        n_iter_: number of outer iterations (1,).
+        n_features_in_: number of features D.
+        feature_names_in_: names of the columns of X (D,), if they are strings.
     """
 
     def __init__(
@@ -119,22 +114,23 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         return tags
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Find the optimum for X (n, D) with labels y (n,).
+        """Find the optimum for X (n, D) with labels y (n,), and return self.
 
-        Samples of weight 0, that of their class included, are as good as absent: a class that has
-        no others is none of ``classes_``.
+        Samples whose weight times class weight is 0 are ignored: a class without other samples is
+        not in ``classes_``.
 
         Args:
             X: an array, a tensor, a frame or a sparse matrix of floats, whole numbers or booleans,
                 with magnitudes of at most 1e15.
             y: labels, numbers or strings.
-            sample_weight: (n,) or one number, >= 0; None for ones.
+            sample_weight: weights (n,) or one number, >= 0; None for ones.
 
         Raises:
-            ValueError, TypeError: what cannot be used, with what was expected and what came.
+            ValueError, TypeError: an argument cannot be used; the message says what was expected
+                and what was given.
 
         Warns:
-            sklearn.exceptions.ConvergenceWarning: ``max_iter`` came before ``tol`` was reached.
+            sklearn.exceptions.ConvergenceWarning: the fit ended before ``tol`` was reached.
         """
         C, l1_ratio, tol, max_iter = check_options(
             self.C, self.l1_ratio, self.tol, self.max_iter, self.solver
@@ -155,13 +151,11 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         objective = objective_of(
             X, target, self.fit_intercept, weight, balanced, self.device, self.dtype
         )
-        check_strength(C, objective.total)
         penalty = Penalty.of_strength(C, l1_ratio, objective.total)
         if len(classes) == 2:
             penalty = penalty._replace(l2=2 * penalty.l2)
-        kind = SOLVERS[chosen(self.solver, penalty)]
-        theta, dtype = self._start(objective, classes), objective.samples.dtype
-        solver = kind(objective, penalty, theta, dtype, self._seed())
+        theta = self._start(objective, classes)
+        solver = make_solver(self.solver, objective, penalty, theta, self._seed())
         self._set(
             minimize(solver, tol, max_iter, category=ConvergenceWarning),
             np.float32 if X.dtype == np.float32 else np.float64,
@@ -170,26 +164,26 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         return self
 
     def decision_function(self, X: Any) -> NDArray[Any]:
-        """Logits (n, K); for two classes w.x + b (n,), above 0 for ``classes_[1]``."""
+        """Return logits (n, K); for two classes w.x + b (n,), above 0 for ``classes_[1]``."""
         check_is_fitted(self)
         X = validate_data(self, _unwrapped("X", X), accept_sparse="csr", reset=False)
         scores: NDArray[Any] = X @ self.coef_.T + self.intercept_
         return scores[:, 0] if len(self.classes_) == 2 else scores
 
     def predict(self, X: Any) -> NDArray[Any]:
-        """The most probable label of each row (n,)."""
+        """Return the most probable label of each row (n,)."""
         scores = self.decision_function(X)
         index = scores.argmax(1) if scores.ndim == 2 else (scores > 0).astype(np.intp)
         labels: NDArray[Any] = self.classes_[index]
         return labels
 
     def predict_proba(self, X: Any) -> NDArray[Any]:
-        """Class probabilities (n, K), in the order of ``classes_``."""
+        """Return class probabilities (n, K), in the order of ``classes_``."""
         probabilities: NDArray[Any] = softmax(self._logits(X), axis=1)
         return probabilities
 
     def predict_log_proba(self, X: Any) -> NDArray[Any]:
-        """Log-probabilities (n, K); finite where probabilities are 0 to rounding."""
+        """Return log-probabilities (n, K), which are finite even where probabilities round to 0."""
         log_probabilities: NDArray[Any] = log_softmax(self._logits(X), axis=1)
         return log_probabilities
 
@@ -198,7 +192,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         return scores if scores.ndim == 2 else np.stack([np.zeros_like(scores), scores], 1)
 
     def _weight(self, y: NDArray[Any], sample_weight: Any) -> NDArray[np.float64] | None:
-        """The weights of samples and of their labels, multiplied (n,); "balanced" comes later."""
+        """Return sample weight times class weight (n,), or None; "balanced" is applied later."""
         weight = None
         if sample_weight is not None:
             weight = _checked_weight(sample_weight, len(y))
@@ -221,7 +215,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         return isinstance(self.class_weight, str) and self.class_weight == "balanced"
 
     def _start(self, objective: Objective, classes: NDArray[Any]) -> Tensor:
-        """theta of the last solution if that is of use, otherwise zeros."""
+        """Return theta of the last solution if it can be a warm start, otherwise zeros."""
         theta = objective.zeros()
         if not (self.warm_start and hasattr(self, "coef_")):
             return theta
@@ -249,10 +243,10 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
 
 
 def _unwrapped(name: str, given: Any) -> Any:
-    """Return a tensor as an array or a scipy matrix in CSR, on the CPU and without its gradient.
+    """Return a tensor as an array or a scipy CSR matrix, on the CPU and without its gradient.
 
-    Anything else is returned as it is, except masked arrays with masked entries, which are refused:
-    scikit-learn would take the entries under the mask.
+    Anything else is returned as it is. Masked arrays with masked entries raise ValueError, because
+    scikit-learn would use the entries under the mask.
     """
     refuse_masked(name, given)
     if not isinstance(given, Tensor):
@@ -269,7 +263,7 @@ def _unwrapped(name: str, given: Any) -> Any:
 
 
 def _checked_weight(given: Any, n: int, name: str = "sample_weight") -> NDArray[np.float64]:
-    """Weights (n,), of which none is negative."""
+    """Return weights (n,), float64; raise ValueError if one is negative or the shape is wrong."""
     if np.asarray(given).ndim == 0:
         given = np.full(n, given)
     weight: NDArray[np.float64] = check_array(

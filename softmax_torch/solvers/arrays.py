@@ -1,9 +1,9 @@
-"""Tensors of the containers that callers keep numbers in.
+"""Conversion of arrays, lists, frames and numbers to tensors and Python numbers, with checks.
 
 The containers are tensors, numpy arrays, nested lists, and frames and series of pandas or polars.
-Conversions are exact, and share memory where torch can. Anything that is not a real number is
-refused: strings, complex numbers, objects, and missing values (None, pandas.NA, polars' null,
-entries under the mask of a masked array). NaN is a number here.
+Conversions are exact, and share memory if torch can. Anything that is not a real number raises an
+error: strings, complex numbers, objects, and missing values (None, pandas.NA, polars' null, entries
+under the mask of a masked array). NaN is a number here.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ __all__ = [
 ]
 
 LARGEST = 1e15
-"""The largest magnitude in X. Passes in float32 sum squares over samples: 3e8 of them stay below
-float32's largest number, 3.4e38. Fill values for missing data (1e20, NetCDF's 9.96921e36) lie above
-it, Unix times in microseconds (1.7e15) should be scaled."""
+"""The largest magnitude allowed in X. Passes in float32 sum squares over samples: the squares of
+3e8 samples stay below float32's largest number, 3.4e38. Fill values for missing data (1e20,
+NetCDF's 9.96921e36) lie above the limit. Unix times in microseconds (1.7e15) must be scaled."""
 
 EXACT = {
     torch.bool: torch.uint8,
@@ -45,15 +45,15 @@ EXACT = {
     torch.uint32: torch.float64,
     torch.uint64: torch.float64,
 }
-"""dtypes that torch hardly computes with, and dtypes that hold their numbers up to LARGEST."""
+"""From dtypes with few operations in torch to dtypes that hold their numbers up to LARGEST."""
 
 
 def as_tensor(name: str, value: Any) -> Tensor:
     """Return a dense tensor of an array, a list, a frame or a series, without its gradient.
 
     Raises:
-        TypeError: entries that are not real numbers, or a tensor without dense storage.
-        ValueError: missing values.
+        TypeError: an entry is not a real number, or a tensor has no dense storage.
+        ValueError: values are missing.
     """
     if isinstance(value, Tensor):
         if value.layout != torch.strided:
@@ -72,8 +72,8 @@ def as_tensor(name: str, value: Any) -> Tensor:
         array = _numeric(name, np.asarray(value), names)  # shares the memory of the frame
     else:
         array = _from_columns(name, value, names)
-    # torch shares neither foreign byte order, numbers of 10 bytes, negative strides nor memory that
-    # must not be written to.
+    # torch cannot share arrays of foreign byte order, long doubles, arrays with negative strides
+    # and read-only memory.
     dtype = array.dtype.newbyteorder("=") if array.dtype.itemsize <= 8 else np.dtype(np.float64)
     if dtype != array.dtype or min(array.strides, default=0) < 0 or not array.flags.writeable:
         array = array.astype(dtype, order="C", copy=True)
@@ -84,8 +84,8 @@ def as_number(name: str, value: Any) -> float:
     """Return the Python float of a number: a Python or numpy scalar or a 0-dimensional tensor.
 
     Raises:
-        TypeError: not a number.
-        ValueError: too large for a float.
+        TypeError: ``value`` is not a number.
+        ValueError: ``value`` is too large for a float.
     """
     try:
         if getattr(value, "ndim", 0) != 0 or not hasattr(value, "__float__"):
@@ -101,7 +101,12 @@ def as_number(name: str, value: Any) -> float:
 
 
 def as_whole_number(name: str, value: Any) -> int:
-    """Return the Python int of a whole number, which may have a floating-point type."""
+    """Return the Python int of a whole number, which may have a floating-point type.
+
+    Raises:
+        TypeError: ``value`` is not a number.
+        ValueError: ``value`` is not whole.
+    """
     number = as_number(name, value)
     if not number.is_integer():
         raise ValueError(f"{name}: expected a whole number, got {value!r}")
@@ -120,31 +125,31 @@ def floating(x: Tensor) -> Tensor:
     if x.dtype.is_floating_point:
         return x
     if x.dtype.itemsize > 2 and x.numel():
-        low, high = _extremes(x)
+        low, high = _range(x)
         if low < -(1 << 24) or high > 1 << 24:
             return x.double()
     return x.float()
 
 
-def _extremes(x: Tensor) -> tuple[float, float]:
-    """Return the least and the largest number of x, NaN where there is one."""
-    # On a CPU aminmax takes 12 ms of 60000 x 784, as a sum does, but 220 of its transpose.
+def _range(x: Tensor) -> tuple[float, float]:
+    """Return the least and the largest number of x; NaN if x has one."""
+    # On a CPU aminmax takes 12 ms for 60000 x 784, as long as a sum, but 220 ms for its transpose.
     low, high = torch.aminmax(x) if x.is_contiguous() else (x.amin(), x.amax())
     return low.item(), high.item()
 
 
 def check_values(x: Tensor, names: Sequence[Any] | None = None) -> None:
     """Raise ValueError unless all of x (n, D) is finite and at most LARGEST in magnitude."""
-    if _within(*_extremes(x)):
+    if _within(*_range(x)):
         return
-    lows, highs = (extreme.tolist() for extreme in (x.amin(0), x.amax(0)))
+    lows, highs = (ends.tolist() for ends in (x.amin(0), x.amax(0)))
     wrong = [not _within(*both) for both in zip(lows, highs, strict=True)].index(True)
     _refuse(x[:, wrong], column(wrong, names))
 
 
 def check_stored(values: Tensor, columns: Tensor, names: Sequence[Any] | None) -> None:
-    """Raise ValueError unless all stored values of a sparse X would pass ``check_values``."""
-    if len(values) == 0 or _within(*_extremes(values)):
+    """Raise ValueError unless all stored values of a sparse X are as ``check_values`` demands."""
+    if len(values) == 0 or _within(*_range(values)):
         return
     fits = (values.double() >= -LARGEST) & (values.double() <= LARGEST)
     wrong = int(columns[~fits].amin())
@@ -157,7 +162,7 @@ def _within(low: float, high: float) -> bool:
 
 
 def _refuse(x: Tensor, where: str) -> None:
-    """Raise the ValueError for the values x of a column."""
+    """Raise ValueError with the worst of the values x of a column."""
     x = x.double()
     if x.isnan().any():
         raise ValueError(f"X: expected finite numbers, got NaN in {where}")
@@ -204,14 +209,14 @@ def column_names(X: Any) -> list[Any] | None:
 
 
 def column(index: int, names: Sequence[Any] | None = None) -> str:
-    """Return how messages name a column: its index, and its name where that is a string."""
+    """Return how messages name a column: by its index, and its name if that is a string."""
     if names is None or not isinstance(names[index], str):
         return f"column {index}"
     return f"column {index} ({names[index]!r})"
 
 
 def is_sparse_frame(X: Any) -> bool:
-    """Return whether X is a pandas frame all of whose columns are sparse with zeros left out."""
+    """Return whether X is a pandas frame whose columns are all sparse with fill value 0."""
     return (
         column_names(X) is not None
         and hasattr(X, "sparse")
@@ -238,7 +243,7 @@ def is_blocks(X: Any) -> bool:
     if iter(X) is X:
         raise TypeError(
             "X: expected blocks that can be iterated again and again, such as a list or an object "
-            f"with __iter__; got {type(X).__name__}, which one pass uses up"
+            f"with __iter__; got {type(X).__name__}, which can be iterated only once"
         )
     return True
 
@@ -254,8 +259,9 @@ def _has_one_numpy_dtype(frame: Any) -> bool:
 def _from_columns(name: str, frame: Any, names: list[Any]) -> Any:
     """Return the numpy array (n, D) of a frame in the common dtype of its columns.
 
-    That dtype holds all of them exactly; only whole numbers above 2^53 beside floats are rounded.
-    ``numpy.asarray(frame)`` would have dtype object where booleans stand beside numbers.
+    That dtype holds all columns exactly, except whole numbers above 2^53 in a frame with floats,
+    which are rounded. ``numpy.asarray(frame)`` would have dtype object for a frame with booleans
+    and numbers.
     """
     import numpy as np
 
@@ -269,7 +275,7 @@ def _from_columns(name: str, frame: Any, names: list[Any]) -> Any:
 
 
 def _has_missing(series: Any) -> bool:
-    """Return whether a series has missing values; a NaN in a plain numpy array is none."""
+    """Return whether a series has missing values. NaN in a plain numpy array is not missing."""
     import numpy as np
 
     count = getattr(series, "null_count", None)  # a method in polars, a number in pyarrow
@@ -285,8 +291,8 @@ def _numeric(
 ) -> Any:
     """Return a numpy array of real numbers or booleans, from one that may hold Python objects.
 
-    Errors name the column of the entry: the column ``only`` of a frame with these names, or by
-    default the last dimension of an array (n, D).
+    Errors name the column of the entry: ``only`` if it is given, an index into ``names``, and
+    otherwise the index of the entry in the last dimension of an array (n, D).
     """
     if array.dtype.kind in "fiub":
         return array

@@ -1,12 +1,12 @@
-"""Columns far from 0 are moved near to it, where a bias makes up for that.
+"""Centring: subtract an offset from columns that are far from 0, if there is a bias.
 
 For any offset o the logits are W x + b = W (x - o) + (b + W o). As the bias is not penalised, the
 optimum for x - o has the same weight and the same F, with b + W o in place of b. Solvers compute
-with x - o because a column such as a year or a time stamp, whose mean is many times its spread, is
-all but a multiple of the intercept, and in float32 its values are all but equal: on iris + 1e5
-L-BFGS ended 20% above the optimum, and an L1 fit of iris + 1e3 took 1000 iterations.
+with x - o for columns whose mean is many times their spread, such as years or time stamps. Such a
+column is almost a multiple of the intercept, and in float32 its values are almost equal: on iris +
+1e5 L-BFGS ended 20% above the optimum, and an L1 fit of iris + 1e3 took 1000 iterations.
 
-Where the mean is a few times the spread at most this gains nothing, and X stays as it is.
+If no mean is many times the spread this gains nothing, and X stays as it is.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from softmax_torch.solvers.samples import Samples
 __all__ = ["offset_of"]
 
 FAR = 10.0
-"""Mean of a column, in units of its standard deviation, from which it is moved."""
+"""Mean of a column, in units of its standard deviation, above which the column is centred."""
 
 ROWS, NUMBERS = 1000, 1 << 22
-"""Rows that mean and spread are taken from, and numbers of these at most."""
+"""Rows from which mean and spread are computed, and entries of these rows, at most."""
 
 
 def offset_of(samples: Samples, processes: Processes) -> Tensor | None:
-    """Return the offset (D,) in float64, 0 for columns that stay; None where all stay.
+    """Return the offset (D,), float64, 0 for columns that stay; None if all columns stay.
 
-    It is near the mean, from rows spread over the samples: how near makes no difference to the
-    optimum. All processes get the same.
+    It is an estimate of the mean from evenly spaced rows; its accuracy does not affect the optimum.
+    All processes get the same offset.
     """
     rows = max(1, min(ROWS, NUMBERS // samples.d))
     index = torch.arange(0, samples.n, -(-samples.n // rows), device=samples.device)

@@ -1,4 +1,4 @@
-"""A bound on how far F is above its minimum: the duality gap, with an L2 and with an L1 penalty.
+"""The certificate: an upper bound on F - F* by Fenchel duality, with an L2 or an L1 penalty.
 
 Any class probabilities q_i with sum_i w_i (e_{y_i} - q_i) = 0 (a condition only where there is a
 bias) bound the optimum from below,
@@ -8,32 +8,33 @@ bias) bound the optimum from below,
     V    = 1/S sum_i w_i (e_{y_i} - q_i) x_i^T
     h(v) = (|v| - l1)_+^2 / (2 l2),    or for l2 = 0:  0 where |v| <= l1, inf elsewhere
 
-which is Fenchel's dual with the residuals e_y - q as its variables and h the conjugate of the
+This is Fenchel's dual with the residuals e_y - q as its variables and h the conjugate of the
 penalty (for two classes: Yu, Huang & Lin 2011, Machine Learning 85, "Dual coordinate descent
 methods for logistic regression"; with l1: Koh, Kim & Boyd 2007, "An interior-point method for
-large-scale l1-regularized logistic regression"). The model's own probabilities p meet the
-condition, to rounding, where the bias is at its optimum for the weight, and so do the
-q = (1 - s) e_y + s p, for which V is s times as large.
+large-scale l1-regularized logistic regression"). So F - D(q), the duality gap, is an upper bound on
+F - F*. If the bias is at its optimum for the weight, the model's own probabilities p meet the
+condition up to rounding. So do q = (1 - s) e_y + s p, for which V is s times as large.
 
-For l1 = 0 and q = p, -log p_y - entropy(p) = sum_k (p_k - [k = y]) z_k, so that the sums over all
-samples cancel but for -<W, V>, and V = l2 W - dF/dW, which leaves
+For l1 = 0 and q = p, -log p_y - entropy(p) = sum_k (p_k - [k = y]) z_k. So the sums over all
+samples cancel except -<W, V>, and with V = l2 W - dF/dW
 
     F - D(p)  =  l2/2 ||W||^2 + ||V||^2 / (2 l2) - <W, V>  =  ||dF/dW||^2 / (2 l2)
 
-For l1 > 0 the better of two q is taken: p (if l2 > 0), and the q with the s by which |V| <= l1.
+For l1 > 0 the better of two q is taken: p (if l2 > 0), and the q with the largest s for which
+|V| <= l1.
 
-In float64 an entry of V is off by about ``rounding``. Where the penalty is weak or a column large
-that alone would make h large, or rule q out. So rounding r_kd counts as it does for weights within
-``REACH`` times the present ones, and ``REACH`` standard deviations of a logit, by which the bound
-grows by r_kd R_kd, R_kd = REACH (|W_kd| + 1 / spread_d). For an optimum outside of that box the
-bound is larger in proportion to its distance, since F is convex.
+In float64 an entry of V has a rounding error of about ``rounding``. With a weak penalty or a large
+column this error alone would make h large, or violate |V| <= l1. So rounding r_kd is charged only
+for weights in a box: within ``REACH`` times the present weights plus ``REACH`` standard deviations
+of a logit. There it raises the bound by r_kd R_kd, R_kd = REACH (|W_kd| + 1 / spread_d). For an
+optimum outside the box the bound is larger in proportion to its distance, since F is convex.
 
-``residual`` is the largest entry of the subgradient of F of least norm (the KKT residual): 0 at an
-optimum and nowhere else, but in the units of the features.
+The KKT residual is the largest absolute entry of the subgradient of F of least norm. It is 0
+exactly at an optimum, but it has the units of the features.
 
-Everything here is computed in float64, from one pass over the samples as they were given, and the
-bias is moved to its optimum on the way: a problem of K numbers on logits that are there already.
-Without a penalty ``newton_bound`` has a bound.
+Everything is computed in float64, from one pass over the samples as they were given. On the way the
+bias is moved to its optimum, a problem of K numbers that takes no further pass. Without a penalty
+the bound comes from ``newton_bound``.
 """
 
 from __future__ import annotations
@@ -47,23 +48,28 @@ from torch import Tensor
 from softmax_torch.ops import backends
 from softmax_torch.solvers.objective import Objective, Penalty
 
-__all__ = ["Certificate", "certify", "gap_bound", "subgradient"]
+__all__ = ["Certificate", "certify", "estimated_gap", "gap_bound", "subgradient"]
 
 REACH = 10.0
-"""How far rounding is followed, in weights, in spreads of a logit, and in steps of the bias."""
+"""Size of the box in which rounding is charged: in weights, in standard deviations of a logit, and
+in Newton steps of the bias."""
 
 EPS, SUMS = 2.2e-16, 8.0
 """Rounding of float64, and how many times as large it is in a sum over all samples."""
 
 STALLED = 50
-"""Steps of the bias that did not halve its gradient, after which it stays where it is."""
+"""Newton steps of the bias that did not halve its gradient, after which it stays where it is."""
 
 
 class Certificate(NamedTuple):
-    """theta, F and the gradient of its smooth part there, and what they prove.
+    """A point, and an upper bound on how far F is above its minimum there.
 
-    ``gap`` is at least F - F*, inf where nothing is proved. ``residual`` is the largest entry of
-    the subgradient of F of least norm.
+    Attributes:
+        theta: the point (K, P).
+        value: F there.
+        gradient: gradient of the smooth part of F there (K, P).
+        gap: an upper bound on F - F*; inf where there is none.
+        residual: the KKT residual.
     """
 
     theta: Tensor
@@ -74,10 +80,9 @@ class Certificate(NamedTuple):
 
 
 def certify(objective: Objective, theta: Tensor, penalty: Penalty) -> Certificate:
-    """Return a certificate for theta with the best bias for its weight; the penalty is not 0."""
+    """Return the certificate for theta with the best bias for its weight; the penalty is not 0."""
     z = objective.logits(theta, torch.float64)
-    w = torch.ones_like(z[:, 0]) if objective.weight is None else objective.weight.double()
-    w = w / objective.divisor
+    w = objective.weights / objective.divisor
     theta = theta.clone()
     moved, r, left = _improve_bias(objective, z, w)
     if objective.bias:
@@ -103,13 +108,13 @@ def certify(objective: Objective, theta: Tensor, penalty: Penalty) -> Certificat
 
 
 def _rounding(objective: Objective, z: Tensor) -> Tensor:
-    """Return about what the entries of V in each column (D,) may be off in float64."""
+    """Return about the error of the entries of V in each column (D,) in float64."""
     largest = float(objective.processes.largest(z.abs().max()))
     return EPS * (SUMS + largest) * objective.spread
 
 
 def _within(objective: Objective, W: Tensor, rounding: Tensor) -> Tensor:
-    """Return what ``rounding`` adds to the bound for each weight (K, D)."""
+    """Return by how much ``rounding`` raises the bound, for each weight (K, D): r_kd R_kd."""
     return REACH * (
         W.abs() * rounding + torch.where(objective.spread > 0, rounding / objective.spread, 0)
     )
@@ -124,7 +129,15 @@ def _dual(
     rounding: Tensor,
     penalty: Penalty,
 ) -> float:
-    """Return the best D(q) of q = p and of q = (1 - s) e_y + s p, for logits z and -V of p."""
+    """Return the larger D(q) of q = p and of q = (1 - s) e_y + s p.
+
+    Args:
+        V: minus the V of p (K, D); its sign does not matter.
+        W: (K, D).
+        z: logits (n, K).
+        w: weights over S (n,).
+        rounding: error of V in each column (D,).
+    """
     log_p = z.log_softmax(1)
     p = log_p.exp()
 
@@ -147,12 +160,40 @@ def _dual(
 
 
 def gap_bound(objective: Objective, gradient: Tensor, penalty: Penalty) -> float:
-    """Return ||dF/dW||^2 / (2 l2): the duality gap where the bias is at its optimum."""
+    """Return ||dF/dW||^2 / (2 l2), the duality gap if the bias is at its optimum."""
     return float(objective.weight_of(gradient).square().sum()) / (2 * penalty.l2)
 
 
+def estimated_gap(objective: Objective, theta: Tensor, gradient: Tensor, penalty: Penalty) -> float:
+    """Estimate the duality gap after the bias is moved to its optimum; the penalty is not 0.
+
+    Args:
+        theta: where the gradient of the smooth part of F is ``gradient``.
+        gradient: from passes in any dtype. With an L1 term the result is accurate to leading order.
+    """
+    W, g = objective.weight_of(theta), objective.weight_of(gradient)
+    if penalty.l1 == 0:
+        square = float(g.square().sum())
+        if objective.bias:
+            # The change of the bias that removes its gradient g_b changes the gradient of the
+            # weight by about g_b times the mean of the samples.
+            square += float(gradient[:, -1].square().sum()) * float(objective.mean.square().sum())
+        return square / (2 * penalty.l2)
+    V = g - penalty.l2 * W  # of the negative log-likelihood
+    inner, size = float((V * W).sum()), float(W.abs().sum())
+    base = inner + penalty.l1 * size + penalty.l2 / 2 * float(W.square().sum())
+    excess = (V.abs() - penalty.l1).clamp_min(0)
+    if not excess.any():
+        return base
+    # q = (1 - s) e_y + s p: by the derivative of its entropy in s, at s = 1.
+    gap = base - (1 - penalty.l1 / float(V.abs().max())) * inner
+    if penalty.l2 > 0:
+        gap = min(gap, base + float(excess.square().sum()) / (2 * penalty.l2))
+    return gap
+
+
 def subgradient(objective: Objective, theta: Tensor, gradient: Tensor, l1: float) -> Tensor:
-    """The subgradient of F of least norm, from the gradient of its smooth part."""
+    """Return the subgradient of F of least norm, from the gradient of its smooth part."""
     W, g = objective.weight_of(theta), objective.weight_of(gradient)
     result = gradient.clone()
     at_zero = g.sign() * (g.abs() - l1).clamp_min(0)
@@ -161,15 +202,15 @@ def subgradient(objective: Objective, theta: Tensor, gradient: Tensor, l1: float
 
 
 def _improve_bias(objective: Objective, z: Tensor, w: Tensor) -> tuple[Tensor, Tensor, float]:
-    """Move the logits z to those of the best bias, in place.
+    """Move the logits z to those of the best bias, in place, by Newton's method.
 
-    Newton's method. The steps are damped by log(1 + r) / r, r the range of a step: that of a
-    function whose third derivative is r times its second at most (Bach 2010, "Self-concordant
-    analysis for logistic regression"), and 1 in the end.
+    The steps are damped by log(1 + r) / r, r the range of a step. This is the damping for a
+    function whose third derivative is at most r times its second (Bach 2010, "Self-concordant
+    analysis for logistic regression"), and tends to 1.
 
     Returns:
-        What to add to the bias (K,); the residuals w (p - e_y) (n, K); and what F may still gain
-        by the bias, which is rounding: ``REACH`` times what another step would gain.
+        The change of the bias (K,); the residuals w (p - e_y) (n, K); and how much lower F may be
+        with a better bias, which is rounding: ``REACH`` times the gain of another step.
     """
     kernels, y = backends.kernels(z), objective.y
     ones, true = torch.ones_like(w), y.unsqueeze(1)
@@ -184,12 +225,12 @@ def _improve_bias(objective: Objective, z: Tensor, w: Tensor) -> tuple[Tensor, T
             return moved, r, 0.0
         p.scatter_add_(1, true, ones.unsqueeze(1))
         wp = p * w.unsqueeze(1)
-        # To move all logits alike changes nothing; 1/K makes that direction regular.
+        # Moving all logits alike changes nothing; 1/K makes A regular in that direction.
         A = torch.diag(objective.summed(wp.sum(0))) - objective.summed(wp.T @ p) + 1 / len(moved)
         step, info = torch.linalg.solve_ex(A, -residual)
         stalled = 0 if largest < least / 2 else stalled + 1
         least = min(least, largest)
-        if info or not step.isfinite().all():  # a class whose probabilities are all 0 or 1
+        if info or not step.isfinite().all():  # the probabilities of a class are all 0 or 1
             return moved, r, math.inf
         if largest <= 1e-15 or stalled > (0 if largest < 1e-12 else STALLED):
             return moved, r, REACH * float((residual * step).abs().sum())

@@ -1,10 +1,10 @@
-"""Preconditioned conjugate gradients (Hestenes & Stiefel 1952), one iteration at a time.
+"""Preconditioned conjugate gradients (CG; Hestenes & Stiefel 1952), one iteration at a time.
 
-For H d = -g with H symmetric and positive semidefinite and g in its range the iterates are
+For H d = -g with H symmetric and positive semidefinite and g in its range, the iterates are
 
     d_j  =  the minimum of  g.d + d.H d / 2  over the first j directions,    r_j = -g - H d_j
 
-A preconditioner M ~ H^-1 changes which directions come first. The caller stops the iteration.
+A preconditioner M ~ H^-1 determines the order of the directions. The caller decides when to stop.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ class Iterate(NamedTuple):
 
 
 FLAT = 1e-13
-"""Curvature of a direction, relative to that of its coordinates one by one, which is rounding."""
+"""Curvature d.H d of a direction, relative to sum h d^2 with h the diagonal of H, that may be
+rounding."""
 
 
 def conjugate_gradients(
@@ -36,17 +37,17 @@ def conjugate_gradients(
     g: Tensor,
     diagonal: Tensor | None = None,
 ) -> Iterator[Iterate]:
-    """Yield iterates for H d = -g, from d = 0 on.
+    """Yield iterates for H d = -g, starting after d = 0.
 
-    The iteration ends by itself where the residual is 0 or a direction has no curvature, as in the
-    null space of H, where rounding alone leads.
+    The iteration ends by itself if the residual is 0 or a direction has no curvature. The latter
+    happens in the null space of H, into which only rounding leads.
 
     Args:
         product: v -> H v.
         precondition: v -> about H^-1 v; linear, symmetric, positive.
-        g: any shape.
-        diagonal: that of H, in the shape of g, by which curvature that is rounding is told where
-            products are accurate to float64; by default only what is not positive counts as such.
+        g: the gradient, of any shape.
+        diagonal: the diagonal of H, in the shape of g, for products that are accurate to float64:
+            curvature below ``FLAT`` counts as none. By default only curvature <= 0 does.
     """
     d, r = torch.zeros_like(g), -g
     z = precondition(r)

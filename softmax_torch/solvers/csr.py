@@ -1,4 +1,4 @@
-"""Sparse matrices in CSR with 32-bit indices, by which products take a third of the time."""
+"""Sparse matrices in CSR with 32-bit indices: products take a third of the time of 64-bit ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def csr(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -
     """Return a CSR matrix with 32-bit indices."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        # torch 2.11 says so although it was told.
+        # torch 2.11 warns although check_invariants is given.
         warnings.filterwarnings("ignore", message="Sparse invariant checks are implicitly disabled")
         return torch.sparse_csr_tensor(
             rows.int(), columns.int(), values, shape, check_invariants=False
@@ -22,17 +22,17 @@ def csr(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -
 
 
 def recast(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return x in CSR with its values in this dtype."""
+    """Return x (CSR) with its values in this dtype."""
     return csr(x.crow_indices(), x.col_indices(), x.values().to(dtype), (x.shape[0], x.shape[1]))
 
 
 def csr_squared(x: Tensor) -> Tensor:
-    """Return x in CSR with its values squared."""
+    """Return x (CSR) with its values squared."""
     return csr(x.crow_indices(), x.col_indices(), x.values().square(), (x.shape[0], x.shape[1]))
 
 
 def csr_of_dense(x: Tensor) -> Tensor:
-    """Return a dense x (N, D) in CSR, in 0.7 of the time of ``to_sparse_csr``."""
+    """Return a dense x (N, D) as CSR, in 0.7 of the time of ``to_sparse_csr``."""
     N, D = x.shape
     entry = (x != 0).view(-1).nonzero().squeeze(1)
     starts = torch.searchsorted(entry, torch.arange(N + 1) * D)
@@ -40,10 +40,9 @@ def csr_of_dense(x: Tensor) -> Tensor:
 
 
 def csr_shifted(x: Tensor, offset: Tensor) -> Tensor:
-    """Return x - offset of x (N, D) in CSR, in CSR and float64.
+    """Return x - offset as CSR in float64, for x (N, D) in CSR and an offset (D,).
 
-    In the columns where the offset is not 0 all entries are stored, so that these should have few
-    zeros.
+    Columns with an offset other than 0 store all their entries, so they should have few zeros.
     """
     (N, D), columns = x.shape, x.col_indices().long()
     row = torch.repeat_interleave(x.crow_indices().diff().long())
@@ -62,9 +61,9 @@ def csr_shifted(x: Tensor, offset: Tensor) -> Tensor:
 
 
 def csr_transposed(x: Tensor) -> Tensor:
-    """Return x^T of x in CSR, in CSR."""
+    """Return x^T as CSR, for x in CSR."""
     columns = x.col_indices()
-    narrow = columns.to(torch.int16) if x.shape[1] < 1 << 15 else columns  # sorted in 0.75 the time
+    narrow = columns.to(torch.int16) if x.shape[1] < 1 << 15 else columns  # sorts in 0.75 the time
     order = torch.sort(narrow, stable=True).indices
     counts = torch.bincount(x.col_indices(), minlength=x.shape[1])
     starts = torch.nn.functional.pad(counts.cumsum(0), (1, 0))

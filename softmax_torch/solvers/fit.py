@@ -1,8 +1,18 @@
-"""Fit softmax regression to its optimum, and say how near that is.
+"""Fit softmax regression to its optimum, with an upper bound on the distance to it.
 
     F(W, b) = 1/S sum_i w_i nll_i  +  1/(C S) ((1 - l1_ratio)/2 ||W||^2 + l1_ratio ||W||_1)
 
-with S = sum_i w_i, which is scikit-learn's objective over C S.
+with S = sum_i w_i. This is scikit-learn's objective divided by C S.
+
+A solution comes with a certificate, a proved lower bound on the minimum F*:
+
+    objective - duality_gap  <=  F*  <=  objective
+
+It is computed in float64 from the samples and the coefficients alone, and so does not depend on how
+the coefficients were found. ``converged`` means duality_gap <= tol * objective: no coefficients
+lower F by more than the fraction tol. (The bound allows for rounding, and without a penalty for the
+residual of a linear solve, up to a distance that ``certificate`` and ``newton_bound`` state. For an
+optimum farther away the bound is larger in proportion to the distance.)
 
 >>> import torch
 >>> _ = torch.manual_seed(0)
@@ -16,7 +26,6 @@ True
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
 from collections.abc import Callable
@@ -27,54 +36,40 @@ import torch
 from torch import Tensor
 
 from softmax_torch.modules import SoftmaxRegression
-from softmax_torch.solvers import inputs
-from softmax_torch.solvers.arrays import as_number, as_whole_number
-from softmax_torch.solvers.centring import offset_of
 from softmax_torch.solvers.certificate import Certificate, subgradient
-from softmax_torch.solvers.descent import GradientDescent
-from softmax_torch.solvers.lbfgs import PreconditionedLBFGS
-from softmax_torch.solvers.newton import NewtonCG
-from softmax_torch.solvers.objective import Objective, Penalty
-from softmax_torch.solvers.processes import Processes
-from softmax_torch.solvers.proximal import ProximalNewton
+from softmax_torch.solvers.objective import Penalty
+from softmax_torch.solvers.problem import check_options, make_solver, objective_of, theta_of
 from softmax_torch.solvers.run import Progress, Run, progress
 from softmax_torch.solvers.solver import Solver
 
-__all__ = ["ConvergenceWarning", "Solution", "fit"]
-
-SOLVERS: dict[str, type[Solver]] = {
-    "lbfgs": PreconditionedLBFGS,
-    "newton": NewtonCG,
-    "gradient_descent": GradientDescent,
-    "proximal_newton": ProximalNewton,
-}
-"""What ``solver`` may be, besides "auto"."""
-
-WITH_L1 = {"proximal_newton"}
-"""Those of them that are for an L1 term."""
+__all__ = ["ConvergenceWarning", "Solution", "fit", "minimize"]
 
 
 class ConvergenceWarning(UserWarning):
-    """A fit ended before it was as near to the optimum as was asked for."""
+    """A fit ended before the requested accuracy was certified."""
 
 
 @dataclass(frozen=True)
 class Solution:
-    """The answer of ``fit`` and what is known of it.
+    """The coefficients that ``fit`` found, with their certificate.
 
     Attributes:
         weight: (K, D) float64.
         bias: (K,) float64; zeros without an intercept.
-        objective: F, in float64 over the data as given.
-        gradient_norm: Euclidean norm of the gradient of F (the least subgradient with L1).
-        duality_gap: F is at most this far above its minimum, by Fenchel's duality in float64; inf
-            where no bound was found, which is never where the fit has converged.
-        kkt_residual: largest entry of the (sub)gradient of F.
-        iterations: outer iterations.
-        passes: how often X was read for both of its products.
-        converged: whether ``duality_gap`` is at most ``tol`` times the objective, and with L1 the
-            KKT residual too is at most ``tol`` times that of weights that are 0.
-        history: one ``Progress`` an iteration.
+        objective: F, in float64 over the samples as given.
+        gradient_norm: Euclidean norm of the gradient of F (of its subgradient of least norm with
+            L1).
+        duality_gap: an upper bound on F - F*, by Fenchel duality in float64; inf if no bound was
+            found, which is possible only if ``converged`` is False.
+        kkt_residual: largest absolute entry of the gradient of F (of its subgradient of least norm
+            with L1). It is 0 exactly at an optimum.
+        iterations: number of outer iterations.
+        passes: number of times that X was read for both of its products.
+        converged: whether the optimum is certified to the requested accuracy:
+            ``duality_gap <= tol * objective``. With L1 the KKT residual must also be at most
+            ``tol`` times the largest entry of the gradient at W = 0 or the L1 strength, whichever
+            is larger, unless the gap is rounding (1e-15 of the objective).
+        history: one ``Progress`` per iteration.
     """
 
     weight: Tensor = field(repr=False)
@@ -89,7 +84,7 @@ class Solution:
     history: list[Progress] = field(repr=False)
 
     def module(self) -> SoftmaxRegression:
-        """The fitted model as a module, in float32 on the device of the fit."""
+        """Return the fitted model as a module, in float32 on the device of the fit."""
         K, D = self.weight.shape
         model = SoftmaxRegression(D, K, device=self.weight.device)
         with torch.no_grad():
@@ -117,104 +112,54 @@ def fit(
     callback: Callable[[Progress], Any] | None = None,
     distributed: bool = False,
 ) -> Solution:
-    """The optimum of softmax regression on X and y, with a certificate.
+    """Return the optimum of softmax regression on X and y, with a certificate.
 
     Args:
-        X: (n, D). A torch or numpy array, a memory map, a sparse matrix (torch CSR, scipy), or
-            blocks of rows: whatever yields arrays (B, D) each time it is iterated.
-        y: class indices (n,) in [0, K), each of which occurs.
-        C: inverse strength of the penalty, as in scikit-learn; ``math.inf`` for none. C times the
-            sum of the weights must be at least 1e-30.
+        X: samples (n, D). A torch or numpy array, a memory map, a sparse matrix (torch CSR, scipy),
+            or blocks of rows: an iterable that yields arrays (B, D) anew each time.
+        y: class indices (n,) in [0, K). Each class must occur.
+        C: inverse strength of the penalty, as in scikit-learn; ``math.inf`` for no penalty. C times
+            the sum of the weights must be at least 1e-30.
         l1_ratio: share of the L1 norm in the penalty, in [0, 1].
         fit_intercept: whether the logits have a bias.
-        sample_weight: (n,), >= 0; None for ones.
-        class_weight: one number a class, a dict of such, "balanced" or None.
+        sample_weight: weights (n,), >= 0; None for ones.
+        class_weight: one number per class, a dict from classes to numbers, "balanced" or None.
         solver: "lbfgs", "newton" or "gradient_descent"; with L1 "proximal_newton". "auto" is the
-            fastest of them. Where "lbfgs" or "newton" make hardly any progress, and always without
-            a penalty, accurate Newton steps finish the fit.
-        tol: relative duality gap that is enough. The gap is computed in float64 from the samples
-            as given and does not depend on how the solution was found: see ``certificate`` for a
-            penalty, ``newton_bound`` for none. With L1 the KKT residual has to be within tol of
-            that of weights that are 0, too.
+            fastest of them. Accurate Newton steps finish a fit by "lbfgs" or "newton" whose
+            progress has become slow, and every fit without a penalty.
+        tol: relative duality gap to reach (see ``Solution.converged``). The bound is described in
+            ``certificate`` for a penalty and in ``newton_bound`` for none.
         max_iter: outer iterations at most.
-        warm_start: a solution of the same shape to begin at; None for zeros.
+        warm_start: a solution of the same shape to start from; None for zeros.
         device: where to compute; by default where X is.
         dtype: dtype of the passes, torch.float32 or torch.float64 or the name of one; by default
-            float32, or float64 where X is small. The last digits are found in float64 in any case.
-        seed: of the draw of rows that steps are shaped by, where there are many; the answer depends
-            on it by less than ``tol``.
+            float32, or float64 if X is small. The last digits are found in float64 in any case.
+        seed: seed of the draw of rows for preconditioners, if there are many rows. The answer
+            depends on it by less than ``tol``.
         callback: called with a ``Progress`` after each iteration; the fit ends if it returns true.
-        distributed: whether each process of the default group of ``torch.distributed`` has passed
-            its own part of the samples; all get the same answer.
+        distributed: whether each process of the default group of ``torch.distributed`` passes its
+            own part of the samples. All processes get the same answer.
 
     Returns:
         A ``Solution``.
 
     Raises:
-        ValueError, TypeError: what cannot be used, with what was expected and what came; without a
-            penalty data that have no optimum, as classes can be separated (see ``separation``).
+        ValueError, TypeError: an argument cannot be used; the message says what was expected and
+            what was given. Without a penalty also if the classes can be separated, as there is no
+            optimum then (see ``separation``).
 
     Warns:
-        ConvergenceWarning: ``max_iter`` came first, or nothing more can be gained in float64.
+        ConvergenceWarning: ``max_iter`` was reached, or rounding in float64 prevents progress,
+            before the optimum was certified to ``tol``.
     """
-    C, l1_ratio, tol, max_iter = check_options(C, l1_ratio, tol, max_iter, solver)
+    options = check_options(C, l1_ratio, tol, max_iter, solver)
     objective = objective_of(
         X, y, fit_intercept, sample_weight, class_weight, device, dtype, distributed
     )
-    inputs.check_strength(C, objective.total)
-    penalty = Penalty.of_strength(C, l1_ratio, objective.total)
+    penalty = Penalty.of_strength(options.C, options.l1_ratio, objective.total)
     theta = objective.zeros() if warm_start is None else theta_of(warm_start, objective)
-    kind = SOLVERS[chosen(solver, penalty)]
-    begun = kind(objective, penalty, theta, objective.samples.dtype, seed)
-    return minimize(begun, tol, max_iter, callback)
-
-
-def objective_of(
-    X: Any,
-    y: Any,
-    fit_intercept: bool,
-    sample_weight: Any,
-    class_weight: Any,
-    device: torch.device | str | None,
-    dtype: torch.dtype | str | None,
-    distributed: bool = False,
-) -> Objective:
-    """Return the objective of these samples, with columns far from 0 moved; see ``fit``."""
-    processes = Processes(distributed)
-    samples = inputs.as_samples(X, None if device is None else torch.device(device), dtype)
-    target, classes = inputs.as_class_indices(y, samples.n, samples.device, processes)
-    weight = inputs.as_sample_weight(sample_weight, class_weight, target, classes, processes)
-    offset = offset_of(samples, processes) if fit_intercept else None
-    if offset is not None:
-        samples = samples.shifted(offset)
-    return Objective(samples, target, classes, weight, fit_intercept, processes, offset)
-
-
-def check_options(
-    C: Any, l1_ratio: Any, tol: Any, max_iter: Any, solver: str
-) -> tuple[float, float, float, int]:
-    """Return C, l1_ratio, tol and max_iter as Python numbers, checked before the data are read.
-
-    Numbers of numpy and torch keep their precision in arithmetic: C times a sum of weights is
-    infinite beyond 65504 in float16.
-    """
-    strength, ratio = as_number("C", C), as_number("l1_ratio", l1_ratio)
-    tolerance, iterations = as_number("tol", tol), as_number("max_iter", max_iter)
-    # NaN fails every comparison.
-    if not strength > 0:
-        raise ValueError(f"C: expected a number above 0 (the smaller, the stronger), got {C}")
-    if not 0 <= ratio <= 1:
-        raise ValueError(f"l1_ratio: expected a number in [0, 1], got {l1_ratio}")
-    if not tolerance > 0:
-        raise ValueError(f"tol: expected a number above 0, got {tol}")
-    if not iterations >= 1:
-        raise ValueError(f"max_iter: expected at least 1, got {max_iter}")
-    if solver != "auto" and solver not in SOLVERS:
-        raise ValueError(f"solver: expected auto, {', '.join(SOLVERS)}; got {solver!r}")
-    if solver != "auto" and (solver in WITH_L1) != (ratio > 0 and strength < math.inf):
-        expected = "proximal_newton" if ratio > 0 else "one for a smooth objective"
-        raise ValueError(f"solver: expected {expected} for l1_ratio={ratio}, got {solver!r}")
-    return strength, ratio, tolerance, as_whole_number("max_iter", max_iter)
+    begun = make_solver(solver, objective, penalty, theta, seed)
+    return minimize(begun, options.tol, options.max_iter, callback)
 
 
 def minimize(
@@ -226,7 +171,7 @@ def minimize(
 ) -> Solution:
     """Step until the certificate is within ``tol``, or warn in this category; see ``fit``.
 
-    Passes in float32 go on in float64 where float32 cannot tell any more.
+    Passes begin in the solver's dtype and continue in float64 once float32 shows no more progress.
     """
     run = Run(solver, tol)
     history: list[Progress] = []
@@ -238,30 +183,10 @@ def minimize(
         if solver.iterations > iterations:
             history.append(progress(solver, time.perf_counter() - began))
             stopped = callback is not None and bool(callback(history[-1]))
-    certificate = run.conclude()
+    certificate = run.certificate()
     if not run.converged and not stopped:
-        warnings.warn(run.complaint(), category, stacklevel=3)
+        warnings.warn(run.not_converged(), category, stacklevel=3)
     return _solution(solver, certificate, run.converged, history)
-
-
-def chosen(solver: str, penalty: Penalty) -> str:
-    if solver != "auto":
-        return solver
-    if penalty.l1 > 0:
-        return "proximal_newton"
-    # Without a penalty steps need to be accurate for a bound, and near separation most of all.
-    return "lbfgs" if penalty.l2 > 0 else "newton"
-
-
-def theta_of(start: Solution, objective: Objective) -> Tensor:
-    """theta of a solution; ValueError if it has another shape."""
-    K, D = objective.classes, objective.samples.d
-    if tuple(start.weight.shape) != (K, D) or tuple(start.bias.shape) != (K,):
-        raise ValueError(
-            f"warm_start: expected a solution with weight ({K}, {D}) and bias ({K},), got "
-            f"{tuple(start.weight.shape)} and {tuple(start.bias.shape)}"
-        )
-    return objective.theta_of(start.weight, start.bias)
 
 
 def _solution(

@@ -1,19 +1,20 @@
-"""Standard errors, tests and intervals of the coefficients of an unpenalised fit.
+"""Standard errors, tests and confidence intervals for the coefficients of an unpenalised fit.
 
-Moving all classes' coefficients by the same vector changes no probability, so that only differences
-have a standard error. Relative to a reference class r, gamma_k = theta_k - theta_r for k != r, the
-Hessian of minus the log-likelihood sum_i w_i log p_{i,y_i} is
+Adding the same vector to the coefficients of all classes changes no probability, so only
+differences have standard errors. For gamma_k = theta_k - theta_r, k != r, relative to a reference
+class r, the Hessian of minus the log-likelihood sum_i w_i log p_{i,y_i} is
 
     H_{kl} = sum_i w_i p_ik ([k = l] - p_il) [x_i, 1] [x_i, 1]^T           k, l != r
 
-and at the optimum its inverse is the large-sample covariance of the estimates (Agresti 2013,
-"Categorical Data Analysis", 8.1), which is what statsmodels' MNLogit reports. Without a reference
-theta_k minus the mean over the classes, linear in gamma, has the covariance that follows.
+At the optimum its inverse is the large-sample covariance of the estimates (Agresti 2013,
+"Categorical Data Analysis", 8.1), which statsmodels' MNLogit reports too. Without a reference the
+coefficients are theta_k minus the mean over the classes. They are linear in gamma, and so their
+covariance follows from that of gamma.
 
     z = estimate / standard error,    p = P(|Z| >= |z|),    estimate -+ quantile * standard error
 
-Sample weights are frequencies: a weight of 2 is two samples. A penalty biases the estimates, and
-these formulas would not hold; hence there is none here.
+Sample weights are frequencies: a weight of 2 counts as two samples. A penalty would bias the
+estimates and invalidate these formulas, so the fit has none.
 """
 
 from __future__ import annotations
@@ -26,42 +27,43 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softmax_torch.solvers.fit import minimize, objective_of, theta_of
+from softmax_torch.solvers.fit import minimize
 from softmax_torch.solvers.newton import NewtonCG
 from softmax_torch.solvers.objective import Objective, Penalty
+from softmax_torch.solvers.problem import objective_of, theta_of
 
 __all__ = ["Inference", "inference"]
 
 ROWS = 1024
-"""Rows that are multiplied at a time; each is made K - 1 times as long."""
+"""Rows that are multiplied at a time; each takes K - 1 times its own memory."""
 
 TOL, MAX_ITER = 1e-13, 200
-"""Relative descent that Newton's method leaves, and its steps at most; it takes some ten."""
+"""Relative duality gap of the fit, and Newton steps at most; it takes some ten."""
 
 SINGULAR = 1e-12
-"""Columns are collinear where their correlations have an eigenvalue below this."""
+"""Columns are collinear if their correlation matrix has an eigenvalue below this."""
 
 NAMED = 10
-"""Collinear columns that are named, at most."""
+"""Collinear columns that an error names, at most."""
 
 
 @dataclass(frozen=True)
 class Inference:
     """Estimates with their uncertainty, float64.
 
-    Rows are the classes but for the reference, in order, or all classes without one; columns are
-    the features, and the intercept as the last where there is one: (R, P) each.
+    The tables are (R, P). Rows are all classes except the reference, in order, or all classes
+    without a reference. Columns are the features, with the intercept, if any, as the last.
 
     Attributes:
-        coefficients: the estimates.
-        standard_errors: square roots of the diagonal of the covariance.
-        z_values: coefficients / standard_errors.
-        p_values: of the two-sided test that a coefficient is 0.
+        coefficients: the estimates (R, P).
+        standard_errors: square roots of the diagonal of the covariance (R, P).
+        z_values: coefficients / standard_errors (R, P).
+        p_values: p-values of the two-sided test that a coefficient is 0 (R, P).
         confidence_intervals: (R, P, 2), lower and upper end.
         covariance: (R P, R P), of the coefficients row by row.
-        log_likelihood: at the optimum.
-        reference: class that the others are compared with, or None.
-        confidence: of the intervals.
+        log_likelihood: the log-likelihood at the optimum.
+        reference: the class that the others are compared with, or None.
+        confidence: confidence level of the intervals.
     """
 
     coefficients: Tensor
@@ -85,10 +87,10 @@ def inference(
     sample_weight: Any = None,
     device: torch.device | str | None = None,
 ) -> Inference:
-    """Fit without a penalty, and say how certain each coefficient is.
+    """Fit without a penalty, and return the coefficients with their uncertainty.
 
     Args:
-        X: (n, D), as for ``fit``.
+        X: samples (n, D), as for ``fit``.
         y: class indices (n,).
         reference: the class that the others are compared with; None for all classes, relative to
             their mean.
@@ -98,8 +100,8 @@ def inference(
         device: where to compute; by default where X is.
 
     Raises:
-        ValueError, TypeError: as ``fit``; separable classes; collinear columns, which are named; a
-            reference that is no class.
+        ValueError, TypeError: as ``fit``; the classes can be separated; columns are collinear (the
+            message names them); ``reference`` is not a class.
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence: expected a number in (0, 1), got {confidence}")
@@ -114,8 +116,8 @@ def inference(
     r = 0 if reference is None else reference
     others = [k for k in range(K) if k != r]
     covariance = _inverse(_hessian(objective, theta, others))
-    # From theta of the samples less their offset to coefficients of X as given, and from
-    # differences to r to those of the reference: both are linear.
+    # Two linear maps: from theta of the centred samples to coefficients of X as given, and from
+    # differences to class r to the coefficients that are returned.
     as_given = torch.eye(P, dtype=theta.dtype, device=theta.device)
     if objective.offset is not None:
         as_given[-1, :-1] = -objective.offset
@@ -142,7 +144,7 @@ def inference(
 
 
 def _hessian(objective: Objective, theta: Tensor, classes: list[int]) -> Tensor:
-    """H (R P, R P) over these R classes, in one pass."""
+    """Return H (R P, R P) over these R classes, from one pass."""
     R, P = len(classes), objective.shape[1]
     p = objective.probabilities(theta, torch.float64)[:, classes]
     H = p.new_zeros(R * P, R * P)
@@ -158,7 +160,7 @@ def _hessian(objective: Objective, theta: Tensor, classes: list[int]) -> Tensor:
 
 
 def _rows(objective: Objective) -> Iterator[tuple[Tensor, slice]]:
-    """Pieces [x, 1] (B, P) of the samples, float64, each with its place."""
+    """Yield pieces [x, 1] (B, P) of the samples, float64, each with its slice of the rows."""
     eye = torch.eye(objective.samples.d, dtype=torch.float64, device=objective.samples.device)
     for at, block in objective.samples.blocks():
         dense = block.dot(eye)
@@ -170,13 +172,13 @@ def _rows(objective: Objective) -> Iterator[tuple[Tensor, slice]]:
 
 
 def _inverse(H: Tensor) -> Tensor:
-    """Return H^-1, computed in units of the square roots of the diagonal."""
+    """Return H^-1, computed after scaling H to a diagonal of 1."""
     scale = H.diagonal().sqrt()
     factor, info = torch.linalg.cholesky_ex(H / scale / scale.unsqueeze(1))
     if info.item() != 0:
         raise ValueError(
-            "X, y: expected samples that tell the coefficients apart, got an information matrix "
-            "that is singular to rounding; drop columns that hardly vary or repeat others"
+            "X, y: expected samples that determine the coefficients, got an information matrix "
+            "that is singular up to rounding; drop columns that hardly vary or repeat others"
         )
     return torch.cholesky_inverse(factor) / scale / scale.unsqueeze(1)
 
@@ -192,7 +194,7 @@ def _refuse_collinear(objective: Objective) -> None:
             f"{used} samples for {D} columns{' and the intercept' * objective.bias}; drop "
             "columns, or fit with a penalty"
         )
-    # Where there is a bias the columns are centred, and collinear if a combination is constant.
+    # With a bias the columns are centred: they are collinear if a combination of them is constant.
     gram, mean = objective.zeros().new_zeros(D, D), objective.zeros().new_zeros(D)
     for x, at in _rows(objective):
         x = x[:, :D]
@@ -210,7 +212,9 @@ def _refuse_collinear(objective: Objective) -> None:
         column = int(constant.nonzero()[0])
         zero = size[column] == 0 and (objective.offset is None or objective.offset[column] == 0)
         if zero:
-            raise ValueError(f"X: expected columns that are not all 0, got column {column}")
+            raise ValueError(
+                f"X: expected columns that are not all 0, got zeros in column {column}; drop it"
+            )
         raise _collinear([f"column {column}", "the intercept"])
     values, vectors = torch.linalg.eigh(gram / scale / scale.unsqueeze(1))
     if values[0] < SINGULAR:
@@ -227,9 +231,10 @@ def _refuse_collinear(objective: Objective) -> None:
 
 
 def _collinear(names: list[str]) -> ValueError:
+    """Return the error for columns of which one is a linear combination of the others."""
     if len(names) > NAMED:
         names = [*names[:NAMED], f"{len(names) - NAMED} more"]
     return ValueError(
-        "X: expected columns none of which is a combination of others, got such among "
-        + ", ".join(names)
+        "X: expected linearly independent columns, got a column that is a combination of "
+        f"others ({', '.join(names)} are involved); drop one of them"
     )

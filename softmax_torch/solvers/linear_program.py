@@ -1,25 +1,25 @@
-"""Decide by a linear program whether classes can be separated: exact, for problems that are small.
+"""A linear program that decides whether classes can be separated: exact, for small problems.
 
-With a row of A for each sample i of class y and each other class k, whose product with a direction
-delta (K, P) is the margin (delta_y - delta_k) . [x_i, 1], the program
+A has a row for each sample i of class y and each other class k. The product of that row with a
+direction delta (K, P) is the margin (delta_y - delta_k) . [x_i, 1]. The program
 
     maximize  sum t    subject to    A delta >= t,    0 <= t <= 1                    (primal)
     minimize  sum max(0, 1 - lambda)    subject to    A^T lambda = 0,  lambda >= 0   (dual)
 
-has one optimum of two kinds. Either delta separates: no margin is below 0 and those above 0 are at
-least 1. Or every lambda is at least 1, which by Stiemke's theorem of alternatives shows that no
-direction separates (see ``separation``). Newton steps on F tell the same more cheaply, unless the
-margins of the separating direction have many scales.
+has an optimum of one of two kinds. Either delta separates: no margin is below 0, and those above 0
+are at least 1. Or every lambda is at least 1, which by Stiemke's theorem of alternatives shows that
+no direction separates (see ``separation``). Newton steps on F find the same answer at a lower cost,
+unless the margins of the separating direction have many scales.
 
-Both programs are solved together by an interior-point method with a predictor and a corrector
-(Mehrotra 1992, "On the implementation of a primal-dual interior point method"). It ends as soon as
-either kind is proved at its current point:
+Both programs are solved together by a primal-dual interior-point method with a predictor and a
+corrector (Mehrotra 1992, "On the implementation of a primal-dual interior point method"). It ends
+as soon as its current point proves one of the answers:
 
- - delta, where no margin is below 0 by more than rounding;
- - lambda (1 - c) in place of lambda, with c = A v and A^T diag(lambda) A v = A^T lambda. That
-   solves A^T lambda = 0 and is above 0 where c is below 1.
+ - Separation is proved by delta if no margin is below 0 by more than rounding.
+ - Overlap is proved by lambda (1 - c), with c = A v and A^T diag(lambda) A v = A^T lambda, if c is
+   below 1. That vector is above 0 and A^T times it is 0.
 
-Columns are centred, scaled and made orthonormal first, and equal samples are merged.
+First the columns are centred, scaled and made orthonormal, and equal samples are merged.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from softmax_torch.solvers.objective import Objective
 __all__ = ["separating_direction"]
 
 NUMBERS, PRODUCTS, UNKNOWNS = 1 << 24, 1e9, 1024
-"""Limits of n K P, n K P^2 and K P. A problem at these limits takes 4 s on two cores."""
+"""Largest n K P, n K P^2 and K P. A problem at these limits takes 4 s on two cores."""
 
 RANK = 1e-12
 """Singular values of the scaled columns below this share of the largest count as 0."""
 
 START = 1e3
-"""First value of lambda and of the slacks. From 1 it takes three times as many iterations."""
+"""First value of lambda and of the slacks. Starting from 1 takes three times as many iterations."""
 
 ITERATIONS = 60
-"""Iterations at most; random problems of all kinds took 18 or fewer."""
+"""Iterations at most. Random problems of all kinds took at most 18."""
 
 SEPARATED = 1e-10
 """Share of the largest margin below which a negative margin is rounding."""
@@ -52,22 +52,22 @@ SOLVED = 1e-13
 """Share of the sum of its absolute terms below which an entry of A^T lambda is rounding."""
 
 NEAR_ONE = 0.1
-"""The largest |c| that proves an overlap; by rounding alone it cannot be off by the rest."""
+"""Largest |c| that counts as a proof of overlap: the distance to 1 is far above rounding."""
 
 RIDGE, LARGEST_RIDGE = 1e-13, 1e-9
-"""Added to the unit diagonal of a matrix before it is factored, and at most where that fails."""
+"""Added to the unit diagonal of a matrix before it is factored, and how far it may be raised."""
 
 SHARE = 0.995
-"""Share of a step to where the first slack or multiplier becomes 0."""
+"""Largest share of the step at which the first slack or multiplier becomes 0."""
 
 REFINEMENTS = 3
-"""How often a solution of the normal equations is improved by its own residual."""
+"""Steps of iterative refinement for a solution of the normal equations."""
 
 
 def separating_direction(objective: Objective) -> Tensor | None:
     """Return a direction (K, P) that separates classes, or None if there is none.
 
-    The largest margin is at least 1. Computed on the CPU, from half a pass.
+    Its largest margin is at least 1. It is computed on the CPU, from half a pass.
 
     Raises:
         ArithmeticError: The program is larger than the limits, or rounding prevents a proof.
@@ -89,9 +89,7 @@ def separating_direction(objective: Objective) -> Tensor | None:
 def _samples(objective: Objective) -> tuple[Tensor, Tensor]:
     """Return the distinct samples (m, D) of weight > 0 of all processes, and their classes (m,)."""
     samples, processes = objective.samples, objective.processes
-    counted = torch.ones_like(objective.y, dtype=torch.bool)
-    if objective.weight is not None:
-        counted = objective.weight > 0
+    counted = objective.weights > 0
     rows = samples.rows(counted.nonzero()[:, 0], torch.float64)
     rows = torch.cat([objective.y[counted].double().unsqueeze(1), rows], 1)
     rows = torch.unique(processes.concatenated(rows), dim=0).cpu()
@@ -101,8 +99,8 @@ def _samples(objective: Objective) -> tuple[Tensor, Tensor]:
 def _basis(x: Tensor, bias: bool) -> tuple[Tensor, Tensor]:
     """Return an orthogonal basis (n, R) of the columns of [x, 1], and the map (R, P) to theta.
 
-    Logits that are basis @ d^T are those of theta = d @ map. The last column of the map is that of
-    the bias, where there is one.
+    The logits basis @ d^T are the logits of theta = d @ map. If there is a bias, it is the last
+    column of the map.
     """
     n, D = x.shape
     centre = x.mean(0) if bias else x.new_zeros(D)
@@ -122,8 +120,8 @@ def _basis(x: Tensor, bias: bool) -> tuple[Tensor, Tensor]:
 class _Program:
     """The linear program of samples x (n, R) with classes y (n,), K classes.
 
-    Vectors over its rows are (n, K), 0 where k = y. The coefficients of the last class are fixed
-    at 0, as margins depend on differences alone.
+    Vectors over the rows of A are stored as (n, K), with 0 at k = y. The coefficients of the last
+    class are fixed at 0, as margins depend on differences of classes alone.
     """
 
     def __init__(self, x: Tensor, y: Tensor, K: int) -> None:
@@ -143,7 +141,7 @@ class _Program:
         return r.T @ self.x
 
     def factored(self, v: Tensor) -> _Factored:
-        """Return A^T diag(v) A, factored, without the last class."""
+        """Return the factored matrix A^T diag(v) A, without the last class."""
         K, R = self.K, self.x.shape[1]
         M = v.new_zeros(K, K, R, R)
         for a, rows in enumerate(self.rows):
@@ -166,8 +164,8 @@ class _Program:
         others = (~self.own).double()
         count = 3 * float(others.sum())
         delta = self.x.new_zeros(self.K, self.x.shape[1])
-        # The slacks s = A delta - t, t and u = 1 - t, and a multiplier for each: lambda, mu and nu,
-        # for which lambda = 1 + mu - nu.
+        # The slacks are s = A delta - t, t and u = 1 - t. Their multipliers are lambda, mu and nu,
+        # with lambda = 1 + mu - nu.
         slacks = torch.stack([START * others, others / 2, others / 2])
         multipliers = START * others.repeat(3, 1, 1)
         for _ in range(ITERATIONS):
@@ -179,7 +177,7 @@ class _Program:
                 return None
             step = _NewtonStep(self, margins, slacks, multipliers)
             products = slacks * multipliers
-            _, dx, dy = step.towards(-products)  # the predictor, with products of 0 as its aim
+            _, dx, dy = step.towards(-products)  # the predictor aims at products of 0
             p, q = min(1.0, _longest(slacks, dx)), min(1.0, _longest(multipliers, dy))
             mean = float(products.sum()) / count
             reached = float(((slacks + p * dx) * (multipliers + q * dy)).sum()) / count
@@ -193,7 +191,7 @@ class _Program:
         raise ArithmeticError("rounding prevents a proof")
 
     def _overlap(self, lam: Tensor) -> bool:
-        """Return whether lambda, once its sums are moved to 0, is above 0 everywhere."""
+        """Return whether lambda is above 0 everywhere after a change that makes A^T lambda 0."""
         v = self.factored(lam).solve(self.transposed(lam))
         c = self.margins(v)
         if not float(c.abs().max()) <= NEAR_ONE:
@@ -204,9 +202,9 @@ class _Program:
 
 
 class _NewtonStep:
-    """Newton steps for the equations of both programs, and given products of slack and multiplier.
+    """Newton steps towards the equations of both programs and given products slack * multiplier.
 
-    With the unknowns dt and dlambda eliminated, the normal equations in d_delta are left.
+    Eliminating dt and dlambda leaves the normal equations in d_delta.
     """
 
     def __init__(
@@ -214,7 +212,7 @@ class _NewtonStep:
     ) -> None:
         self.program, self.slacks, self.multipliers = program, slacks, multipliers
         (s, t, u), (lam, mu, nu), others = slacks, multipliers, (~program.own).double()
-        # What the equations for s, u and lambda lack.
+        # The residuals of the equations for s, u and lambda.
         self.lacks = margins - t - s, others - t - u, lam - others - mu + nu
         self.a, self.b = _divided(lam, s), _divided(mu, t) + _divided(nu, u)
         self.factored = program.factored(_divided(self.a * self.b, self.a + self.b))
@@ -223,7 +221,7 @@ class _NewtonStep:
         """Return the steps of delta, slacks and multipliers.
 
         Args:
-            change: what each product of slack and multiplier changes by (3, n, K), to first order.
+            change: change of each product slack * multiplier (3, n, K), to first order.
         """
         (s, t, u), (lam, _, nu), a, b = self.slacks, self.multipliers, self.a, self.b
         lack_s, lack_u, lack_lam = self.lacks
@@ -238,10 +236,10 @@ class _NewtonStep:
 
 
 class _Factored:
-    """A symmetric positive semidefinite matrix, scaled to a diagonal of 1, and its factor.
+    """A symmetric positive semidefinite matrix, scaled to a diagonal of 1, with its factor.
 
     Raises:
-        ArithmeticError: It is too far from positive semidefinite to be factored.
+        ArithmeticError: The matrix is too far from positive semidefinite to be factored.
     """
 
     def __init__(self, M: Tensor) -> None:
@@ -259,7 +257,7 @@ class _Factored:
         raise ArithmeticError("a matrix of the linear program cannot be factored")
 
     def solve(self, b: Tensor) -> Tensor:
-        """Return the solution (K, R) for a right side (K, R), 0 for the last class."""
+        """Return the solution (K, R) for a right-hand side (K, R), 0 for the last class."""
         right = b[:-1].reshape(-1, 1)
         solution, residual = torch.zeros_like(right), right
         scale = self.scale.unsqueeze(1)
@@ -270,7 +268,7 @@ class _Factored:
 
 
 def _divided(a: Tensor, b: Tensor) -> Tensor:
-    """Return a / b, 0 where both are 0: entries of a sample's own class."""
+    """Return a / b, and 0 where both are 0: at the entries of a sample's own class."""
     return torch.where(b == 0, 0.0, a / b)
 
 

@@ -1,9 +1,9 @@
-"""Newton's method, whose steps are found by preconditioned conjugate gradients.
+"""Newton's method whose steps are found by preconditioned conjugate gradients (Newton-CG).
 
-A step d minimizes the quadratic model q(d) = g.d + d.H d / 2 of F, roughly: the inner iteration j
-stops where j (q_{j-1} - q_j) <= -ETA q_j, since a step that is no better for the model by what the
-average inner iteration gave is not worth its pass (Nash & Sofer 1990; on logistic regression Galli
-& Lin 2021, "A study on truncated Newton methods for linear classification").
+A step d approximately minimizes the quadratic model q(d) = g.d + d.H d / 2 of F. CG stops at the
+inner iteration j where j (q_{j-1} - q_j) <= -ETA q_j: an iteration that lowers the model by less
+than that share of the average inner iteration is not worth its pass (Nash & Sofer 1990; on logistic
+regression Galli & Lin 2021, "A study on truncated Newton methods for linear classification").
 """
 
 from __future__ import annotations
@@ -14,55 +14,45 @@ import torch
 from torch import Tensor
 
 from softmax_torch.solvers.conjugate_gradients import conjugate_gradients
+from softmax_torch.solvers.line_search import ROUNDING, LineSearch
 from softmax_torch.solvers.preconditioner import sketch_of
-from softmax_torch.solvers.rows import Rows
+from softmax_torch.solvers.sampled_hessian import SampledHessian
 from softmax_torch.solvers.solver import Solver
 
 __all__ = ["NewtonCG"]
 
 ETA = 0.3
-"""Share of the average descent of the inner iterations below which one is the last."""
+"""Share of the average descent of the inner iterations below which CG stops."""
 
 INNER = 200
-"""Inner iterations of a step, at most."""
-
-ENOUGH, SHORTEST = 1e-4, 1e-6
-"""Share of the promised descent that a step has to make, and the shortest that is tried."""
-
-ROUNDING = {torch.float32: 1e-7, torch.float64: 1e-15}
-"""Relative to F, what an evaluation in this type may be off."""
+"""CG iterations of a step, at most."""
 
 
 class NewtonCG(Solver):
-    """Newton-CG; the preconditioner is made anew for every step."""
+    """Newton-CG; every step computes a new preconditioner."""
 
     _descent = float("inf")
 
     def step(self) -> bool:
         d, slope = self._direction()
         self._descent = -slope / 2
-        step, slack = 1.0, ROUNDING[self.dtype] * abs(self.value)
-        while step >= SHORTEST and slope < 0:
-            trial = self.theta + step * d
-            value, gradient = self._evaluate(trial)
-            # F itself, or its slope along d where F cannot tell (Hager & Zhang 2005).
-            blind = -step * slope < slack
-            flatter = abs(float((gradient * d).sum())) < -0.9 * slope
-            if value <= self.value + ENOUGH * step * slope or (blind and flatter):
-                self.theta, self.value, self.gradient = trial, value, gradient
-                self.iterations += 1
+        search = LineSearch(self.value, slope, ROUNDING[self.dtype] * abs(self.value))
+        for length in search.lengths():
+            trial = self.theta + length * d
+            at_trial = self._evaluate(trial)
+            if search.accepts(length, at_trial.value, abs(float((at_trial.gradient * d).sum()))):
+                self.move_to(trial, at_trial)
                 return True
-            step /= 2
         return False
 
     def _direction(self) -> tuple[Tensor, float]:
         """Return a descent direction d and its slope g.d."""
         generator = torch.Generator().manual_seed(self.seed + self.iterations)
-        rows = Rows(self.objective, self.theta, generator, self.dtype)
-        precondition = sketch_of(rows).inverse(self.penalty.l2)
+        sampled = SampledHessian(self.objective, self.theta, generator, self.dtype)
+        precondition = sketch_of(sampled).inverse(self.penalty.l2)
 
         def product(v: Tensor) -> Tensor:
-            return self.objective.hessian_product(rows.p, v, self.penalty)
+            return self.objective.hessian_product(sampled.p, v, self.penalty)
 
         g, before = self.gradient, 0.0
         d = torch.zeros_like(g)

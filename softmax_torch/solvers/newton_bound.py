@@ -1,29 +1,29 @@
-"""How far F is above its minimum, from one accurate Newton step: a bound without a penalty too.
+"""An upper bound on F - F* from one accurate Newton step; it needs no penalty.
 
 At theta with probabilities p_i, gradient g and Hessian H of the smooth F let d solve H d = -g up
 to a residual rho = g + H d, and let
 
     q_i = p_i (1 + eps_i),    eps_ik = z_ik - sum_l p_il z_il,    z_i = d [x_i, 1]
 
-These q_i are probabilities where no difference of two logits z_i reaches 1. Their cross-entropy
-bounds the NLL of any theta' from below (Fenchel), by which
+These q_i are probabilities if all differences of two logits of z_i are below 1. Then their
+cross-entropy bounds the NLL of any theta' from below (Fenchel), and for every theta'
 
     F(theta) - F(theta')  <=  1/S sum_i w_i KL(q_i || p_i) + l2/2 ||d_W||^2 + rho.(theta - theta')
 
-for every theta'. Without the last term this is a duality gap, and half of the Newton decrement
-g.H^-1 g to leading order. CG is run until that term is small for every theta' within ``REACH``
-steps, in the norm ||d||_h^2 = sum h d^2 with h the diagonal of H: by Cauchy-Schwarz
+The first two terms are a duality gap, and to leading order half the Newton decrement g.H^-1 g. CG
+runs until the last term is small for every theta' within ``REACH`` step lengths of theta, in the
+norm ||d||_h^2 = sum h d^2 with h the diagonal of H: by Cauchy-Schwarz
 
     rho.(theta - theta')  <=  REACH ||rho||_{1/h} ||d||_h
 
-and since F is convex, for theta' farther away the bound is larger at most in proportion to the
-distance. So it holds whatever preconditioner, draw of rows and passes in float32 led to theta. All
-of it is computed in float64 from the samples as they were given.
+For theta' farther away the bound grows at most in proportion to the distance, since F is convex.
+The bound holds whatever preconditioner, draw of rows and passes in float32 led to theta: it is
+computed in float64 from the samples as they were given.
 
 Strictly positive q_i prove, again up to rho, that classes cannot be separated (see ``separation``).
-Where the differences reach 1 there is no bound yet, and F may rise. Then the step is halved, at
-most down to a length of log(1 + r) / r, r the largest of them, for which F falls if H is accurate
-(Bach 2010, "Self-concordant analysis for logistic regression").
+If a difference of two logits reaches 1 there is no bound yet, and F may rise. Then the step is
+halved, at most down to a length of log(1 + r) / r, r the largest difference. At that length F falls
+if H is accurate (Bach 2010, "Self-concordant analysis for logistic regression").
 """
 
 from __future__ import annotations
@@ -37,41 +37,44 @@ from torch import Tensor
 from softmax_torch.solvers.conjugate_gradients import conjugate_gradients
 from softmax_torch.solvers.objective import Evaluated, Objective, Penalty
 from softmax_torch.solvers.preconditioner import sketch_of
-from softmax_torch.solvers.rows import Rows
+from softmax_torch.solvers.sampled_hessian import SampledHessian
 
 __all__ = ["NewtonBound", "newton_bound"]
 
 REACH = 10.0
-"""Newton steps within which the bound holds for every theta'."""
+"""Distance from theta, in lengths of the Newton step, within which the bound holds."""
 
 ACCURACY = 0.1
-"""Share of what is promised or asked for, up to which the residual may add to the bound."""
+"""Largest term of the residual, relative to the larger of the promised descent and the gap that is
+asked for."""
 
 SOLVED = 1e-2
-"""What the norm of the residual has to be, relative to that of g."""
+"""Largest norm of the residual, relative to the norm of g."""
 
 NOISE, SINGULAR = 1e-13, 1e-12
-"""The norm of g that is rounding, and the least eigenvalue, in units of h, by which it counts."""
+"""The norm of g that may be rounding alone, and the least eigenvalue of H, in units of h, with
+which such a g is turned into a bound."""
 
 FULL = 2048
-"""K P up to which CG is preconditioned by the whole Hessian, which is inverted in 0.3 s then."""
+"""K P up to which CG is preconditioned by the whole Hessian. At the limit it is inverted in
+0.3 s."""
 
 INNER, REFINEMENTS = 300, 3
-"""CG iterations at most, and how often they begin again from the residual computed anew."""
+"""CG iterations at most, and how often CG restarts from the residual recomputed from d."""
 
-ROUNDING = 4e-16
-"""Relative to F, the least gap that float64 tells."""
+LEAST_GAP = 4e-16
+"""The least gap, relative to F, that float64 can show."""
 
 
 class NewtonBound(NamedTuple):
-    """The point after an accurate Newton step, and what the step says of it.
+    """The point after an accurate Newton step, and the bound from the step.
 
     Attributes:
-        theta, value, gradient: after the step, which is shortened as long as F rises.
-        gap: F is at most this far above its minimum; inf where the step was too long to tell.
-        d: the whole step.
-        z: its logits (n, K).
-        reach: the largest difference of two logits of a sample.
+        theta, value, gradient: the point after the step, which is shortened as long as F rises.
+        gap: an upper bound on F - F* at ``theta``; inf if the step was too long for a bound.
+        d: the full step (K, P).
+        z: logits of the full step (n, K).
+        reach: the largest difference of two logits in a row of z.
     """
 
     theta: Tensor
@@ -86,36 +89,37 @@ class NewtonBound(NamedTuple):
 def newton_bound(
     objective: Objective, theta: Tensor, penalty: Penalty, enough: float, seed: int
 ) -> NewtonBound:
-    """Make an accurate Newton step from theta (K, P) and bound what is left.
+    """Make an accurate Newton step from theta (K, P), and bound F - F* after it.
 
-    The mean over the classes is taken out of theta first, which changes no probability.
+    The mean over the classes is subtracted from theta first, which changes no probability.
 
     Args:
-        penalty: one without an L1 term.
-        enough: the gap that is asked for; CG stops where its residual adds little to that.
-        seed: of the rows drawn for the preconditioner.
+        penalty: a penalty without an L1 term.
+        enough: the gap that is asked for; CG stops where its residual adds little to it.
+        seed: seed of the draw of rows for the preconditioner.
     """
     theta = theta - theta.mean(0)
     value, g = objective.evaluate(theta, penalty, torch.float64)
-    rows = Rows(objective, theta, torch.Generator().manual_seed(seed), torch.float64)
-    h = rows.diagonal(rows.curvatures)
+    generator = torch.Generator().manual_seed(seed)
+    sampled = SampledHessian(objective, theta, generator, torch.float64)
+    h = sampled.diagonal(sampled.curvatures)
     objective.weight_of(h).add_(penalty.l2)
-    precondition = sketch_of(rows, FULL).inverse(penalty.l2)
+    precondition = sketch_of(sampled, FULL).inverse(penalty.l2)
 
     def product(v: Tensor) -> Tensor:
-        return objective.hessian_product(rows.p, v, penalty)
+        return objective.hessian_product(sampled.p, v, penalty)
 
     d, promised, slack = torch.zeros_like(g), 0.0, math.inf
     at_zero, residual = _norm(g, h), g
-    if at_zero <= NOISE:  # no direction can be told from rounding
+    if at_zero <= NOISE:  # g may be rounding alone
         slack = at_zero**2 / SINGULAR
     for attempt in range(REFINEMENTS + 1):
         if attempt:
             residual = g + product(d)
             left = _norm(residual, h)
-            # Unless CG has come far, nothing is known of the directions that are left.
-            known = left <= SOLVED * at_zero
-            slack = REACH * left * float((d.square() * h).sum().sqrt()) if known else math.inf
+            # If the residual is still large, CG has not seen some directions at all.
+            solved = left <= SOLVED * at_zero
+            slack = REACH * left * float((d.square() * h).sum().sqrt()) if solved else math.inf
         if slack <= ACCURACY * max(enough, promised) or attempt == REFINEMENTS:
             break
         start = d
@@ -128,20 +132,21 @@ def newton_bound(
             if j == INNER or (small and left <= 0.5 * SOLVED * at_zero):
                 break
     z = objective.logits(d, torch.float64)
-    reach, divergence = _divergence(objective, rows.p, z)
+    reach, divergence = _divergence(objective, sampled.p, z)
     W = objective.weight_of(d)
     gap = divergence + penalty.l2 / 2 * float(W.square().sum()) + slack
     after, point = theta, Evaluated(value, g)
-    # Bach's bound guarantees a length of log(1 + reach) / reach; mostly far longer ones do.
+    # Bach's bound guarantees descent at length log(1 + reach) / reach; mostly F falls at far
+    # greater lengths too.
     halvings = range(2 + math.ceil(math.log2(1 + reach))) if math.isfinite(reach) else range(0)
     for length in (0.5**i for i in halvings):
         trial = theta + length * d
         found = objective.evaluate(trial, penalty, torch.float64)
-        if found.value <= value + ROUNDING * abs(value):
+        if found.value <= value + LEAST_GAP * abs(value):
             after, point = trial, found
             break
-    # What F has fallen by is no longer above the minimum.
-    gap = max(gap - (value - point.value), ROUNDING * abs(value))
+    # The bound is for F before the step; the descent of the step is subtracted.
+    gap = max(gap - (value - point.value), LEAST_GAP * abs(value))
     return NewtonBound(after, *point, gap, d, z, reach)
 
 
@@ -151,9 +156,11 @@ def _norm(g: Tensor, h: Tensor) -> float:
 
 
 def _divergence(objective: Objective, p: Tensor, z: Tensor) -> tuple[float, float]:
-    """Return the reach of z, and 1/S sum_i w_i KL(q_i || p_i), inf if the reach is 1 or more."""
-    w = objective.weight
-    w = torch.ones_like(z[:, 0]) if w is None else w.double()
+    """Return the largest difference of two logits in a row of z, and 1/S sum_i w_i KL(q_i || p_i).
+
+    The latter is inf if the former is 1 or more. Samples of weight 0 do not count.
+    """
+    w = objective.weights
     spans = torch.where(w > 0, z.amax(1) - z.amin(1), 0.0)
     reach = float(objective.processes.largest(spans.max()))
     if not reach < 1:

@@ -6,13 +6,13 @@ For samples x_i with classes y_i and weights w_i, S = sum_i w_i, coefficients th
     dW       = 1/S sum_i w_i (p_i - e_{y_i}) x_i^T  +  l2 W
     H v      = 1/S sum_i w_i ((diag p_i - p_i p_i^T) v x_i) x_i^T  +  l2 v
 
-scikit-learn's C and l1_ratio are l2 = (1 - l1_ratio) / (C S) and l1 = l1_ratio / (C S). The bias is
-in neither penalty. The smooth part is everything but the l1 term.
+scikit-learn's C and l1_ratio give l2 = (1 - l1_ratio) / (C S) and l1 = l1_ratio / (C S). The bias
+is not penalized. The smooth part of F is everything but the l1 term.
 
-theta is one tensor (K, P): the weight (K, D), and the bias as a last column where there is one, so
-P = D + 1; in double precision, as are all sums over blocks. A pass over the samples is computed in
-the type it is asked for. With several processes each holds some of the samples, and every sum over
-samples is added up over all of them.
+theta is one float64 tensor (K, P): the weight (K, D), and the bias as the last column if there is
+one, so that P = D + 1. A pass over the samples is computed in the dtype that the caller asks for;
+sums over blocks are float64. With several processes each holds some of the samples, and every sum
+over samples is added up over all processes.
 """
 
 from __future__ import annotations
@@ -32,51 +32,73 @@ from softmax_torch.solvers.samples import Block, Samples
 __all__ = ["Evaluated", "Objective", "Penalty"]
 
 
+STRONGEST = 1e30
+"""The largest strength 1/(C S) of the penalty. The weight W is about the mean of a feature divided
+by it, and below 1.2e-38 float32 rounds W to 0."""
+
+
 class Penalty(NamedTuple):
-    """l2/2 ||W||^2 + l1 ||W||_1."""
+    """The penalty l2/2 ||W||^2 + l1 ||W||_1."""
 
     l2: float
     l1: float = 0.0
 
     @classmethod
     def of_strength(cls, C: float, l1_ratio: float, total: float) -> Penalty:
-        """scikit-learn's penalty for samples of this total weight; none for an infinite C."""
+        """Return scikit-learn's penalty for samples of total weight S; none for an infinite C.
+
+        Raises:
+            ValueError: 1/(C S) cannot be computed.
+        """
         if C == math.inf:
             return cls(0.0)
+        product = float(C) * float(total)
+        if product == math.inf:
+            raise ValueError(
+                f"C: expected a finite C times the sum of the weights, got C={C:g} and the sum "
+                f"{total:g}; pass C=math.inf for no penalty"
+            )
+        if not product >= 1 / STRONGEST:
+            raise ValueError(
+                f"C: expected C times the sum of the weights to be at least {1 / STRONGEST:g}, got "
+                f"C={C:g} and the sum {total:g}"
+            )
         return cls((1 - l1_ratio) / (C * total), l1_ratio / (C * total))
 
     def of(self, W: Tensor) -> float:
-        """The penalty of the weight W."""
+        """Return the penalty of the weight W (K, D)."""
         smooth = self.l2 / 2 * float(W.square().sum())
         return smooth + self.l1 * float(W.abs().sum()) if self.l1 else smooth
 
 
 class Evaluated(NamedTuple):
-    """The smooth part of the objective and its gradient (K, P), float64."""
+    """The smooth part of F at some theta, and its gradient (K, P) in float64."""
 
     value: float
     gradient: Tensor
 
 
 class Objective:
-    """The mean negative log-likelihood of samples, to which a penalty is added on each call.
+    """The mean negative log-likelihood of samples, to which each call adds a penalty.
 
     Args:
-        samples: X (n, D), here those of this process.
+        samples: X (n, D), the samples of this process.
         y: class indices (n,), int64, in [0, classes).
         classes: K.
         weight: sample weights (n,), >= 0, or None for ones.
-        bias: whether there is one.
-        processes: which sums over samples go over.
-        offset: what was taken out of the samples (D,), or None. theta is that of the samples
-            without it; ``coefficients`` and ``theta_of`` translate (see ``centring``).
+        bias: whether the logits have a bias.
+        processes: the processes that share the samples; by default this one alone.
+        offset: the vector (D,) that was subtracted from the samples, or None. theta belongs to the
+            samples after the subtraction; ``coefficients`` and ``theta_of`` translate (see
+            ``centring``).
 
     Attributes:
         total: S, the sum of the weights.
-        weight: the sample weights in units of ``unit``, float64, or None for ones. A power of two
-            near their mean as unit keeps sums in float32 finite, and all digits.
-        divisor: the sum of ``weight``, S in these units.
-        passes: how often all of X was read for both products, in any type.
+        unit: a power of two near the mean weight. Division by it keeps sums in float32 finite and
+            loses no digits.
+        weight: the sample weights divided by ``unit``, float64, or None for ones.
+        divisor: S divided by ``unit``.
+        passes: how often all of X was read for both of its products, in any dtype.
     """
 
     def __init__(
@@ -99,11 +121,17 @@ class Objective:
         self.weight = None if weight is None else weight.double() / self.unit
         self.divisor = self.total / self.unit
 
+    @property
+    def weights(self) -> Tensor:
+        """``weight``, or ones if it is None: (n,), float64."""
+        if self.weight is None:
+            return torch.ones_like(self.y, dtype=torch.float64)
+        return self.weight
+
     @cached_property
     def mean(self) -> Tensor:
-        """The weighted mean of the samples (D,), from half a pass."""
-        w = self.y.new_ones(len(self.y), 1, dtype=torch.float64)
-        w = w if self.weight is None else self.weight.double().unsqueeze(1)
+        """Weighted mean of the samples (D,), from half a pass."""
+        w = self.weights.unsqueeze(1)
         result = w.new_zeros(self.samples.d)
         for at, block in self.samples.blocks():
             result += block.transposed_dot(w[at].to(self.samples.dtype)).squeeze(0)
@@ -113,23 +141,22 @@ class Objective:
 
     @cached_property
     def spread(self) -> Tensor:
-        """The weighted root mean square of each column (D,), float64, from half a pass."""
-        w = torch.ones_like(self.y, dtype=torch.float64) if self.weight is None else self.weight
-        squares: Tensor = self.squares(w.to(self.samples.dtype).unsqueeze(1))
+        """Weighted root mean square of each column (D,), float64, from half a pass."""
+        squares: Tensor = self.squares(self.weights.to(self.samples.dtype).unsqueeze(1))
         return self.weight_of(squares)[0].sqrt()
 
     @cached_property
     def influence(self) -> Tensor:
         """sum_j x_ij^2 / spread_j^2 of each sample (n,), from half a pass.
 
-        Times the curvature of a sample it is about its leverage: exactly where the curvature is the
-        same on the samples that make up each column.
+        Times the curvature of a sample this is about its leverage score. The two are equal if the
+        curvature is the same on all samples that make up a column.
         """
         squares = self.zeros()[:1] + 1.0
         self.weight_of(squares)[0] = torch.where(self.spread > 0, self.spread, math.inf).square()
         return self.leverages(squares.reciprocal().to(self.samples.dtype))[:, 0]
 
-    def extremes(self) -> tuple[Tensor, Tensor]:
+    def class_ranges(self) -> tuple[Tensor, Tensor]:
         """Return the least and the largest entry of each column per class (K, D), float64.
 
         Samples of weight 0 do not count. It takes half a pass.
@@ -140,32 +167,35 @@ class Objective:
         least = self.zeros()[:, : self.samples.d].fill_(math.inf)
         most = -least
         for at, block in self.samples.blocks():
-            low, high = block.extremes(group[at], self.classes)
+            low, high = block.group_ranges(group[at], self.classes)
             least, most = torch.minimum(least, low), torch.maximum(most, high)
         self.passes += 0.5
         return -self.processes.largest(-least), self.processes.largest(most)
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(K, P) of theta."""
+        """(K, P), the shape of theta."""
         return self.classes, self.samples.d + self.bias
 
     def zeros(self) -> Tensor:
-        """theta = 0."""
+        """Return theta = 0."""
         return torch.zeros(self.shape, dtype=torch.float64, device=self.samples.device)
 
     def summed(self, x: Tensor) -> Tensor:
-        """x added up over the processes, in place."""
+        """Add x up over the processes, in place, and return it."""
         return self.processes.summed(x)
 
     def evaluate(self, theta: Tensor, penalty: Penalty, dtype: torch.dtype) -> Evaluated:
-        """The smooth part and its gradient, from one pass in ``dtype``."""
+        """Return the smooth part of F at theta and its gradient, from one pass in ``dtype``."""
         return self.evaluate_many([theta], [penalty], dtype)[0]
 
     def evaluate_many(
         self, thetas: Sequence[Tensor], penalties: Sequence[Penalty], dtype: torch.dtype
     ) -> list[Evaluated]:
-        """The same for several theta: more columns of the products, and X is read once."""
+        """Return the same as ``evaluate`` for several theta, with their penalties, from one pass.
+
+        The products have more columns, and X is read once.
+        """
         J, (K, P) = len(thetas), self.shape
         stacked = torch.cat(list(thetas)).to(dtype)
         sums = stacked.new_zeros(J * K * P + J, dtype=torch.float64)
@@ -176,7 +206,7 @@ class Objective:
             w = 1.0 if self.weight is None else self.weight[at].to(dtype)
             for j in range(J):
                 z_j = z[:, j * K : (j + 1) * K]
-                # the residuals w (p - e_y) take the place of the logits
+                # overwrites the logits with the residuals w (p - e_y)
                 values[j] += backends.kernels(z_j).weighted_total(
                     z_j, y, None, w, None, None, dz=z_j
                 )
@@ -195,11 +225,10 @@ class Objective:
     def gradient_at_zero(self) -> Tensor:
         """Return the gradient (K, P) of the mean NLL where all weights are 0, from half a pass.
 
-        The bias is at its optimum for these weights, at which the probabilities are the weighted
-        class frequencies. Products are computed in the dtype of the samples.
+        The bias is at its optimum for these weights, where the probabilities are the weighted class
+        frequencies. Products are computed in the dtype of the samples.
         """
-        w = torch.ones_like(self.y, dtype=torch.float64) if self.weight is None else self.weight
-        w = w.double() / self.divisor
+        w = self.weights / self.divisor
         p = torch.bincount(self.y, w, minlength=self.classes)
         p = self.summed(p) if self.bias else torch.full_like(p, 1 / self.classes)
         r = p.repeat(len(w), 1)
@@ -207,7 +236,7 @@ class Objective:
         return self.transposed(r.mul_(w.unsqueeze(1)).to(self.samples.dtype))
 
     def reweighted(self, weight: Tensor) -> Objective:
-        """Return the same samples with other weights (n,), in units of ``unit``.
+        """Return the objective of the same samples with other weights (n,), in units of ``unit``.
 
         A weight of 0 leaves a sample out.
         """
@@ -217,7 +246,7 @@ class Objective:
         )
 
     def coefficients(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """Return weight (K, D) and bias (K,), zeros if there is none, for X as it was given."""
+        """Return weight (K, D) and bias (K,) for X as it was given; zeros if there is no bias."""
         W = self.weight_of(theta).clone()
         b = theta[:, -1].clone() if self.bias else theta.new_zeros(len(theta))
         return W, b if self.offset is None else b - W @ self.offset
@@ -233,11 +262,11 @@ class Objective:
         return theta
 
     def probabilities(self, theta: Tensor, dtype: torch.dtype) -> Tensor:
-        """Class probabilities (n, K) of the samples, from half a pass."""
+        """Return the class probabilities (n, K) of the samples, from half a pass."""
         return self.logits(theta, dtype).softmax(1)
 
     def logits(self, theta: Tensor, dtype: torch.dtype) -> Tensor:
-        """Logits (n, K) of the samples, from half a pass."""
+        """Return the logits (n, K) of the samples, from half a pass."""
         theta = theta.to(dtype)
         z = theta.new_empty(self.samples.n, self.classes)
         for at, block in self.samples.blocks():
@@ -246,7 +275,7 @@ class Objective:
         return z
 
     def transposed(self, r: Tensor) -> Tensor:
-        """sum_i r_i [x_i, 1]^T (K, P) of residuals r (n, K), from half a pass, in float64."""
+        """Return sum_i r_i [x_i, 1]^T (K, P), float64, for residuals r (n, K), from half a pass."""
         result = self.zeros()
         for at, block in self.samples.blocks():
             self._add_transposed(result, block, r[at])
@@ -254,7 +283,7 @@ class Objective:
         return self.summed(result)
 
     def hessian_product(self, p: Tensor, v: Tensor, penalty: Penalty) -> Tensor:
-        """H v (K, P) at the probabilities p (n, K), from one pass in the type of p."""
+        """Return H v (K, P) at the probabilities p (n, K), from one pass in the dtype of p."""
         result = self.zeros()
         v_fast = v.to(p.dtype)
         for at, block in self.samples.blocks():
@@ -270,10 +299,10 @@ class Objective:
         return result
 
     def squares(self, c: Tensor) -> Tensor:
-        """Return 1/S sum_i c_im [x_i, 1]^2 (M, P) of weights c (n, M), from half a pass.
+        """Return 1/S sum_i c_im [x_i, 1]^2 (M, P) for c (n, M), from half a pass.
 
-        For c_ik = w_i p_ik (1 - p_ik) that is the diagonal of the Hessian without the penalty.
-        Products are computed in the dtype of c, sums over blocks in float64.
+        For the curvatures c_ik = w_i p_ik (1 - p_ik) this is the diagonal of the Hessian without
+        the penalty. Products are computed in the dtype of c, sums over blocks in float64.
         """
         result = c.new_zeros(c.shape[1], self.shape[1], dtype=torch.float64)
         for at, block in self.samples.blocks():
@@ -284,7 +313,7 @@ class Objective:
         return self.summed(result).div_(self.divisor)
 
     def leverages(self, inverse: Tensor) -> Tensor:
-        """Return sum_j [x_i, 1]_j^2 inverse_mj (n, M) of ``inverse`` (M, P), from half a pass."""
+        """Return sum_j [x_i, 1]_j^2 inverse_mj (n, M) for ``inverse`` (M, P), from half a pass."""
         result = inverse.new_empty(self.samples.n, len(inverse))
         for at, block in self.samples.blocks():
             result[at] = block.square_dot(self.weight_of(inverse))
@@ -294,7 +323,7 @@ class Objective:
         return result
 
     def weight_of(self, theta: Tensor) -> Tensor:
-        """The weight (K, D) in theta, a view."""
+        """Return the weight (K, D) in theta, a view."""
         return theta[:, : self.samples.d]
 
     def _logits(self, block: Block, theta: Tensor) -> Tensor:

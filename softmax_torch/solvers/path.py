@@ -1,14 +1,15 @@
 """Solutions for many strengths of the penalty in one sweep, and cross-validation over them.
 
-The strengths are gone through from the strongest penalty on. As a function of log C the solution is
-smooth, so the next one is predicted by the polynomial through the last three: over four decades in
-20 steps on MNIST F is then within 3e-5 of its minimum to begin with, and 4 to 8 steps of L-BFGS
-find the rest. Neighbours share what does not depend on C, the sketch of the Hessian, and what
-hardly does, its inverse (one for five strengths: 5.2 s for the sweep; one for each: 6.6 s).
+The sweep begins with the strongest penalty. As a function of log C the solution is smooth, so each
+warm start is predicted by the polynomial through the last three solutions. Over four decades in 20
+steps on MNIST, F is then within 3e-5 of its minimum at the start, and 4 to 8 steps of L-BFGS find
+the rest. Neighbouring strengths share the sketch of the Hessian, which does not depend on C, and
+its inverse, which hardly does (one inverse for five strengths: 5.2 s for the sweep; one for each:
+6.6 s).
 
-Where more columns cost a pass little, that is for dense rows (1.6 times for 5 times the columns) or
-rows that are read from elsewhere, the neighbours' passes are made as one. Sparse rows take 4.5
-times as long for that, so that one after the other is better: better predictions save steps.
+Neighbours also share passes where more columns make a pass little more expensive: for dense rows
+(1.6 times the time for 5 times the columns), and for rows that are read from elsewhere. Sparse rows
+take 4.5 times the time, so their fits run one after the other, with better predictions.
 """
 
 from __future__ import annotations
@@ -22,30 +23,29 @@ import torch
 from torch import Tensor
 
 from softmax_torch import metrics
-from softmax_torch.solvers.fit import (
-    SOLVERS,
-    Solution,
-    check_options,
-    chosen,
-    minimize,
-    objective_of,
-    theta_of,
-)
-from softmax_torch.solvers.inputs import check_strength
-from softmax_torch.solvers.lbfgs import LBFGS, SHORTEST, PreconditionedLBFGS
+from softmax_torch.solvers.certificate import estimated_gap
+from softmax_torch.solvers.fit import Solution, minimize
+from softmax_torch.solvers.lbfgs import LBFGS, PreconditionedLBFGS
+from softmax_torch.solvers.line_search import SHORTEST
 from softmax_torch.solvers.objective import Objective, Penalty
 from softmax_torch.solvers.preconditioner import Preconditioner, sketch
-from softmax_torch.solvers.run import promised_gap
+from softmax_torch.solvers.problem import (
+    check_options,
+    make_solver,
+    objective_of,
+    solver_class,
+    theta_of,
+)
 from softmax_torch.solvers.samples import SparseSamples
 from softmax_torch.solvers.solver import Solver
 
 __all__ = ["CrossValidation", "cross_validate", "path", "predicted"]
 
 GROUP = 5
-"""Neighbouring strengths that share a preconditioner."""
+"""Neighbouring strengths that share a preconditioner and passes."""
 
 STEPS = 30
-"""Steps in company, after which each strength goes on alone, renewing its preconditioner."""
+"""Joint iterations, after which each strength continues alone and renews its preconditioner."""
 
 
 def path(
@@ -62,28 +62,26 @@ def path(
     device: torch.device | str | None = None,
     dtype: torch.dtype | str | None = None,
 ) -> list[Solution]:
-    """The solution for each C, in the order of ``Cs``; see ``fit`` for the other arguments.
+    """Return the solution for each C, in the order of ``Cs``; see ``fit`` for other arguments.
 
     Raises:
-        ValueError, TypeError: as ``fit``; ``Cs`` is empty.
+        ValueError, TypeError: as ``fit``; ``Cs`` is empty or holds inf.
     """
     Cs, l1_ratio, tol, max_iter = _checked(Cs, l1_ratio, tol, max_iter)
     objective = objective_of(X, y, fit_intercept, sample_weight, class_weight, device, dtype)
-    for C in Cs:
-        check_strength(C, objective.total)
     return _sweep(objective, Cs, l1_ratio, tol, max_iter)
 
 
 @dataclass(frozen=True)
 class CrossValidation:
-    """What ``cross_validate`` found.
+    """Held-out figures for each strength, and the solution for the best one.
 
     Attributes:
         Cs: the strengths, as given.
-        nll: mean negative log-likelihood of the samples left out (folds, len(Cs)), float64.
-        accuracy: share of the samples left out that were right (folds, len(Cs)), float64.
+        nll: mean negative log-likelihood of the held-out samples (folds, len(Cs)), float64.
+        accuracy: accuracy on the held-out samples (folds, len(Cs)), float64.
         best: the C with the least NLL over all folds.
-        solution: the solution for it on all samples.
+        solution: the solution for ``best`` on all samples.
     """
 
     Cs: list[float]
@@ -109,17 +107,17 @@ def cross_validate(
     device: torch.device | str | None = None,
     dtype: torch.dtype | str | None = None,
 ) -> CrossValidation:
-    """Choose C by the negative log-likelihood of samples held out of the fit.
+    """Choose C by the negative log-likelihood of held-out samples.
 
-    The samples of each class with weight > 0 are dealt to the folds evenly and at random. A weight
-    of 0 holds out a fold, so that X is in memory once. The fit without it starts from the solutions
-    on all samples.
+    The samples of each class with weight > 0 are dealt to the folds evenly and at random. A fold is
+    held out by weights of 0, so that X is in memory once. The fit without it starts from the
+    solutions on all samples.
 
     Args:
-        folds: number of parts; each is held out once.
+        folds: number of folds; each is held out once.
         seed: seed of the random dealing.
 
-    The other arguments are those of ``fit``; weights count in ``nll`` and ``accuracy`` too.
+    The other arguments are those of ``fit``. Weights count in ``nll`` and ``accuracy`` too.
 
     Raises:
         ValueError, TypeError: as ``fit``; fewer than 2 folds, or more folds than some class has
@@ -127,13 +125,12 @@ def cross_validate(
     """
     Cs, l1_ratio, tol, max_iter = _checked(Cs, l1_ratio, tol, max_iter)
     objective = objective_of(X, y, fit_intercept, sample_weight, class_weight, device, dtype)
-    weight = objective.weight
-    weight = torch.ones_like(objective.y, dtype=torch.float64) if weight is None else weight
+    weight = objective.weights
     part = _deal(objective.y, weight, folds, seed)
     training = [objective.reweighted(weight * (part != fold)) for fold in range(folds)]
-    for C in Cs:
+    for C in Cs:  # raises before any fit if a penalty cannot be computed
         for total in (objective.total, *(fold.total for fold in training)):
-            check_strength(C, total)
+            Penalty.of_strength(C, l1_ratio, total)
     whole = _sweep(objective, Cs, l1_ratio, tol, max_iter)
     starts = [theta_of(solution, objective) for solution in whole]
     nll = torch.empty(folds, len(Cs), dtype=torch.float64)
@@ -154,7 +151,7 @@ def _checked(
     options = [check_options(C, l1_ratio, tol, max_iter, "auto") for C in Cs]
     if not options:
         raise ValueError("Cs: expected at least one strength, got none")
-    strengths = [C for C, *_ in options]
+    strengths = [each.C for each in options]
     if math.inf in strengths:
         raise ValueError("Cs: expected finite numbers, got inf")
     return strengths, *options[0][1:]
@@ -168,82 +165,87 @@ def _sweep(
     max_iter: int,
     starts: list[Tensor] | None = None,
 ) -> list[Solution]:
-    """The solution for each C; where there is nothing to start from, the last ones predict it."""
+    """Return the solution for each C, from these warm starts or else from predicted ones."""
     order = sorted(range(len(Cs)), key=Cs.__getitem__)
     penalties = [Penalty.of_strength(C, l1_ratio, objective.total) for C in Cs]
-    kind, dtype = SOLVERS[chosen("auto", penalties[0])], objective.samples.dtype
-    together = kind is PreconditionedLBFGS and not isinstance(objective.samples, SparseSamples)
+    by_lbfgs = solver_class("auto", penalties[0]) is PreconditionedLBFGS
+    jointly = by_lbfgs and not isinstance(objective.samples, SparseSamples)
     solutions: dict[int, Solution] = {}
     solved: list[tuple[float, Tensor]] = []
     inverse, age = None, GROUP
-    for company in _companies(order, GROUP if together else 1):
+    for group in _groups(order, GROUP if jointly else 1):
         if starts is None:
-            begin = [predicted(solved, math.log(Cs[i]), objective) for i in company]
+            begin = [predicted(solved, math.log(Cs[i]), objective) for i in group]
         else:
-            begin = [starts[i] for i in company]
-        if kind is PreconditionedLBFGS:
+            begin = [starts[i] for i in group]
+        own = [penalties[i] for i in group]
+        if by_lbfgs:
             # The first solutions differ from each other more than later ones.
             if inverse is None or age >= GROUP or len(solved) < 2:
                 generator = torch.Generator().manual_seed(len(solved))
-                near = sketch(objective, begin[len(begin) // 2], generator)
-                inverse, age = near.inverse(penalties[company[len(company) // 2]].l2), 0
-            age += len(company)
-            members = _in_company(objective, [penalties[i] for i in company], begin, inverse, tol)
+                sketched = sketch(objective, begin[len(group) // 2], generator)
+                inverse, age = sketched.inverse(own[len(group) // 2].l2), 0
+            age += len(group)
+            solvers = _joint_iterations(objective, own, begin, inverse, tol)
         else:
-            members = [
-                kind(objective, penalties[i], theta, dtype)
-                for i, theta in zip(company, begin, strict=True)
+            solvers = [
+                make_solver("auto", objective, penalty, theta)
+                for penalty, theta in zip(own, begin, strict=True)
             ]
-        for i, solver in zip(company, members, strict=True):
+        for i, solver in zip(group, solvers, strict=True):
             solutions[i] = minimize(solver, tol, max_iter)
             solved.append((math.log(Cs[i]), theta_of(solutions[i], objective)))
     return [solutions[i] for i in range(len(Cs))]
 
 
-def _companies(order: list[int], size: int) -> list[list[int]]:
-    """The strengths that pass over the samples together; of the first two nothing is known yet."""
+def _groups(order: list[int], size: int) -> list[list[int]]:
+    """Return groups of strengths that share passes. The first two are alone: none is predicted."""
     first = min(2, len(order))
     return [[i] for i in order[:first]] + [
         order[i : i + size] for i in range(first, len(order), size)
     ]
 
 
-def _in_company(
+def _joint_iterations(
     objective: Objective,
     penalties: list[Penalty],
     begin: list[Tensor],
     inverse: Preconditioner,
     tol: float,
 ) -> list[Solver]:
-    """Solvers that have made their first steps on shared passes."""
+    """Return solvers that have made their first iterations on shared passes."""
     dtype = objective.samples.dtype
     begin = [theta - theta.mean(0) for theta in begin]
     at_begin = objective.evaluate_many(begin, penalties, dtype)
     members = [LBFGS(theta, at, inverse) for theta, at in zip(begin, at_begin, strict=True)]
 
-    def on_the_way() -> list[int]:
+    def unfinished() -> list[int]:
         return [
             j
             for j, (member, penalty) in enumerate(zip(members, penalties, strict=True))
-            if promised_gap(objective, member.theta, member.gradient, penalty)
+            if estimated_gap(objective, member.theta, member.gradient, penalty)
             > 0.9 * tol * member.value
             and member.steps < STEPS
             and member.step > SHORTEST
         ]
 
-    while going := on_the_way():
-        trials = [members[j].trial for j in going]
-        results = objective.evaluate_many(trials, [penalties[j] for j in going], dtype)
-        for j, result in zip(going, results, strict=True):
+    while left := unfinished():
+        trials = [members[j].trial for j in left]
+        results = objective.evaluate_many(trials, [penalties[j] for j in left], dtype)
+        for j, result in zip(left, results, strict=True):
             members[j].tell(result)
     return [
-        PreconditionedLBFGS.of(member, objective, penalty, dtype)
+        PreconditionedLBFGS.continuing(member, objective, penalty, dtype)
         for member, penalty in zip(members, penalties, strict=True)
     ]
 
 
 def predicted(solved: list[tuple[float, Tensor]], at: float, objective: Objective) -> Tensor:
-    """theta at log C = ``at``, by the polynomial through the last three (Lagrange)."""
+    """Return theta at log C = ``at`` by the polynomial through the last three (Lagrange).
+
+    Args:
+        solved: pairs of log C and the theta of its solution; zeros are returned if it is empty.
+    """
     known = solved[-3:]
     theta = objective.zeros()
     for i, (x_i, theta_i) in enumerate(known):
@@ -256,8 +258,8 @@ def predicted(solved: list[tuple[float, Tensor]], at: float, objective: Objectiv
 def _deal(y: Tensor, weight: Tensor, folds: int, seed: int) -> Tensor:
     """Return the fold of each sample (n,).
 
-    The samples of each class are dealt out in turn, in random order. Samples of weight 0 come after
-    all others, so that every fold has samples of weight > 0 of every class.
+    The samples of each class are dealt to the folds in turn, in random order. Samples of weight 0
+    are dealt last, so that every fold has samples of weight > 0 of every class.
     """
     if folds < 2:
         raise ValueError(f"folds: expected at least 2, got {folds}")
@@ -277,8 +279,6 @@ def _deal(y: Tensor, weight: Tensor, folds: int, seed: int) -> Tensor:
 
 def _figures(objective: Objective, theta: Tensor) -> tuple[float, float]:
     """Return the weighted mean NLL and the weighted accuracy at theta."""
-    z, y = objective.logits(theta, torch.float64), objective.y
-    weight = objective.weight
-    assert weight is not None
+    z, y, weight = objective.logits(theta, torch.float64), objective.y, objective.weights
     nll, correct = metrics.nll(z, y), metrics.correct(z, y).double()
     return float(weight @ nll) / objective.divisor, float(weight @ correct) / objective.divisor

@@ -1,22 +1,23 @@
-"""Approximate inverses of the Hessian, from drawn rows and the exact diagonal.
+"""Preconditioners: approximate inverses of the Hessian, from drawn rows and the exact diagonal.
 
-With curvatures c_ik = w_i p_ik (1 - p_ik) the Hessian of the mean negative log-likelihood has on
-its diagonal one block a class,
+With curvatures c_ik = w_i p_ik (1 - p_ik) the Hessian of the mean negative log-likelihood has one
+block per class on its diagonal,
 
     G_k = 1/S sum_i c_ik [x_i, 1] [x_i, 1]^T        (P, P)
 
-and -1/S sum_i w_i p_ik p_il [x_i, 1] [x_i, 1]^T off it. Four approximations, by what they cost:
+and blocks -1/S sum_i w_i p_ik p_il [x_i, 1] [x_i, 1]^T off the diagonal. There are four
+approximations of it (sketches), from the most to the least expensive:
 
-``Full``       all of it; (K P)^2 numbers.
+``Full``       the whole Hessian; (K P)^2 numbers.
 ``Blocks``     the diagonal blocks G_k + l2; K P^2 numbers.
 ``Kronecker``  A x G + l2, with G weighted by 1 - sum_k p_ik^2 and A (K, K) the mean of
                diag p - p p^T scaled to trace 1; P^2 + K^2 numbers.
 ``Diagonal``   the diagonal of the blocks, + l2; K P numbers.
 
-A block needs few rows: most c_ik are next to nothing, since most samples are far from most classes.
-``rows`` draws them so that each column is represented, and scales each column to the diagonal that
-all samples have, so that neither a rare column nor a badly scaled one is lost. At the optimum of
-MNIST (C = 1, P = 785) the eigenvalues of the preconditioned Hessian lie within
+A block needs few rows: most c_ik are almost 0, since most samples are far from most classes.
+``SampledHessian`` draws rows such that each column is represented, and each column is scaled to its
+diagonal entry over all samples, so that neither rare nor badly scaled columns are lost. At the
+optimum of MNIST (C = 1, P = 785) the eigenvalues of the preconditioned Hessian lie within
 
     Kronecker, 6000 rows     0.14 to 11.4       20 steps of CG to 1e-4 of the error in F
     Blocks, 1500 a class     0.48 to 6.7         9
@@ -25,9 +26,9 @@ MNIST (C = 1, P = 785) the eigenvalues of the preconditioned Hessian lie within
 
 and 3000 rows a class take 0.28 s, the time of some ten passes.
 
-All logits of a sample can be moved by the same amount without changing a probability. theta is kept
-orthogonal to these directions, in which the Hessian is l2 and a block is not: the mean over the
-classes is taken out of every result. (Without that convergence stalls at 1e-3 of F.)
+Adding the same number to all logits of a sample changes no probability. In these directions the
+Hessian is l2, but a block is not. theta is kept orthogonal to them: the mean over the classes is
+subtracted from every result. (Without this, convergence stalls at 1e-3 of F.)
 """
 
 from __future__ import annotations
@@ -39,97 +40,82 @@ import torch
 from torch import Tensor
 
 from softmax_torch.solvers.objective import Objective
-from softmax_torch.solvers.rows import Rows, missing
+from softmax_torch.solvers.sampled_hessian import ALL_ROWS, SampledHessian, lacking
 
 __all__ = ["Preconditioner", "Sketch", "sketch", "sketch_of"]
 
 Preconditioner = Callable[[Tensor], Tensor]
-"""A gradient (K, P) in, about H^-1 times it out, float64; linear, symmetric, positive."""
+"""A function from a gradient g (K, P) to about H^-1 g, float64; linear, symmetric, positive."""
 
 GRAM_BYTES = 1 << 30
 """Memory of the Gram matrices, at most."""
 
 FULL = 256
-"""K P up to which the whole Hessian is used: at 650, digits, a fit takes 0.21 s so, and 0.08 s with
-the blocks."""
-
-ALL_ROWS = 5 * 10**9
-"""Multiplications up to which the whole Hessian is summed over all rows: 50 ms of two cores."""
+"""K P up to which the whole Hessian is used. On digits (K P = 650) a fit takes 0.21 s with the
+whole Hessian and 0.08 s with the blocks."""
 
 CHEAP = 10**11
-"""Multiplications and additions that always pay: half a second of two cores."""
+"""Multiplications and additions up to which a sketch is always built: half a second of two
+cores."""
 
 PASSES = 60
-"""The same in passes over the samples: a Gram matrix is multiplied three times as fast."""
+"""Cost of a sketch, in passes over the samples, up to which it is built. The products of a Gram
+matrix are three times as fast as those of a pass."""
 
 RIDGE = {torch.float32: 1e-7, torch.float64: 1e-9}
-"""Added to a Gram matrix that is scaled to a diagonal of 1: constant and repeated columns leave it
-singular where the penalty is small."""
+"""Added to the diagonal of a Gram matrix that is scaled to a diagonal of 1: constant and repeated
+columns make it singular where the penalty is small."""
 
 
 class Sketch(Protocol):
-    """The Hessian of the negative log-likelihood at one theta, without the penalty."""
+    """An approximation of the Hessian of the mean NLL at one theta, without the penalty."""
 
     def inverse(self, l2: float) -> Preconditioner:
-        """Return about (H + l2)^-1."""
+        """Return about (H + l2)^-1, with l2 on the weights and not on the bias."""
         ...
 
 
 def sketch(objective: Objective, theta: Tensor, generator: torch.Generator) -> Sketch:
-    """Return the best approximation at theta that pays for its building."""
-    return sketch_of(Rows(objective, theta, generator, objective.samples.dtype))
+    """Return the most accurate sketch at theta that is worth its cost."""
+    return sketch_of(SampledHessian(objective, theta, generator, objective.samples.dtype))
 
 
-def sketch_of(rows: Rows, full: int = FULL) -> Sketch:
-    """Return the best approximation that pays for its building, from these rows.
+def sketch_of(sampled: SampledHessian, full: int = FULL) -> Sketch:
+    """Return the most accurate sketch that is worth its cost.
 
     Args:
-        full: K P up to which it is the whole Hessian, if beyond ``FULL`` all rows are cheap.
+        full: K P up to which it is the whole Hessian. Above ``FULL`` only if a sum over all rows is
+            cheap.
     """
-    objective = rows.objective
+    objective = sampled.objective
     K, P = objective.shape
-    if K * P <= FULL or (K * P <= full and rows.n * (K * P) ** 2 <= ALL_ROWS):
-        return Full(rows)
+    if K * P <= FULL or (K * P <= full and sampled.n * (K * P) ** 2 <= ALL_ROWS):
+        return Full(sampled)
     bits, n = torch.finfo(objective.samples.dtype).bits, objective.samples.n
     for grams, kind in ((K, Blocks), (1, Kronecker)):
         # products of x with itself, and a factorization
-        work = grams * P * P * (1.25 * min(n, rows.wanted) + 2 * P)
+        work = grams * P * P * (1.25 * min(n, sampled.wanted) + 2 * P)
         if grams * P * P * bits // 8 <= GRAM_BYTES and work <= max(CHEAP, PASSES * 4 * n * K * P):
-            return kind(rows)
-    return Diagonal(rows)
+            return kind(sampled)
+    return Diagonal(sampled)
 
 
 class Full:
-    """The Hessian, in float64, in units of the square roots of its diagonal."""
+    """The whole Hessian, in float64, in units of the square roots of its diagonal."""
 
-    def __init__(self, rows: Rows) -> None:
-        K, P = rows.objective.shape
-        if rows.n * (K * P) ** 2 <= ALL_ROWS:
-            drawn = rows.all()
-        else:
-            c = rows.spread()
-            leverage = rows.leverages(c.unsqueeze(1), rows.diagonal(c.unsqueeze(1)))[:, 0]
-            drawn = rows.draw(c, leverage)
-        H = rows.p.new_zeros(K * P, K * P, dtype=torch.float64)
-        blocks = H.view(K, P, K, P)
-        for part in drawn.split(K * P):
-            x, p = rows.features(part.numbers).double(), rows.p[part.numbers].double()
-            root = (rows.w[part.numbers] * part.factor).double().sqrt().unsqueeze(1)
-            px = ((root * p).unsqueeze(2) * x.unsqueeze(1)).flatten(1)
-            H -= px.T @ px
-            for k in range(K):
-                y = x * (root * p[:, k : k + 1].sqrt())
-                blocks[k, :, k] += y.T @ y
-        rows.objective.summed(H)
-        self.scale = _scale(rows.diagonal(rows.curvatures)).flatten()
+    def __init__(self, sampled: SampledHessian) -> None:
+        K, P = sampled.objective.shape
+        H = sampled.whole()
+        self.scale = _scale(sampled.diagonal(sampled.curvatures)).flatten()
         H /= self.scale
         H /= self.scale.unsqueeze(1)
-        H.diagonal().add_(missing(H.diagonal()))
-        # Curvature for moving all classes alike, which decouples from what is centred.
+        H.diagonal().add_(lacking(H.diagonal()))
+        # H is 0 for moving all classes alike. Curvature is added in these directions, which are
+        # orthogonal to all centred ones.
         alike = self.scale.reciprocal().view(K, P)
         alike /= alike.norm(dim=0)
-        blocks.diagonal(dim1=1, dim2=3).add_(alike * alike.unsqueeze(1))
-        self.H, self.D, self.P = H, rows.objective.samples.d, P
+        H.view(K, P, K, P).diagonal(dim1=1, dim2=3).add_(alike * alike.unsqueeze(1))
+        self.H, self.D, self.P = H, sampled.objective.samples.d, P
 
     def inverse(self, l2: float) -> Preconditioner:
         penalized = (torch.arange(len(self.H), device=self.H.device) % self.P) < self.D
@@ -143,17 +129,17 @@ class Full:
 
 
 class Blocks:
-    """The diagonal blocks of the Hessian, one a class, each scaled to a diagonal of 1."""
+    """The diagonal blocks of the Hessian, one per class, each scaled to a diagonal of 1."""
 
-    def __init__(self, rows: Rows) -> None:
-        self.D, c = rows.objective.samples.d, rows.curvatures
-        if bool((rows.p[:, :1] == rows.p).all()):
+    def __init__(self, sampled: SampledHessian) -> None:
+        self.D, c = sampled.objective.samples.d, sampled.curvatures
+        if bool((sampled.p[:, :1] == sampled.p).all()):
             c = c[:, :1]  # at theta = 0, where a fit begins, all blocks are the same
-        diagonal = rows.diagonal(c)
+        diagonal = sampled.diagonal(c)
         self.scale = _scale(diagonal)
-        leverages = rows.leverages(c, diagonal)
+        leverages = sampled.leverages(c, diagonal)
         self.grams = [
-            rows.gram(c_k, scale, leverage)
+            sampled.block(c_k, scale, leverage)
             for c_k, scale, leverage in zip(c.T, self.scale, leverages.T, strict=True)
         ]
 
@@ -178,16 +164,16 @@ class Blocks:
 class Kronecker:
     """A x G, in the basis of the eigenvectors of A and of G scaled to a diagonal of 1."""
 
-    def __init__(self, rows: Rows) -> None:
-        p, w, c = rows.p, rows.w, rows.spread()
-        A = rows.objective.summed(torch.diag(w @ p) - (p * w.unsqueeze(1)).T @ p)
+    def __init__(self, sampled: SampledHessian) -> None:
+        p, w, c = sampled.p, sampled.w, sampled.row_curvatures()
+        A = sampled.objective.summed(torch.diag(w @ p) - (p * w.unsqueeze(1)).T @ p)
         self.a, self.V = torch.linalg.eigh(A / A.trace())
-        diagonal = rows.diagonal(c.unsqueeze(1))
+        diagonal = sampled.diagonal(c.unsqueeze(1))
         self.scale = _scale(diagonal)[0]
-        gram = rows.gram(c, self.scale, rows.leverages(c.unsqueeze(1), diagonal)[:, 0])
+        gram = sampled.block(c, self.scale, sampled.leverages(c.unsqueeze(1), diagonal)[:, 0])
         self.e, self.U = torch.linalg.eigh(gram)
         # The penalty of an eigenvector u of the scaled G: u is in units of the scale.
-        penalized = torch.arange(len(gram), device=gram.device) < rows.objective.samples.d
+        penalized = torch.arange(len(gram), device=gram.device) < sampled.objective.samples.d
         self.penalty = (penalized / self.scale.square()).to(self.U.dtype) @ self.U.square()
 
     def inverse(self, l2: float) -> Preconditioner:
@@ -205,8 +191,9 @@ class Kronecker:
 class Diagonal:
     """The diagonal of the Hessian, from half a pass over all samples."""
 
-    def __init__(self, rows: Rows) -> None:
-        self.diagonal, self.D = rows.diagonal(rows.curvatures), rows.objective.samples.d
+    def __init__(self, sampled: SampledHessian) -> None:
+        self.diagonal = sampled.diagonal(sampled.curvatures)
+        self.D = sampled.objective.samples.d
 
     def inverse(self, l2: float) -> Preconditioner:
         diagonal = self.diagonal.clone()
@@ -220,15 +207,15 @@ def _centred(d: Tensor) -> Tensor:
 
 
 def _scale(diagonal: Tensor) -> Tensor:
-    """Return the square roots of a diagonal, 1 where a column is all zeros."""
+    """Return the square roots of a diagonal, and 1 where a column is all zeros."""
     return torch.where(diagonal > 0, diagonal, 1.0).sqrt()
 
 
 def _inverse(gram: Tensor, l2: Tensor) -> Tensor:
     """Return (gram + diag l2)^-1 of a Gram matrix with a diagonal of about 1.
 
-    A ridge is added, and made larger until the sum is positive definite to rounding; a multiple of
-    the identity that exceeds the trace always is.
+    A ridge is added and increased until the sum is positive definite in spite of rounding. A ridge
+    above the trace always suffices.
     """
     ridge = RIDGE[gram.dtype]
     while ridge < 10 * len(gram):

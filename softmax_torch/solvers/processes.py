@@ -21,13 +21,13 @@ class Processes:
         self.distributed = distributed
 
     def summed(self, x: Tensor) -> Tensor:
-        """x added up over the processes, in place."""
+        """Add x up over the processes, in place, and return it."""
         if self.distributed:
             dist.all_reduce(x)
         return x
 
     def largest(self, x: Tensor) -> Tensor:
-        """The largest x of any process, in place."""
+        """Replace x by its largest value over the processes, in place, and return it."""
         if self.distributed:
             dist.all_reduce(x, dist.ReduceOp.MAX)
         return x

@@ -1,10 +1,11 @@
-"""A fit in progress: when it has arrived, in which precision it goes on, and when it ends.
+"""A fit in progress: when a certificate is computed, in which dtype it continues, when it ends.
 
-A solver steps in the precision of its passes. When their figures promise that the goal is reached,
-a certificate in float64 decides. If it is not enough, or the passes can tell no more, the fit goes
-on in float64 from there. Accurate Newton steps, each of which bounds what is left
-(``newton_bound``), finish a smooth fit where the solver makes hardly any progress or none, and
-always without a penalty. Then there may be no optimum, which is an error.
+A solver makes steps in the dtype of its passes. When they estimate that the optimum is reached to
+the requested accuracy, a certificate in float64 decides. If it does not suffice, or if the passes
+show no more progress, the fit continues in float64 from the certified point. Accurate Newton steps,
+each of which comes with a bound (``newton_bound``), finish a smooth fit whose progress is slow or
+has stopped, and every fit without a penalty. Without a penalty there may be no optimum; then the
+run raises ValueError.
 """
 
 from __future__ import annotations
@@ -13,47 +14,55 @@ import math
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from softmax_torch.solvers import separation
 from softmax_torch.solvers.certificate import Certificate, certify, gap_bound, subgradient
+from softmax_torch.solvers.line_search import ROUNDING
 from softmax_torch.solvers.newton_bound import newton_bound
-from softmax_torch.solvers.objective import Evaluated, Objective, Penalty
+from softmax_torch.solvers.objective import Evaluated, Penalty
 from softmax_torch.solvers.solver import Solver
+from softmax_torch.solvers.stopping_criterion import StoppingCriterion
 
-__all__ = ["Goal", "Progress", "Run", "progress", "promised_gap"]
+__all__ = ["Progress", "Run", "progress"]
 
 PATIENCE = 10
-"""After so many iterations that gained nothing a fit goes on in float64, or ends. L-BFGS, which
-judges by slopes where F cannot tell, went on for hundreds: on MNIST the gap in float32 reaches 2e-9
-of F in iteration 35 and stays there."""
+"""Iterations without progress after which a fit continues in float64, or ends. L-BFGS, which judges
+by slopes where rounding hides the descent of F, went on for hundreds: on MNIST the gap in float32
+reaches 2e-9 of F in iteration 35 and stays there."""
 
-NOISE = {torch.float32: 1e-7, torch.float64: 1e-15}
-"""Relative descent of F below which it may be rounding."""
-
-CRAWL, FAR = 50, 300
-"""Iterations after which progress is looked at, and how many more are too many at that rate: steps
-shaped by an inaccurate Hessian make hardly any where classes are all but separated."""
+SLOW_CHECK, SLOW = 50, 300
+"""Progress is extrapolated every so many iterations, and is slow if more than so many more would be
+needed. Steps from an inaccurate Hessian make hardly any progress near separation."""
 
 FRUITLESS, FALLEN = 3, 1e-12
-"""Accurate Newton steps in a row that neither halved the bound nor lowered F by this share, after
-which none does."""
+"""The run ends after so many consecutive accurate Newton steps that neither halved the bound nor
+lowered F by this share."""
 
 OVERLAP = 1e-3
-"""Length of an accurate Newton step that shows an optimum without a penalty: they become short fast
-where there is one. Where classes are separated in a direction with little curvature, CG may leave
-it out of one step, but not of the next, which then consists of it alone."""
+"""Length of an accurate Newton step, in differences of logits, below which its bound counts without
+a penalty. If there is an optimum, steps become short fast. If classes are separated in a direction
+with little curvature, CG may miss it in one step, but not in the next one, which then consists of
+it alone."""
 
 UNDECIDED = 20
-"""Steps without a penalty after which separation is decided otherwise: the most that any of 1,500
-small problems took to an answer was 15."""
+"""Newton steps without a penalty after which ``refuse_separated`` decides about separation. Each of
+1,500 small problems was decided after at most 15."""
 
 SEPARATION = 100
-"""Steps without a penalty after which a fit ends without an answer."""
+"""Newton steps without a penalty after which a fit ends undecided."""
 
 
 class Progress(NamedTuple):
-    """How far a fit is after an iteration; the gap is what the passes' own precision can tell."""
+    """The state of a fit after an iteration.
+
+    Attributes:
+        iteration: number of iterations so far.
+        objective: F, as the passes computed it.
+        gradient_norm: Euclidean norm of the gradient (of the least subgradient with L1).
+        duality_gap: as the passes' dtype shows it; None if only a certificate gives one.
+        passes: passes over X so far.
+        seconds: time so far.
+    """
 
     iteration: int
     objective: float
@@ -64,279 +73,191 @@ class Progress(NamedTuple):
 
 
 class Run:
-    """A fit in progress: steps, and a certificate when the passes' own figures promise one.
+    """A fit in progress: steps of a solver, and certificates.
 
     Attributes:
-        converged: whether a certificate was within ``tol``.
-        ended: whether that is so, or nothing more can be gained in float64.
+        solver: the solver that makes the steps.
+        criterion: decides whether a certificate proves convergence.
+        converged: whether a certificate proved convergence.
+        ended: whether the fit has converged or cannot be improved in float64.
+
+    Raises:
+        ValueError: There is no penalty, and the classes can be separated.
     """
 
     def __init__(self, solver: Solver, tol: float) -> None:
-        if solver.penalty == Penalty(0.0):
+        self.unpenalized = solver.penalty == Penalty(0.0)
+        if self.unpenalized:
             separation.refuse_separating_columns(solver.objective)
-        self.solver, self.goal = solver, Goal(solver, tol)
+        self.solver, self.criterion = solver, StoppingCriterion(solver, tol)
         self.converged = self.ended = False
         self._certificate: Certificate | None = None
-        self._gained = (0, math.inf, math.inf)  # iteration, F and measure when last it got better
-        self._checked = (0, math.inf)  # iteration and measure when progress was last looked at
-        self._finishing, self._fruitless = 0, 0
-        self._overlap: bool | None = None  # whether it is proved; None before that was tried
-        self._least = self._shortest = self._reach = math.inf  # bounds and lengths of Newton steps
+        self._improved = (0, math.inf, math.inf)  # iteration, F and estimate at the last progress
+        self._checked = (0, math.inf)  # iteration and estimate when progress was last extrapolated
+        self._newton_steps, self._fruitless = 0, 0
+        self._overlap: bool | None = None  # whether overlap is proved; None before it was tried
+        # Least bound, least length and last length of the accurate Newton steps.
+        self._least = self._shortest = self._reach = math.inf
 
     def advance(self) -> None:
-        """Make one outer iteration of the solver, or what comes between two of them."""
+        """Make one outer iteration of the solver, or compute a certificate between two of them."""
         solver = self.solver
-        if self._finishing:
-            self._finish()
+        if self._newton_steps:
+            self._newton_step()
             return
         stuck = False
-        if not self.goal.promised():
+        if not self.criterion.certificate_due():
             self._certificate = None
             if solver.step():
-                if solver.penalty == Penalty(0.0):
+                if self.unpenalized:
                     separation.refuse_complete(solver.objective, solver.value)
-                if self._crawling():
-                    self._finishing = 1
+                if self._slow():
+                    self._newton_steps = 1
                     return
                 if not self._idle():
                     return
             stuck = True
-        if solver.penalty == Penalty(0.0):
-            self._finish()
+        if self.unpenalized:
+            self._newton_step()
             return
-        certificate = self.conclude()
+        certificate = self.certificate()
         if self.converged:
             self.ended = True
             return
         if stuck and solver.dtype == torch.float64:
             self.ended = solver.penalty.l1 > 0
-            self._finishing = int(not self.ended)
+            self._newton_steps = int(not self.ended)
             return
-        if stuck or self.goal.missed():
+        if stuck or self.criterion.tighten():
             solver.dtype = torch.float64
-            self._gained = (solver.iterations, math.inf, math.inf)
+            self._improved = (solver.iterations, math.inf, math.inf)
         solver.restart(certificate.theta)
 
     def _idle(self) -> bool:
-        """Whether the last iterations gained nothing that their precision can tell."""
+        """Return whether the last iterations made no progress that their dtype can show."""
         solver = self.solver
-        now, value, measure = solver.iterations, objective_at(solver), self.goal.measure()
-        since, best, least = self._gained
-        if value < best * (1 - NOISE[solver.dtype]) or measure < 0.9 * least:
-            self._gained = (now, value, measure)
+        now, F, estimate = solver.iterations, solver.objective_value, self.criterion.estimate()
+        since, best, least = self._improved
+        if F < best * (1 - ROUNDING[solver.dtype]) or estimate < 0.9 * least:
+            self._improved = (now, F, estimate)
             return False
         return now - since >= PATIENCE
 
-    def _crawling(self) -> bool:
-        """Whether the last iterations gained so little that the goal is hundreds more away."""
+    def _slow(self) -> bool:
+        """Return whether, at the present rate, convergence is hundreds of iterations away."""
         solver = self.solver
         now, since = solver.iterations, self._checked[0]
-        if not solver.hands_over or now - since < CRAWL:
+        if not solver.newton_takes_over or now - since < SLOW_CHECK:
             return False
-        measure, before = self.goal.measure(), self._checked[1]
-        self._checked = (now, measure)
-        left = math.log(max(measure, 1.0))
-        return since > 0 and left * CRAWL > FAR * math.log(max(before / max(measure, 1e-300), 1.0))
+        estimate, before = self.criterion.estimate(), self._checked[1]
+        self._checked = (now, estimate)
+        left = math.log(max(estimate, 1.0))
+        gained = math.log(max(before / max(estimate, 1e-300), 1.0))
+        return since > 0 and left * SLOW_CHECK > SLOW * gained
 
-    def _finish(self) -> None:
+    def _newton_step(self) -> None:
         """Make one accurate Newton step in float64, whose bound is the certificate."""
-        self._finishing += 1
+        self._newton_steps += 1
         self._certificate = None
         before = self.solver.value
-        certificate = self.conclude()
+        certificate = self.certificate()
         gap = certificate.gap
         fell = before - certificate.value > FALLEN * abs(before)
         shorter = self._reach < self._shortest / 2
         self._fruitless = 0 if fell or shorter or gap < self._least / 2 else self._fruitless + 1
         self._least, self._shortest = min(self._least, gap), min(self._shortest, self._reach)
-        unpenalized = self.solver.penalty == Penalty(0.0)
-        lost = unpenalized and self._finishing > SEPARATION
+        lost = self.unpenalized and self._newton_steps > SEPARATION
         self.ended = self.converged or lost or self._fruitless >= FRUITLESS
-        late = self._finishing == UNDECIDED or (self.ended and self._finishing < UNDECIDED)
-        if late and unpenalized and not self.converged:
+        late = self._newton_steps == UNDECIDED or (self.ended and self._newton_steps < UNDECIDED)
+        if late and self.unpenalized and not self.converged:
             self._overlap = separation.refuse_separated(self.solver.objective, UNDECIDED)
 
-    def conclude(self) -> Certificate:
-        """Return the certificate of where the solver stands.
+    def certificate(self) -> Certificate:
+        """Return the certificate of the current point.
 
-        Without a penalty, or to finish a fit, that is one accurate Newton step further.
+        Without a penalty, or once accurate Newton steps finish the fit, it comes from such a step,
+        which moves the solver.
         """
         if self._certificate is None:
             solver = self.solver
-            if self._finishing or solver.penalty == Penalty(0.0):
-                self._certificate = self._bounded()
+            if self._newton_steps or self.unpenalized:
+                self._certificate = self._newton_certificate()
             else:
                 self._certificate = certify(solver.objective, solver.theta, solver.penalty)
-            self.converged = self.goal.met(self._certificate)
+            self.converged = self.criterion.met(self._certificate)
         return self._certificate
 
-    def _bounded(self) -> Certificate:
-        """Take an accurate Newton step, and return the certificate that it gives."""
+    def _newton_certificate(self) -> Certificate:
+        """Make an accurate Newton step, and return the certificate that it gives."""
         solver, objective, penalty = self.solver, self.solver.objective, self.solver.penalty
-        enough = self.goal.tol * solver.value
+        enough = self.criterion.tol * solver.value
         seed = solver.seed + solver.iterations
         bound = newton_bound(objective, solver.theta, penalty, enough, seed)
-        if penalty == Penalty(0.0):
+        if self.unpenalized:
             separation.refuse_direction(objective, bound.d, bound.z)
             separation.refuse_complete(objective, bound.value)
         solver.dtype = torch.float64
         solver.move_to(bound.theta, Evaluated(bound.value, bound.gradient))
         self._reach, gap = bound.reach, bound.gap
-        if penalty == Penalty(0.0) and bound.reach > OVERLAP:
+        if self.unpenalized and bound.reach > OVERLAP:
             gap = math.inf
         residual = float(bound.gradient.abs().max())
         certificate = Certificate(bound.theta, bound.value, bound.gradient, gap, residual)
-        if penalty.l2 > 0 and not self.goal.met(certificate):
+        if penalty.l2 > 0 and not self.criterion.met(certificate):
             dual = certify(objective, bound.theta, penalty)
             certificate = dual if dual.gap < bound.gap else certificate
         return certificate
 
-    def complaint(self) -> str:
-        """Return what to say where the fit did not converge.
+    def not_converged(self) -> str:
+        """Return the message for a fit that did not converge.
 
         Raises:
-            ValueError: There is no optimum without a penalty.
+            ValueError: There is no penalty, and the classes can be separated.
         """
-        certificate = self.conclude()
-        unpenalized = self.solver.penalty == Penalty(0.0)
-        if unpenalized and self._overlap is None:
+        certificate = self.certificate()
+        if self.unpenalized and self._overlap is None:
             self._overlap = separation.refuse_separated(self.solver.objective, 0)
         if not self.ended:
-            limit = "max_iter came first"
-        elif unpenalized and certificate.gap == math.inf and not self._overlap:
+            limit = "max_iter was reached first"
+        elif self.unpenalized and certificate.gap == math.inf and not self._overlap:
             limit = "neither an optimum nor a direction that separates the classes was found"
         elif self.solver.penalty.l1 > 0:
             limit = "no further step lowers F or its subgradient"
-        else:  # accurate Newton steps do not lower the bound any more
-            limit = "float64 can tell no more"
+        else:
+            limit = "rounding in float64 prevents a smaller bound"
         return (
             f"the fit ended after {self.solver.iterations} iterations at a "
-            f"{self.goal.reached(certificate)}, expected tol={self.goal.tol:.1e}: {limit}"
+            f"{self.criterion.describe(certificate)}, expected tol={self.criterion.tol:.1e}: "
+            f"{limit}"
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what ``load_state_dict`` of a run on the same problem resumes bit for bit."""
+        """Return the state from which a run on the same problem resumes bit for bit."""
         return {
             "solver": self.solver.state_dict(),
-            "margin": self.goal.margin,
-            "gained": self._gained,
+            "margin": self.criterion.margin,
+            "gained": self._improved,
             "checked": self._checked,
-            "finishing": (self._finishing, self._fruitless, self._least, self._shortest),
+            "finishing": (self._newton_steps, self._fruitless, self._least, self._shortest),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from the state of ``state_dict``."""
+        """Resume from a state of ``state_dict``."""
         self.solver.load_state_dict(state["solver"])
-        self.goal.margin, self._gained = state["margin"], state["gained"]
-        # Checkpoints from before fits were finished by Newton steps have no such entries.
+        self.criterion.margin, self._improved = state["margin"], state["gained"]
+        # Checkpoints from before Newton steps finished fits lack these entries.
         self._checked = state.get("checked", (0, math.inf))
-        finishing = state.get("finishing", (0, 0, math.inf, math.inf))
-        self._finishing, self._fruitless, self._least, self._shortest = finishing
-
-
-class Goal:
-    """When a fit has arrived: by the passes' own figures, and by the certificate."""
-
-    def __init__(self, solver: Solver, tol: float) -> None:
-        self.solver, self.tol = solver, tol
-        self.penalty = solver.penalty
-        self.at_zero = math.inf
-        if self.penalty.l1 > 0:
-            gradient = solver.objective.weight_of(solver.objective.gradient_at_zero())
-            self.at_zero = max(float(gradient.abs().max()), self.penalty.l1)
-        self.margin = 0.9  # rounding takes its share
-
-    def measure(self) -> float:
-        """Return how many times ``tol`` the passes' own figures put the solver off."""
-        solver, penalty = self.solver, self.penalty
-        enough = self.tol * objective_at(solver)
-        if penalty == Penalty(0.0):
-            gap = solver.descent
-        else:
-            gap = promised_gap(solver.objective, solver.theta, solver.gradient, penalty)
-        off = gap / enough if gap > 0 else 0.0
-        if penalty.l1 == 0:
-            return off
-        s = subgradient(solver.objective, solver.theta, solver.gradient, penalty.l1)
-        return max(off, self._residual(float(s.abs().max())) / self.tol)
-
-    def promised(self) -> bool:
-        """Whether it is time for a certificate."""
-        return self.measure() <= self.margin
-
-    def missed(self) -> bool:
-        """Ask for more before the next certificate, and return whether that was tried already."""
-        again = self.margin < 0.9
-        self.margin /= 3
-        return again
-
-    def met(self, certificate: Certificate) -> bool:
-        """Whether the certificate says so."""
-        if certificate.gap > self.tol * certificate.value:
-            return False
-        # A gap that is rounding leaves the KKT residual to the weights that F does not depend on.
-        rounding = certificate.gap <= NOISE[torch.float64] * certificate.value
-        return rounding or self._residual(certificate.residual) <= self.tol
-
-    def reached(self, certificate: Certificate) -> str:
-        """Return how near a certificate is, in words."""
-        if certificate.gap == math.inf:
-            return f"gradient of {certificate.residual:.1e}"
-        gap = f"relative duality gap of {certificate.gap / certificate.value:.1e}"
-        if self.penalty.l1 > 0:
-            return f"{gap} and a KKT residual of {self._residual(certificate.residual):.1e}"
-        return gap
-
-    def _residual(self, largest: float) -> float:
-        """Return the KKT residual relative to the gradient at 0, or to l1 if all weights are 0.
-
-        It is 0 without an L1 term.
-        """
-        return largest / self.at_zero if largest > 0 else 0.0
-
-
-def promised_gap(objective: Objective, theta: Tensor, gradient: Tensor, penalty: Penalty) -> float:
-    """Return what the duality gap will be once the bias is at its optimum.
-
-    Args:
-        theta: where the gradient is that of the smooth part of F.
-        gradient: of any precision; with an L1 term the result is accurate to leading order.
-    """
-    W, g = objective.weight_of(theta), objective.weight_of(gradient)
-    if penalty.l1 == 0:
-        square = float(g.square().sum())
-        if objective.bias:
-            # A change of the bias that takes its gradient g_b away changes that of the weight by
-            # about g_b times the mean of the samples.
-            square += float(gradient[:, -1].square().sum()) * float(objective.mean.square().sum())
-        return square / (2 * penalty.l2)
-    V = g - penalty.l2 * W  # of the negative log-likelihood
-    inner, size = float((V * W).sum()), float(W.abs().sum())
-    base = inner + penalty.l1 * size + penalty.l2 / 2 * float(W.square().sum())
-    excess = (V.abs() - penalty.l1).clamp_min(0)
-    if not excess.any():
-        return base
-    # q = (1 - s) e_y + s p: by the derivative of its entropy in s, at s = 1.
-    gap = base - (1 - penalty.l1 / float(V.abs().max())) * inner
-    if penalty.l2 > 0:
-        gap = min(gap, base + float(excess.square().sum()) / (2 * penalty.l2))
-    return gap
-
-
-def objective_at(solver: Solver) -> float:
-    """Return F where a solver stands, by its passes."""
-    if solver.penalty.l1 == 0:
-        return solver.value
-    W = solver.objective.weight_of(solver.theta)
-    return solver.value + solver.penalty.l1 * float(W.abs().sum())
+        newton = state.get("finishing", (0, 0, math.inf, math.inf))
+        self._newton_steps, self._fruitless, self._least, self._shortest = newton
 
 
 def progress(solver: Solver, seconds: float) -> Progress:
-    """Return how far a solver is."""
+    """Return the progress of a solver."""
     objective, penalty = solver.objective, solver.penalty
     g = subgradient(objective, solver.theta, solver.gradient, penalty.l1)
     gap = None
     if penalty.l1 == 0 < penalty.l2:
         gap = gap_bound(objective, solver.gradient, penalty)
-    value = objective_at(solver)
-    return Progress(solver.iterations, value, float(g.norm()), gap, objective.passes, seconds)
+    return Progress(
+        solver.iterations, solver.objective_value, float(g.norm()), gap, objective.passes, seconds
+    )

@@ -1,19 +1,19 @@
-"""The samples of a fit, wherever they are: two products with X, block by block, and single rows.
+"""Samples X (n, D) in dense, sparse and streamed form: products with X by blocks, and single rows.
 
-A full-batch solver needs of its data X (n, D) nothing but, for coefficients W (M, D) and residuals
+A full-batch solver needs two products with its samples, for coefficients W (M, D) and residuals
 r (n, M),
 
     X W^T    and    r^T X,
 
-and now and then some rows as they are. ``blocks`` cuts X into pieces whose two products are taken
-one after the other, so that what the first has read the second finds in cache. Measured on MNIST
-(60000 x 784, 10 classes, float32, 2 cores; both products):
+and sometimes single rows. ``blocks`` cuts X into pieces. Both products of a piece are computed one
+after the other, so that the second one finds the piece in the cache. Measured on MNIST (60000 x
+784, 10 classes, float32, 2 cores; both products):
 
- - dense, in blocks of 2048 rows: 36 ms, as a whole 50;
- - as sparse rows, for the 19% of its pixels that are not 0: 12 ms, from a matrix of 32-bit indices
-   and its transpose (one of 64-bit indices takes 49 ms, a transposed view 600).
+ - dense, in blocks of 2048 rows: 36 ms; as a whole 50 ms;
+ - sparse (19% of the pixels are not 0): 12 ms, from a matrix with 32-bit indices and its transpose.
+   With 64-bit indices it takes 49 ms, with a transposed view 600 ms.
 
-So data that is mostly zeros is made sparse, at the price of some twelve passes.
+So dense data that are mostly zeros are converted to sparse ones, at the cost of some twelve passes.
 """
 
 from __future__ import annotations
@@ -37,26 +37,27 @@ __all__ = [
 ]
 
 DENSE_ROWS = 2048
-"""Rows of a dense block on a CPU: 128, 512, 2048 and 4096 take 51, 40, 37 and 50 ms at D = 784."""
+"""Rows of a dense block on a CPU: at D = 784 passes with 128, 512, 2048 and 4096 rows take 51, 40,
+37 and 50 ms."""
 
 BLOCK_BYTES = 6 << 20
-"""What such a block holds at D = 784, and at most for other D."""
+"""Bytes of a dense block on a CPU, at most: its size at D = 784."""
 
 DEVICE_BLOCK_BYTES = 1 << 30
-"""Bytes of a block on a GPU, where calls count and cache does not."""
+"""Bytes of a dense block on a GPU, where the number of calls matters and the cache does not."""
 
 SPARSE_ROWS = 8192
-"""Rows of a sparse block: conversion takes 0.39 s so, 0.86 s for the whole at once."""
+"""Rows of a sparse block: MNIST is converted in 0.39 s by blocks, and in 0.86 s as a whole."""
 
 SPARSE_BELOW = 0.25
-"""Share of entries that are not 0 below which dense data is made sparse on a CPU."""
+"""Share of entries other than 0 below which dense data are converted to sparse ones on a CPU."""
 
 
 class Block(Protocol):
     """Some rows x (B, D) of X."""
 
     def dot(self, W: Tensor) -> Tensor:
-        """X W^T (B, M), in the type of W (M, D)."""
+        """Return x W^T (B, M), in the dtype of W (M, D)."""
         ...
 
     def transposed_dot(self, r: Tensor) -> Tensor:
@@ -71,7 +72,7 @@ class Block(Protocol):
         """Return r^T (x * x) (M, D), in the dtype of r (B, M)."""
         ...
 
-    def extremes(self, group: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    def group_ranges(self, group: Tensor, groups: int) -> tuple[Tensor, Tensor]:
         """Return the least and the largest entry of each column per group of rows (groups, D).
 
         ``group`` (B,) assigns each row to a group in [0, groups), or to none by -1. Groups without
@@ -81,7 +82,7 @@ class Block(Protocol):
 
 
 class Samples(Protocol):
-    """X (n, D) on a device; ``dtype`` is the type that passes over it are fastest in."""
+    """X (n, D) on a device; ``dtype`` is the dtype in which passes over it are fastest."""
 
     n: int
     d: int
@@ -89,13 +90,13 @@ class Samples(Protocol):
     dtype: torch.dtype
 
     def blocks(self) -> Iterator[tuple[slice, Block]]:
-        """The rows in order, each block with its place."""
+        """Yield the blocks in order, each with its slice of the rows."""
         ...
 
     def rows(self, index: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Return the rows (len(index), D) at these ascending indices, dense.
 
-        They have this dtype, by default ``self.dtype``.
+        The result has this dtype, by default ``self.dtype``.
         """
         ...
 
@@ -108,7 +109,7 @@ class Samples(Protocol):
 
 
 class _Dense:
-    """Rows for passes in float32 beside the same ones as given, which lack the offset still."""
+    """Rows for passes in float32, with the offset subtracted, and the same rows as given."""
 
     def __init__(self, x: Tensor, exact: Tensor, offset: Tensor | None = None) -> None:
         self.x, self.exact, self.offset = x, exact, offset
@@ -128,7 +129,7 @@ class _Dense:
     def transposed_square_dot(self, r: Tensor) -> Tensor:
         return r.T @ self._in(r.dtype).square()
 
-    def extremes(self, group: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    def group_ranges(self, group: Tensor, groups: int) -> tuple[Tensor, Tensor]:
         least = self.x.new_full((groups, self.x.shape[1]), math.inf, dtype=torch.float64)
         most = -least
         for g in set(group[group >= 0].tolist()):
@@ -137,7 +138,7 @@ class _Dense:
 
 
 class _Sparse:
-    """Rows and their transpose, both in CSR; the values are kept in one more type if need be."""
+    """Rows and their transpose, both in CSR, as given and in the dtype of the passes."""
 
     def __init__(self, x: Tensor, xt: Tensor, dtype: torch.dtype) -> None:
         self.x, self.xt = x, xt
@@ -164,7 +165,7 @@ class _Sparse:
         product: Tensor = csr_squared(self._in(r.dtype)[1]) @ r
         return product.T
 
-    def extremes(self, group: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    def group_ranges(self, group: Tensor, groups: int) -> tuple[Tensor, Tensor]:
         D = self.x.shape[1]
         row_group = torch.repeat_interleave(group, self.x.crow_indices().diff())
         stored = row_group >= 0
@@ -172,7 +173,7 @@ class _Sparse:
         values = self.x.values()[stored].double()
         least = values.new_full((groups * D,), math.inf).scatter_reduce_(0, cell, values, "amin")
         most = values.new_full((groups * D,), -math.inf).scatter_reduce_(0, cell, values, "amax")
-        # A cell with fewer stored entries than rows holds zeros too.
+        # A cell with fewer stored entries than rows also has zeros.
         rows = torch.bincount(group[group >= 0], minlength=groups).repeat_interleave(D)
         with_zeros = torch.bincount(cell, minlength=groups * D) < rows
         least = torch.where(with_zeros, least.clamp_max(0), least)
@@ -188,24 +189,23 @@ class _Sparse:
         first = starts[index] - (counts.cumsum(0) - counts)
         entry = torch.arange(len(row)) + first[row]
         dense = x.values().new_zeros(len(index), x.shape[1])
-        # Entries that stand twice are added up, as the products do.
+        # Duplicate entries are added up, as in products.
         return dense.index_put_(
             (row, x.col_indices()[entry].long()), x.values()[entry], accumulate=True
         )
 
 
 def dense_rows(d: int, device: torch.device) -> int:
-    """The rows of a dense block of d columns."""
+    """Return the number of rows of a dense block of d columns."""
     if device.type == "cpu":
         return max(64, min(DENSE_ROWS, BLOCK_BYTES // (4 * d)))
     return max(64, DEVICE_BLOCK_BYTES // (4 * d))
 
 
 class DenseSamples:
-    """A tensor (n, D) of any floating-point type, less an offset (D,) where one is given.
+    """A tensor (n, D) of any floating-point dtype, minus an offset (D,) if one is given.
 
-    Passes in float32 read ``fast``, a copy in float32 that has the offset taken out already; by
-    default X itself.
+    Passes in float32 read ``fast``, a float32 copy with the offset subtracted; by default X itself.
     """
 
     def __init__(self, X: Tensor, fast: Tensor | None = None, offset: Tensor | None = None) -> None:
@@ -234,9 +234,9 @@ class DenseSamples:
 
 
 class SparseSamples:
-    """Rows on a CPU: pieces (x, x^T) in CSR, in order; passes are fastest in ``dtype``.
+    """Sparse rows on a CPU: pieces (x, x^T) in CSR of consecutive rows.
 
-    Where they come from a dense X, single rows are taken from there.
+    Single rows are read from ``dense``, the dense X that the pieces come from, if there is one.
     """
 
     def __init__(
@@ -275,10 +275,16 @@ class SparseSamples:
 
 
 class StreamedSamples:
-    """Blocks (B, D) that ``read`` yields anew each time it is called; one is held at a time.
+    """Blocks (B, D) that are read anew in each pass; one is held at a time.
 
-    ``read()`` yields the blocks as they are, tensors on the device. Where ``pick`` is given, it
-    returns single rows in the same way without going through all of them, as a memory map can.
+    Args:
+        read: a function that yields the blocks as tensors on the device, in any dtype.
+        sizes: the number of rows of each block.
+        d: number of features.
+        device: the device of the blocks.
+        dtype: the dtype of the passes.
+        pick: a function from ascending row numbers to these rows, for sources such as memory maps
+            that can read single rows; by default all blocks are read for them.
     """
 
     def __init__(
@@ -306,16 +312,15 @@ class StreamedSamples:
         if start != self.n:
             raise ValueError(
                 f"X: expected the same {len(self.sizes)} blocks each time it is iterated, "
-                f"{self.n} rows in all; got other ones after row {start}"
+                f"{self.n} rows in all; got different blocks after row {start}"
             )
 
     def rows(self, index: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         dtype = dtype or self.dtype
         if self.pick is not None:
             return self.pick(index).to(dtype)
-        found = dict(_by_piece(index, self.sizes))
-        parts = [x[found[i]].to(dtype) for i, x in enumerate(self.read()) if i in found]
-        return torch.cat(parts)
+        found, none = dict(_by_piece(index, self.sizes)), index[:0]
+        return torch.cat([x[found.get(i, none)].to(dtype) for i, x in enumerate(self.read())])
 
     def shifted(self, offset: Tensor) -> Samples:
         read, pick = self.read, self.pick
@@ -330,12 +335,12 @@ class StreamedSamples:
 
 
 def _less(x: Tensor, offset: Tensor | None) -> Tensor:
-    """Return x - offset in float64."""
+    """Return x - offset, or x without an offset, in float64."""
     return x.double() if offset is None else x.double() - offset
 
 
 def _by_piece(index: Tensor, sizes: list[int]) -> Iterator[tuple[int, Tensor]]:
-    """Ascending row numbers, as pairs of a piece and the row numbers within it."""
+    """Split ascending row numbers into pairs of a piece's index and row numbers within it."""
     starts = torch.tensor([0, *sizes]).cumsum(0).to(index.device)
     ends = torch.searchsorted(index, starts).tolist()
     for i, (a, b) in enumerate(pairwise(ends)):

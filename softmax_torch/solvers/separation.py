@@ -1,27 +1,28 @@
-"""Separation: without a penalty some data have no optimum, and then the fit is refused.
+"""Separation: raise ValueError for data that have no optimum without a penalty.
 
-F has no minimum exactly if some direction delta in theta changes no margin for the worse and one
-for the better, over the samples i of weight > 0 and the classes k other than theirs (Albert &
-Anderson 1984, Biometrika 71, "On the existence of maximum likelihood estimates in logistic
-regression models"):
+F has no minimum if and only if some direction delta in theta lowers no margin and raises at least
+one, over the samples i of weight > 0 and the classes k other than their own (Albert & Anderson
+1984, Biometrika 71, "On the existence of maximum likelihood estimates in logistic regression
+models"):
 
     m_ik  =  (delta_{y_i} - delta_k) . [x_i, 1]  >=  0   for all i, k     and   m_ik > 0   for one
 
-The classes are completely separated if all m_ik > 0 and quasi-completely otherwise. Along delta F
-falls forever. By the theorem of alternatives (Stiemke) there is no such direction exactly if
-residuals of some probabilities q_i > 0 are orthogonal to the samples,
+This is complete separation if all m_ik > 0, and quasi-complete separation otherwise. Along delta F
+falls without end. By Stiemke's theorem of alternatives there is no such direction if and only if
+some probabilities q_i > 0 have residuals that are orthogonal to the samples,
 
     sum_i w_i (e_{y_i} - q_i) [x_i, 1]^T  =  0
 
-and an exact Newton step d provides these q where it is short (see ``newton_bound``). So a fit goes
-on until it either has such a q or such a delta. Four tests find delta, each of which proves it:
+An exact Newton step d gives such q if it is short (see ``newton_bound``). So a fit continues until
+it has such a q or such a delta. Four tests look for delta, and each of them proves separation:
 
- - ``refuse_separating_columns``: one column does, which one pass over the data tells exactly;
- - ``refuse_complete``: the fit has reached coefficients that separate completely;
- - ``refuse_direction``: a Newton step separates. Near separation each step adds about 1 to the
-   margins that grow, and the others change by less and less;
- - ``refuse_separated``: for fits that these do not decide. A linear program is exact for problems
-   that are small (see ``linear_program``); for larger ones Newton steps start again from 0.
+ - ``refuse_separating_columns``: one column separates, which one pass over the data decides
+   exactly.
+ - ``refuse_complete``: the fit has reached coefficients that separate completely.
+ - ``refuse_direction``: a Newton step is such a direction. Near separation each step adds about 1
+   to the margins that grow, and changes the others by less and less.
+ - ``refuse_separated``: for fits that the other tests do not decide. A linear program is exact for
+   small problems (see ``linear_program``). For larger ones Newton steps start again from 0.
 """
 
 from __future__ import annotations
@@ -43,23 +44,23 @@ __all__ = [
 ]
 
 ROUNDING = 1e-8
-"""Share of the largest margin below which a margin for the worse is rounding."""
+"""Share of the largest margin below which a negative margin is rounding."""
 
 SHORTEST = 0.5
-"""Along a direction without an end a Newton step changes some margin by about 1."""
+"""Least largest margin of a Newton step that separates; in theory it is about 1."""
 
 
 def refuse_separating_columns(objective: Objective) -> None:
     """Raise ValueError if one column alone separates some classes from the others.
 
-    The column does where all samples of some classes have values up to t and all other samples
-    values from t on, not all of them t. Without a bias t is 0.
+    A column does if for some threshold t all samples of some classes have values <= t, all other
+    samples have values >= t, and not all values are t. Without a bias t is 0.
     """
-    least, most = objective.extremes()
+    least, most = objective.class_ranges()
     if not objective.bias:  # t = 0
         least, most = least.clamp_max(0.0), most.clamp_min(0.0)
-    # Sorted by their largest value, and by their least where that is equal, the classes below t
-    # come first.
+    # Sort classes by their largest value, and by their least one if that is equal: the classes
+    # below t come first.
     order = least.argsort(dim=0, stable=True)
     order = order.gather(0, most.gather(0, order).argsort(dim=0, stable=True))
     least, most = least.gather(0, order), most.gather(0, order)
@@ -79,22 +80,22 @@ def refuse_separating_columns(objective: Objective) -> None:
 
 
 def refuse_complete(objective: Objective, value: float) -> None:
-    """Raise ValueError if F shows that the point it was computed at separates all classes.
+    """Raise ValueError if F is so low that the classes are completely separated.
 
-    Where the sum of all NLL is below that of one sample with probability 1/2, every sample has its
-    own class as the most probable.
+    If the sum of all NLL is below that of one sample with probability 1/2, the most probable class
+    of every sample is its own.
     """
     w = objective.weight
     lightest = 1.0 if w is None else float(w[w > 0].min())
     if value * objective.divisor < math.log(2) * lightest:
-        raise no_optimum("all classes can be separated by a combination of columns")
+        raise no_optimum("a combination of columns separates all classes")
 
 
 def refuse_direction(objective: Objective, d: Tensor, z: Tensor) -> None:
     """Raise ValueError if the step d (K, P) with logits z (n, K) separates some classes."""
     margins = _margins(objective, z)
-    extremes = torch.stack([margins.amax(), -margins.amin()])
-    grown, shrunk = objective.processes.largest(extremes).tolist()
+    changes = torch.stack([margins.amax(), -margins.amin()])
+    grown, shrunk = objective.processes.largest(changes).tolist()
     if grown < SHORTEST or shrunk > ROUNDING * grown:
         return
     pairs = z.new_zeros(objective.classes, objective.classes)
@@ -103,7 +104,7 @@ def refuse_direction(objective: Objective, d: Tensor, z: Tensor) -> None:
     pairs = objective.summed(pairs)
     a, b = divmod(int(pairs.argmax()), objective.classes)
     W = objective.weight_of(d)
-    # In units of each column's spread, columns of all scales can be compared.
+    # In units of each column's spread, columns of different scales can be compared.
     involved = ((W[a] - W[b]) * objective.spread).abs()
     columns = involved.topk(min(3, len(involved))).indices
     columns = columns[involved[columns] > 0.01 * involved.max()].sort().values
@@ -116,9 +117,9 @@ def refuse_direction(objective: Objective, d: Tensor, z: Tensor) -> None:
 def refuse_separated(objective: Objective, steps: int) -> bool:
     """Raise ValueError if classes can be separated; return whether it is proved that they cannot.
 
-    A problem too large for a linear program is searched along so many accurate Newton steps from
-    theta = 0: steps of another solver may have made some margins so large that Newton steps from
-    where it stands no longer tell the direction.
+    For a problem that is too large for a linear program, this makes so many accurate Newton steps
+    from theta = 0. Another solver may have made some margins so large that Newton steps from its
+    point no longer show the direction.
     """
     try:
         delta = separating_direction(objective)
@@ -151,13 +152,14 @@ def _margins(objective: Objective, z: Tensor) -> Tensor:
 def no_optimum(why: str, remedy: str = "drop or merge columns or classes") -> ValueError:
     """Return the error for data that have no optimum without a penalty."""
     return ValueError(
-        "X, y: expected classes that overlap, as there is no optimum without a penalty otherwise; "
-        f"{why}, so that some coefficients grow without bound. Fit with a penalty (a finite C), or "
-        f"{remedy}"
+        "X, y: expected classes that overlap, because otherwise there is no optimum without a "
+        f"penalty; got classes that can be separated: {why}. Some coefficients would grow without "
+        f"bound. Fit with a penalty (a finite C), or {remedy}"
     )
 
 
 def _named(classes: list[int]) -> str:
+    """Return how messages name classes; more than five are counted."""
     if len(classes) == 1:
         return f"class {classes[0]}"
     if len(classes) > 5:

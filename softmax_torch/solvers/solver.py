@@ -1,4 +1,4 @@
-"""What all solvers have in common: a point, a step that improves it, and a state to go on from."""
+"""Base class of all solvers: a point, a step that improves it, and a state to resume from."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ __all__ = ["Solver"]
 
 
 class Solver(ABC):
-    """Minimizes F from a point on, one outer iteration at a time.
+    """A method that minimizes F from a starting point, one outer iteration at a time.
 
     Args:
         objective: the samples.
-        penalty: what is added.
-        theta: where to start, float64; without an L1 term the mean over the classes is taken out of
-            it, which changes no probability and makes the penalty less.
-        dtype: the type that passes are computed in; ``dtype`` may be set to float64 between steps,
-            with ``restart`` after it.
-        seed: of what is drawn at random.
+        penalty: the penalty that is added.
+        theta: the starting point (K, P), float64. Without an L1 term the mean over the classes is
+            subtracted from it, which changes no probability and lowers the penalty.
+        dtype: dtype of the passes. ``dtype`` may be set to float64 between steps, followed by
+            ``restart``.
+        seed: seed of all random draws.
 
     Attributes:
-        hands_over: whether accurate Newton steps take over where steps gain little.
-        theta, value, gradient: the point, the smooth part of F there, and its gradient.
-        iterations: steps that were made.
+        newton_takes_over: whether accurate Newton steps finish the fit where progress is slow.
+        theta, value, gradient: the current point, the smooth part of F there, and its gradient.
+        iterations: number of steps made.
     """
 
-    hands_over = True
+    newton_takes_over = True
 
     def __init__(
         self,
@@ -44,31 +44,43 @@ class Solver(ABC):
         self.objective, self.penalty, self.dtype = objective, penalty, dtype
         self.seed, self.iterations = seed, 0
         Solver.restart(self, theta)
+        self._prepare()
 
-    def _evaluate(self, theta: Tensor) -> tuple[float, Tensor]:
+    def _prepare(self) -> None:  # noqa: B027 # most solvers have nothing to prepare
+        """Compute what the first step needs, at the starting point."""
+
+    def _evaluate(self, theta: Tensor) -> Evaluated:
         return self.objective.evaluate(theta, self.penalty, self.dtype)
 
     @abstractmethod
     def step(self) -> bool:
-        """Make one outer iteration: whether F went down as far as ``dtype`` can tell."""
+        """Make one outer iteration; return whether F fell, as far as ``dtype`` can show it."""
 
     def restart(self, theta: Tensor) -> None:
-        """Go on from theta."""
+        """Continue from theta."""
         self.theta = theta if self.penalty.l1 else theta - theta.mean(0)
         self.value, self.gradient = self._evaluate(self.theta)
 
     def move_to(self, theta: Tensor, at_theta: Evaluated) -> None:
-        """Take note of a better point that was found elsewhere, as an iteration."""
+        """Take theta, with the smooth part of F and its gradient there, as the next iterate."""
         self.theta, (self.value, self.gradient) = theta, at_theta
         self.iterations += 1
 
     @property
+    def objective_value(self) -> float:
+        """F at the current point, as the passes computed it."""
+        if self.penalty.l1 == 0:
+            return self.value
+        W = self.objective.weight_of(self.theta)
+        return self.value + self.penalty.l1 * float(W.abs().sum())
+
+    @property
     def descent(self) -> float:
-        """An estimate of F - F*, by a quadratic model where there is one."""
+        """An estimate of F - F* by the solver's quadratic model; inf if it has none."""
         return float("inf")
 
     def state_dict(self) -> dict[str, Any]:
-        """What ``load_state_dict`` of a solver of the same problem goes on from, bit for bit."""
+        """Return the state from which a solver of the same problem resumes bit for bit."""
         return {
             "theta": self.theta,
             "gradient": self.gradient,
@@ -79,7 +91,7 @@ class Solver(ABC):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Resume from a state of ``state_dict``."""
         self.theta, self.gradient = state["theta"], state["gradient"]
         self.value, self.iterations = state["value"], state["iterations"]
         self.dtype = state["dtype"]

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from softmax_torch.solvers.fit import SOLVERS, chosen, minimize, theta_of
+from softmax_torch.solvers.fit import minimize
 from softmax_torch.solvers.objective import Objective, Penalty
 from softmax_torch.solvers.path import predicted
+from softmax_torch.solvers.problem import make_solver, theta_of
 from softmax_torch.training.convex_solver import layer_objective, set_parameters
 
 __all__ = ["ConvexPath"]
@@ -34,7 +35,7 @@ class ConvexPath(Optimizer):
 
     Args:
         linear: the layer.
-        kind: a name in ``solvers.fit.SOLVERS``, or "auto".
+        kind: a name in ``solvers.problem.SOLVERS``, or "auto".
         tol: the relative duality gap at which a fit ends.
         Cs: inverse strengths of the penalty, in any order.
     """
@@ -63,8 +64,7 @@ class ConvexPath(Optimizer):
         C = self.Cs[len(self.fits)]
         penalty = Penalty.of_strength(C, 0.0, objective.total)
         begin = predicted(self._solved, math.log(C), objective)
-        kind = SOLVERS[chosen(self.kind, penalty)]
-        solver = kind(objective, penalty, begin, objective.samples.dtype)
+        solver = make_solver(self.kind, objective, penalty, begin)
         solution = minimize(solver, self.tol, ITERATIONS)
         theta = theta_of(solution, objective)
         set_parameters(self.linear, theta)

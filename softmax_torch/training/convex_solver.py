@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from softmax_torch.solvers import inputs
-from softmax_torch.solvers.fit import SOLVERS, chosen
 from softmax_torch.solvers.objective import Objective, Penalty
+from softmax_torch.solvers.problem import make_solver
 from softmax_torch.solvers.run import Run, progress
 
 __all__ = ["ConvexSolver", "layer_objective", "set_parameters"]
@@ -27,7 +27,7 @@ class ConvexSolver(Optimizer):
 
     Args:
         linear: the layer. The fit begins at its parameters.
-        kind: a name in ``solvers.fit.SOLVERS``, or "auto".
+        kind: a name in ``solvers.problem.SOLVERS``, or "auto".
         tol: the relative duality gap (see ``solvers.fit``) at which the fit ends.
         C: inverse strength of the penalty; ``math.inf`` for none.
     """
@@ -53,9 +53,7 @@ class ConvexSolver(Optimizer):
         penalty = Penalty.of_strength(self.C, 0.0, objective.total)
         W, b = self.linear.weight.detach().double(), self.linear.bias
         theta = W if b is None else torch.cat([W, b.detach().double().unsqueeze(1)], 1)
-        kind = SOLVERS[chosen(self.kind, penalty)]
-        solver = kind(objective, penalty, theta, objective.samples.dtype)
-        self.run = Run(solver, self.tol)
+        self.run = Run(make_solver(self.kind, objective, penalty, theta), self.tol)
         if self._restored is not None:
             self.run.load_state_dict(self._restored)
 
@@ -68,7 +66,7 @@ class ConvexSolver(Optimizer):
         iterations = run.solver.iterations
         while not run.ended and run.solver.iterations == iterations:
             run.advance()
-        set_parameters(self.linear, run.conclude().theta if run.ended else run.solver.theta)
+        set_parameters(self.linear, run.certificate().theta if run.ended else run.solver.theta)
 
     @property
     def bound(self) -> bool:
@@ -85,7 +83,7 @@ class ConvexSolver(Optimizer):
         assert self.run is not None
         now = progress(self.run.solver, 0.0)
         if self.run.ended:
-            certificate = self.run.conclude()
+            certificate = self.run.certificate()
             now = now._replace(objective=certificate.value, duality_gap=certificate.gap)
         metrics = {"train/loss": now.objective, "train/gradient_norm": now.gradient_norm}
         if now.duality_gap is not None:
@@ -95,13 +93,13 @@ class ConvexSolver(Optimizer):
     def certificate(self) -> str:
         """Return a statement about objective and duality gap of the current iterate."""
         assert self.run is not None
-        certificate = self.run.conclude()
-        return f"objective {certificate.value:.8f}, {self.run.goal.reached(certificate)}"
+        certificate = self.run.certificate()
+        return f"objective {certificate.value:.8f}, {self.run.criterion.describe(certificate)}"
 
     def complaint(self) -> str:
         """Return why the fit did not reach its tolerance; empty if it did."""
         assert self.run is not None
-        return "" if self.run.converged else self.run.complaint()
+        return "" if self.run.converged else self.run.not_converged()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the solver."""

@@ -1,4 +1,4 @@
-"""Random problems for ``fit``, one per seed: every kind of column, label, weight and penalty.
+"""Random problems for ``fit``, one per seed: all kinds of columns, labels, weights and penalties.
 
 >>> problem(7).name == problem(7).name
 True
@@ -22,19 +22,19 @@ __all__ = ["KINDS", "Problem", "problem"]
 Array = NDArray[np.float64]
 
 NUMBERS = 600
-"""K (D + 1) at most: the Hessian of the reference is dense."""
+"""Largest K (D + 1): the Hessian of the reference is dense."""
 
 RARE = {"onehot", "sparse onehot", "binary", "sparse binary", "repeated"}
 """Kinds with rare levels or repeated samples, half of which have more than 3000 samples."""
 
 
 class Problem(NamedTuple):
-    """What ``fit`` is called with, and how it came about.
+    """The arguments of ``fit``, with the seed and a description.
 
     Attributes:
         X: (n, D), an array or a scipy CSR matrix.
-        y: (n,) class indices; each of the K classes occurs.
-        dtype: of the passes: "float32", or None for the default.
+        y: class indices (n,); each of the K classes occurs.
+        dtype: dtype of the passes: "float32", or None for the default.
     """
 
     seed: int
@@ -50,7 +50,7 @@ class Problem(NamedTuple):
     dtype: str | None
 
     def weights(self) -> Array | None:
-        """Return the weight of each sample with its class weight; None where all are 1."""
+        """Return sample weight times class weight (n,); None if all are 1."""
         if self.class_weight is None:
             return self.sample_weight
         w = np.ones(len(self.y)) if self.sample_weight is None else self.sample_weight
@@ -64,7 +64,7 @@ def problem(seed: int) -> Problem:
     kind = str(rng.choice(list(KINDS)))
     K, D = _shape(rng)
     C = _strength(rng)
-    if math.isinf(C) and rng.random() < 0.6:  # or else hardly any has an optimum
+    if math.isinf(C) and rng.random() < 0.6:  # otherwise hardly any problem has an optimum
         K, D = min(K, 4), min(D, 12)
     n = _samples(rng, kind, K)
     fit_intercept = bool(rng.random() < 0.8)
@@ -109,7 +109,7 @@ def _strength(rng: Generator) -> float:
     return math.inf if rng.random() < 0.2 else _log_uniform(rng, 1e-6, 1e6)
 
 
-# --- columns: each returns X (n, about D) and its name --------------------------------------------
+# --- columns: each function returns X (n, about D) and its description ----------------------------
 
 
 def _gaussian(rng: Generator, n: int, D: int) -> tuple[Array, str]:
@@ -156,7 +156,7 @@ def _repeated(rng: Generator, n: int, D: int) -> tuple[Array, str]:
 
 
 def _degenerate(rng: Generator, n: int, D: int) -> tuple[Array, str]:
-    """Columns of which some are copies of others, constant or 0."""
+    """Return columns of which some are copies of others, constant or 0."""
     X = rng.normal(size=(n, D))
     for j in range(D):
         fate = rng.random()
@@ -212,17 +212,17 @@ KINDS = DENSE | {
     "sparse onehot": _sparse_onehot,
     "sparse binary": _sparse_binary,
 }
-"""Kinds of columns; those in ``DENSE`` may be scaled and have an offset."""
+"""Kinds of columns. Those in ``DENSE`` may be scaled and have an offset."""
 
 
 def _changed(
     rng: Generator, X: Array, fit_intercept: bool, exact: bool
 ) -> tuple[NDArray[np.floating], str]:
-    """Return X with offsets and scales of its columns or in float32, and what was done to it.
+    """Return X with offsets and scales of its columns, or in float32, and a description of that.
 
-    Offsets are in units of the standard deviation. Without an intercept a column with a large one
-    is as good as constant, so they are smaller. If ``exact``, nothing is rounded: columns that are
-    collinear stay so, and do not differ by noise that would decide about an optimum.
+    Offsets are in units of the standard deviation. Without an intercept they are smaller, as a
+    column with a large offset is almost constant. If ``exact``, nothing is rounded: collinear
+    columns stay collinear, so that no rounding noise decides whether there is an optimum.
     """
     name = ""
     spread = np.where(X.std(0) > 0, X.std(0), 1)
@@ -231,7 +231,7 @@ def _changed(
     if how != "as it is" and exact:
         X = np.round(X / unit * 2**16) * unit / 2**16
     if how == "offset":
-        # All columns have about the same offset, as years or temperatures in Kelvin do.
+        # All columns have about the same offset, like years or temperatures in Kelvin.
         offset = _log_uniform(rng, 1, 1e6 if fit_intercept else 1e3)
         X = X + np.round(offset * rng.uniform(0, 1, X.shape[1]) * 4) / 4 * unit
         name += f" + offset {offset:.0e}"

@@ -1,18 +1,18 @@
-"""Thousands of random problems: what ``fit`` calls converged is the optimum, or there is none.
+"""Thousands of random problems: every fit that claims to have converged is at the optimum.
 
 A problem passes if ``fit``
 
- - converged, and F is no more than 10 tol F above the minimum (F is computed anew, in float64);
+ - converged, and F, recomputed in float64, is at most 10 tol F above the minimum;
  - raised ValueError because there is no optimum without a penalty, and there is none;
- - warned that it did not converge, which few problems may, and only where there is an optimum.
+ - warned that it did not converge, and there is an optimum. Few problems may do so.
 
 Everything else is a failure: a wrong answer that is called converged, a refusal of data that have
 an optimum, a separation that is not refused, any other exception or warning. The judge is
-``reference``, which shares no code with ``fit``. Most answers are proven right by a lower bound at
-their own coefficients. Where that is not enough the minimum is computed. A wrong answer is one that
-other coefficients beat in the same F.
+``reference``, which shares no code with ``fit``. Most answers are proved right by a lower bound at
+their own coefficients. If that does not suffice the reference computes the minimum. An answer is
+wrong if other coefficients have a lower F.
 
-A seed is looked into from the folder of this file with
+To look into a seed, run in the folder of this file
 
     python -c "from test_campaign import verdict; print(verdict(17))"
 """
@@ -35,27 +35,27 @@ from reference import Minimum
 from softmax_torch.solvers import ConvergenceWarning, Solution, fit
 
 SLACK = 10
-"""In units of tol: F may be so far above the minimum, relative to F."""
+"""Allowed distance of F from the minimum, relative to F, in units of tol."""
 
 ITERATIONS = 100
-"""Iterations of a fit at most; nearly collinear columns with a weak L1 penalty take up to 1000."""
+"""Iterations of a fit at most. Nearly collinear columns with a weak L1 penalty take up to 1000."""
 
 UNCONVERGED = 0.15
-"""Share of the problems that may end with a ConvergenceWarning after so few iterations; with 1000
+"""Share of the problems that may end with a ConvergenceWarning after so few iterations; after 1000
 it is a tenth of that. Nearly all have a weak penalty, or weights to 1e12, or wide scales."""
 
 EXISTS, SHORT = 1e-10, 0.1
 """Relative gap, and size of the last Newton step, at which the reference has found a minimum."""
 
 LP_SIZE = 10**6
-"""Entries of a linear program up to which it decides about separation: at most 5 s."""
+"""Entries of a linear program of the reference at most: it takes 5 s at the limit."""
 
 FAILURES = ("wrong", "exception", "false refusal", "missed separation", "undecided")
-"""Outcomes that no problem may have; "undecided" is one that the reference cannot judge."""
+"""Outcomes that no problem may have. "undecided": the reference cannot judge the problem."""
 
 
 class Verdict(NamedTuple):
-    """What came of a problem.
+    """The outcome of a problem.
 
     Attributes:
         outcome: "right", "refused" (rightly), "unconverged" or one of ``FAILURES``.
@@ -72,7 +72,7 @@ class Verdict(NamedTuple):
 
 
 def verdict(seed: int) -> Verdict:
-    """Fit the problem of this seed and judge what comes."""
+    """Fit the problem of this seed and judge the result."""
     p = problem(seed)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -86,6 +86,7 @@ def verdict(seed: int) -> Verdict:
 
 
 def fitted(p: Problem) -> Solution:
+    """Return the fit of a problem."""
     dtype = None if p.dtype is None else getattr(torch, p.dtype)
     return fit(
         p.X,
@@ -102,7 +103,7 @@ def fitted(p: Problem) -> Solution:
 
 
 def judged(p: Problem, solution: Solution, messages: list[Any]) -> tuple[str, str, str]:
-    """Return outcome, name and detail of a solution that came with these warnings."""
+    """Return outcome, name and detail of a solution and the warnings of its fit."""
     others = [m for m in messages if not isinstance(m, ConvergenceWarning)]
     if others:
         return "exception", p.name, f"warning {type(others[0]).__name__}: {others[0]}"
@@ -113,7 +114,7 @@ def judged(p: Problem, solution: Solution, messages: list[Any]) -> tuple[str, st
         return ("wrong" if solution.converged else "exception"), p.name, "coefficients not finite"
     data, penalty = (p.X, p.y, W, b), (p.C, p.l1_ratio)
     F = reference.objective(*data, *penalty, p.weights())
-    # What evaluating F may be off, and what rounding the logits in float64 changes.
+    # The error of F in float64, from its sum and from rounding the logits.
     allowed = 1e-13 * F + reference.rounding(*data, p.weights())
     if not solution.converged:
         found = minimum(p, W, b)
@@ -166,7 +167,7 @@ def judged_refusal(p: Problem, error: ValueError) -> tuple[str, str, str]:
 
 
 def minimum(p: Problem, W: Any, b: Any) -> Minimum:
-    """Return the minimum as the reference finds it, from W and b and if need be from zeros."""
+    """Return the minimum that the reference finds from W and b, and if need be from zeros."""
     arguments = (p.X, p.y, p.C, p.l1_ratio, p.fit_intercept, p.weights())
     found = reference.minimum(*arguments, start=(W, b), max_iter=100)
     if exists(found) or found.separates:
@@ -177,7 +178,7 @@ def minimum(p: Problem, W: Any, b: Any) -> Minimum:
 
 
 def exists(found: Minimum) -> bool:
-    """Return whether the reference has found a minimum, and not just come near an infimum."""
+    """Return whether the reference has found a minimum, as opposed to approaching an infimum."""
     return found.value - found.bound <= EXISTS * found.value and found.step < SHORT
 
 
@@ -189,7 +190,7 @@ def separated(p: Problem, found: Minimum) -> bool | None:
         return True
     try:
         return reference.separation(p.X, p.y, p.fit_intercept, p.weights(), LP_SIZE)
-    except ArithmeticError:  # the solver of the linear program failed
+    except ArithmeticError:  # HiGHS failed
         return None
 
 

@@ -1,4 +1,4 @@
-"""A certificate bounds the distance to the optimum, wherever it is asked for."""
+"""The duality gap is an upper bound on F - F*, at any point and with any penalty."""
 
 import math
 from typing import Any
@@ -12,6 +12,7 @@ from softmax_torch.solvers.certificate import certify, subgradient
 from softmax_torch.solvers.newton_bound import newton_bound
 from softmax_torch.solvers.objective import Objective, Penalty
 from softmax_torch.solvers.processes import Processes
+from softmax_torch.solvers.targets import as_class_indices
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -26,13 +27,13 @@ def problem(weighted: bool, bias: bool = True) -> tuple[Objective, dict[str, Any
     weight = torch.rand(150, generator=generator, dtype=torch.float64) if weighted else None
     if weight is not None:
         weight[::5] = 0  # samples that do not count
-    target, classes = inputs.as_class_indices(y, 150, X.device, Processes())
+    target, classes = as_class_indices(y, 150, X.device, Processes())
     objective = Objective(inputs.as_samples(X, None, None), target, classes, weight, bias)
     return objective, {"X": X, "y": y, "sample_weight": weight, "fit_intercept": bias}
 
 
 def dual(objective: Objective, theta: Tensor, l2: float, X: Tensor) -> float:
-    """D of the probabilities at theta, term by term."""
+    """Return D(p) for the probabilities p at theta, term by term."""
     z = X @ objective.weight_of(theta).T
     p = (z + theta[:, -1] if objective.bias else z).softmax(1)
     w = torch.ones_like(p[:, 0]) if objective.weight is None else objective.weight
@@ -47,7 +48,7 @@ def dual(objective: Objective, theta: Tensor, l2: float, X: Tensor) -> float:
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("scale", [0.0, 0.1, 3.0])
-def test_gap_is_that_to_the_dual_and_a_bound(weighted: bool, bias: bool, scale: float) -> None:
+def test_gap_is_primal_minus_dual_and_a_bound(weighted: bool, bias: bool, scale: float) -> None:
     objective, arguments = problem(weighted, bias)
     best = fit(**arguments, tol=1e-14)
     penalty = Penalty.of_strength(1.0, 0.0, objective.total)
@@ -59,12 +60,12 @@ def test_gap_is_that_to_the_dual_and_a_bound(weighted: bool, bias: bool, scale: 
     assert got.value - best.objective <= got.gap
     assert bound <= best.objective + 1e-15
     objective.weight_of(theta).sub_(objective.weight_of(got.theta))
-    assert not objective.weight_of(theta).any()  # nothing but the bias was moved
+    assert not objective.weight_of(theta).any()  # only the bias was moved
     if bias:
         assert got.gradient[:, -1].abs().max() < 1e-14
 
 
-def test_gap_of_a_solution_is_small_and_a_solution_is_all_that_has_a_small_one() -> None:
+def test_gap_and_kkt_residual_of_a_solution_are_small() -> None:
     _, arguments = problem(False)
     solution = fit(**arguments, tol=1e-12)
     assert 0 <= solution.duality_gap <= 1e-12 * solution.objective
@@ -84,7 +85,7 @@ def test_gap_with_an_l1_penalty_is_a_bound(bias: bool, l2: float, scale: float) 
     theta = scale * torch.randn(objective.shape, generator=seeded(1), dtype=torch.float64)
     got = certify(objective, theta, penalty)
     assert got.value - best.objective <= got.gap
-    # A better one is surer: the gap goes to 0 with the distance.
+    # The gap goes to 0 with the distance to the optimum.
     assert best.duality_gap <= 1e-9 * best.objective
     assert got.gap < 100 * (got.value - best.objective) + 1
 
@@ -108,15 +109,15 @@ def test_newton_bound_is_a_bound_without_a_penalty_too(
     got = newton_bound(objective, theta, Penalty(l2), 1e-12, 0)
     assert got.value <= before * (1 + 1e-15)
     assert got.value - best.objective <= got.gap + 1e-15 * before
-    if scale == 0.02:  # near enough: what is left is bounded, and not by much too much
+    if scale == 0.02:  # near enough for a bound, which is not much too large
         assert got.reach < 1
         assert got.gap < before - best.objective
 
 
-def test_newton_bound_claims_nothing_of_a_step_that_was_not_solved(
+def test_newton_bound_is_large_if_cg_has_not_converged(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With a preconditioner that is blind to a column CG stands still there, and that is seen."""
+    """With a preconditioner that ignores a column CG does not move there; the bound is large."""
     objective, arguments = problem(False)
     best = fit(**arguments, C=math.inf, tol=1e-13)
     theta = torch.cat([best.weight, best.bias.unsqueeze(1)], 1)
@@ -127,12 +128,12 @@ def test_newton_bound_claims_nothing_of_a_step_that_was_not_solved(
         def inverse(self, l2: float) -> Any:
             return lambda g: g * torch.tensor([1.0, 1, 1e-12, 1, 1, 1, 1])
 
-    monkeypatch.setattr("softmax_torch.solvers.newton_bound.sketch_of", lambda rows, full: Blind())
+    monkeypatch.setattr("softmax_torch.solvers.newton_bound.sketch_of", lambda *_: Blind())
     monkeypatch.setattr("softmax_torch.solvers.newton_bound.INNER", 4)
     got = newton_bound(objective, theta, Penalty(0.0), 1e-6, 0)
     assert got.value - best.objective <= got.gap
-    assert before - best.objective > 1e-3  # it is far off, and
-    assert got.gap > 1e-4  # no small gap is claimed
+    assert before - best.objective > 1e-3  # theta is far from the optimum
+    assert got.gap > 1e-4  # and the bound is not small
 
 
 def test_every_solution_has_a_gap() -> None:
@@ -142,7 +143,7 @@ def test_every_solution_has_a_gap() -> None:
         assert 0 <= solution.duality_gap <= 1e-6 * solution.objective
 
 
-def test_subgradient_is_the_least_one() -> None:
+def test_subgradient_has_the_least_norm() -> None:
     objective, _ = problem(False)
     theta, gradient = objective.zeros(), objective.zeros()
     theta[0, :2] = torch.tensor([2.0, -2.0])

@@ -1,6 +1,6 @@
-"""Data on which fits used to stop far from the optimum, or not at all: the right values.
+"""Data on which fits once stopped far from the optimum or did not stop, with the right answers.
 
-Each of these stands for a kind of problem; ``test_campaign`` draws thousands of every kind.
+Each example represents a kind of problem; ``test_campaign`` draws thousands of every kind.
 """
 
 import math
@@ -23,7 +23,7 @@ Array = NDArray[Any]
 
 
 class Dummies:
-    """One categorical column as dummies without the last level, and y of two classes."""
+    """One categorical column as dummies without the last level, two classes, and the optimum."""
 
     def __init__(self, n: int, levels: int, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
@@ -43,7 +43,7 @@ class Dummies:
 @pytest.mark.parametrize(("n", "levels"), [(4000, 50), (10_000, 100), (20_000, 290)])
 @pytest.mark.parametrize("solver", ["auto", "lbfgs"])
 def test_rare_dummies_without_a_penalty(n: int, levels: int, solver: str) -> None:
-    """The optimum is that of the level means."""
+    """The optimum predicts the class frequencies of each level."""
     data = Dummies(n, levels)
     solution = fit(data.X, data.y, C=math.inf, solver=solver)
     assert solution.converged
@@ -79,7 +79,7 @@ def test_rare_dummies_with_a_weak_penalty(C: float) -> None:
     ("C", "optimum"), [(1e3, 0.03966607898912), (1e4, 0.0396623080605), (1e6, 0.039661828863267)]
 )
 def test_repeated_samples_with_a_weak_penalty(C: float, optimum: float, dtype: Any) -> None:
-    """Iris 500 times over; the optimum is that of damped Newton in float64."""
+    """Iris repeated 500 times; the optima come from damped Newton in float64."""
     X, y = load_iris(return_X_y=True)
     solution = fit(np.repeat(X, 500, 0), np.repeat(y, 500), C=C, dtype=dtype)
     assert solution.converged
@@ -87,7 +87,7 @@ def test_repeated_samples_with_a_weak_penalty(C: float, optimum: float, dtype: A
 
 
 def quasi_separated(seed: int) -> tuple[Array, Array, int]:
-    """0/1 columns of which one never occurs in class 2."""
+    """Return 0/1 columns, classes, and the index of a column that is 0 for all of class 2."""
     rng = np.random.default_rng(seed)
     n = 20_000
     X = (rng.random((n, 30)) < rng.uniform(0.003, 0.01, 30)).astype(float)
@@ -99,14 +99,14 @@ def quasi_separated(seed: int) -> tuple[Array, Array, int]:
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("form", [np.asarray, sparse.csr_array])
 @pytest.mark.parametrize("call", [lambda X, y: fit(X, y, C=math.inf), inference])
-def test_an_empty_cell_is_seen_among_many_samples(seed: int, form: Any, call: Any) -> None:
+def test_separation_by_a_rare_column_is_named(seed: int, form: Any, call: Any) -> None:
     X, y, column = quasi_separated(seed)
     with pytest.raises(ValueError, match=rf"column {column} separates class 2 from .* 0 and 1"):
         call(form(X), y)
 
 
-def test_weights_of_0_separate() -> None:
-    """The samples that make classes overlap do not count."""
+def test_overlap_of_samples_of_weight_0_does_not_count() -> None:
+    """Classes are separated if only samples of weight 0 overlap."""
     X = np.arange(8.0)[:, None]
     y, weight = np.array([0, 0, 0, 1, 0, 1, 1, 1]), np.ones(8)
     assert fit(X, y, C=math.inf).converged
@@ -118,7 +118,7 @@ def test_weights_of_0_separate() -> None:
 @pytest.mark.parametrize(
     ("X", "y", "intercept", "match"),
     [
-        # Thresholds between groups of classes, and one at 0 where there is no intercept.
+        # Thresholds between groups of classes; without an intercept the threshold is 0.
         (
             [0, 1, 0, 1, 2, 3, 2, 3],
             [0, 0, 1, 1, 2, 2, 3, 3],
@@ -144,7 +144,7 @@ def test_one_column_that_separates(X: Any, y: Any, intercept: bool, match: str |
 
 
 def test_a_combination_that_separates_is_named() -> None:
-    """Columns 1 and 4 are 0 but in 200 rows, and there the sign of their sum decides."""
+    """Columns 1 and 4 are 0 except in 200 rows, where the sign of their sum is the class."""
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(5000, 6)), rng.integers(0, 3, 5000)
     X[:, [1, 4]] = 0
@@ -159,7 +159,7 @@ def test_a_combination_that_separates_is_named() -> None:
 
 
 def test_l1_without_an_intercept_leaves_zero() -> None:
-    """The power iteration began in the null space, and the step bound was 0."""
+    """A power iteration that starts in the null space of the model gives no bound on its steps."""
     X, y = load_iris(return_X_y=True)
     model = SoftmaxClassifier(C=0.05, l1_ratio=0.1, fit_intercept=False).fit(scale(X), y)
     assert np.abs(model.coef_).max() == pytest.approx(0.566, abs=1e-3)
@@ -183,7 +183,7 @@ def test_one_feature_with_l1_and_no_intercept(classes: int, seed: int) -> None:
 @pytest.mark.parametrize("offset", [1e3, 1e5, 1e6])
 @pytest.mark.parametrize("form", [np.asarray, sparse.csr_array, lambda X: [X[:70], X[70:]]])
 def test_columns_far_from_0(offset: float, form: Any) -> None:
-    """The intercept makes up for an offset, so that the optimum is that without one."""
+    """The intercept absorbs an offset, so F and W at the optimum do not depend on it."""
     X, y = load_iris(return_X_y=True)
     for options in ({}, {"l1_ratio": 1.0}, {"dtype": torch.float32}):
         expected = fit(X, y, **options)
@@ -209,7 +209,7 @@ def test_a_warm_start_of_columns_far_from_0() -> None:
 
 
 def test_inference_on_columns_far_from_0() -> None:
-    """Slopes and their errors are those without the offset, the intercept is that of X as given."""
+    """An offset changes neither slopes nor their errors; the intercept is that of X as given."""
     X, y = load_iris(return_X_y=True)
     X, y = X[50:, :2], y[50:] - 1
     near, far = inference(X, y), inference(X + 3e5, y)
@@ -225,7 +225,7 @@ def test_inference_on_columns_far_from_0() -> None:
 
 
 @pytest.mark.parametrize("l1_ratio", [0.0, 1.0])
-def test_a_constant_column_is_no_cause_for_a_warning(l1_ratio: float) -> None:
+def test_a_constant_column_does_not_prevent_convergence(l1_ratio: float) -> None:
     X, y = load_iris(return_X_y=True)
     constant = np.ones((150, 1))
     found = fit(constant, y, l1_ratio=l1_ratio)
@@ -236,8 +236,9 @@ def test_a_constant_column_is_no_cause_for_a_warning(l1_ratio: float) -> None:
     assert fit(constant, y, C=math.inf).converged
 
 
-def test_newton_steps_take_over_where_lbfgs_crawls() -> None:
-    """46 distinct samples, 16 classes, scales from 1e-6 to 1e6: 1000 steps ended 0.4% above."""
+def test_newton_steps_take_over_where_lbfgs_is_slow() -> None:
+    """46 distinct samples, 16 classes, scales from 1e-6 to 1e6: 1000 steps of L-BFGS end 0.4% above
+    the optimum."""
     p = problem(250)
     solution = fit(p.X, p.y, C=p.C, sample_weight=p.sample_weight, tol=p.tol)
     assert solution.converged
@@ -247,7 +248,7 @@ def test_newton_steps_take_over_where_lbfgs_crawls() -> None:
 
 @pytest.mark.slow
 def test_l1_with_many_classes_ends() -> None:
-    """With matrices of all coordinates, factorized for each face, it took 226 s."""
+    """With a matrix over all coordinates, factorized for each face, it takes 226 s."""
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(600, 20)), rng.integers(0, 300, 600)
     y[:300] = np.arange(300)
@@ -257,9 +258,9 @@ def test_l1_with_many_classes_ends() -> None:
     assert solution.iterations < 40
 
 
-def test_gradient_descent_stays_what_it_is() -> None:
+def test_newton_steps_do_not_finish_gradient_descent() -> None:
     X, y = load_iris(return_X_y=True)
-    with pytest.warns(ConvergenceWarning, match="max_iter came first"):
+    with pytest.warns(ConvergenceWarning, match="max_iter was reached first"):
         solution = fit(X, y, solver="gradient_descent", max_iter=120)
     assert solution.iterations == 120
     assert solution.objective > fit(X, y).objective * 1.01
@@ -282,7 +283,7 @@ def test_more_columns_than_samples_have_no_errors() -> None:
         inference(rng.normal(size=(30, 49)), rng.integers(0, 2, 30))
     X = rng.normal(size=(60, 30))
     X[:, 29] = X[:, :29] @ rng.normal(size=29)
-    with pytest.raises(ValueError, match=r"among column 0, column 1, .* more$"):
+    with pytest.raises(ValueError, match=r"others \(column 0, column 1, .* more are involved\)"):
         inference(X, rng.integers(0, 2, 60))
 
 
@@ -295,8 +296,8 @@ def test_a_fold_of_weight_0() -> None:
 
 
 @pytest.mark.parametrize("seed", [839, 1827])
-def test_separation_that_newton_steps_from_far_do_not_tell(seed: int) -> None:
-    """Nearly collinear columns: large margins hid the direction, steps from 0 find it."""
+def test_separation_that_newton_steps_from_large_margins_miss(seed: int) -> None:
+    """Nearly collinear columns: large margins hide the direction, Newton steps from 0 find it."""
     p = problem(seed)
     with pytest.raises(ValueError, match="separates"):
         fit(p.X, p.y, C=math.inf, sample_weight=p.sample_weight, class_weight=p.class_weight)

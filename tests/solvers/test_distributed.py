@@ -1,4 +1,4 @@
-"""Several processes, each with a part of the samples, find the same solution as one with all."""
+"""Several processes that share the samples find the same solution as one process with all."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ SPLIT = 90  # uneven on purpose
 
 
 def data() -> tuple[Tensor, Tensor, Tensor]:
-    """Samples whose last class occurs behind the split only, and weights."""
+    """Return samples, whose last class occurs only after the split, classes and weights."""
     generator = torch.Generator().manual_seed(0)
     X = torch.randn(300, 5, generator=generator, dtype=torch.float64)
     y = (X @ torch.randn(5, 3, generator=generator, dtype=torch.float64)).argmax(1)

@@ -1,4 +1,4 @@
-"""What a fit says of itself is so, to the digits of float64."""
+"""A solution's own figures are right to the digits of float64; options that fit refuses."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from softmax_torch.solvers import ConvergenceWarning, fit
 
 
 def test_objective_has_the_digits_of_float64() -> None:
-    """Sums of weights too, which float32 does not hold."""
+    """With weights whose sums float32 cannot hold."""
     rng = np.random.default_rng(0)
     X, y, w = rng.normal(size=(50, 3)), rng.integers(3, size=50), rng.uniform(0.1, 3, 50)
     solution = fit(X, y, C=0.5, sample_weight=w)
@@ -21,7 +21,7 @@ def test_objective_has_the_digits_of_float64() -> None:
 
 
 def test_a_sparse_matrix_of_the_caller_stays_as_it_is() -> None:
-    # Entries out of order, and one that stands twice.
+    # Entries out of order, and a duplicate entry.
     entries = [1.0, 2.0, 3.0, 4.0, 5.0], [2, 0, 1, 1, 0], [0, 2, 4, 5]
     X = sparse.csr_array(entries, shape=(3, 3))
     solution = fit(X, [0, 1, 0])
@@ -31,13 +31,13 @@ def test_a_sparse_matrix_of_the_caller_stays_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"C": "1"}, {"tol": None}, {"l1_ratio": []}, {"max_iter": "x"}])
-def test_what_is_no_number_is_named(wrong: dict) -> None:
+def test_options_that_are_not_numbers_are_named(wrong: dict) -> None:
     with pytest.raises(TypeError, match=r"(C|tol|l1_ratio|max_iter): expected a number, got"):
         fit(torch.eye(2), [0, 1], **wrong)
 
 
-def test_what_float32_cannot_tell_is_found_in_float64() -> None:
-    """And not when float32 has been tried for long."""
+def test_digits_beyond_float32_are_found_in_float64() -> None:
+    """float64 takes over soon after float32 shows no more progress."""
     X, y = load_digits(return_X_y=True)
     in_float64 = fit(X / 16, y, tol=1e-12, dtype=torch.float64)
     solution = fit(X / 16, y, tol=1e-12, dtype=torch.float32)
@@ -46,8 +46,8 @@ def test_what_float32_cannot_tell_is_found_in_float64() -> None:
     torch.testing.assert_close(solution.weight, in_float64.weight, rtol=0, atol=1e-5)
 
 
-def test_what_float64_cannot_tell_is_not_looked_for() -> None:
+def test_a_fit_ends_at_the_precision_of_float64() -> None:
     X, y = load_digits(return_X_y=True)
-    with pytest.warns(ConvergenceWarning, match="float64 can tell no more"):
+    with pytest.warns(ConvergenceWarning, match="rounding in float64 prevents"):
         solution = fit(X / 16, y, tol=1e-30)
     assert solution.iterations <= 100

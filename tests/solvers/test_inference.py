@@ -1,4 +1,4 @@
-"""Standard errors and what follows from them, against statsmodels and by their definition."""
+"""Standard errors, tests and intervals, against statsmodels and their definitions."""
 
 import math
 from typing import Any
@@ -57,8 +57,10 @@ def test_covariance_is_the_inverse_hessian_of_autograd(data: tuple[Tensor, Tenso
 
 
 @pytest.mark.parametrize("reference", [1, 3, None])
-def test_references_say_the_same(reference: int | None, data: tuple[Tensor, Tensor]) -> None:
-    """Differences of two classes, and their errors, do not depend on the reference."""
+def test_differences_do_not_depend_on_the_reference(
+    reference: int | None, data: tuple[Tensor, Tensor]
+) -> None:
+    """Differences of two classes, and their standard errors, do not depend on the reference."""
     zero, other = inference(*data), inference(*data, reference=reference)
     P = 4
     if reference is None:
@@ -91,7 +93,7 @@ def test_frequencies_are_repeated_samples(data: tuple[Tensor, Tensor]) -> None:
 
 
 def test_intercepts_alone_have_a_closed_form() -> None:
-    """With a feature that has nothing to say, var(log n_k / n_0) is 1 / n_k + 1 / n_0."""
+    """With an uninformative feature, var(log n_k / n_0) is 1 / n_k + 1 / n_0."""
     y = torch.arange(3).repeat_interleave(torch.tensor([200, 100, 300]))
     X = torch.tensor([[1.0], [-1.0]], dtype=torch.float64).repeat(300, 1)
     ours = inference(X, y)
@@ -123,14 +125,14 @@ def collinear(X: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("change", "options", "match"),
     [
-        (collinear, {}, "combination of others, got such among column 0, column 2, column 3"),
-        (lambda X: X * 0 + 1, {}, "among .*the intercept"),
-        (lambda X: X * torch.tensor([1.0, 0, 1]), {}, "not all 0, got column 1"),
+        (collinear, {}, r"of others \(column 0, column 2, column 3 are involved\); drop"),
+        (lambda X: X * 0 + 1, {}, "others .*the intercept are involved.; drop"),
+        (lambda X: X * torch.tensor([1.0, 0, 1]), {}, "not all 0, got zeros in column 1; drop"),
         (lambda X: X, {"reference": 4}, r"a class in \[0, 4\) or None, got 4"),
         (lambda X: X, {"confidence": 1.0}, r"confidence: .* in \(0, 1\), got 1.0"),
     ],
 )
-def test_what_cannot_be_used(
+def test_refused_arguments(
     change: Any, options: dict[str, Any], match: str, data: tuple[Tensor, Tensor]
 ) -> None:
     X, y = data

@@ -1,4 +1,4 @@
-"""The linear program decides about separation as scipy's does, and proves what it says."""
+"""The linear program decides about separation like scipy, and proves its answers."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from support import in_group
 from torch import Tensor
 
 from softmax_torch.solvers import fit, linear_program
-from softmax_torch.solvers.fit import objective_of
 from softmax_torch.solvers.linear_program import separating_direction
 from softmax_torch.solvers.objective import Objective
+from softmax_torch.solvers.problem import objective_of
 
 Data = tuple[Tensor, Tensor]
 
 
 def small(seed: int) -> tuple[Tensor, Tensor, bool]:
-    """Few samples of few classes, half of them on a grid, at scales from 1e-3 to 1e3."""
+    """Return few samples of few classes, half of the sets on a grid, at scales from 1e-3 to 1e3."""
     rng = np.random.default_rng(seed)
     K, D = int(rng.integers(2, 5)), int(rng.integers(1, 5))
     n = int(rng.integers(K, 40))
@@ -35,7 +35,7 @@ def small(seed: int) -> tuple[Tensor, Tensor, bool]:
 
 
 def decided(objective: Objective) -> bool:
-    """Return whether classes can be separated, after a look at the margins of the direction."""
+    """Return whether classes can be separated, after checking the margins of the direction."""
     delta = separating_direction(objective)
     if delta is None:
         return False
@@ -74,7 +74,7 @@ def test_margins_of_many_scales_and_rare_columns_are_decided(seed: int) -> None:
     assert math.isinf(p.C)
     objective = objective_of(p.X, p.y, p.fit_intercept, p.sample_weight, p.class_weight, None, None)
     assert decided(objective)
-    with pytest.raises(ValueError, match="no optimum without a penalty otherwise"):
+    with pytest.raises(ValueError, match="otherwise there is no optimum"):
         fit(p.X, p.y, C=p.C, fit_intercept=p.fit_intercept, sample_weight=p.weights())
 
 
@@ -101,7 +101,7 @@ def test_a_problem_beyond_the_limits_is_not_tried(monkeypatch: pytest.MonkeyPatc
 
 
 def two_classes_on_a_line(rank: int) -> Data:
-    """Samples of class 0 below those of class 1, in two columns whose sum tells them apart."""
+    """Return samples of two classes that the sign of the sum of two columns separates."""
     generator = torch.Generator().manual_seed(rank)
     X = torch.randn(20 + rank, 2, generator=generator, dtype=torch.float64)
     y = (X.sum(1) > 0).long()

@@ -1,4 +1,4 @@
-"""Without a penalty there may be no optimum: that is said, and never of data that have one."""
+"""Without a penalty fit raises an error if there is no optimum, and finds it if there is one."""
 
 import math
 from typing import Any
@@ -24,21 +24,21 @@ def separable() -> Data:
 
 
 def one_class_apart() -> Data:
-    """Class 0 has a side of its own; the others overlap."""
+    """Return quasi-completely separated data: class 0 is apart, and the other classes overlap."""
     X, y = samples()
     X[:, 0] = torch.where(y == 0, X[:, 0].abs(), -X[:, 0].abs())
     return X, y
 
 
 def feature_of_one_class() -> Data:
-    """A feature that is 0 but for some samples of class 0."""
+    """Return data with a feature that is 0 except for some samples of class 0."""
     X, y = samples()
     X[:, 2] = ((y == 0) & (X[:, 0] > 0)).double()
     return X, y
 
 
 def two_classes_touching() -> Data:
-    """Two classes that share one point only."""
+    """Return two classes that share only one point."""
     X = torch.linspace(-1, 1, 41, dtype=torch.float64).unsqueeze(1)
     y = (X[:, 0] > 0).long()
     return torch.cat([X, X[20:21]]), torch.cat([y, 1 - y[20:21]])
@@ -48,11 +48,9 @@ def two_classes_touching() -> Data:
 @pytest.mark.parametrize(
     "make", [separable, one_class_apart, feature_of_one_class, two_classes_touching]
 )
-def test_no_optimum_is_said(make: Any, solver: str) -> None:
+def test_no_optimum_is_an_error(make: Any, solver: str) -> None:
     X, y = make()
-    with pytest.raises(
-        ValueError, match=r"no optimum without a penalty otherwise; .* grow without bound"
-    ):
+    with pytest.raises(ValueError, match=r"no optimum without a penalty; .* grow without bound"):
         fit(X, y, C=math.inf, solver=solver)
     assert fit(X, y, C=100.0).converged
     weight = torch.ones(len(y))
@@ -61,7 +59,7 @@ def test_no_optimum_is_said(make: Any, solver: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:the fit ended")
-def test_no_optimum_is_said_when_iterations_end() -> None:
+def test_no_optimum_is_an_error_when_iterations_end() -> None:
     X, y = one_class_apart()
     with pytest.raises(ValueError, match="no optimum"):
         fit(X, y, C=math.inf, max_iter=8)
@@ -89,7 +87,7 @@ def constant_column() -> Data:
 
 
 def nearly_separable() -> Data:
-    """Two classes that overlap by a pair of samples: the weights are large, and finite."""
+    """Return two classes that overlap by a pair of samples: the weights are large but finite."""
     X = torch.linspace(-1, 1, 40, dtype=torch.float64).unsqueeze(1)
     y = (X[:, 0] > 0).long()
     y[19], y[20] = 1, 0
@@ -105,7 +103,7 @@ def test_an_optimum_is_found_where_there_is_one(make: Any, solver: str) -> None:
     solution = fit(X, y, C=math.inf, solver=solver, tol=1e-9)
     assert solution.converged
     theta = torch.cat([solution.weight, solution.bias.unsqueeze(1)], 1)
-    # to move along the gradient, in units of each column, gains nothing
+    # The gradient, in units of each column, is about 0.
     X1 = torch.cat([X, torch.ones(len(X), 1, dtype=X.dtype)], 1)
     scale = X1.square().mean(0).sqrt()
     p = (X1 @ theta.T).softmax(1)

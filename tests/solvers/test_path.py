@@ -1,4 +1,4 @@
-"""A path is the fits one by one; cross-validation leaves out what it says."""
+"""A path equals single fits, and cross-validation equals fits on the training folds."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ def streamed(X: Tensor) -> Any:
 
 @pytest.mark.filterwarnings("ignore:Sparse CSR")
 @pytest.mark.parametrize("form", [Tensor.numpy, sparse, streamed])
-def test_path_is_the_fits_one_by_one(form: Any, digits: tuple[Tensor, Tensor]) -> None:
+def test_path_equals_single_fits(form: Any, digits: tuple[Tensor, Tensor]) -> None:
     X, y = digits
     solutions = path(form(X), y, CS, tol=1e-8)
     assert len(solutions) == len(CS)
@@ -41,20 +41,20 @@ def test_path_is_the_fits_one_by_one(form: Any, digits: tuple[Tensor, Tensor]) -
 
 
 def test_path_needs_fewer_passes_than_the_fits(digits: tuple[Tensor, Tensor]) -> None:
-    """In company a pass serves five strengths; alone each start is predicted."""
+    """A joint pass serves five strengths, and warm starts are predicted."""
     X, y = digits
     alone = sum(fit(X, y, C=C).passes for C in CS)
     assert path(X, y, CS)[-1].passes < 0.6 * alone
 
 
-def test_order_of_the_strengths_is_the_caller_s(digits: tuple[Tensor, Tensor]) -> None:
+def test_solutions_are_in_the_order_of_the_strengths(digits: tuple[Tensor, Tensor]) -> None:
     X, y = digits
-    some = [1.0, 0.01, 0.01, 100.0]
-    objectives = [s.objective for s in path(X, y, some)]
-    assert objectives == pytest.approx([fit(X, y, C=C).objective for C in some], rel=2e-6)
+    Cs = [1.0, 0.01, 0.01, 100.0]
+    objectives = [s.objective for s in path(X, y, Cs)]
+    assert objectives == pytest.approx([fit(X, y, C=C).objective for C in Cs], rel=2e-6)
 
 
-def test_weights_and_intercept_are_those_of_fit(digits: tuple[Tensor, Tensor]) -> None:
+def test_path_takes_weights_and_intercept_like_fit(digits: tuple[Tensor, Tensor]) -> None:
     X, y = digits
     options: dict[str, Any] = {
         "fit_intercept": False,
@@ -67,11 +67,11 @@ def test_weights_and_intercept_are_those_of_fit(digits: tuple[Tensor, Tensor]) -
     assert not solution.bias.any()
 
 
-def test_cross_validation_is_that_by_hand(digits: tuple[Tensor, Tensor]) -> None:
+def test_cross_validation_equals_fits_by_hand(digits: tuple[Tensor, Tensor]) -> None:
     X, y = digits
     cv = cross_validate(X, y, [0.1, 10.0], folds=3, seed=5, tol=1e-9)
     assert cv.nll.shape == cv.accuracy.shape == (3, 2)
-    # the folds are dealt out class by class, so that their sizes are known
+    # The folds are dealt class by class, so their sizes are known.
     from softmax_torch.solvers.path import _deal
 
     part = _deal(y, torch.ones_like(y), 3, 5)
@@ -89,7 +89,7 @@ def test_cross_validation_is_that_by_hand(digits: tuple[Tensor, Tensor]) -> None
 
 
 def test_samples_of_weight_0_take_no_place_in_a_fold(digits: tuple[Tensor, Tensor]) -> None:
-    """Each fold has as many samples of weight > 0 of each class, up to one."""
+    """The numbers of samples of weight > 0 of a class in two folds differ by at most one."""
     from softmax_torch.solvers.path import _deal
 
     _, y = digits
@@ -116,7 +116,7 @@ def test_training_folds_have_all_classes(digits: tuple[Tensor, Tensor]) -> None:
 
 
 def test_few_samples_of_weight_above_0() -> None:
-    """Two samples of weight > 0 of each class, among 100: two folds, each with figures."""
+    """With two samples of weight > 0 of each class among 100, both folds have finite figures."""
     X = torch.arange(100, dtype=torch.float64).unsqueeze(1) / 100
     y = torch.arange(100) % 2
     weight = torch.zeros(100)
@@ -128,7 +128,7 @@ def test_few_samples_of_weight_above_0() -> None:
 
 
 def test_cross_validation_finds_the_strength_that_generalizes() -> None:
-    """Noise features: no penalty and a huge one are both worse than one in between."""
+    """With noise features a moderate penalty is better than none and better than a huge one."""
     generator = torch.Generator().manual_seed(0)
     X = torch.randn(300, 60, generator=generator, dtype=torch.float64)
     z = X[:, :2] @ torch.randn(2, 3, generator=generator, dtype=torch.float64) * 2
@@ -148,7 +148,7 @@ def test_cross_validation_finds_the_strength_that_generalizes() -> None:
         ({"Cs": [1.0, 10**400]}, "C: expected a number that a float can hold"),
     ],
 )
-def test_what_cannot_be_used(
+def test_refused_arguments(
     arguments: dict[str, Any], match: str, digits: tuple[Tensor, Tensor]
 ) -> None:
     with pytest.raises(ValueError, match=match):

@@ -1,4 +1,4 @@
-"""The reference of the campaign, against scikit-learn, closed forms and cases made by hand."""
+"""The reference solver of the tests against scikit-learn, closed forms and cases made by hand."""
 
 import doctest
 import math
@@ -70,7 +70,7 @@ def test_minimum_with_l1_is_that_of_scikit_learn(load, C, l1_ratio) -> None:
 @pytest.mark.parametrize("fit_intercept", [True, False])
 @pytest.mark.parametrize("weighted", [True, False])
 def test_minimum_of_one_categorical_column_is_in_its_shares(kept, fit_intercept, weighted) -> None:
-    """Each level has its own class shares, or 1/K where neither a column nor the bias has them."""
+    """The optimum of a level is its class frequencies, or 1/K if neither column nor bias has it."""
     rng = np.random.default_rng(0)
     level = rng.choice(4, 400, p=[0.6, 0.3, 0.07, 0.03])
     y = np.append(np.tile(np.arange(3), 4), rng.integers(3, size=388))
@@ -138,7 +138,7 @@ def test_minimum_ends_where_it_begins_at_the_minimum(C: float, l1_ratio: float) 
 
 @pytest.mark.parametrize("seed", [147, 287, 367, 393, 606, 648, 772, 967, 1770])
 def test_minimum_of_hard_problems(seed: int) -> None:
-    """Weights to 1e12, rare classes and coefficients of 1000 took a part of the reference each."""
+    """Weights to 1e12, rare classes and coefficients of 1000 need a part of the reference each."""
     p = problems.problem(seed)
     data, w = (p.X, p.y), p.weights()
     found = minimum(*data, p.C, p.l1_ratio, p.fit_intercept, w)
@@ -208,13 +208,13 @@ def complete() -> tuple[Any, Any]:
 
 
 def touching() -> tuple[Any, Any]:
-    """Two classes that share one point only."""
+    """Return two classes that share only one point."""
     X = np.linspace(-1, 1, 41)[:, None]
     return np.vstack([X, X[20:21]]), np.append(X[:, 0] > 0, True).astype(int)
 
 
 def one_class_apart() -> tuple[Any, Any]:
-    """Class 0 has a side of its own; the others overlap."""
+    """Return quasi-completely separated data: class 0 is apart, and the other classes overlap."""
     X, y = overlapping()
     X[:, 0] = np.where(y == 0, abs(X[:, 0]), -abs(X[:, 0]))
     return X, y
@@ -227,7 +227,7 @@ def level_without_a_class() -> tuple[Any, Any]:
 
 
 def by_a_narrow_margin() -> tuple[Any, Any]:
-    """Classes are apart only in the difference of two columns that are almost the same."""
+    """Return classes that only the difference of two almost equal columns separates."""
     X, y = overlapping()
     X[:, 1] = X[:, 0] + 1e-5 * (y + np.random.default_rng(1).uniform(0, 0.9, len(y)))
     return X, y

@@ -1,4 +1,4 @@
-"""The pieces of the solvers against what they stand for."""
+"""Objective, derivatives, sampled Hessians, preconditioners and solvers against definitions."""
 
 from collections.abc import Callable
 from functools import cache
@@ -11,10 +11,10 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from softmax_torch.solvers import ConvergenceWarning, Progress, fit, inputs, preconditioner
-from softmax_torch.solvers.fit import SOLVERS, WITH_L1
 from softmax_torch.solvers.objective import Objective, Penalty
 from softmax_torch.solvers.preconditioner import Blocks, Diagonal, Full, Kronecker
-from softmax_torch.solvers.rows import Rows
+from softmax_torch.solvers.problem import SOLVERS, WITH_L1
+from softmax_torch.solvers.sampled_hessian import SampledHessian
 
 SMOOTH = sorted(set(SOLVERS) - WITH_L1)
 L2 = Penalty(0.05)
@@ -34,7 +34,7 @@ def objective(weighted: bool = True, bias: bool = True) -> Objective:
 
 
 def by_torch(theta: Tensor, weighted: bool, bias: bool) -> Tensor:
-    """F in plain torch."""
+    """Return F at theta, in plain torch."""
     X, y, weight = generated()
     W = theta[:, :4]
     z = X @ W.T + (theta[:, 4] if bias else 0)
@@ -75,7 +75,7 @@ def hessian() -> Tensor:
 
 
 def matrix(apply: Callable[[Tensor], Tensor]) -> Tensor:
-    """A linear map of (3, 5) to the same as a matrix."""
+    """Return the matrix (15, 15) of a linear map on tensors (3, 5)."""
     eye = torch.eye(15, dtype=torch.float64)
     return torch.stack([apply(row.view(3, 5)).flatten() for row in eye], 1)
 
@@ -84,35 +84,35 @@ def centre() -> Tensor:
     return matrix(lambda t: t - t.mean(0))
 
 
-def rows_of(own: Objective, seed: int = 0) -> Rows:
-    return Rows(own, somewhere(), torch.Generator().manual_seed(seed), torch.float64)
+def estimated(own: Objective, seed: int = 0) -> SampledHessian:
+    return SampledHessian(own, somewhere(), torch.Generator().manual_seed(seed), torch.float64)
 
 
 def test_full_sketch_is_the_hessian() -> None:
-    """as long as all rows are used, on what is orthogonal to moving all classes alike."""
-    rows = rows_of(objective())
-    inverse = matrix(Full(rows).inverse(L2.l2))
+    """With all rows drawn, on the space orthogonal to moving all classes alike."""
+    estimate = estimated(objective())
+    inverse = matrix(Full(estimate).inverse(L2.l2))
     H, P = hessian().view(15, 15), centre()
     torch.testing.assert_close(inverse @ H @ P, P, atol=1e-5, rtol=0)
 
 
 def test_blocks_are_those_of_the_hessian() -> None:
-    rows = rows_of(objective())
+    estimate = estimated(objective())
     expected = torch.zeros(3, 5, 3, 5, dtype=torch.float64)
     for k in range(3):
         expected[k, :, k] = torch.linalg.inv(hessian()[k, :, k])
-    got = matrix(Blocks(rows).inverse(L2.l2))
+    got = matrix(Blocks(estimate).inverse(L2.l2))
     torch.testing.assert_close(got, centre() @ expected.view(15, 15), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", [Full, Blocks, Kronecker, Diagonal])
 def test_preconditioners_are_symmetric_and_positive(kind: Any) -> None:
-    M = matrix(kind(rows_of(objective())).inverse(L2.l2))
+    M = matrix(kind(estimated(objective())).inverse(L2.l2))
     P = centre()
     M = P @ M @ P
     torch.testing.assert_close(M, M.T)
     eigenvalues = torch.linalg.eigvalsh(M)
-    assert eigenvalues[:5].abs().max() < 1e-9  # what all classes share
+    assert eigenvalues[:5].abs().max() < 1e-9  # moving all classes alike
     assert eigenvalues[5] > 0
     H = P @ hessian().view(15, 15) @ P
     spectrum = torch.linalg.eigvals(M @ H).real.sort().values[5:]
@@ -120,58 +120,62 @@ def test_preconditioners_are_symmetric_and_positive(kind: Any) -> None:
 
 
 def test_drawn_rows_stand_for_all() -> None:
-    """The mean of many sketches of few rows is the sketch of all rows."""
+    """The mean of many estimates from few rows is the block of all rows."""
     X, y, weight = generated(3000)
     own = Objective(inputs.as_samples(X, None, None), y, 3, weight)
-    rows = rows_of(own)
-    c = rows.w * rows.p[:, 0]
-    diagonal = rows.diagonal(c.unsqueeze(1))
+    estimate = estimated(own)
+    c = estimate.w * estimate.p[:, 0]
+    diagonal = estimate.diagonal(c.unsqueeze(1))
     scale = diagonal[0].sqrt()
-    exact = rows.gram(c, scale, c)
+    exact = estimate.block(c, scale, c)
     torch.testing.assert_close(exact.diagonal(), torch.ones(5, dtype=torch.float64))
-    rows.wanted = 200
-    leverage = rows.leverages(c.unsqueeze(1), diagonal)[:, 0]
+    estimate.wanted = 200
+    leverage = estimate.leverages(c.unsqueeze(1), diagonal)[:, 0]
     assert float(leverage.sum()) / own.total == pytest.approx(5)  # one for each column
-    sampled = [rows.gram(c, scale, leverage) for _ in range(300)]
+    sampled = [estimate.block(c, scale, leverage) for _ in range(300)]
     torch.testing.assert_close(torch.stack(sampled).mean(0), exact, atol=5e-3, rtol=0.05)
     assert not sampled[0].allclose(sampled[1])
 
 
 def test_a_rare_column_is_drawn() -> None:
-    """Three rows in 20,000 have column 3: by their curvature alone they would hardly be seen."""
+    """Three rows in 20,000 have column 3: by curvature alone they would hardly ever be drawn."""
     X, y, _ = generated(20_000)
     X = X.clone()
     X[:, 3] = 0
     X[[5, 7000, 15_000], 3] = 1
     own = Objective(inputs.as_samples(X, None, None), y, 3)
     for seed in range(5):
-        rows = rows_of(own, seed)
-        c = rows.spread()
-        drawn = rows.draw(c, rows.leverages(c.unsqueeze(1), rows.diagonal(c.unsqueeze(1)))[:, 0])
-        assert {5, 7000, 15_000} <= set(drawn.numbers.tolist())
-        assert len(drawn.numbers) == pytest.approx(rows.wanted, rel=0.1)
+        estimate = estimated(own, seed)
+        c = estimate.row_curvatures()
+        drawn = estimate.draw(
+            c, estimate.leverages(c.unsqueeze(1), estimate.diagonal(c.unsqueeze(1)))[:, 0]
+        )
+        assert {5, 7000, 15_000} <= set(drawn.rows.tolist())
+        assert len(drawn.rows) == pytest.approx(estimate.wanted, rel=0.1)
         assert float(drawn.factor.sum()) == pytest.approx(1, rel=0.1)
 
 
 def test_a_column_that_was_not_drawn_has_its_own_curvature(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The diagonal comes from all samples, so that CG scales the column as it should."""
+    """The diagonal comes from all samples, so that the preconditioner scales the column right."""
     monkeypatch.setattr(preconditioner, "FULL", 0)
     X, y, _ = generated(20_000)
     X = X.clone()
     X[:, 3] = 0
     X[[5, 7000, 15_000], 3] = 1
     own = Objective(inputs.as_samples(X, None, None), y, 3)
-    rows = rows_of(own)
-    h = rows.diagonal(rows.curvatures)[:, 3]
+    estimate = estimated(own)
+    h = estimate.diagonal(estimate.curvatures)[:, 3]
     monkeypatch.setattr(
-        Rows, "leverages", lambda self, c, diagonal: torch.where(X[:, 3:] > 0, 0, c)
+        SampledHessian, "leverages", lambda self, c, diagonal: torch.where(X[:, 3:] > 0, 0, c)
     )
-    monkeypatch.setattr(rows, "w", torch.where(X[:, 3] > 0, 1e-30, 1.0).double())
+    monkeypatch.setattr(estimate, "w", torch.where(X[:, 3] > 0, 1e-30, 1.0).double())
     unit = torch.zeros(3, 5, dtype=torch.float64)
     unit[0, 3], unit[1, 3] = 1, -1
     for kind in (Blocks, Diagonal):
-        monkeypatch.setattr(Rows, "diagonal", lambda self, c: own.squares(rows_of(own).curvatures))
-        got = kind(rows).inverse(0.0)(unit)[:2, 3]
+        monkeypatch.setattr(
+            SampledHessian, "diagonal", lambda self, c: own.squares(estimated(own).curvatures)
+        )
+        got = kind(estimate).inverse(0.0)(unit)[:2, 3]
         assert got[0] == pytest.approx(float(1 / h[0]), rel=0.5)
 
 
@@ -187,7 +191,7 @@ def test_finds_the_optimum_of_scikit_learn(load: Any, solver: str) -> None:
     assert abs(ours.objective - F) < 1e-8
 
 
-def test_gradient_descent_gets_there_too() -> None:
+def test_gradient_descent_converges() -> None:
     X, y, weight = generated()
     slow = fit(X, y, sample_weight=weight, solver="gradient_descent")
     quick = fit(X, y, sample_weight=weight)
@@ -213,14 +217,14 @@ def test_history_and_callback(solver: str) -> None:
     assert 0 < seen[1].passes <= solution.passes
 
 
-def test_iterations_that_end_first_are_told() -> None:
+def test_max_iter_reached_first_is_a_warning() -> None:
     X, y, _ = generated()
     with pytest.warns(ConvergenceWarning, match=r"after 1 iterations at a relative duality gap of"):
         solution = fit(X, y, max_iter=1, tol=1e-12)
     assert not solution.converged
 
 
-def test_warm_start_needs_less() -> None:
+def test_warm_start_needs_fewer_iterations() -> None:
     X, y = load_digits(return_X_y=True)
     first = fit(X, y)
     assert fit(X, y, warm_start=first).iterations <= 1
@@ -247,8 +251,8 @@ def test_module_predicts_the_same(bias: bool) -> None:
 
 
 @pytest.mark.parametrize("solver", ["lbfgs", "newton"])
-def test_what_must_not_matter_does_not(solver: str) -> None:
-    """Order of samples and of classes, and repeated samples in place of weights; to 1e-6."""
+def test_order_and_repetition_do_not_change_the_solution(solver: str) -> None:
+    """The order of samples and classes, and repeated samples instead of weights; to 1e-6."""
     X, y = load_iris(return_X_y=True)
     X, y = torch.from_numpy(X), torch.from_numpy(y)
     options: dict[str, Any] = {"solver": solver, "tol": 1e-13}
@@ -263,6 +267,6 @@ def test_what_must_not_matter_does_not(solver: str) -> None:
     for weights in ({"class_weight": [1, 3, 2]}, {"sample_weight": counts[y]}):
         torch.testing.assert_close(fit(X, y, **weights, **options).weight, repeated.weight, **close)
     heavy = fit(X, y, class_weight="balanced", sample_weight=counts[y].double(), **options)
-    # iris has as many samples of each class, so that all weigh 2
+    # iris has equally many samples of each class, so that the weight of each is 2
     balanced = fit(X, y, C=2.0, **options)
     torch.testing.assert_close(heavy.weight, balanced.weight, **close)

@@ -1,14 +1,14 @@
-"""B, about the Hessian of the smooth part of F, on a working set of coordinates.
+"""The Hessian model B of proximal Newton: about the Hessian of the smooth F on a working set.
 
-It couples coordinates of classes k and l by
+B has the coordinates (class, column) of the working set, and l2 and a damping on its diagonal.
 
-    B_kl  =  1/S sum_i w_i p_ik ([k = l] - p_il) x_i x_i^T
-
-Where it is small B is a matrix, summed over rows that are drawn by their curvature and counted
-1 / probability fold. What the sample is off, and what has changed since, is corrected from steps s
-and changes y of the gradient by the BFGS formula B - B s (B s)^T / s.B s + y y^T / s.y in its
-compact form B_0 - U M^-1 U^T (Byrd, Nocedal & Schnabel 1994). Where it is large there are products
-with the Hessian of all samples, a pass each.
+``SampledModel``  for small working sets: B is a matrix, estimated from drawn rows (see
+                  ``sampled_hessian``). Sampling errors, and changes of the Hessian since, are
+                  corrected from curvature pairs (steps s, changes y of the gradient) by the BFGS
+                  formula B - B s (B s)^T / s.B s + y y^T / s.y in its compact form B_0 - U M^-1 U^T
+                  (Byrd, Nocedal & Schnabel 1994).
+``ExactModel``    for large ones: products with the Hessian of all samples, each of which takes a
+                  pass.
 """
 
 from __future__ import annotations
@@ -22,33 +22,42 @@ import torch
 from torch import Tensor
 
 from softmax_torch.solvers.objective import Objective, Penalty
-from softmax_torch.solvers.rows import Rows, symmetric_product
+from softmax_torch.solvers.sampled_hessian import SampledHessian
 
-__all__ = ["RENEW", "Curvature", "Exact", "Sampled", "on"]
+__all__ = ["RENEW", "ExactModel", "HessianModel", "SampledModel", "hessian_model"]
 
 RENEW = 25
-"""After so many it is in any case."""
+"""Steps after which B is estimated anew in any case."""
 
-SAMPLED = 5000
-"""Coordinates up to which B is a matrix, of 200 MB then."""
+MATRIX = 5000
+"""Coordinates up to which B is a matrix. At the limit it takes 200 MB."""
 
 CHEAP = 10**9
-"""Multiplications of a factorization that always pay: some 20 ms."""
-
-ROWS, ROWS_PER_COLUMN = 3000, 4
-"""Rows that are drawn for a matrix, at least, and for each of its columns."""
+"""Multiplications up to which a factorization is always worth its cost: some 20 ms."""
 
 RIDGE, TINY = 2e-5, 1e-30
-"""Added to B, relative to its diagonal, for directions in which it is 0 but for rounding."""
+"""Added to the diagonal of B, relative to it and at least, for directions in which B is 0 up to
+rounding."""
 
 CG_STEPS, CG_ENOUGH = 50, 0.1
-"""Products that a solve may take, and how far the residual has to fall."""
+"""CG iterations of a solve at most, and the relative residual at which it stops."""
 
 
-class Curvature(ABC):
-    """B at theta on the coordinates ``at``, in order, with the damping added to its diagonal.
+class HessianModel(ABC):
+    """B at theta on the coordinates ``at``, ascending. Its diagonal blocks are held as matrices.
 
-    Its diagonal blocks are held as matrices.
+    Args:
+        objective: the samples.
+        penalty: its l2 is added to the diagonal, except at the bias.
+        theta: (K, P).
+        at: (M,) indices into theta as one vector, ascending.
+        seed: seed of the draw of rows.
+        damping: (M,), added to the diagonal.
+
+    Attributes:
+        diagonal: (M,) of B without the corrections by curvature pairs.
+        pairs: the curvature pairs so far.
+        life: steps after which it is to be renewed.
     """
 
     life = RENEW
@@ -68,13 +77,14 @@ class Curvature(ABC):
         self.pairs: list[tuple[Tensor, Tensor]] = []
         (K, P), D = objective.shape, objective.samples.d
         k, column = at // P, at % P
-        rows = Rows(objective, theta, torch.Generator().manual_seed(seed), objective.samples.dtype)
+        generator = torch.Generator().manual_seed(seed)
+        sampled = SampledHessian(objective, theta, generator, objective.samples.dtype)
         self.blocks: list[Tensor] = []
         parts = (torch.split(t, sizes) for t in (k, column, damping))
         for k_b, column_b, damping_b in zip(*parts, strict=True):
-            block = _hessian(rows, k_b, column_b)
+            block = sampled.at(k_b, column_b)
             diagonal = block.diagonal()
-            # A column of zeros has none of its own.
+            # A column of zeros has no curvature of its own.
             unit = torch.where(diagonal > 0, diagonal, diagonal.mean()).clamp_min(TINY)
             diagonal.add_(RIDGE * unit + penalty.l2 * (column_b < D) + damping_b)
             self.blocks.append(block)
@@ -82,7 +92,7 @@ class Curvature(ABC):
         self.factors: list[tuple[Tensor, Tensor] | None] = [None] * len(sizes)
         place = torch.full((P, K), -1, device=at.device)
         place[column, k] = torch.arange(len(at), device=at.device)
-        self.features = place[:D][(place[:D] >= 0).all(1)]  # those with all classes in ``at``
+        self.features = place[:D][(place[:D] >= 0).all(1)]  # features with all classes in ``at``
 
     @abstractmethod
     def _sizes(self) -> list[int]:
@@ -94,18 +104,22 @@ class Curvature(ABC):
 
     @abstractmethod
     def solve(self, face: Tensor, r: Tensor) -> Tensor:
-        """B^-1 r on a face, 0 elsewhere."""
+        """Return B^-1 r among the coordinates of a face (a mask (M,)), and 0 elsewhere."""
 
     @abstractmethod
-    def correct(self, s: Tensor, y: Tensor) -> None:
-        """Take note that the gradient changed by y over a step s."""
+    def update(self, s: Tensor, y: Tensor) -> None:
+        """Correct B by a curvature pair: the gradient changed by y over the step s."""
 
     @abstractmethod
-    def bound(self) -> float:
-        """At least the largest eigenvalue of B with its diagonal scaled to 1, roughly."""
+    def largest_eigenvalue(self) -> float:
+        """Return about an upper bound on the eigenvalues of B with its diagonal scaled to 1."""
 
-    def shifted(self, x: Tensor) -> Tensor:
-        """x with the median of each feature at 0, where that changes nothing but the L1 norm."""
+    def median_centred(self, x: Tensor) -> Tensor:
+        """Return x (M,) with the median over the classes subtracted, feature by feature.
+
+        Without an l2 penalty this changes nothing but the L1 norm, which it minimizes. With one x
+        is returned as it is.
+        """
         if self.penalty.l2 > 0:
             return x
         x_features = x[self.features]
@@ -117,7 +131,7 @@ class Curvature(ABC):
         return x
 
     def solve_blocks(self, face: Tensor, r: Tensor) -> Tensor:
-        """The blocks' inverses on a face times the columns r."""
+        """Return the inverses of the diagonal blocks on a face times the columns r (M, N)."""
         solved = torch.zeros_like(r)
         parts = zip(
             self.blocks, *(torch.split(t, self.sizes) for t in (face, r, solved)), strict=True
@@ -131,8 +145,8 @@ class Curvature(ABC):
         return solved
 
 
-class Sampled(Curvature):
-    """B as one matrix, from a sample of rows, with what the steps have told of it since."""
+class SampledModel(HessianModel):
+    """B as one matrix, from drawn rows and curvature pairs."""
 
     def _sizes(self) -> list[int]:
         return [len(self.at)]
@@ -150,8 +164,8 @@ class Sampled(Curvature):
         d, V = solved[:, 0], solved[:, 1:]
         return d.sub_(V @ _solved(self.U.T @ V - self.M, self.U.T @ d))
 
-    def correct(self, s: Tensor, y: Tensor) -> None:
-        if float(s @ y) < 0.01 * float(s @ self.product(s)):  # rounding: F is convex
+    def update(self, s: Tensor, y: Tensor) -> None:
+        if float(s @ y) < 0.01 * float(s @ self.product(s)):  # rounding, as F is convex
             return
         self.pairs.append((s, y))
         S, Y = (torch.stack(part, 1) for part in zip(*self.pairs, strict=True))
@@ -162,23 +176,23 @@ class Sampled(Curvature):
             [torch.cat([S.T @ BS, L], 1), torch.cat([L.T, -SY.diagonal().diag()], 1)]
         )
 
-    def bound(self) -> float:
+    def largest_eigenvalue(self) -> float:
         return _largest(self.product, self.diagonal)
 
 
-class Exact(Curvature):
-    """Products with the Hessian of all samples; blocks of one class each to precondition them."""
+class ExactModel(HessianModel):
+    """Products with the Hessian of all samples, preconditioned by blocks of one class each."""
 
     life = 1
 
     @cached_property
     def p(self) -> Tensor:
-        """Probabilities of all samples at theta (n, K)."""
+        """Class probabilities of all samples at theta (n, K)."""
         return self.objective.probabilities(self.theta, self.objective.samples.dtype)
 
     def _sizes(self) -> list[int]:
         counts = torch.bincount(self.at // self.objective.shape[1]).tolist()
-        return [min(SAMPLED, n - i) for n in counts for i in range(0, n, SAMPLED)]
+        return [min(MATRIX, n - i) for n in counts for i in range(0, n, MATRIX)]
 
     def product(self, v: Tensor) -> Tensor:
         whole = self.objective.zeros()
@@ -187,7 +201,7 @@ class Exact(Curvature):
         return product.view(-1)[self.at] + (RIDGE * self.diagonal + self.damping) * v
 
     def solve(self, face: Tensor, r: Tensor) -> Tensor:
-        """By preconditioned conjugate gradients."""
+        """Return B^-1 r on a face, by preconditioned conjugate gradients."""
         r = r * face
         d, direction, rz, first = torch.zeros_like(r), r, 0.0, math.inf
         for step in range(CG_STEPS):
@@ -204,64 +218,36 @@ class Exact(Curvature):
             d, r = d + rz / curvature * direction, r - rz / curvature * Hd
         return d
 
-    def correct(self, s: Tensor, y: Tensor) -> None:
-        """Nothing: it is the Hessian at the point that it was made for, and made anew each step."""
+    def update(self, s: Tensor, y: Tensor) -> None:
+        """Do nothing: B is the Hessian at theta itself, and is renewed after each step."""
 
-    def bound(self) -> float:
+    def largest_eigenvalue(self) -> float:
         # diag p - p p^T is at most twice its own diagonal: its rows sum to 0 (Gershgorin).
         return 2 * max(_largest(block.mv, block.diagonal()) for block in self.blocks)
 
 
-def on(
+def hessian_model(
     objective: Objective,
     penalty: Penalty,
     theta: Tensor,
     at: Tensor,
     seed: int,
     damping: Tensor,
-) -> Curvature:
-    """Return B at theta on the coordinates ``at``: a matrix if its factor costs less than passes.
-
-    ``damping`` (len(at),) is added to its diagonal.
+) -> HessianModel:
+    """Return B as a matrix if factoring it costs less than passes, otherwise as products.
 
     With many classes and few samples it does not: 600 x 20 with 300 classes took 226 s with
-    matrices of 5000 x 5000.
+    matrices of 5000 x 5000. For the arguments see ``HessianModel``.
     """
     (K, P), m = objective.shape, len(at)
     passes = CG_STEPS * 4 * objective.samples.n * K * P
-    small = m <= SAMPLED and m**3 / 3 <= max(CHEAP, passes)
-    return (Sampled if small else Exact)(objective, penalty, theta, at, seed, damping)
-
-
-def _hessian(rows: Rows, k: Tensor, column: Tensor) -> Tensor:
-    """Return the Hessian of the mean NLL in coordinates of these classes, in order, and columns."""
-    objective = rows.objective
-    counts = torch.bincount(k)
-    classes = counts.nonzero().squeeze(1)
-    counts = counts[classes]
-    rows.wanted = max(ROWS, ROWS_PER_COLUMN * len(k))
-    curvatures = rows.curvatures
-    c = curvatures[:, classes].sum(1)
-    drawn = rows.draw(c, c * objective.influence if rows.n > rows.wanted else c)
-    H = torch.zeros(len(k), len(k), dtype=torch.float64, device=k.device)
-    for part in drawn.split(max(len(k), objective.samples.d)):
-        x = rows.features(part.numbers)[:, column]
-        p = rows.p[part.numbers][:, classes]
-        root = (rows.w[part.numbers] * part.factor).sqrt().unsqueeze(1)
-        p_k = (p * root).repeat_interleave(counts, 1)
-        sum_of_part = -symmetric_product(x * p_k) if len(counts) > 1 else torch.zeros_like(H)
-        start = 0
-        for j, n in enumerate(counts.tolist()):
-            at = slice(start, start + n)
-            c_j = (curvatures[part.numbers, classes[j]] * part.factor).sqrt()
-            sum_of_part[at, at] = symmetric_product(x[:, at] * c_j.unsqueeze(1))
-            start += n
-        H += sum_of_part
-    return objective.summed(H)
+    small = m <= MATRIX and m**3 / 3 <= max(CHEAP, passes)
+    kind = SampledModel if small else ExactModel
+    return kind(objective, penalty, theta, at, seed, damping)
 
 
 def _solved(M: Tensor, v: Tensor) -> Tensor:
-    """Return M^-1 v, of least norm where steps repeat each other and M is singular."""
+    """Return M^-1 v; the solution of least norm where steps repeat each other and M is singular."""
     x: Tensor
     x, info = torch.linalg.solve_ex(M, v)
     if info.item():
@@ -270,7 +256,7 @@ def _solved(M: Tensor, v: Tensor) -> Tensor:
 
 
 def _factor(A: Tensor) -> Tensor:
-    """Return the Cholesky factor of A, whose diagonal is raised until there is one."""
+    """Return the Cholesky factor of A, after raising its diagonal until it has one."""
     ridge = 0.0
     while ridge < 10 * len(A) + 1:
         factor: Tensor
@@ -282,10 +268,10 @@ def _factor(A: Tensor) -> Tensor:
 
 
 def _largest(product: Callable[[Tensor], Tensor], diagonal: Tensor) -> float:
-    """Return about the largest eigenvalue of a matrix with its diagonal scaled to 1.
+    """Return about the largest eigenvalue of a matrix with its diagonal scaled to 1, at least 1.
 
-    It is at least 1. The power iteration begins at random: a vector of ones lies in the null space
-    where all classes of a feature are in the working set.
+    The power iteration starts from a random vector: a vector of ones lies in the null space if all
+    classes of a feature are in the working set.
     """
     scale = diagonal.rsqrt()
     v = torch.randn(scale.shape, generator=torch.Generator().manual_seed(0), dtype=scale.dtype)

@@ -1,21 +1,22 @@
-"""Proximal Newton's method, for an L1 term (Lee, Sun & Saunders 2014, "Proximal Newton-type
-methods for minimizing composite functions").
+"""Proximal Newton's method: the solver for an L1 term.
 
 With f the smooth part of F and x = theta as one vector, a step from x to u minimizes
 
     m(u)  =  g.(u - x) + (u - x).B (u - x) / 2 + l1 ||u||_1
 
-with g the gradient of f and B about its Hessian, where u may differ from x on a working set of
-coordinates: the bias, the weights that are not 0, and of the others those with |g| above l1 or next
-to it, of which more are let in from step to step (Johnson & Guestrin 2015, "Blitz"). F is then
-searched along u - x (Tseng & Yun 2009).
+with g the gradient of f and B about its Hessian (Lee, Sun & Saunders 2014, "Proximal Newton-type
+methods for minimizing composite functions"). u may differ from x on a working set of coordinates:
+the bias, the weights that are not 0, and of the other weights those with |g| above l1 or close to
+it. The set has at most twice as many coordinates as there are weights that are not 0, or ``FIRST``
+(Johnson & Guestrin 2015, "Blitz"). A backtracking line search along u - x follows (Tseng & Yun
+2009).
 
-Far from the optimum B may be next to 0, where many probabilities are 0 or 1 to rounding, and a step
-leads astray. Where the search along it fails or ends early, B is damped by a multiple of the
+Far from the optimum many probabilities are 0 or 1 to rounding. Then B may be almost 0, and a step
+far too long. If the line search fails or ends with a short step, B is damped by a multiple of the
 subgradient, in units of a logit, so that the damping vanishes at the optimum (Doikov 2023,
 "Minimizing quasi-self-concordant functions by gradient regularization of Newton method").
 
-What B is, ``curvature`` says; how m is minimized, ``subproblem``.
+``hessian_model`` has B, ``l1_subproblem`` minimizes m.
 """
 
 from __future__ import annotations
@@ -26,72 +27,62 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softmax_torch.solvers import curvature
 from softmax_torch.solvers.certificate import subgradient
 from softmax_torch.solvers.conjugate_gradients import conjugate_gradients
-from softmax_torch.solvers.curvature import RENEW, Curvature
-from softmax_torch.solvers.objective import Objective, Penalty
+from softmax_torch.solvers.hessian_model import RENEW, HessianModel, hessian_model
+from softmax_torch.solvers.l1_subproblem import minimize_model
+from softmax_torch.solvers.line_search import ROUNDING, LineSearch
+from softmax_torch.solvers.objective import Evaluated
 from softmax_torch.solvers.solver import Solver
-from softmax_torch.solvers.subproblem import minimized
 
 __all__ = ["ProximalNewton"]
 
 FIRST = 500
-"""Coordinates of the working set at first: it takes 1.8 s on MNIST (C = 0.01), with 1500 3.3 s."""
+"""Coordinates of the first working set. On MNIST (C = 0.01) a fit takes 1.8 s with it, and 3.3 s
+with 1500."""
 
 SLACK = 0.1
-"""A weight of 0 is in the working set where |g| is within this share of l1."""
+"""A weight of 0 may be in the working set if |g| is above l1, or below it by at most this share."""
 
 RENEW_FALLEN, FALLEN = 3, 0.002
-"""B is sampled anew after so many steps if F has fallen by this share since."""
-
-ENOUGH, SHORTEST = 1e-4, 1e-6
-"""Share of the promised descent that a step has to make, and the shortest that is tried."""
-
-ROUNDING = {torch.float32: 1e-7, torch.float64: 1e-15}
-"""Relative to F, what an evaluation in this type may be off."""
+"""B is renewed after so many steps if F has fallen by this share since."""
 
 SHORT, LEAST, DAMPED, MOST = 0.1, 1 / 64, 8.0, 1e6
-"""Length of a step from which the next is damped; the least damping, by how much it grows, and the
-most."""
+"""Length of a step below which the next one is damped; the least damping, the factor by which it
+grows, and the largest."""
 
 POLISH, POLISHED = 200, 1e-6
-"""CG iterations of the accurate steps at the end, at most, and how far the residual should fall."""
+"""CG iterations of an accurate step (``_polish``) at most, and the relative residual it aims at."""
 
 LATE, OFTEN = 30, 10
-"""Iteration from which they are tried, and how often. Ordinary problems have ended before."""
+"""Iteration from which accurate steps are tried, and every how many iterations. Ordinary problems
+have ended before."""
 
 IDLE = 3
-"""Steps on end that neither F nor its subgradient tells to be any good, after which none is."""
+"""Consecutive steps that lower neither F nor its subgradient, after which only accurate steps are
+made."""
 
 
 class ProximalNewton(Solver):
-    """The solver for an L1 term.
+    """Proximal Newton with working sets.
 
-    On MNIST with C = 0.01 it takes 12 steps and 20 passes to a KKT residual of 1e-6, half of the
-    time for the preparation of the data.
+    On MNIST with C = 0.01 it takes 12 steps and 20 passes to a KKT residual of 1e-6. Half of the
+    time goes into the preparation of the data.
     """
 
-    hands_over = False  # to steps for a smooth objective
+    newton_takes_over = False  # those steps are for a smooth objective
 
-    def __init__(
-        self,
-        objective: Objective,
-        penalty: Penalty,
-        theta: Tensor,
-        dtype: torch.dtype,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(objective, penalty, theta, dtype, seed)
-        l1 = torch.zeros_like(theta)
-        objective.weight_of(l1).fill_(penalty.l1)
+    def _prepare(self) -> None:
+        objective = self.objective
+        l1 = torch.zeros_like(self.theta)
+        objective.weight_of(l1).fill_(self.penalty.l1)
         self.l1 = l1.view(-1)
-        # Subgradients times this are in units of a logit, whatever the units of a column.
-        unit = torch.ones_like(theta)
+        # Subgradients times ``unit`` are in units of a logit, whatever the units of a column.
+        unit = torch.ones_like(self.theta)
         spread = objective.spread
         objective.weight_of(unit).copy_(torch.where(spread > 0, spread, math.inf).reciprocal())
         self.unit = unit.view(-1)
-        self.model: Curvature | None = None
+        self.model: HessianModel | None = None
         self._descent = self.least = math.inf
         self.idle, self.damping = 0, 0.0
 
@@ -103,39 +94,39 @@ class ProximalNewton(Solver):
             return self._polish()
         if self.iterations >= LATE and self.iterations % OFTEN == 0 and self._polish():
             return True
-        while not self._searched(self._renewed(r)):
-            # Where F cannot tell its subgradient may; otherwise the step was too long for B.
-            told = 2 * self._descent > ROUNDING[self.dtype] * abs(self._total_here())
-            if not told or self.damping > MOST:
+        while not self._line_search(self._renewed(r)):
+            # If F cannot show the descent, its subgradient may. Otherwise the step was too long.
+            shows = 2 * self._descent > ROUNDING[self.dtype] * abs(self._total_here())
+            if not shows or self.damping > MOST:
                 return self._polish()
             self._damp(max(DAMPED * self.damping, LEAST))
         return True
 
-    def _searched(self, model: Curvature) -> bool:
-        """Search F along the step to the minimum of the model; return whether a point was taken."""
+    def _line_search(self, model: HessianModel) -> bool:
+        """Search along the step to the minimum of the model; return whether a point was accepted.
+
+        Its slope is g.d + l1 (||x + d||_1 - ||x||_1), an upper bound on the derivative of F.
+        """
         at, x, g = model.at, self.theta.view(-1), self.gradient.view(-1)
         d = torch.zeros_like(x)
-        d[at] = minimized(model, g[at], x[at], self.l1[at]) - x[at]
-        promised = float(g @ d + self.l1 @ ((x + d).abs() - x.abs()))
-        self._descent = -promised / 2
-        F, length = self._total(x, self.value), 1.0
-        while promised < 0 and length >= SHORTEST:
+        d[at] = minimize_model(model, g[at], x[at], self.l1[at]) - x[at]
+        slope = float(g @ d + self.l1 @ ((x + d).abs() - x.abs()))
+        self._descent = -slope / 2
+        F = self._total(x, self.value)
+        search = LineSearch(0.0, slope, ROUNDING[self.dtype] * abs(F))
+        for length in search.lengths():
             trial = x + length * d
             value, gradient = self._evaluate(trial.view_as(self.theta))
-            change = self._total(trial, value) - F
-            blind = -length * promised < ROUNDING[self.dtype] * abs(F)
-            good = change <= ENOUGH * length * promised
-            # Where F cannot tell its slope along d can (Hager & Zhang 2005), from the side of x.
-            if good or (blind and self._slope(trial, gradient.view(-1), d) < -0.9 * promised):
+            change = self._total(trial, value) - F  # has more digits than F + a small number
+            if search.accepts(length, change, self._slope(trial, gradient.view(-1), d)):
                 break
-            length /= 2
         else:
             return False
-        model.correct(length * d[at], gradient.view(-1)[at] - g[at])
-        self.theta, self.value, self.gradient = trial.view_as(self.theta), value, gradient
-        self.iterations += 1
+        model.update(length * d[at], gradient.view(-1)[at] - g[at])
+        self.move_to(trial.view_as(self.theta), Evaluated(value, gradient))
         largest = self._residual()
-        self.idle = self.idle + 1 if blind and largest >= self.least else 0
+        idle = search.below_rounding(length) and largest >= self.least
+        self.idle = self.idle + 1 if idle else 0
         self.least = min(self.least, largest)
         if length < SHORT:
             self._damp(max(DAMPED * self.damping, LEAST))
@@ -144,15 +135,15 @@ class ProximalNewton(Solver):
         return True
 
     def _damp(self, damping: float) -> None:
-        """Set the damping, which takes a new model."""
+        """Set the damping, and drop the model, which has the old one."""
         self.damping, self.model = damping, None
 
     def _polish(self) -> bool:
-        """Make an accurate Newton step among the weights that are not 0; return if that helped.
+        """Make an accurate Newton step among the weights that are not 0; return whether it helped.
 
-        Where F tells no more the subgradient still does. With the signs of the weights given F is
-        smooth; H d = -s is solved by CG with the Hessian of all samples. Weights that would change
-        their sign become 0.
+        It helped if it halved the subgradient s, which still shows progress where F does not. With
+        the signs of the weights fixed F is smooth, and H d = -s is solved by CG with the Hessian of
+        all samples. Weights that would change their sign become 0.
         """
         if self.dtype != torch.float64:
             return False
@@ -161,7 +152,7 @@ class ProximalNewton(Solver):
         at = face.nonzero().squeeze(1)
         none = torch.zeros_like(x[at])
         seed = self.seed + self.iterations
-        model = curvature.on(self.objective, self.penalty, self.theta, at, seed, none)
+        model = hessian_model(self.objective, self.penalty, self.theta, at, seed, none)
         p = self.objective.probabilities(self.theta, torch.float64)
         everywhere = torch.ones_like(at, dtype=torch.bool)
 
@@ -228,25 +219,25 @@ class ProximalNewton(Solver):
             self.made, self.made_at, self.made_total, self.made_damping, at = state["model"]
             self.model = self._model(at)
             for s, y in state["pairs"]:
-                self.model.correct(s, y)
+                self.model.update(s, y)
         self.objective.passes = state["passes"]
 
     def _total_here(self) -> float:
         return self._total(self.theta.view(-1), self.value)
 
     def _total(self, x: Tensor, value: float) -> float:
-        """F at x, where its smooth part is the value."""
+        """Return F at x, whose smooth part is ``value`` there."""
         return value + float(self.l1 @ x.abs())
 
     def _subgradient(self) -> Tensor:
         return subgradient(self.objective, self.theta, self.gradient, self.penalty.l1).view(-1)
 
     def _slope(self, x: Tensor, g: Tensor, d: Tensor) -> float:
-        """The derivative of F along d where d has led to x."""
+        """Return the derivative of F along d at x, from the side from which d has led there."""
         return float(g @ d + self.l1 @ torch.where(x == 0, -d.abs(), x.sign() * d))
 
-    def _renewed(self, r: Tensor) -> Curvature:
-        """The model, made anew if it is old or if much of the subgradient r lies outside of it."""
+    def _renewed(self, r: Tensor) -> HessianModel:
+        """Return the model, renewed if it is old or much of the subgradient r lies outside it."""
         F = self._total_here()
         if self.model is not None:
             outside = r.clone()
@@ -267,8 +258,8 @@ class ProximalNewton(Solver):
         self.model = self._model(at)
         return self.model
 
-    def _model(self, at: Tensor) -> Curvature:
+    def _model(self, at: Tensor) -> HessianModel:
         seed = self.seed + self.made
         unit = self.unit[at]  # 0 for a column of zeros
         damping = self.made_damping * torch.where(unit > 0, unit, math.inf).reciprocal().square()
-        return curvature.on(self.objective, self.penalty, self.made_at, at, seed, damping)
+        return hessian_model(self.objective, self.penalty, self.made_at, at, seed, damping)

@@ -1,4 +1,4 @@
-"""Proximal Newton: the optimum of L1 and elastic net, with zeros that are zero."""
+"""Proximal Newton finds the optimum of L1 and elastic net, with exact zeros."""
 
 import math
 import warnings
@@ -12,11 +12,11 @@ from sklearn.datasets import load_digits, load_iris
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from softmax_torch.solvers import ConvergenceWarning, Solution, curvature, fit
+from softmax_torch.solvers import ConvergenceWarning, Solution, fit, hessian_model
 from softmax_torch.solvers.certificate import certify
 from softmax_torch.solvers.inputs import as_samples
 from softmax_torch.solvers.objective import Objective, Penalty
-from softmax_torch.solvers.proximal import ProximalNewton
+from softmax_torch.solvers.proximal_newton import ProximalNewton
 
 
 def digits(n: int = 400) -> tuple[Tensor, Tensor]:
@@ -31,7 +31,7 @@ def iris() -> tuple[Tensor, Tensor]:
 
 
 def wide(classes: int = 3) -> tuple[Tensor, Tensor]:
-    """60 samples of 150 features, of which 4 matter."""
+    """Return 60 samples of 150 features, of which 4 matter."""
     generator = torch.Generator().manual_seed(0)
     X = torch.randn(60, 150, generator=generator, dtype=torch.float64)
     scores = X[:, :classes] - X[:, 3:4] / 2
@@ -42,7 +42,7 @@ def wide(classes: int = 3) -> tuple[Tensor, Tensor]:
 def total(
     X: Tensor, y: Tensor, W: Tensor, b: Tensor, C: float, l1_ratio: float, w: Tensor | None = None
 ) -> float:
-    """F as it is defined."""
+    """Return F by its definition."""
     w = torch.ones(len(y), dtype=torch.float64) if w is None else w
     nll = torch.nn.functional.cross_entropy(X.double() @ W.T + b, y, reduction="none") @ w
     norms = (1 - l1_ratio) / 2 * W.square().sum() + l1_ratio * W.abs().sum()
@@ -50,7 +50,7 @@ def total(
 
 
 def violation(X: Tensor, y: Tensor, s: Solution, C: float, l1_ratio: float) -> float:
-    """How far the optimality conditions are from true."""
+    """Return the largest violation of the KKT conditions."""
     p = (X.double() @ s.weight.T + s.bias).softmax(1)
     r = (p - torch.nn.functional.one_hot(y)) / len(y)
     g = r.T @ X.double() + (1 - l1_ratio) / (C * len(y)) * s.weight
@@ -83,7 +83,7 @@ def test_the_optimum_is_no_higher_than_that_of_scikit_learn(data, C, l1_ratio) -
     assert s.converged
     peer = LogisticRegression(solver="saga", C=C, l1_ratio=l1_ratio, tol=1e-9, max_iter=3000)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it need not get there
+        warnings.simplefilter("ignore")  # it need not converge
         peer.fit(X.numpy(), y.numpy())
     theirs = total(
         X, y, torch.from_numpy(peer.coef_), torch.from_numpy(peer.intercept_), C, l1_ratio
@@ -100,7 +100,7 @@ def test_two_classes_have_the_optimum_of_binary_logistic_regression(l1_ratio: fl
     X, y = wide(2)
     C = 0.5
     s = fit(X, y, C=C, l1_ratio=l1_ratio, tol=1e-8)
-    # With w = W_1 - W_0 the least ||W||_1 is that of w, and the least ||W||^2 half of its square.
+    # With w = W_1 - W_0 the least ||W||_1 is ||w||_1, and the least ||W||^2 is ||w||^2 / 2.
     l1, l2 = l1_ratio / C, (1 - l1_ratio) / C / 2
     peer = LogisticRegression(
         solver="saga", C=1 / (l1 + l2), l1_ratio=l1 / (l1 + l2), tol=1e-10, max_iter=10000
@@ -169,7 +169,7 @@ def test_a_sample_weight_counts_repeated_samples() -> None:
     torch.testing.assert_close(weighted.weight, repeated.weight, rtol=0, atol=1e-4)
 
 
-def test_features_of_any_scale_and_features_that_say_nothing() -> None:
+def test_features_of_any_scale_and_a_column_of_zeros() -> None:
     X, y = iris()
     X = torch.cat([X * torch.tensor([1e-3, 1.0, 1e3, 1e5]), torch.zeros(150, 1), X[:, 1:2]], 1)
     s = fit(X, y, C=10.0, l1_ratio=1.0)
@@ -179,25 +179,25 @@ def test_features_of_any_scale_and_features_that_say_nothing() -> None:
 
 
 @pytest.mark.parametrize("C", [0.5, 20.0])
-def test_large_working_sets_go_without_the_matrix(C: float, monkeypatch) -> None:
+def test_large_working_sets_use_hessian_products(C: float, monkeypatch) -> None:
     X, y = digits()
     known = fit(X, y, C=C, l1_ratio=1.0)
-    monkeypatch.setattr(curvature, "SAMPLED", 40)
+    monkeypatch.setattr(hessian_model, "MATRIX", 40)
     s = fit(X, y, C=C, l1_ratio=1.0, max_iter=25)
     assert s.converged
     assert s.objective == pytest.approx(known.objective, rel=1e-9)
 
 
 @pytest.mark.parametrize("sampled", [2048, 40])
-def test_the_models_are_of_the_true_hessian(sampled: int, monkeypatch) -> None:
+def test_models_from_all_rows_equal_the_hessian(sampled: int, monkeypatch) -> None:
     X, y = digits()
     objective, penalty = problem(X, y, 1.0, 0.5)
     generator = torch.Generator().manual_seed(0)
     theta = torch.randn(10, 65, generator=generator, dtype=torch.float64)
     at = torch.arange(0, 650, 7)
-    kind = curvature.Sampled if sampled > len(at) else curvature.Exact
-    monkeypatch.setattr(curvature, "SAMPLED", sampled)
-    monkeypatch.setattr(curvature, "RIDGE", 1e-12)
+    kind = hessian_model.SampledModel if sampled > len(at) else hessian_model.ExactModel
+    monkeypatch.setattr(hessian_model, "MATRIX", sampled)
+    monkeypatch.setattr(hessian_model, "RIDGE", 1e-12)
     damping = torch.linspace(0, 1, len(at), dtype=torch.float64)
     model = kind(objective, penalty, theta, at, 0, damping)  # all 400 rows are drawn
     v = torch.randn(len(at), generator=generator, dtype=torch.float64)
@@ -212,12 +212,13 @@ def test_a_correction_makes_the_model_reproduce_the_last_change_of_the_gradient(
     objective, penalty = problem(*digits(), 1.0)
     generator = torch.Generator().manual_seed(0)
     at = torch.arange(0, 650, 7)
-    model = curvature.Sampled(objective, penalty, objective.zeros(), at, 0, torch.zeros(len(at)))
+    none = torch.zeros(len(at))
+    model = hessian_model.SampledModel(objective, penalty, objective.zeros(), at, 0, none)
     face = torch.arange(len(at)) % 3 > 0
     for _ in range(4):
         s = torch.randn(len(at), generator=generator, dtype=torch.float64)
         y = 1.5 * model.blocks[0] @ s + 1e-4 * torch.randn(len(at), generator=generator).double()
-        model.correct(s, y)
+        model.update(s, y)
         torch.testing.assert_close(model.product(s), y)
         d = model.solve(face, s)
         assert not d[~face].any()
@@ -226,7 +227,7 @@ def test_a_correction_makes_the_model_reproduce_the_last_change_of_the_gradient(
 
 
 @pytest.mark.parametrize("C", [0.5, 20.0])
-def test_a_state_goes_on_bit_for_bit(C: float) -> None:
+def test_a_state_resumes_bit_for_bit(C: float) -> None:
     X, y = digits()
     first, then = (
         ProximalNewton(*problem(X, y, C), torch.zeros(10, 65).double(), X.dtype) for _ in range(2)
@@ -252,7 +253,7 @@ def test_every_step_descends() -> None:
     assert s.iterations <= 25
 
 
-def test_a_warm_start_from_the_optimum_is_done() -> None:
+def test_a_warm_start_from_the_optimum_takes_no_iteration() -> None:
     X, y = digits()
     s = fit(X, y, C=1.0, l1_ratio=1.0, tol=1e-7)
     again = fit(X, y, C=1.0, l1_ratio=1.0, warm_start=s)
@@ -261,7 +262,7 @@ def test_a_warm_start_from_the_optimum_is_done() -> None:
 
 
 @pytest.mark.parametrize("l1_ratio", [1.0, 0.5])
-def test_weights_of_features_that_say_nothing_any_more_become_zero(l1_ratio: float) -> None:
+def test_weights_of_columns_of_zeros_become_zero(l1_ratio: float) -> None:
     X, y = digits()
     s = fit(X, y, C=1.0, l1_ratio=l1_ratio)
     dead = ~X.any(0)
@@ -274,7 +275,7 @@ def test_weights_of_features_that_say_nothing_any_more_become_zero(l1_ratio: flo
     assert not again.weight[:, dead].any()
 
 
-def test_what_float64_cannot_reach_ends_with_a_warning() -> None:
+def test_a_tolerance_below_rounding_ends_with_a_warning() -> None:
     X, y = iris()
     with pytest.warns(ConvergenceWarning, match="no further step lowers F"):
         s = fit(X, y, C=1.0, l1_ratio=1.0, tol=1e-18)
