@@ -26,13 +26,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from softmax_torch import checks, reductions
+from softmax_torch.loss import arguments as checks
+from softmax_torch.loss import weights as reductions
+from softmax_torch.loss.precision import loss_dtype, lowered, lowers, without_autocast
+from softmax_torch.loss.weights import Options
 from softmax_torch.maths import upcast
 from softmax_torch.ops import backends, rows
 from softmax_torch.ops.cpu import FEW
 from softmax_torch.ops.linear_rows import Linear
-from softmax_torch.precision import loss_dtype, lowered, lowers, without_autocast
-from softmax_torch.reductions import Options
 
 __all__ = ["cross_entropy", "linear_cross_entropy"]
 

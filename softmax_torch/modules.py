@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from softmax_torch import checks
 from softmax_torch.functional import cross_entropy, linear_cross_entropy
+from softmax_torch.loss import arguments as checks
 
 __all__ = ["CrossEntropyLoss", "SoftmaxRegression"]
 

@@ -33,7 +33,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from softmax_torch import checks
+from softmax_torch.loss import arguments as checks
 from softmax_torch.modules import SoftmaxOfLinear
 
 __all__ = ["SoftmaxHead"]

@@ -32,15 +32,15 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from softmax_torch import reductions
+from softmax_torch.loss import weights as reductions
+from softmax_torch.loss.precision import loss_dtype, lowered, lowers, without_autocast
+from softmax_torch.loss.weights import Options
 from softmax_torch.maths import RowValues, class_sum, log1pexp, upcast
 from softmax_torch.ops import backends
 from softmax_torch.ops.linear_rows import Linear
 from softmax_torch.ops.shard_rows import shard_numbers
-from softmax_torch.parallel.agreement import agreed
+from softmax_torch.parallel.rank_checks import agreed
 from softmax_torch.parallel.shards import ClassShard, from_shards, reduced, to_shards
-from softmax_torch.precision import loss_dtype, lowered, lowers, without_autocast
-from softmax_torch.reductions import Options
 
 __all__ = ["linear_cross_entropy"]
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from softmax_torch import checks
+from softmax_torch.loss import arguments as checks
 from softmax_torch.maths import RowValues, RowWeight, class_view, upcast
 from softmax_torch.ops import backends, linear_rows, rows
 from softmax_torch.ops.linear_rows import Linear

@@ -13,11 +13,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from softmax_torch import checks
+from softmax_torch.loss import arguments as checks
+from softmax_torch.loss.weights import Options
 from softmax_torch.ops import backends
 from softmax_torch.ops.linear_rows import Linear
 from softmax_torch.parallel.shards import ClassShard
-from softmax_torch.reductions import Options
 
 __all__ = ["agreed"]
 

@@ -1,0 +1,1 @@
+"""Checks, weights and dtypes of the loss."""
