@@ -62,7 +62,7 @@ from typing import NamedTuple
 import torch
 
 from softmax_torch.ops import backends
-from softmax_torch.parallel.modules import DRAWN
+from softmax_torch.parallel.modules import DRAW_BLOCK
 
 __all__ = ["Hardware", "Link", "Message", "Step", "tabular"]
 
@@ -157,7 +157,7 @@ class Step(NamedTuple):
     def peak(self) -> int:
         """The most bytes that a rank holds from its beginning on."""
         memory = self.memory()
-        drawn = min(self.classes * self.features, DRAWN) * self.dtype.itemsize
+        drawn = min(self.classes * self.features, DRAW_BLOCK) * self.dtype.itemsize
         return max(sum(memory.values()), memory["parameters"] + drawn)
 
     def flops(self) -> int:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from softmax_torch.functional import cross_entropy, linear_cross_entropy
-from softmax_torch.loss import arguments as checks
+from softmax_torch.loss.arguments import Options, check_options, check_sizes
 
 __all__ = ["CrossEntropyLoss", "SoftmaxRegression"]
 
@@ -103,7 +103,7 @@ class SoftmaxRegression(SoftmaxOfLinear):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        checks.sizes(in_features, num_classes)
+        check_sizes(in_features, num_classes)
         self.linear = nn.Linear(in_features, num_classes, bias=bias, device=device, dtype=dtype)
 
     @property
@@ -156,7 +156,7 @@ class CrossEntropyLoss(nn.Module):
                 'size_average and reduce: expected None, use reduction="none", "mean" or "sum"; '
                 f"got {size_average!r} and {reduce!r}"
             )
-        checks.options(reduction, label_smoothing, 0.0)
+        check_options(Options(ignore_index, reduction, label_smoothing, 0.0))
         self.register_buffer("weight", weight)
         self.ignore_index = ignore_index
         self.reduction = reduction

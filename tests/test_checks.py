@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from softmax_torch import cross_entropy, functional, linear_cross_entropy
+from softmax_torch import cross_entropy, linear_cross_entropy
+from softmax_torch.loss import route
 
 N, C, D = 5, 3, 4
 
@@ -236,7 +237,7 @@ LINEAR = {
 def size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rule of the linear layer for few logits, and that for many."""
     if request.param == "many":
-        monkeypatch.setattr(functional, "FEW", 0)
+        monkeypatch.setattr(route, "FEW", 0)
 
 
 @pytest.mark.parametrize(("x", "W", "b", "message"), LINEAR.values(), ids=LINEAR)

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from support import OURS, TORCHS, in_everything, options, peak_memory, reference, results
 from torch import Tensor
 
-from softmax_torch import SoftmaxRegression, functional, linear_cross_entropy
+from softmax_torch import SoftmaxRegression, linear_cross_entropy
+from softmax_torch.loss import route
 from softmax_torch.ops import backends
 
 D = 6
@@ -20,7 +21,7 @@ classes = pytest.mark.parametrize("C", [1, 4, 11])
 @pytest.fixture(params=["whole", "blocks"])
 def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rule for many logits also for few, in one block or in blocks of two rows at most."""
-    monkeypatch.setattr(functional, "FEW", 0)
+    monkeypatch.setattr(route, "FEW", 0)
     if request.param == "blocks":
         monkeypatch.setattr(backends, "logits_budget", lambda x: 2 * 11 * x.element_size())
         monkeypatch.setattr(backends, "input_budget", lambda x: 2 * D * x.element_size())
@@ -276,7 +277,7 @@ def test_arguments_are_not_written_to(C: int, chosen: dict, blocks: None) -> Non
 
 def test_only_the_gradients_that_are_needed_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A frozen input saves a product of matrices, a frozen weight another."""
-    monkeypatch.setattr(functional, "FEW", 0)
+    monkeypatch.setattr(route, "FEW", 0)
     counted = []
     for name in ("mm", "addmm"):
         plain = getattr(torch, name)

@@ -180,7 +180,7 @@ def errors(size: int) -> list[str]:
 
 def module(size: int) -> None:
     """Initial values, training, and gathering."""
-    modules.DRAWN = 3 * D  # in blocks that begin and end within shards
+    modules.DRAW_BLOCK = 3 * D  # in blocks that begin and end within shards
     torch.manual_seed(3)
     one = SoftmaxRegression(D, C)
     torch.manual_seed(3)

@@ -33,7 +33,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from softmax_torch.loss import arguments as checks
+from softmax_torch.loss.arguments import check_sizes
 from softmax_torch.modules import SoftmaxOfLinear
 
 __all__ = ["SoftmaxHead"]
@@ -65,7 +65,7 @@ class SoftmaxHead(SoftmaxOfLinear, nn.Linear):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        checks.sizes(in_features, num_classes)
+        check_sizes(in_features, num_classes)
         nn.Linear.__init__(self, in_features, num_classes, bias, device, dtype)
 
     @property

@@ -1,36 +1,166 @@
-"""What callers get wrong, said before anything is computed: argument, expected, got.
+"""Check the arguments of cross-entropy once, before anything is computed, and parse them.
 
-The exception types are those torch raises for the same mistake. Shapes, dtypes and devices are
-looked at always; values where that needs no wait for a device (see ``backends.values_at_hand``).
+Every message names the argument, the expected and the given value. The exception types are those
+that torch raises for the same mistake. Shapes, dtypes and devices are always checked; values only
+where reading them needs no wait for a device (see ``backends.values_readable``).
 """
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
+from softmax_torch.maths import sum_dtype
 from softmax_torch.ops import backends
+from softmax_torch.ops.linear_rows import Linear
 
 __all__ = [
-    "class_indices",
-    "cross_entropy_shapes",
-    "linear_shapes",
-    "linear_target_shapes",
-    "loss_shape",
-    "options",
-    "sizes",
+    "Options",
+    "Problem",
+    "check_linear",
+    "check_linear_target",
+    "check_options",
+    "check_sizes",
+    "linear_problem",
+    "logits_problem",
+    "parse_linear",
 ]
 
 
-def sizes(in_features: int, num_classes: int) -> None:
-    """The sizes of a model."""
+class Options(NamedTuple):
+    """The arguments of cross-entropy that are not tensors."""
+
+    ignore_index: int
+    reduction: str
+    label_smoothing: float
+    z_loss: float
+
+    def is_mean_nll(self) -> bool:
+        """Return whether the loss of rows that all count is the mean of their NLL."""
+        return self.reduction == "mean" and self.label_smoothing == 0.0 and self.z_loss == 0.0
+
+
+class Problem(NamedTuple):
+    """A call of cross-entropy: its arguments, checked and in the shapes of ``maths``."""
+
+    source: Tensor | Linear  # logits (N, C) or (N, C, M), or the layer with an input (N, D)
+    target: Tensor  # int64 class indices (N,) or (N, M), valid in ignored rows too; or
+    # class probabilities in the shape of the logits
+    soft: bool  # whether target holds class probabilities
+    counted: Tensor | None  # False in rows that are ignored; None if there are none
+    classes: int  # C; of all shards where source has a shard of the classes
+    weight: Tensor | None  # class weights (C,)
+    sample_weight: Tensor | None  # (N,) or (N, M)
+    options: Options
+    dtype: torch.dtype  # of the loss
+    shape: torch.Size  # of the loss with reduction="none"
+    autocast: bool  # whether autocast is on, and has to be off while the loss is computed
+
+
+def logits_problem(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    sample_weight: Tensor | None,
+    options: Options,
+) -> Problem:
+    """Parse a call of ``cross_entropy``."""
+    check_options(options)
+    _check_tensor("input", input)
+    shape = input.shape
+    if len(shape) == 0:
+        raise RuntimeError("input: expected logits of shape (C,) or (N, C, ...), got a scalar")
+    _check_floating(input)
+    classes = shape[0] if len(shape) == 1 else shape[1]
+    rows = torch.Size() if len(shape) == 1 else shape[:1] + shape[2:]
+    soft = _check_target(input, shape, classes, rows, target, weight, sample_weight, options)
+    autocast = backends.autocast(input)
+    dtype = sum_dtype(input.dtype) if autocast else input.dtype
+    dtype = _loss_dtype(dtype, target, soft, weight)
+    z = _class_second(input.to(dtype), input)
+    row_shape = z.shape[:1] + z.shape[2:]
+    counted = None
+    if soft:
+        target = _class_second(target, input)
+    else:
+        target, counted = _class_indices(target.reshape(row_shape), classes, options.ignore_index)
+    if sample_weight is not None:
+        sample_weight = sample_weight.reshape(row_shape)
+    return Problem(
+        z, target, soft, counted, classes, weight, sample_weight, options, dtype, rows, autocast
+    )
+
+
+def linear_problem(
+    linear: Linear,
+    target: Tensor,
+    weight: Tensor | None,
+    sample_weight: Tensor | None,
+    options: Options,
+) -> Problem:
+    """Parse a call of ``linear_cross_entropy`` whose layer ``check_linear`` has passed."""
+    classes = linear.weight.shape[0]
+    soft = check_linear_target(linear.x, classes, target, weight, sample_weight, options)
+    return parse_linear(linear, target, soft, classes, weight, sample_weight, options)
+
+
+def parse_linear(
+    linear: Linear,
+    target: Tensor,
+    soft: bool,
+    classes: int,
+    weight: Tensor | None,
+    sample_weight: Tensor | None,
+    options: Options,
+) -> Problem:
+    """Parse checked arguments; the layer may be a shard of the classes, with ``classes`` in all."""
+    x = linear.x
+    rows = x.shape[:-1]
+    N = math.prod(rows)
+    dtype = _loss_dtype(x.dtype, target, soft, weight)
+    linear = Linear(x.reshape(N, x.shape[-1]), linear.weight, linear.bias)
+    autocast = backends.autocast(x)
+    if autocast and x.dtype != torch.float64:
+        # Autocast multiplies matrices in its lower dtype, except float64, and gives float32 losses.
+        dtype = torch.promote_types(dtype, torch.float32)
+        low = torch.get_autocast_dtype(x.device.type)
+        _, W, b = linear
+        linear = Linear(linear.x.to(low), W.to(low), None if b is None else b.to(low))
+    counted = None
+    if soft:
+        target = target.reshape(N, target.shape[-1])
+    else:
+        target, counted = _class_indices(target.reshape(-1), classes, options.ignore_index)
+    if sample_weight is not None:
+        sample_weight = sample_weight.reshape(-1)
+    return Problem(
+        linear,
+        target,
+        soft,
+        counted,
+        classes,
+        weight,
+        sample_weight,
+        options,
+        dtype,
+        rows,
+        autocast,
+    )
+
+
+def check_sizes(in_features: int, num_classes: int) -> None:
+    """Raise ValueError unless a model has features and classes."""
     for name, size in (("in_features", in_features), ("num_classes", num_classes)):
         if size < 1:
             raise ValueError(f"{name}: expected at least 1, got {size}")
 
 
-def options(reduction: str, label_smoothing: float, z_loss: float) -> None:
-    """The arguments that are not tensors."""
+def check_options(options: Options) -> None:
+    """Raise ValueError, TypeError or RuntimeError unless the options are in their ranges."""
+    _, reduction, label_smoothing, z_loss = options
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f'reduction: expected "none", "mean" or "sum", got {reduction!r}')
     # The comparisons are written so that a NaN fails them.
@@ -47,110 +177,123 @@ def options(reduction: str, label_smoothing: float, z_loss: float) -> None:
         ) from None
 
 
-def cross_entropy_shapes(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    ignore_index: int,
-    sample_weight: Tensor | None,
-) -> bool:
-    """Whether ``target`` holds class probabilities, once shapes, dtypes and devices fit."""
-    _tensor("input", input)
-    shape = input.shape
-    if len(shape) == 0:
-        raise RuntimeError("input: expected logits of shape (C,) or (N, C, ...), got a scalar")
-    _floating(input)
-    classes = shape[0] if len(shape) == 1 else shape[1]
-    rows = torch.Size() if len(shape) == 1 else torch.Size((shape[0], *shape[2:]))
-    return _targets(input, shape, classes, rows, target, weight, ignore_index, sample_weight)
+def check_linear(linear: Linear) -> None:
+    """Raise TypeError, RuntimeError or NotImplementedError unless input and layer fit."""
+    input, weight, bias = linear
+    _check_tensor("input", input)
+    _check_tensor("linear_weight", weight)
+    if bias is not None:
+        _check_tensor("linear_bias", bias)
+    if weight.dim() < 2 or input.dim() < 1:
+        raise RuntimeError(
+            f"input and linear_weight: expected shapes (..., D) and (C, D), got "
+            f"{tuple(input.shape)} and {tuple(weight.shape)}"
+        )
+    _check_floating(input)
+    if weight.dim() > 2 and input.dim() != 2:
+        raise RuntimeError(
+            f"input: expected shape (N, D) with linear_weight of shape {tuple(weight.shape)}"
+            f", a logit for each class and position; got {tuple(input.shape)}"
+        )
+    if input.shape[-1] != weight.shape[-1]:
+        raise RuntimeError(
+            f"input: expected {weight.shape[-1]} features as linear_weight of shape "
+            f"{tuple(weight.shape)} has, got shape {tuple(input.shape)}"
+        )
+    if bias is not None and bias.shape != weight.shape[:-1]:
+        raise RuntimeError(
+            f"linear_bias: expected shape {tuple(weight.shape[:-1])}, got {tuple(bias.shape)}"
+        )
+    for name, tensor in (("linear_weight", weight), ("linear_bias", bias)):
+        _check_device(name, tensor, input)
+        if tensor is not None and tensor.dtype != input.dtype and not backends.autocast(input):
+            raise RuntimeError(f"{name}: expected {input.dtype} as input, got {tensor.dtype}")
 
 
-def linear_target_shapes(
+def check_linear_target(
     input: Tensor,
     classes: int,
     target: Tensor,
     weight: Tensor | None,
-    ignore_index: int,
     sample_weight: Tensor | None,
+    options: Options,
 ) -> bool:
-    """``cross_entropy_shapes`` of logits with classes last."""
+    """Return whether ``target`` holds class probabilities; raise unless it and the weights fit."""
     rows = input.shape[:-1]
     shape = torch.Size((*rows, classes))
-    return _targets(input, shape, classes, rows, target, weight, ignore_index, sample_weight)
+    return _check_target(input, shape, classes, rows, target, weight, sample_weight, options)
 
 
-def _targets(
+def _check_target(
     input: Tensor,
     shape: torch.Size,
     classes: int,
     rows: torch.Size,
     target: Tensor,
     weight: Tensor | None,
-    ignore_index: int,
     sample_weight: Tensor | None,
+    options: Options,
 ) -> bool:
-    """Whether ``target`` holds class probabilities for logits of this shape; the rest must fit."""
-    _tensor("target", target)
+    """``check_linear_target`` for logits of this shape."""
+    _check_tensor("target", target)
     if classes == 0:
         raise IndexError(f"expected logits of at least one class, got shape {tuple(shape)}")
     soft = target.shape == shape
     if soft:
-        _probabilities(target, ignore_index)
+        _check_probabilities(target, options.ignore_index)
     else:
-        _index_shape(shape, rows, target)
-    _class_weight(weight, classes, None if soft or backends.autocast(input) else input.dtype)
-    _sample_weight(sample_weight, rows if soft else target.shape)
+        _check_indices(shape, rows, target)
+    if weight is not None:
+        dtype = None if soft or backends.autocast(input) else input.dtype
+        _check_class_weight(weight, classes, dtype)
+    if sample_weight is not None:
+        _check_sample_weight(sample_weight, rows if soft else target.shape)
     for name, tensor in (("target", target), ("weight", weight), ("sample_weight", sample_weight)):
-        _same_device(name, tensor, input)
+        _check_device(name, tensor, input)
     return soft
 
 
-def loss_shape(input: Tensor, target: Tensor, soft: bool) -> torch.Size:
-    """The shape of the unreduced loss."""
-    if not soft:
-        return target.shape if input.dim() > 1 else torch.Size()
-    return input.shape[:1] + input.shape[2:] if input.dim() > 1 else torch.Size()
+def _loss_dtype(
+    dtype: torch.dtype, target: Tensor, soft: bool, weight: Tensor | None
+) -> torch.dtype:
+    """Return the dtype of the loss: soft targets and their class weights promote the input's."""
+    if soft:
+        dtype = torch.promote_types(dtype, target.dtype)
+        if weight is not None:
+            dtype = torch.promote_types(dtype, weight.dtype)
+    return dtype
 
 
-def linear_shapes(input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None) -> None:
-    """The arguments of the linear layer."""
-    _tensor("input", input)
-    _tensor("linear_weight", linear_weight)
-    if linear_bias is not None:
-        _tensor("linear_bias", linear_bias)
-    if linear_weight.dim() < 2 or input.dim() < 1:
-        raise RuntimeError(
-            f"input and linear_weight: expected shapes (..., D) and (C, D), got "
-            f"{tuple(input.shape)} and {tuple(linear_weight.shape)}"
-        )
-    _floating(input)
-    if linear_weight.dim() > 2 and input.dim() != 2:
-        raise RuntimeError(
-            f"input: expected shape (N, D) with linear_weight of shape {tuple(linear_weight.shape)}"
-            f", a logit for each class and position; got {tuple(input.shape)}"
-        )
-    if input.shape[-1] != linear_weight.shape[-1]:
-        raise RuntimeError(
-            f"input: expected {linear_weight.shape[-1]} features as linear_weight of shape "
-            f"{tuple(linear_weight.shape)} has, got shape {tuple(input.shape)}"
-        )
-    if linear_bias is not None and linear_bias.shape != linear_weight.shape[:-1]:
-        raise RuntimeError(
-            f"linear_bias: expected shape {tuple(linear_weight.shape[:-1])}, "
-            f"got {tuple(linear_bias.shape)}"
-        )
-    for name, tensor in (("linear_weight", linear_weight), ("linear_bias", linear_bias)):
-        _same_device(name, tensor, input)
-        if tensor is not None and tensor.dtype != input.dtype and not backends.autocast(input):
-            raise RuntimeError(f"{name}: expected {input.dtype} as input, got {tensor.dtype}")
+def _class_second(x: Tensor, z: Tensor) -> Tensor:
+    """Return x, of the shape of logits z, as (N, C) or (N, C, M), without a copy if z allows it."""
+    if z.dim() == 1:
+        return x.unsqueeze(0)
+    if z.dim() == 2:
+        # Distant classes and adjacent rows are the layout of (1, C, M), transposed.
+        if z.stride(0) == 1 and z.stride(1) > 1 and z.shape[1] > 1:
+            return x.t().unsqueeze(0)
+        return x
+    if z.stride(1) == 1 and z.shape[1] > 1:  # channels last: rows of classes
+        return x.movedim(1, -1).flatten(0, -2)
+    return x.flatten(2)
 
 
-def class_indices(y: Tensor, classes: int, ignore_index: int) -> bool:
-    """Whether any row is ignored; an IndexError where a class index is out of range.
+def _class_indices(y: Tensor, classes: int, ignore_index: int) -> tuple[Tensor, Tensor | None]:
+    """Return y in int64, with class 0 in ignored rows, and the mask of the rows that count.
 
-    Where the values are not at hand nothing is checked, and the answer is that rows may be ignored.
+    The mask is None where no row is ignored. Raise IndexError where a class index is out of range
+    and values are readable.
     """
-    if not backends.values_at_hand(y):
+    y = y.to(torch.int64)
+    if not _may_ignore(y, classes, ignore_index):
+        return y, None
+    counted = y != ignore_index
+    return torch.where(counted, y, 0), counted
+
+
+def _may_ignore(y: Tensor, classes: int, ignore_index: int) -> bool:
+    """Return whether a row may be ignored, True if values are not readable; check the range."""
+    if not backends.values_readable(y):
         return True
     if y.numel() == 0:
         return False
@@ -166,24 +309,23 @@ def class_indices(y: Tensor, classes: int, ignore_index: int) -> bool:
     return True
 
 
-def _tensor(name: str, value: object) -> None:
+def _check_tensor(name: str, value: object) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a Tensor, got {type(value).__name__}")
 
 
-def _floating(input: Tensor) -> None:
+def _check_floating(input: Tensor) -> None:
     if not input.dtype.is_floating_point:
-        # The type that torch's own cross_entropy raises for it, hence ours: code that catches one
-        # catches the other.
+        # torch's own cross_entropy raises this type: code that catches one catches the other.
         raise NotImplementedError(f"input: expected a floating-point tensor, got {input.dtype}")
 
 
-def _same_device(name: str, tensor: Tensor | None, input: Tensor) -> None:
+def _check_device(name: str, tensor: Tensor | None, input: Tensor) -> None:
     if tensor is not None and tensor.device != input.device:
         raise RuntimeError(f"{name}: expected it on {input.device} as input, got {tensor.device}")
 
 
-def _probabilities(target: Tensor, ignore_index: int) -> None:
+def _check_probabilities(target: Tensor, ignore_index: int) -> None:
     if not target.dtype.is_floating_point:
         raise RuntimeError(
             f"target: expected class probabilities in a floating-point type, as its shape "
@@ -195,14 +337,14 @@ def _probabilities(target: Tensor, ignore_index: int) -> None:
         )
 
 
-def _index_shape(shape: torch.Size, expected: torch.Size, target: Tensor) -> None:
+def _check_indices(shape: torch.Size, expected: torch.Size, target: Tensor) -> None:
     got = target.shape
     if got != expected and not (len(shape) == 1 and got == (1,)):
         message = (
             f"target: expected class indices of shape {tuple(expected)} or class probabilities of "
             f"shape {tuple(shape)}, got {tuple(got)}"
         )
-        # torch tells a wrong batch size from other shapes by the type of the exception.
+        # torch raises ValueError for a wrong batch size and RuntimeError for other wrong shapes.
         batch_differs = got[:1] != shape[:1] if len(shape) > 1 else len(got) == 1
         raise ValueError(message) if batch_differs else RuntimeError(message)
     if target.dtype.is_floating_point or target.dtype.is_complex or target.dtype == torch.bool:
@@ -211,10 +353,8 @@ def _index_shape(shape: torch.Size, expected: torch.Size, target: Tensor) -> Non
         )
 
 
-def _class_weight(weight: Tensor | None, classes: int, dtype: torch.dtype | None) -> None:
-    if weight is None:
-        return
-    _tensor("weight", weight)
+def _check_class_weight(weight: Tensor, classes: int, dtype: torch.dtype | None) -> None:
+    _check_tensor("weight", weight)
     if weight.shape != (classes,):
         raise RuntimeError(
             f"weight: expected one number for each of the {classes} classes, got shape "
@@ -222,13 +362,11 @@ def _class_weight(weight: Tensor | None, classes: int, dtype: torch.dtype | None
         )
     if dtype is not None and weight.dtype != dtype:
         raise RuntimeError(f"weight: expected {dtype} as input, got {weight.dtype}")
-    _not_negative("weight", weight)
+    _check_not_negative("weight", weight)
 
 
-def _sample_weight(sample_weight: Tensor | None, shape: torch.Size) -> None:
-    if sample_weight is None:
-        return
-    _tensor("sample_weight", sample_weight)
+def _check_sample_weight(sample_weight: Tensor, shape: torch.Size) -> None:
+    _check_tensor("sample_weight", sample_weight)
     if sample_weight.shape != shape:
         raise RuntimeError(
             f"sample_weight: expected the shape of the unreduced loss, {tuple(shape)}, got "
@@ -238,11 +376,11 @@ def _sample_weight(sample_weight: Tensor | None, shape: torch.Size) -> None:
         raise RuntimeError(
             f"sample_weight: expected a floating-point type, got {sample_weight.dtype}"
         )
-    _not_negative("sample_weight", sample_weight)
+    _check_not_negative("sample_weight", sample_weight)
 
 
-def _not_negative(name: str, weight: Tensor) -> None:
-    if backends.values_at_hand(weight) and weight.numel() > 0:
+def _check_not_negative(name: str, weight: Tensor) -> None:
+    if backends.values_readable(weight) and weight.numel() > 0:
         least = weight.detach().amin().item()
         if not least >= 0:
             raise ValueError(f"{name}: expected numbers >= 0, got {least}")

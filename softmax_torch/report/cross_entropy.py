@@ -37,7 +37,7 @@ def nll_and_gradient(margin: Tensor) -> tuple[Tensor, Tensor]:
     """nll and dz_y of two logits whose margin z_y - z_k is given, each (n,)."""
     z = torch.stack([margin, torch.zeros_like(margin)], 1)
     y = torch.zeros(len(z), dtype=torch.int64)
-    dz = maths.row_vjp(z, y, None, torch.ones_like(margin), None, None)
+    dz = maths.row_vjp(z, maths.Target(y), maths.RowValues(torch.ones_like(margin)))
     return cross_entropy(z, y, reduction="none"), dz[:, 0]
 
 

@@ -9,7 +9,12 @@ from softmax_torch.ops import backends, cpu
 
 
 def seen(x: torch.Tensor) -> tuple[bool, bool, bool, bool]:
-    return backends.traced(), backends.plain(), backends.final(x), backends.values_at_hand(x)
+    return (
+        backends.traced(),
+        backends.plain(),
+        backends.last_backward(x),
+        backends.values_readable(x),
+    )
 
 
 def seen_within(transform) -> tuple[bool, bool, bool, bool]:
@@ -72,7 +77,7 @@ def test_plain_eager_code():
     assert seen(x) == (False, True, False, True)  # someone may differentiate: gradients are on
     with torch.no_grad():
         assert seen(x) == (False, True, True, True)
-        assert backends.final(None, x)
+        assert backends.last_backward(None, x)
 
 
 TRANSFORMS = {
@@ -126,7 +131,7 @@ def test_compiled_code_knows_that_it_is():
     assert not backends.traced()
 
 
-def test_a_batch_hidden_in_gradients_is_not_final():
+def test_a_batch_hidden_in_gradients_is_not_the_last_backward():
     answers = []
 
     class Identity(torch.autograd.Function):
@@ -136,7 +141,7 @@ def test_a_batch_hidden_in_gradients_is_not_final():
 
         @staticmethod
         def backward(ctx, g):
-            answers.append(backends.final(g))
+            answers.append(backends.last_backward(g))
             return g
 
     x = torch.ones(2, requires_grad=True)

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from softmax_torch import maths
+from softmax_torch.maths import RowValues, RowWeights, Target
 from softmax_torch.ops import cpu
 
 SHAPES = [(1, 1), (6, 1), (7, 10), (40, 64), (1030, 3), (40, 65), (3, 2000), (4, 3, 6), (2, 70, 33)]
@@ -97,11 +98,11 @@ def assert_near(ours, truth) -> None:
 @shapes
 def test_nll_and_its_gradient(shape, kind, blocks):
     z, y, g = problem(shape, kind)
-    nll = cpu.row_values(z, y, None).nll
-    dz = cpu.row_vjp(z, y, None, g, None, None)
+    nll = cpu.row_values(z, Target(y)).nll
+    dz = cpu.row_vjp(z, Target(y), RowValues(g))
     z, y, g = double(z, y, g)
     assert_near(
-        [nll, dz], [maths.row_values(z, y, None).nll, maths.row_vjp(z, y, None, g, None, None)]
+        [nll, dz], [maths.row_values(z, Target(y)).nll, maths.row_vjp(z, Target(y), RowValues(g))]
     )
 
 
@@ -111,10 +112,10 @@ def test_total_and_its_gradient(shape, kind, blocks):
     z, y, a = problem(shape, kind)
     for weight in (0.25, torch.tensor(0.25), a):
         dz, truth = torch.empty_like(z), torch.empty_like(z, dtype=torch.float64)
-        total = cpu.weighted_total(z, y, None, weight, None, None, dz)
+        total = cpu.weighted_total(z, Target(y), RowWeights(weight), dz)
         z64, _, a64 = double(z, y, weight)
         assert_near(
-            [total, dz], [maths.weighted_total(z64, y, None, a64, None, None, truth), truth]
+            [total, dz], [maths.weighted_total(z64, Target(y), RowWeights(a64), truth), truth]
         )
 
 
@@ -128,15 +129,24 @@ def test_every_term_and_its_gradient(shape, name, lse, targets, shared, blocks):
     u = torch.rand(shape[1]) if shared else torch.rand(shape)
     y, a = (y, a) if targets else (None, None)
     b, c = torch.rand(z[:, 0].shape), (torch.rand(z[:, 0].shape) if lse else None)
-    values = cpu.row_values(z, y, u, lse)
-    dz = cpu.row_vjp(z, y, u, a, b, c)
+    values = cpu.row_values(z, Target(y, u), lse)
+    dz = cpu.row_vjp(z, Target(y, u), RowValues(a, b, c))
     total_dz = torch.empty_like(z)
-    total = cpu.weighted_total(z, y, u, a, b, c, total_dz)
+    total = cpu.weighted_total(z, Target(y, u), RowWeights(a, b, c), total_dz)
 
     z, y, u, a, b, c = double(z, y, u, a, b, c)
-    assert_near([*values, dz], [*maths.row_values(z, y, u, lse), maths.row_vjp(z, y, u, a, b, c)])
+    assert_near(
+        [*values, dz],
+        [
+            *maths.row_values(z, Target(y, u), lse),
+            maths.row_vjp(z, Target(y, u), RowValues(a, b, c)),
+        ],
+    )
     truth = torch.empty_like(z)
-    assert_near([total, total_dz], [maths.weighted_total(z, y, u, a, b, c, truth), truth])
+    assert_near(
+        [total, total_dz],
+        [maths.weighted_total(z, Target(y, u), RowWeights(a, b, c), truth), truth],
+    )
 
 
 LAYOUTS = {
@@ -157,13 +167,13 @@ def test_layouts(shape, layout, blocks):
     plain = z.contiguous()
     dz = torch.empty_like(z)
     ours = (
-        *cpu.row_values(z, y, a.new_ones(shape[1]), True),
-        cpu.weighted_total(z, y, None, a, None, 0.1, dz),
+        *cpu.row_values(z, Target(y, a.new_ones(shape[1])), True),
+        cpu.weighted_total(z, Target(y), RowWeights(a, None, 0.1), dz),
     )
     truth_dz = torch.empty_like(plain)
     truth = (
-        *maths.row_values(plain, y, a.new_ones(shape[1]), True),
-        maths.weighted_total(plain, y, None, a, None, 0.1, truth_dz),
+        *maths.row_values(plain, Target(y, a.new_ones(shape[1])), True),
+        maths.weighted_total(plain, Target(y), RowWeights(a, None, 0.1), truth_dz),
     )
     torch.testing.assert_close(ours, truth)
     torch.testing.assert_close(dz, truth_dz)
@@ -175,12 +185,12 @@ def test_dtypes(shape, dtype, blocks):
     z, y, a = problem(shape, dtype=dtype)
     a = a.to(torch.promote_types(dtype, torch.float32))
     dz, truth_dz = torch.empty_like(z), torch.empty_like(z)
-    total = cpu.weighted_total(z, y, None, a, None, None, dz)
-    truth = maths.weighted_total(z, y, None, a, None, None, truth_dz)
+    total = cpu.weighted_total(z, Target(y), RowWeights(a), dz)
+    truth = maths.weighted_total(z, Target(y), RowWeights(a), truth_dz)
     assert total.dtype == truth.dtype
     torch.testing.assert_close(total, truth)
     torch.testing.assert_close(dz, truth_dz)
-    torch.testing.assert_close(cpu.row_vjp(z, y, None, a, None, None), truth_dz)
+    torch.testing.assert_close(cpu.row_vjp(z, Target(y), RowValues(a)), truth_dz)
 
 
 @kinds
@@ -188,9 +198,9 @@ def test_dtypes(shape, dtype, blocks):
 def test_gradient_in_place_of_the_logits(shape, kind, blocks):
     z, y, a = problem(shape, kind)
     dz = torch.empty_like(z)
-    total = cpu.weighted_total(z, y, None, a, None, None, dz)
+    total = cpu.weighted_total(z, Target(y), RowWeights(a), dz)
     same = z.clone()
-    torch.testing.assert_close(cpu.weighted_total(same, y, None, a, None, None, same), total)
+    torch.testing.assert_close(cpu.weighted_total(same, Target(y), RowWeights(a), same), total)
     torch.testing.assert_close(same, dz)
 
 
@@ -199,9 +209,9 @@ def test_gradient_in_place_of_the_logits(shape, kind, blocks):
 def test_a_total_alone_writes_nothing_and_is_that_of_the_gradient_pass(shape, name, blocks):
     z, y, a = problem(shape, KINDS[name])
     before = z.clone()
-    alone = cpu.weighted_total(z, y, None, a, None, None)
+    alone = cpu.weighted_total(z, Target(y), RowWeights(a))
     torch.testing.assert_close(
-        alone, cpu.weighted_total(z, y, None, a, None, None, torch.empty_like(z))
+        alone, cpu.weighted_total(z, Target(y), RowWeights(a), torch.empty_like(z))
     )
     assert torch.equal(z, before)
 
@@ -212,19 +222,19 @@ def test_a_row_of_weight_0_counts_for_nothing_whatever_it_holds(shape, bad, bloc
     z, y, a = problem(shape)
     a[0] = 0
     dz, truth_dz = torch.empty_like(z), torch.empty_like(z)
-    truth = cpu.weighted_total(z, y, None, a, None, None, truth_dz)
+    truth = cpu.weighted_total(z, Target(y), RowWeights(a), truth_dz)
     z[0] = bad
-    torch.testing.assert_close(cpu.weighted_total(z, y, None, a, None, None, dz), truth)
+    torch.testing.assert_close(cpu.weighted_total(z, Target(y), RowWeights(a), dz), truth)
     torch.testing.assert_close(dz[1:], truth_dz[1:])
 
 
 def every_result(z: Tensor, y: Tensor, a: Tensor) -> list[Tensor]:
     u = torch.linspace(0.5, 1, z.shape[1])
     dz, plain_dz = torch.empty_like(z), torch.empty_like(z)
-    total = cpu.weighted_total(z, y, u, a, 0.1, 0.2, dz)
-    plain = cpu.weighted_total(z, y, None, a, None, None, plain_dz)
-    values = cpu.row_values(z, y, u, True)
-    return [total, dz, plain, plain_dz, *values, cpu.row_vjp(z, y, u, a, a, a)]
+    total = cpu.weighted_total(z, Target(y, u), RowWeights(a, 0.1, 0.2), dz)
+    plain = cpu.weighted_total(z, Target(y), RowWeights(a), plain_dz)
+    values = cpu.row_values(z, Target(y, u), True)
+    return [total, dz, plain, plain_dz, *values, cpu.row_vjp(z, Target(y, u), RowValues(a, a, a))]
 
 
 DIVISIONS = [(1, (1, 1)), (100, (3, 7)), (5000, (128, 256)), (1 << 20, (8192, 65536))]
@@ -266,7 +276,7 @@ def test_the_kinds_of_logits_take_the_paths_they_are_meant_for(name, shape, soft
         torch, "softmax", lambda *args, **kw: calls.append(0) or softmax_of_torch(*args, **kw)
     )
     z, y, _ = problem(shape, KINDS[name])
-    cpu.row_values(z, y, None)
+    cpu.row_values(z, Target(y))
     assert bool(calls) == softmax
 
 
@@ -277,7 +287,7 @@ def test_mean_nll_is_the_total_at_equal_weights(shape, name):
     z, y, _ = problem(shape, KINDS[name])
     total, dz = cpu.mean_nll(z, y)
     z64, truth = z.double(), torch.empty_like(z, dtype=torch.float64)
-    value = maths.weighted_total(z64, y, None, 1 / len(z), None, None, truth)
+    value = maths.weighted_total(z64, Target(y), RowWeights(1 / len(z)), truth)
     torch.testing.assert_close(total.double(), value, rtol=1e-5, atol=1e-9)
     torch.testing.assert_close(dz.double() * len(z), truth * len(z), rtol=3e-5, atol=3e-7)
 

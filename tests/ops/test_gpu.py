@@ -14,7 +14,9 @@ import torch
 from support import OURS, TORCHS, in_everything, options, reference
 from torch import Tensor
 
-from softmax_torch import cross_entropy, functional, linear_cross_entropy, maths
+from softmax_torch import cross_entropy, linear_cross_entropy, maths
+from softmax_torch.loss import route
+from softmax_torch.maths import RowValues, RowWeights, Target
 from softmax_torch.ops import backends
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -34,7 +36,7 @@ on_a_device = pytest.mark.skipif(INTERPRETED, reason="needs a CUDA device")
 TILES = {
     "one tile": {"NARROW": 0},
     "a thread a row": {"NARROW": 32},
-    "many tiles": {"NARROW": 0, "ONE_TILE": 8, "TILE": 16, "BESIDE": (8, 8)},
+    "many tiles": {"NARROW": 0, "ONE_TILE": 8, "TILE": 16, "POSITIONS": (8, 8)},
 }
 SHAPES = [(1, 1), (131, 3), (7, 10), (3, 37), (2, 19, 5)]
 
@@ -47,8 +49,8 @@ def device(monkeypatch) -> str:
 
     monkeypatch.setattr(backends, "kernels", lambda z: gpu)
     monkeypatch.setattr(backends, "scaled_", gpu.scale_)
-    monkeypatch.setattr(backends, "values_at_hand", lambda x: False)
-    monkeypatch.setattr(functional, "_plain_rows", lambda *args: False)
+    monkeypatch.setattr(backends, "values_readable", lambda x: False)
+    monkeypatch.setattr(route, "_takes_mean_nll", lambda *args: False)
     return "cpu"
 
 
@@ -98,24 +100,27 @@ def assert_right(kernels, z, y, u, gs, eps=3e-7, dz=None) -> None:
     """Every function of the kernels is what the formulas in float64 say."""
     weights = (gs[0] if y is not None else None, gs[1] if u is not None else None, gs[2])
     z64, _, u64, *w64 = double(z, y, u, *weights)
-    truth = [*maths.row_values(z64, y, u64, True), maths.row_vjp(z64, y, u64, *w64)]
+    truth = [
+        *maths.row_values(z64, Target(y, u64), True),
+        maths.row_vjp(z64, Target(y, u64), RowValues(*w64)),
+    ]
     dz64 = torch.empty_like(z64)
-    truth += [maths.weighted_total(z64, y, u64, *w64, dz64), dz64]
-    values = kernels.row_values(z, y, u, True)
-    vjp = kernels.row_vjp(z, y, u, *weights)
-    alone = kernels.weighted_total(z, y, u, *weights)
+    truth += [maths.weighted_total(z64, Target(y, u64), RowWeights(*w64), dz64), dz64]
+    values = kernels.row_values(z, Target(y, u), True)
+    vjp = kernels.row_vjp(z, Target(y, u), RowValues(*weights))
+    alone = kernels.weighted_total(z, Target(y, u), RowWeights(*weights))
     dz = torch.empty_like(z) if dz is None else dz
-    total = kernels.weighted_total(z, y, u, *weights, dz)
+    total = kernels.weighted_total(z, Target(y, u), RowWeights(*weights), dz)
     assert vjp.dtype == dz.dtype == z.dtype
     coarse = max(eps, torch.finfo(z.dtype).eps)
     assert_near([*values, total], [*truth[:3], truth[4]], eps)
     assert_near([vjp, dz], [truth[3], truth[5]], coarse)
     torch.testing.assert_close(alone, total)
     same = z.clone()
-    kernels.weighted_total(same, y, u, *weights, same)
+    kernels.weighted_total(same, Target(y, u), RowWeights(*weights), same)
     torch.testing.assert_close(same, dz, equal_nan=True)
     same = z.clone()
-    assert kernels.row_vjp(same, y, u, *weights, same) is same
+    assert kernels.row_vjp(same, Target(y, u), RowValues(*weights), same) is same
     torch.testing.assert_close(same, vjp, equal_nan=True)
 
 
@@ -160,11 +165,11 @@ def test_hard_logits(shape, kind, kernels, device):
     z, y, gs = problem(shape, device)
     z = kind(z, y)
     z64, g64 = double(z, gs[0])
-    nll, truth = kernels.row_values(z, y, None).nll, maths.row_values(z64, y, None).nll
+    nll, truth = kernels.row_values(z, Target(y)).nll, maths.row_values(z64, Target(y)).nll
     # each by itself: near-certain rows keep their digits
     torch.testing.assert_close(nll.double(), truth, rtol=1e-5, atol=1e-30)
-    dz = kernels.row_vjp(z, y, None, gs[0], None, None)
-    true = maths.row_vjp(z64, y, None, g64, None, None)
+    dz = kernels.row_vjp(z, Target(y), RowValues(gs[0]))
+    true = maths.row_vjp(z64, Target(y), RowValues(g64))
     torch.testing.assert_close(dz.double(), true, rtol=3e-5, atol=1e-30)
 
 
@@ -176,14 +181,14 @@ def test_what_is_not_finite_is_what_the_formulas_make_of_it(bad, where, kernels,
         z[2] = bad
     else:
         z[2, y[2] if where == "target" else (y[2] + 1) % 37] = bad
-    ours, truth = kernels.row_values(z, y, None, True), maths.row_values(z, y, None, True)
+    ours, truth = kernels.row_values(z, Target(y), True), maths.row_values(z, Target(y), True)
     torch.testing.assert_close(ours.nll, truth.nll, equal_nan=True)
     torch.testing.assert_close(ours.lse, truth.lse, equal_nan=True)
     gs[:, 2] = 0  # a weight of 0 leaves the row out
     finite = problem((5, 37), device)[0]
     torch.testing.assert_close(
-        kernels.weighted_total(z, y, None, gs[0], None, gs[2]),
-        maths.weighted_total(finite, y, None, gs[0], None, gs[2]),
+        kernels.weighted_total(z, Target(y), RowWeights(gs[0], None, gs[2])),
+        maths.weighted_total(finite, Target(y), RowWeights(gs[0], None, gs[2])),
     )
 
 
@@ -215,10 +220,10 @@ def layout_of(layout, z: Tensor) -> Tensor | None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_an_index_out_of_range_makes_its_row_nan_and_no_other(index, dtype, kernels, device):
     z, y, gs = problem((5, 37), device, dtype)
-    right = kernels.row_values(z, y, None).nll, kernels.row_vjp(z, y, None, gs[0], None, None)
+    right = kernels.row_values(z, Target(y)).nll, kernels.row_vjp(z, Target(y), RowValues(gs[0]))
     y[2] = index
-    wrong = kernels.row_values(z, y, None).nll, kernels.row_vjp(z, y, None, gs[0], None, None)
-    assert kernels.weighted_total(z, y, None, gs[0], None, None).isnan()
+    wrong = kernels.row_values(z, Target(y)).nll, kernels.row_vjp(z, Target(y), RowValues(gs[0]))
+    assert kernels.weighted_total(z, Target(y), RowWeights(gs[0])).isnan()
     for before, after in zip(right, wrong, strict=True):
         assert after[2].isnan().all()
         before[2] = after[2]
@@ -230,7 +235,9 @@ def test_the_same_call_gives_the_same_bits(kernels, device):
     results = []
     for _ in range(2):
         dz = torch.empty_like(z)
-        results.append((kernels.weighted_total(z, y, None, gs[0], None, gs[2], dz), dz))
+        results.append(
+            (kernels.weighted_total(z, Target(y), RowWeights(gs[0], None, gs[2]), dz), dz)
+        )
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
@@ -281,7 +288,7 @@ def test_cross_entropy(shape, chosen, kernels, device):
 @pytest.mark.parametrize("chosen", (TORCHS | OURS).values(), ids=(TORCHS | OURS).keys())
 @pytest.mark.parametrize("C", [3, 17])
 def test_linear_cross_entropy(C, chosen, kernels, device, monkeypatch):
-    monkeypatch.setattr(functional, "FEW", 0)
+    monkeypatch.setattr(route, "FEW", 0)
     monkeypatch.setattr(backends, "logits_budget", lambda x: 3 * C * x.element_size())
     torch.manual_seed(0)
     N, D = 8, 5
@@ -300,7 +307,7 @@ def test_the_weight_gradient_of_many_half_precision_blocks_is_summed_in_float32(
     device, monkeypatch
 ):
     N, D, C = 512, 4, 8
-    monkeypatch.setattr(functional, "FEW", 0)
+    monkeypatch.setattr(route, "FEW", 0)
     monkeypatch.setattr(backends, "logits_budget", lambda x: 4 * C * x.element_size())
     x = torch.ones(N, D, dtype=torch.bfloat16, device=device)
     W = torch.zeros(C, D, dtype=torch.bfloat16, device=device, requires_grad=True)
@@ -312,7 +319,7 @@ def test_the_weight_gradient_of_many_half_precision_blocks_is_summed_in_float32(
 
 @pytest.mark.parametrize("frozen", ["x", "W"])
 def test_what_is_frozen_costs_no_product(frozen, device, monkeypatch):
-    monkeypatch.setattr(functional, "FEW", 0)
+    monkeypatch.setattr(route, "FEW", 0)
     x, W = torch.randn(6, 4, device=device), torch.randn(9, 4, device=device)
     y = torch.randint(9, (6,), device=device)
     products = []
@@ -404,8 +411,8 @@ def test_places_beyond_31_bits(kernels, device, tmp_path, far: str):
     near, y, gs = problem(shape, device, torch.float16)
     z.copy_(near)
     truth = torch.empty_like(near)
-    expected = kernels.weighted_total(near, y, None, gs[0], None, gs[2], truth)
-    total = kernels.weighted_total(z, y, None, gs[0], None, gs[2], z)
+    expected = kernels.weighted_total(near, Target(y), RowWeights(gs[0], None, gs[2]), truth)
+    total = kernels.weighted_total(z, Target(y), RowWeights(gs[0], None, gs[2]), z)
     torch.testing.assert_close(total, expected)
     torch.testing.assert_close(z, truth)
 
@@ -422,6 +429,6 @@ def test_more_than_2_to_the_31_elements(shape):
     y = torch.full(rows, shape[1] - 1, device="cuda")
     z[-1, -1, ...] = 3.0
     q = (shape[1] - 1) / (shape[1] - 1 + math.exp(3))
-    total = gpu.weighted_total(z, y, None, 1.0, None, None, z)  # z is its gradient now
+    total = gpu.weighted_total(z, Target(y), RowWeights(1.0), z)  # z is its gradient now
     assert total.isfinite()
     torch.testing.assert_close(z[-1, -1].flatten()[-1].item(), -q, rtol=2e-3, atol=0)
