@@ -178,8 +178,13 @@ def test_the_head_of_a_given_name() -> None:
             "model: expected an nn.Linear as the last module with parameters, got '1', a BatchNorm",
         ),
         (net(), "fc", ValueError, "nn.Linear, such as '2', got 'fc', no module of a Sequential"),
-        (net(), "1", ValueError, "name: expected that of an nn.Linear, such as '2', got '1', a Re"),
-        (nn.ReLU(), "fc", ValueError, "that of an nn.Linear, got 'fc', no module of a ReLU"),
+        (
+            net(),
+            "1",
+            ValueError,
+            "name: expected the name of an nn.Linear, such as '2', got '1', a ReLU",
+        ),
+        (nn.ReLU(), "fc", ValueError, "name of an nn.Linear, got 'fc', no module of a ReLU"),
     ],
 )
 def test_what_has_no_head_is_named(model: Any, name: Any, kind: type, message: str) -> None:
@@ -391,10 +396,14 @@ def test_a_loss_that_would_not_be_one_is_refused() -> None:
     model, (x, y) = net(), batch()
     head = replace_head(model)
     for model_of_another in (copy.deepcopy(model), net()):
-        with pytest.raises(RuntimeError, match="target: expected the head to be called within"):
+        with pytest.raises(
+            RuntimeError, match="target: expected the head to be called within the context"
+        ):
             head.loss_of(model_of_another, x, y)
     for after in (nn.Softmax(-1), nn.LogSoftmax(-1)):
-        with pytest.raises(RuntimeError, match="model: expected it to return what its head gives"):
+        with pytest.raises(
+            RuntimeError, match="model: expected it to return the output of its head"
+        ):
             head.loss_of(nn.Sequential(model, after), x, y)
     with torch.no_grad():
         head.weight.fill_(torch.nan)
@@ -606,7 +615,7 @@ def in_ranks(rank: int, folder: str) -> None:
 
 
 def refused(model: nn.Module) -> None:
-    with pytest.raises(ValueError, match="replace the head first and wrap, shard or parametrize"):
+    with pytest.raises(ValueError, match="replace the head first, then wrap, shard or parametrize"):
         replace_head(model, 3)
 
 
