@@ -243,7 +243,7 @@ def copy_bandwidth(z: Tensor) -> float:
     return 2 * z.numel() * z.element_size() / times["copy"]
 
 
-def peak_bytes(run: Call) -> int:
+def peak_bytes(run: Step) -> int:
     """Return the peak bytes of torch's CPU allocator in a call, beyond what it held before."""
     with torch.profiler.profile(
         activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True

@@ -156,7 +156,7 @@ class CrossEntropyLoss(nn.Module):
                 'size_average and reduce: expected None, use reduction="none", "mean" or "sum"; '
                 f"got {size_average!r} and {reduce!r}"
             )
-        check_options(Options(ignore_index, reduction, label_smoothing, 0.0))
+        check_options(Options(reduction=reduction, label_smoothing=label_smoothing))
         self.register_buffer("weight", weight)
         self.ignore_index = ignore_index
         self.reduction = reduction

@@ -33,10 +33,10 @@ __all__ = [
 class Options(NamedTuple):
     """The arguments of cross-entropy that are not tensors."""
 
-    ignore_index: int
-    reduction: str
-    label_smoothing: float
-    z_loss: float
+    ignore_index: int = -100
+    reduction: str = "mean"
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0
 
     def is_mean_nll(self) -> bool:
         """Return whether the loss of rows that all count is the mean of their NLL."""

@@ -109,8 +109,8 @@ def _takes_mean_nll(
         and options.is_mean_nll()
         and isinstance(input, Tensor)
         and isinstance(target, Tensor)
-        and input.dtype == torch.float32
-        and target.dtype == torch.int64
+        and input.dtype is torch.float32
+        and target.dtype is torch.int64
         and input.is_cpu
         and target.is_cpu
         and input.requires_grad
@@ -119,9 +119,12 @@ def _takes_mean_nll(
     ):
         return False
     shape = input.shape
-    if len(shape) != 2 or target.shape != shape[:1] or 0 in shape or input.stride(1) != 1:
+    if len(shape) != 2:
         return False
-    return not (0 <= options.ignore_index < shape[1] or torch.is_autocast_enabled("cpu"))
+    N, C = shape
+    if target.shape != (N,) or N == 0 or C == 0 or input.stride(1) != 1:
+        return False
+    return not (0 <= options.ignore_index < C or torch.is_autocast_enabled("cpu"))
 
 
 def _keeps_few_logits(linear: Linear, weight: Tensor | None, sample_weight: Tensor | None) -> bool:

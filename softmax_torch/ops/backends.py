@@ -13,8 +13,10 @@ from typing import Protocol, cast
 
 import torch
 from torch import Tensor
+from torch._C import _are_functorch_transforms_active, _len_torch_dispatch_stack
 from torch._C._functorch import is_legacy_batchedtensor
 from torch.autograd import forward_ad
+from torch.compiler import is_compiling
 
 from softmax_torch import maths
 from softmax_torch.maths import RowValues, RowWeights, Target
@@ -93,11 +95,7 @@ def traced() -> bool:
 
     True under a dispatch mode too, such as that of fake tensors, which have no values.
     """
-    return (
-        torch.compiler.is_compiling()
-        or forward_ad._current_level >= 0
-        or torch._C._len_torch_dispatch_stack() > 0
-    )
+    return is_compiling() or forward_ad._current_level >= 0 or _len_torch_dispatch_stack() > 0
 
 
 def plain() -> bool:
@@ -106,7 +104,7 @@ def plain() -> bool:
     A kernel writes into plain memory and would lose batches and tangents. Elsewhere only the
     autograd rule with a vmap, or the formulas, may run.
     """
-    return not (torch._C._are_functorch_transforms_active() or traced())
+    return not (_are_functorch_transforms_active() or traced())
 
 
 def last_backward(*gradients: Tensor | None) -> bool:
@@ -127,7 +125,7 @@ def scaled_(gradient: Tensor, scale: Tensor) -> Tensor:
 
     On a GPU a kernel reads the scale, so that the host need not wait for it.
     """
-    if scale.device.type == "cpu" and scale.item() == 1:
+    if scale.is_cpu and scale.item() == 1:
         return gradient
     if gradient.device.type == "cuda" and scale.device == gradient.device:
         gpu = _gpu()
@@ -144,7 +142,7 @@ def autocast(x: Tensor) -> bool:
 
 def values_readable(x: Tensor) -> bool:
     """Return whether reading the values of x waits for no device and breaks no trace or batch."""
-    return x.device.type == "cpu" and plain()
+    return x.is_cpu and plain()
 
 
 def logits_budget(x: Tensor) -> int:
