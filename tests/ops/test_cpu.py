@@ -10,9 +10,9 @@ from softmax_torch.ops import cpu
 
 SHAPES = [(1, 1), (6, 1), (7, 10), (40, 64), (1030, 3), (40, 65), (3, 2000), (4, 3, 6), (2, 70, 33)]
 
-# Logits by what is hard about them; some rows suffice.
+# Logits that are hard in different ways.
 KINDS = {
-    "as they stand": lambda z, y: z,
+    "unshifted": lambda z, y: z,
     "far from zero": lambda z, y: z + 50,
     "far apart": lambda z, y: 100 * z,
     "logits of 1e4": lambda z, y: z + 1e4,
@@ -32,7 +32,7 @@ kinds = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
 
 @pytest.fixture(autouse=True)
 def stale_memory(monkeypatch):
-    """New memory holds NaN, so that whatever is not written shows."""
+    """Fill new memory with NaN, so that elements that are not written show."""
 
     def filled(new):
         return lambda *args, **kw: new(*args, **kw).fill_(torch.nan)
@@ -56,14 +56,14 @@ def set_threads():
 
 
 def at_target(z: Tensor, y: Tensor, value: float) -> Tensor:
-    """z with this logit at the target of every other row."""
+    """Return z with this logit at the target of every other row."""
     changed = z.scatter(1, y.unsqueeze(1), value)
     odd = (torch.arange(len(z)) % 2 == 1).view(-1, *(1 for _ in z.shape[1:]))
     return torch.where(odd, z.scatter(1, y.unsqueeze(1), 0.5), changed)
 
 
 def last_row(z: Tensor, value: Tensor | float) -> Tensor:
-    """z with other logits in its last row, or at the first class of it."""
+    """Return z with other logits in its last row, or at the first class of that row."""
     z = z.clone()
     if isinstance(value, Tensor):
         z[-1] = value
@@ -72,8 +72,8 @@ def last_row(z: Tensor, value: Tensor | float) -> Tensor:
     return z
 
 
-def problem(shape: tuple[int, ...], kind=KINDS["as they stand"], dtype=torch.float32):
-    """Logits, targets, and one positive number a row."""
+def problem(shape: tuple[int, ...], kind=KINDS["unshifted"], dtype=torch.float32):
+    """Return logits, targets, and one positive number per row."""
     torch.manual_seed(0)
     rows = shape[:1] + shape[2:]
     y = torch.randint(shape[1], rows)
@@ -81,12 +81,12 @@ def problem(shape: tuple[int, ...], kind=KINDS["as they stand"], dtype=torch.flo
 
 
 def double(*arguments):
-    """The same arguments in float64."""
+    """Return the arguments in float64."""
     return [x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in arguments]
 
 
 def assert_near(ours, truth) -> None:
-    """Equal up to the rounding of a few float32 operations, the truth being in float64."""
+    """Assert equality up to a few float32 roundings; the truth is in float64."""
     for x, t in zip(ours, truth, strict=True):
         assert (x is None) == (t is None)
         if x is not None:
@@ -122,7 +122,7 @@ def test_total_and_its_gradient(shape, kind, blocks):
 @pytest.mark.parametrize("shared", [True, False], ids=["class vector", "vector a row"])
 @pytest.mark.parametrize("targets", [True, False], ids=["indices", "no indices"])
 @pytest.mark.parametrize("lse", [True, False], ids=["lse", "no lse"])
-@pytest.mark.parametrize("name", ["as they stand", "far from zero", "far apart"])
+@pytest.mark.parametrize("name", ["unshifted", "far from zero", "far apart"])
 @shapes
 def test_every_term_and_its_gradient(shape, name, lse, targets, shared, blocks):
     z, y, a = problem(shape, KINDS[name])
@@ -204,9 +204,9 @@ def test_gradient_in_place_of_the_logits(shape, kind, blocks):
     torch.testing.assert_close(same, dz)
 
 
-@pytest.mark.parametrize("name", ["as they stand", "far apart"])
+@pytest.mark.parametrize("name", ["unshifted", "far apart"])
 @shapes
-def test_a_total_alone_writes_nothing_and_is_that_of_the_gradient_pass(shape, name, blocks):
+def test_a_total_alone_writes_nothing_and_equals_that_of_the_gradient_pass(shape, name, blocks):
     z, y, a = problem(shape, KINDS[name])
     before = z.clone()
     alone = cpu.weighted_total(z, Target(y), RowWeights(a))
@@ -218,7 +218,7 @@ def test_a_total_alone_writes_nothing_and_is_that_of_the_gradient_pass(shape, na
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 @pytest.mark.parametrize("shape", [(7, 10), (40, 65), (4, 3, 6)], ids=str)
-def test_a_row_of_weight_0_counts_for_nothing_whatever_it_holds(shape, bad, blocks):
+def test_a_row_of_weight_0_is_left_out_even_if_not_finite(shape, bad, blocks):
     z, y, a = problem(shape)
     a[0] = 0
     dz, truth_dz = torch.empty_like(z), torch.empty_like(z)
@@ -240,9 +240,9 @@ def every_result(z: Tensor, y: Tensor, a: Tensor) -> list[Tensor]:
 DIVISIONS = [(1, (1, 1)), (100, (3, 7)), (5000, (128, 256)), (1 << 20, (8192, 65536))]
 
 
-@pytest.mark.parametrize("name", ["as they stand", "logits of 1e4", "far apart"])
+@pytest.mark.parametrize("name", ["unshifted", "logits of 1e4", "far apart"])
 @pytest.mark.parametrize("shape", [(300, 10), (40, 200), (7, 5, 60)], ids=str)
-def test_how_the_work_is_divided_does_not_matter(shape, name, set_threads, monkeypatch):
+def test_results_do_not_depend_on_blocks_and_threads(shape, name, set_threads, monkeypatch):
     arguments = problem(shape, KINDS[name])
     expected = every_result(*arguments)
     for threads in (1, 2):
@@ -264,13 +264,13 @@ def test_the_same_call_gives_the_same_bits(shape, kind):
 @pytest.mark.parametrize(
     ("name", "shape", "softmax"),
     [
-        ("as they stand", (40, 10), False),
-        ("as they stand", (40, 200), True),
+        ("unshifted", (40, 10), False),
+        ("unshifted", (40, 200), True),
         ("far from zero", (40, 10), False),
         ("far apart", (40, 10), False),
     ],
 )
-def test_the_kinds_of_logits_take_the_paths_they_are_meant_for(name, shape, softmax, monkeypatch):
+def test_narrow_logits_take_exp2_and_wide_ones_softmax(name, shape, softmax, monkeypatch):
     calls, softmax_of_torch = [], torch.softmax
     monkeypatch.setattr(
         torch, "softmax", lambda *args, **kw: calls.append(0) or softmax_of_torch(*args, **kw)
@@ -281,9 +281,9 @@ def test_the_kinds_of_logits_take_the_paths_they_are_meant_for(name, shape, soft
 
 
 @pytest.mark.parametrize("shape", [(40, 10), (3, 2000), (5000, 12), (7, 1)], ids=str)
-@pytest.mark.parametrize("name", ["as they stand", "far from zero", "certain", "rare", "masked"])
+@pytest.mark.parametrize("name", ["unshifted", "far from zero", "certain", "rare", "masked"])
 def test_mean_nll_is_the_total_at_equal_weights(shape, name):
-    """also where the fewest calls are taken for few logits"""
+    """also for few logits, which have a path of their own"""
     z, y, _ = problem(shape, KINDS[name])
     total, dz = cpu.mean_nll(z, y)
     z64, truth = z.double(), torch.empty_like(z, dtype=torch.float64)

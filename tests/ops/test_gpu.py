@@ -1,8 +1,8 @@
-"""The GPU's kernels against the formulas in float64, and through the public functions.
+"""The GPU kernels against the formulas in float64, and through the public functions.
 
-The same tests run on a CUDA device, and in Triton's interpreter on a CPU: with TRITON_INTERPRET=1,
-as ``test_triton`` starts them in a process of their own. There the backend is put in place of the
-CPU's, nothing looks at values, as on a GPU, and tiles are small, so that few numbers fill several.
+The same tests run on a CUDA device, and on a CPU in Triton's interpreter (TRITON_INTERPRET=1), for
+which ``test_triton`` starts a process of its own. There the GPU kernels replace the CPU's, values
+are not readable, as on a GPU, and tiles are small, so that few numbers fill several tiles.
 """
 
 import importlib.util
@@ -28,7 +28,7 @@ pytestmark = [
         or not (INTERPRETED or torch.cuda.is_available()),
         reason="needs Triton and a CUDA device; on a CPU, test_triton runs it in the interpreter",
     ),
-    # numpy, of which the interpreter is made, says where inf - inf and the like come up
+    # the interpreter uses numpy, which warns of inf - inf and the like
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),
 ]
 on_a_device = pytest.mark.skipif(INTERPRETED, reason="needs a CUDA device")
@@ -65,7 +65,7 @@ def kernels(request, device, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def stale_memory(monkeypatch):
-    """New memory holds NaN, so that whatever is not written shows."""
+    """Fill new memory with NaN, so that elements that are not written show."""
 
     def filled(new):
         return lambda *args, **kw: new(*args, **kw).fill_(torch.nan)
@@ -75,7 +75,7 @@ def stale_memory(monkeypatch):
 
 
 def problem(shape: tuple[int, ...], device: str, dtype=torch.float32):
-    """Logits, targets, and a positive number a row for each of the row numbers."""
+    """Return logits, targets, and for each row number one positive weight per row."""
     torch.manual_seed(0)
     rows = shape[:1] + shape[2:]
     z, y = torch.randn(shape) * 3, torch.randint(shape[1], rows)
@@ -88,7 +88,7 @@ def double(*arguments):
 
 
 def assert_near(ours, truth, eps: float = 3e-7) -> None:
-    """Equal up to a few roundings, the truth being in float64."""
+    """Assert equality up to a few roundings; the truth is in float64."""
     for x, t in zip(ours, truth, strict=True):
         assert (x is None) == (t is None)
         if x is not None:
@@ -97,7 +97,7 @@ def assert_near(ours, truth, eps: float = 3e-7) -> None:
 
 
 def assert_right(kernels, z, y, u, gs, eps=3e-7, dz=None) -> None:
-    """Every function of the kernels is what the formulas in float64 say."""
+    """Assert that every function of the kernels equals the formulas in float64."""
     weights = (gs[0] if y is not None else None, gs[1] if u is not None else None, gs[2])
     z64, _, u64, *w64 = double(z, y, u, *weights)
     truth = [
@@ -166,7 +166,7 @@ def test_hard_logits(shape, kind, kernels, device):
     z = kind(z, y)
     z64, g64 = double(z, gs[0])
     nll, truth = kernels.row_values(z, Target(y)).nll, maths.row_values(z64, Target(y)).nll
-    # each by itself: near-certain rows keep their digits
+    # relative to each element: near-certain rows keep their digits
     torch.testing.assert_close(nll.double(), truth, rtol=1e-5, atol=1e-30)
     dz = kernels.row_vjp(z, Target(y), RowValues(gs[0]))
     true = maths.row_vjp(z64, Target(y), RowValues(g64))
@@ -175,7 +175,7 @@ def test_hard_logits(shape, kind, kernels, device):
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("where", ["target", "rival", "row"])
-def test_what_is_not_finite_is_what_the_formulas_make_of_it(bad, where, kernels, device):
+def test_results_that_are_not_finite_are_those_of_the_formulas(bad, where, kernels, device):
     z, y, gs = problem((5, 37), device)
     if where == "row":
         z[2] = bad
@@ -211,14 +211,14 @@ def test_layouts(shape, layout, kernels, device):
 
 
 def layout_of(layout, z: Tensor) -> Tensor | None:
-    """Memory for a gradient laid out in the same way; None where rows share memory."""
+    """Return memory for a gradient in the same layout; None where rows share memory."""
     dz = layout(torch.empty_like(z))
     return None if 0 in dz.stride() else dz
 
 
 @pytest.mark.parametrize("index", [-100, -1, 37, 2**40])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_an_index_out_of_range_makes_its_row_nan_and_no_other(index, dtype, kernels, device):
+def test_an_index_out_of_range_makes_only_its_row_nan(index, dtype, kernels, device):
     z, y, gs = problem((5, 37), device, dtype)
     right = kernels.row_values(z, Target(y)).nll, kernels.row_vjp(z, Target(y), RowValues(gs[0]))
     y[2] = index
@@ -258,7 +258,7 @@ def moved(chosen: dict, device: str) -> dict:
 
 
 def judged(f, truth, tensors, device, **given) -> None:
-    """f on the device against the reference in float64 on the CPU, in value and gradients."""
+    """Compare f on the device with the reference in float64 on the CPU, in value and gradients."""
     ours = in_everything(f, *(t.to(device) for t in tensors), **moved(given, device))
     expected = in_everything(
         truth, *double(*tensors), **dict(zip(given, double(*given.values()), strict=True))
@@ -318,7 +318,7 @@ def test_the_weight_gradient_of_many_half_precision_blocks_is_summed_in_float32(
 
 
 @pytest.mark.parametrize("frozen", ["x", "W"])
-def test_what_is_frozen_costs_no_product(frozen, device, monkeypatch):
+def test_a_frozen_tensor_costs_no_product(frozen, device, monkeypatch):
     monkeypatch.setattr(route, "FEW", 0)
     x, W = torch.randn(6, 4, device=device), torch.randn(9, 4, device=device)
     y = torch.randint(9, (6,), device=device)
@@ -393,17 +393,17 @@ def test_nothing_waits_for_the_device(chosen):
 
 
 def sparse(tmp_path, size: int) -> Tensor:
-    """So many float16 numbers, of which a disk keeps those that are written."""
+    """Return float16 numbers in a sparse file: only those that are written take space."""
     path = tmp_path / "numbers"
     with path.open("wb") as file:
         file.truncate(2 * size)
     return torch.from_file(str(path), shared=True, size=size, dtype=torch.float16)
 
 
-@pytest.mark.skipif(not INTERPRETED, reason="memory of which most is not there is a CPU's")
+@pytest.mark.skipif(not INTERPRETED, reason="only a CPU has sparse memory")
 @pytest.mark.parametrize("far", ["rows", "classes", "positions"])
 def test_places_beyond_31_bits(kernels, device, tmp_path, far: str):
-    """Three rows, classes or positions lie 2^30 numbers apart, which 32 bits can still count."""
+    """Three rows, classes or positions lie 2^30 numbers apart, more than 31 bits in all."""
     shape = {"rows": (3, 5), "classes": (5, 3), "positions": (1, 5, 3)}[far]
     strides = {"rows": (1 << 30, 1), "classes": (1, 1 << 30), "positions": (0, 1, 1 << 30)}[far]
     memory = sparse(tmp_path, (2 << 30) + 8)
