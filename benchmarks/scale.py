@@ -113,7 +113,7 @@ class Training:
         self.optimizer = OPTIMIZERS[step.states](self.model.parameters())
 
     def gradients(self) -> Tensor:
-        """Return the loss of this rank's rows; average its gradients over the shares of the rows."""
+        """Return the loss of this rank's rows; average its gradients over the row shares."""
         self.optimizer.zero_grad()
         self.x.grad = None
         loss = self.model.loss(self.x, self.y)

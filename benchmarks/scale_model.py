@@ -2,9 +2,9 @@
 
     python benchmarks/scale_model.py [--classes 10000000] [--gpus 64] [--flops 989e12] ...
 
-``scale.py`` checks it. N rows of D features and C classes, on d x r ranks: d shares of the rows, and
-for each of them r shares of the classes. A rank has n = N / d rows, K = ceil(C / r) classes and P = K (D + 1) parameters of s
-bytes. Logits exist in blocks of b rows, B of them:
+``scale.py`` checks it. N rows of D features and C classes are on d x r ranks: d shares of the rows,
+and for each of them r shares of the classes. A rank has n = N / d rows, K = ceil(C / r) classes and
+P = K (D + 1) parameters of s bytes. Logits exist in blocks of b rows, B of them:
 
     b = max(1, min(n, L / (K s), I / (D s))),   B = ceil(n / b)      L, I: ops.backends' budgets
 
@@ -13,7 +13,6 @@ Peak bytes of a rank, with k numbers of optimizer state per parameter (SGD 0, mo
     parameters P s,   gradients P s,   optimizer k P s,   features 2 n D s (x and dx)
     workspace, s = 4:  4 b K [twice where K <= D]  +  4 K                     logits; a sum of dz
     workspace, s = 2:  8 b K  +  8 K  +  4 K D where B > 1      logits in both types, dz; dW's sum
-                       4 b K on a CPU, where a sum of bfloat16 in float32 makes a copy
 
 or, before the first step, parameters and one block of random numbers: min(C D, 2^23) s.
 
@@ -143,7 +142,7 @@ class Step(NamedTuple):
         if s == 4:
             workspace = 4 * logits * (2 if K <= D else 1) + 4 * K
         else:
-            workspace = (12 if self.device == "cpu" else 8) * logits + 8 * K
+            workspace = 8 * logits + 8 * K
             workspace += 4 * K * D if self.blocks > 1 else 0
         return {
             "parameters": parameters,
