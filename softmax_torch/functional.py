@@ -70,8 +70,8 @@ def cross_entropy(
 
     Derivatives of every order are right, in forward and reverse mode and under torch.func.
     """
-    options = Options(ignore_index, reduction, label_smoothing, z_loss)
-    return route.logits_loss(input, target, weight, sample_weight, options)
+    options = Options(weight, sample_weight, ignore_index, reduction, label_smoothing, z_loss)
+    return route.logits_loss(input, target, options)
 
 
 def linear_cross_entropy(
@@ -113,5 +113,5 @@ def linear_cross_entropy(
     gradients are formed in the forward pass: no memory beyond the gradients grows with N C.
     """
     linear = Linear(input, linear_weight, linear_bias)
-    options = Options(ignore_index, reduction, label_smoothing, z_loss)
-    return route.linear_loss(linear, target, weight, sample_weight, options)
+    options = Options(weight, sample_weight, ignore_index, reduction, label_smoothing, z_loss)
+    return route.linear_loss(linear, target, options)

@@ -31,16 +31,24 @@ __all__ = [
 
 
 class Options(NamedTuple):
-    """The arguments of cross-entropy that are not tensors."""
+    """The options of cross-entropy: its arguments besides logits and target."""
 
+    weight: Tensor | None = None
+    sample_weight: Tensor | None = None
     ignore_index: int = -100
     reduction: str = "mean"
     label_smoothing: float = 0.0
     z_loss: float = 0.0
 
     def is_mean_nll(self) -> bool:
-        """Return whether the loss of rows that all count is the mean of their NLL."""
-        return self.reduction == "mean" and self.label_smoothing == 0.0 and self.z_loss == 0.0
+        """Return whether the loss is the mean NLL of the rows that are not ignored."""
+        return (
+            self.weight is None
+            and self.sample_weight is None
+            and self.reduction == "mean"
+            and self.label_smoothing == 0.0
+            and self.z_loss == 0.0
+        )
 
 
 class Problem(NamedTuple):
@@ -52,21 +60,13 @@ class Problem(NamedTuple):
     soft: bool  # whether target holds class probabilities
     counted: Tensor | None  # False in rows that are ignored; None if there are none
     classes: int  # C; of all shards where source has a shard of the classes
-    weight: Tensor | None  # class weights (C,)
-    sample_weight: Tensor | None  # (N,) or (N, M)
-    options: Options
+    options: Options  # with sample_weight (N,) or (N, M)
     dtype: torch.dtype  # of the loss
     shape: torch.Size  # of the loss with reduction="none"
     autocast: bool  # whether autocast is on, and has to be off while the loss is computed
 
 
-def logits_problem(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    sample_weight: Tensor | None,
-    options: Options,
-) -> Problem:
+def logits_problem(input: Tensor, target: Tensor, options: Options) -> Problem:
     """Parse a call of ``cross_entropy``."""
     check_options(options)
     _check_tensor("input", input)
@@ -76,10 +76,10 @@ def logits_problem(
     _check_floating(input)
     classes = shape[0] if len(shape) == 1 else shape[1]
     rows = torch.Size() if len(shape) == 1 else shape[:1] + shape[2:]
-    soft = _check_target(input, shape, classes, rows, target, weight, sample_weight, options)
+    soft = _check_target(input, shape, classes, rows, target, options)
     autocast = backends.autocast(input)
     dtype = sum_dtype(input.dtype) if autocast else input.dtype
-    dtype = _loss_dtype(dtype, target, soft, weight)
+    dtype = _loss_dtype(dtype, target, soft, options.weight)
     z = _class_second(input.to(dtype), input)
     row_shape = z.shape[:1] + z.shape[2:]
     counted = None
@@ -87,40 +87,25 @@ def logits_problem(
         target = _class_second(target, input)
     else:
         target, counted = _class_indices(target.reshape(row_shape), classes, options.ignore_index)
-    if sample_weight is not None:
-        sample_weight = sample_weight.reshape(row_shape)
-    return Problem(
-        z, target, soft, counted, classes, weight, sample_weight, options, dtype, rows, autocast
-    )
+    options = _with_rows(options, row_shape)
+    return Problem(z, target, soft, counted, classes, options, dtype, rows, autocast)
 
 
-def linear_problem(
-    linear: Linear,
-    target: Tensor,
-    weight: Tensor | None,
-    sample_weight: Tensor | None,
-    options: Options,
-) -> Problem:
+def linear_problem(linear: Linear, target: Tensor, options: Options) -> Problem:
     """Parse a call of ``linear_cross_entropy`` whose layer ``check_linear`` has passed."""
     classes = linear.weight.shape[0]
-    soft = check_linear_target(linear.x, classes, target, weight, sample_weight, options)
-    return parse_linear(linear, target, soft, classes, weight, sample_weight, options)
+    soft = check_linear_target(linear.x, classes, target, options)
+    return parse_linear(linear, target, soft, classes, options)
 
 
 def parse_linear(
-    linear: Linear,
-    target: Tensor,
-    soft: bool,
-    classes: int,
-    weight: Tensor | None,
-    sample_weight: Tensor | None,
-    options: Options,
+    linear: Linear, target: Tensor, soft: bool, classes: int, options: Options
 ) -> Problem:
     """Parse checked arguments; the layer may be a shard of the classes, with ``classes`` in all."""
     x = linear.x
     rows = x.shape[:-1]
     N = math.prod(rows)
-    dtype = _loss_dtype(x.dtype, target, soft, weight)
+    dtype = _loss_dtype(x.dtype, target, soft, options.weight)
     linear = Linear(x.reshape(N, x.shape[-1]), linear.weight, linear.bias)
     autocast = backends.autocast(x)
     if autocast and x.dtype != torch.float64:
@@ -134,21 +119,15 @@ def parse_linear(
         target = target.reshape(N, target.shape[-1])
     else:
         target, counted = _class_indices(target.reshape(-1), classes, options.ignore_index)
-    if sample_weight is not None:
-        sample_weight = sample_weight.reshape(-1)
-    return Problem(
-        linear,
-        target,
-        soft,
-        counted,
-        classes,
-        weight,
-        sample_weight,
-        options,
-        dtype,
-        rows,
-        autocast,
-    )
+    options = _with_rows(options, (N,))
+    return Problem(linear, target, soft, counted, classes, options, dtype, rows, autocast)
+
+
+def _with_rows(options: Options, shape: tuple[int, ...]) -> Options:
+    """Return the options with a sample weight of this shape."""
+    if options.sample_weight is None:
+        return options
+    return options._replace(sample_weight=options.sample_weight.reshape(shape))
 
 
 def check_sizes(in_features: int, num_classes: int) -> None:
@@ -160,7 +139,8 @@ def check_sizes(in_features: int, num_classes: int) -> None:
 
 def check_options(options: Options) -> None:
     """Raise ValueError, TypeError or RuntimeError unless the options are in their ranges."""
-    _, reduction, label_smoothing, z_loss = options
+    reduction, label_smoothing = options.reduction, options.label_smoothing
+    z_loss = options.z_loss
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f'reduction: expected "none", "mean" or "sum", got {reduction!r}')
     # The comparisons are written so that a NaN fails them.
@@ -210,18 +190,11 @@ def check_linear(linear: Linear) -> None:
             raise RuntimeError(f"{name}: expected {input.dtype} as input, got {tensor.dtype}")
 
 
-def check_linear_target(
-    input: Tensor,
-    classes: int,
-    target: Tensor,
-    weight: Tensor | None,
-    sample_weight: Tensor | None,
-    options: Options,
-) -> bool:
+def check_linear_target(input: Tensor, classes: int, target: Tensor, options: Options) -> bool:
     """Return whether ``target`` holds class probabilities; raise unless it and the weights fit."""
     rows = input.shape[:-1]
     shape = torch.Size((*rows, classes))
-    return _check_target(input, shape, classes, rows, target, weight, sample_weight, options)
+    return _check_target(input, shape, classes, rows, target, options)
 
 
 def _check_target(
@@ -230,11 +203,10 @@ def _check_target(
     classes: int,
     rows: torch.Size,
     target: Tensor,
-    weight: Tensor | None,
-    sample_weight: Tensor | None,
     options: Options,
 ) -> bool:
     """``check_linear_target`` for logits of this shape."""
+    weight, sample_weight = options.weight, options.sample_weight
     _check_tensor("target", target)
     if classes == 0:
         raise IndexError(f"expected logits of at least one class, got shape {tuple(shape)}")

@@ -64,7 +64,7 @@ MEAN_NLL = Route("mean NLL", "given", cpu, "the default options, float32 on a CP
 
 def route(problem: Problem) -> Route:
     """Choose the rule and kernels of a problem."""
-    source, reduction = problem.source, problem.options.reduction
+    source, options, reduction = problem.source, problem.options, problem.options.reduction
     whole: Literal["kept", "given"] = "kept" if isinstance(source, Linear) else "given"
     if not backends.plain():
         if backends.traced():
@@ -74,8 +74,8 @@ def route(problem: Problem) -> Route:
     kernels = backends.kernels(problem.target)
     if torch.is_grad_enabled() and (
         problem.target.requires_grad
-        or (problem.weight is not None and problem.weight.requires_grad)
-        or (problem.sample_weight is not None and problem.sample_weight.requires_grad)
+        or (options.weight is not None and options.weight.requires_grad)
+        or (options.sample_weight is not None and options.sample_weight.requires_grad)
     ):
         return Route("row values", whole, kernels, "a target or a weight needs a gradient")
     if isinstance(source, Linear) and source.x.numel() > 0:
@@ -92,21 +92,13 @@ def route(problem: Problem) -> Route:
     return Route("weighted total", whole, kernels, "a scalar loss")
 
 
-def _takes_mean_nll(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    sample_weight: Tensor | None,
-    options: Options,
-) -> bool:
+def _takes_mean_nll(input: Tensor, target: Tensor, options: Options) -> bool:
     """Return whether a call takes the route MEAN_NLL: the common case, before anything is parsed.
 
     The general route has the same result, 20 us later, and names a wrong class index.
     """
     if not (
-        weight is None
-        and sample_weight is None
-        and options.is_mean_nll()
+        options.is_mean_nll()
         and isinstance(input, Tensor)
         and isinstance(target, Tensor)
         and input.dtype is torch.float32
@@ -127,48 +119,36 @@ def _takes_mean_nll(
     return not (0 <= options.ignore_index < C or torch.is_autocast_enabled("cpu"))
 
 
-def _keeps_few_logits(linear: Linear, weight: Tensor | None, sample_weight: Tensor | None) -> bool:
+def _keeps_few_logits(linear: Linear, options: Options) -> bool:
     """Return whether a layer has so few logits that not keeping them would cost more."""
     x, W, _ = linear
     return (
         backends.plain()
-        and weight is None
-        and sample_weight is None
+        and options.weight is None
+        and options.sample_weight is None
         and x.dim() == 2
         and len(x) * W.shape[0] <= FEW
     )
 
 
-def logits_loss(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    sample_weight: Tensor | None,
-    options: Options,
-) -> Tensor:
+def logits_loss(input: Tensor, target: Tensor, options: Options) -> Tensor:
     """Return the loss of logits: ``functional.cross_entropy``."""
-    if _takes_mean_nll(input, target, weight, sample_weight, options):
+    if _takes_mean_nll(input, target, options):
         try:
             return rows.mean_nll(input, target)
         except (IndexError, RuntimeError):  # the general route says what is wrong
             pass
-    problem = arguments.logits_problem(input, target, weight, sample_weight, options)
+    problem = arguments.logits_problem(input, target, options)
     return _computed(problem, route(problem))
 
 
-def linear_loss(
-    linear: Linear,
-    target: Tensor,
-    weight: Tensor | None,
-    sample_weight: Tensor | None,
-    options: Options,
-) -> Tensor:
+def linear_loss(linear: Linear, target: Tensor, options: Options) -> Tensor:
     """Return the loss of a linear layer: ``functional.linear_cross_entropy``."""
     arguments.check_options(options)
     arguments.check_linear(linear)
-    if linear.weight.dim() > 2 or _keeps_few_logits(linear, weight, sample_weight):
-        return logits_loss(_logits_second(linear), target, weight, sample_weight, options)
-    problem = arguments.linear_problem(linear, target, weight, sample_weight, options)
+    if linear.weight.dim() > 2 or _keeps_few_logits(linear, options):
+        return logits_loss(_logits_second(linear), target, options)
+    problem = arguments.linear_problem(linear, target, options)
     return _computed(problem, route(problem))
 
 
@@ -181,29 +161,29 @@ def _logits_second(linear: Linear) -> Tensor:
     return z.view(*x.shape[:-1], *W.shape[:-1])
 
 
-def _computed(problem: Problem, route: Route) -> Tensor:
-    """Return the loss of a problem, computed on the route."""
+def _computed(problem: Problem, chosen: Route) -> Tensor:
+    """Return the loss of a problem, computed on the chosen."""
     if problem.autocast:
         with torch.autocast(problem.target.device.type, enabled=False):
-            return _computed(problem._replace(autocast=False), route)
+            return _computed(problem._replace(autocast=False), chosen)
     source = problem.source
-    if route.logits == "kept":
+    if chosen.logits == "kept":
         assert isinstance(source, Linear)
         source = source.logits().to(problem.dtype)
     terms = loss_terms(problem)
     target, weights = terms.target, terms.weights
     lse = weights.c is not None
     # Each module of rules takes the source of its own routes, which mypy cannot see.
-    rule: Any = linear_rows if route.logits == "in blocks" else rows
+    rule: Any = linear_rows if chosen.logits == "in blocks" else rows
     loss: Tensor
-    if route.rule == "weighted total":
-        loss = rule.weighted_total(source, target, weights, route.kernels)
+    if chosen.rule == "weighted total":
+        loss = rule.weighted_total(source, target, weights, chosen.kernels)
     else:
-        if route.rule == "formulas":
+        if chosen.rule == "formulas":
             assert isinstance(source, Tensor)
             values = maths.row_values(source, target, lse)
         else:
-            values = rule.row_values(source, target, lse, route.kernels)
+            values = rule.row_values(source, target, lse, chosen.kernels)
         loss = loss_of_values(values, terms, problem.options.reduction)
     if terms.of_no_rows is not None:
         loss = loss + terms.of_no_rows
@@ -229,25 +209,19 @@ def route_of(function: Callable[..., Tensor], /, *args: Any, **kwargs: Any) -> R
     bound.apply_defaults()
     given = bound.arguments
     options = Options(**{name: given[name] for name in Options._fields})
-    target, weights = given["target"], (given["weight"], given["sample_weight"])
+    target = given["target"]
     if "linear_weight" not in given:
-        return _logits_route(given["input"], target, *weights, options)
+        return _logits_route(given["input"], target, options)
     linear = Linear(given["input"], given["linear_weight"], given["linear_bias"])
     arguments.check_options(options)
     arguments.check_linear(linear)
-    if linear.weight.dim() > 2 or _keeps_few_logits(linear, *weights):
+    if linear.weight.dim() > 2 or _keeps_few_logits(linear, options):
         logits = _logits_second(linear)
-        return _logits_route(logits, target, *weights, options)._replace(logits="kept")
-    return route(arguments.linear_problem(linear, target, *weights, options))
+        return _logits_route(logits, target, options)._replace(logits="kept")
+    return route(arguments.linear_problem(linear, target, options))
 
 
-def _logits_route(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    sample_weight: Tensor | None,
-    options: Options,
-) -> Route:
-    if _takes_mean_nll(input, target, weight, sample_weight, options):
+def _logits_route(input: Tensor, target: Tensor, options: Options) -> Route:
+    if _takes_mean_nll(input, target, options):
         return MEAN_NLL
-    return route(arguments.logits_problem(input, target, weight, sample_weight, options))
+    return route(arguments.logits_problem(input, target, options))

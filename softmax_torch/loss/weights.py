@@ -43,7 +43,7 @@ def loss_terms(problem: Problem) -> LossTerms:
     options, C, rows = problem.options, problem.classes, math.prod(problem.shape)
     eps = options.label_smoothing
     dtype = sum_dtype(problem.dtype)
-    w = None if problem.weight is None else upcast(problem.weight)
+    w = None if options.weight is None else upcast(options.weight)
     nll: RowWeight = None
     smooth: RowWeight = None
     share: Tensor | None = None  # the weight of a row's class in the mean; None for 1
@@ -64,7 +64,8 @@ def loss_terms(problem: Problem) -> LossTerms:
             smooth = eps / C
 
     count: RowWeight = None if problem.counted is None else problem.counted.to(dtype)
-    count = _times(count, None if problem.sample_weight is None else upcast(problem.sample_weight))
+    if options.sample_weight is not None:
+        count = _times(count, upcast(options.sample_weight))
     mean = options.reduction == "mean"
     scale, of_no_rows = _reciprocal(_times(share, count), rows) if mean else (None, None)
     a = None if nll is None else _times(nll, _times(count, scale))

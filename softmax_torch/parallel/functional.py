@@ -93,9 +93,9 @@ def linear_cross_entropy(
         linear_bias = linear_bias.to_local()
     if shard is None:
         raise ValueError("shard: expected a ClassShard with local tensors, got None")
-    options = Options(ignore_index, reduction, label_smoothing, z_loss)
+    options = Options(weight, sample_weight, ignore_index, reduction, label_smoothing, z_loss)
     linear = Linear(input, linear_weight, linear_bias)
-    problem = parse_on_all_ranks(linear, target, shard, weight, sample_weight, options)
+    problem = parse_on_all_ranks(linear, target, shard, options)
     if not problem.autocast:
         return _loss(problem, shard)
     with torch.autocast(input.device.type, enabled=False):
@@ -107,20 +107,20 @@ def _loss(problem: Problem, shard: ClassShard) -> Tensor:
     group, start, stop, _ = shard
     linear = problem.source
     assert isinstance(linear, Linear)
-    weight = problem.weight
-    if problem.soft and weight is not None:  # the target too has the shard's classes only
-        problem = problem._replace(weight=to_shards(weight, group)[start:stop])
+    options = problem.options
+    if problem.soft and options.weight is not None:  # the target too has only the shard's classes
+        own = to_shards(options.weight, group)[start:stop]
+        problem = problem._replace(options=options._replace(weight=own))
     terms = loss_terms(problem)
     y, u = terms.target
     if not problem.soft and u is not None:
         u = to_shards(u, group)[start:stop]
-    reduction = problem.options.reduction
     values = _row_values(linear, Target(y, u), shard)
-    loss = loss_of_values(values, terms, reduction)
+    loss = loss_of_values(values, terms, options.reduction)
     if terms.of_no_rows is not None:
         loss = loss + terms.of_no_rows
     loss = loss.to(problem.dtype)
-    return loss.reshape(problem.shape) if reduction == "none" else loss
+    return loss.reshape(problem.shape) if options.reduction == "none" else loss
 
 
 def _row_values(linear: Linear, target: Target, shard: ClassShard) -> RowValues:

@@ -26,8 +26,6 @@ def parse_on_all_ranks(
     linear: Linear,
     target: Tensor,
     shard: ClassShard,
-    weight: Tensor | None,
-    sample_weight: Tensor | None,
     options: Options,
 ) -> Problem:
     """Parse the arguments of every rank; ``classes`` of the problem counts all shards' classes.
@@ -39,11 +37,11 @@ def parse_on_all_ranks(
     error: Exception | None = None
     problem: Problem | None = None
     try:
-        problem = _parse(linear, target, shard, weight, sample_weight, options)
+        problem = _parse(linear, target, shard, options)
     except Exception as e:
         error = e
     soft = problem is not None and problem.soft
-    description = _description(linear, target, weight, sample_weight, options, soft)
+    description = _description(linear, target, options, soft)
     _compare(error, description, shard, linear.x)
     assert problem is not None, "an error is raised on all ranks"
     return problem
@@ -53,8 +51,6 @@ def _parse(
     linear: Linear,
     target: Tensor,
     shard: ClassShard,
-    weight: Tensor | None,
-    sample_weight: Tensor | None,
     options: Options,
 ) -> Problem:
     """Check and parse this rank's arguments."""
@@ -76,15 +72,13 @@ def _parse(
             )
         whole = target.new_zeros(()).expand(*rows, shard.classes)  # checked like all classes'
     C = shard.classes
-    soft = arguments.check_linear_target(x, C, whole, weight, sample_weight, options)
-    return arguments.parse_linear(linear, target, soft, C, weight, sample_weight, options)
+    soft = arguments.check_linear_target(x, C, whole, options)
+    return arguments.parse_linear(linear, target, soft, C, options)
 
 
 def _description(
     linear: Linear,
     target: Tensor,
-    weight: Tensor | None,
-    sample_weight: Tensor | None,
     options: Options,
     soft: bool,
 ) -> dict[str, str]:
@@ -100,9 +94,7 @@ def _description(
         "input": kind(linear.x),
         "features and type of linear_weight": kind(linear.weight[:0]),
         "linear_bias": "None" if linear.bias is None else kind(linear.bias[:0]),
-        "weight": kind(weight),
-        "sample_weight": kind(sample_weight),
-        **{name: str(value) for name, value in options._asdict().items()},
+        **{n: kind(v) if isinstance(v, Tensor) else str(v) for n, v in options._asdict().items()},
     }
     if soft:
         found["target"] = f"{target.dtype}, class probabilities"
