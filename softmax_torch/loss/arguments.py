@@ -300,8 +300,8 @@ def _check_device(name: str, tensor: Tensor | None, input: Tensor) -> None:
 def _check_probabilities(target: Tensor, ignore_index: int) -> None:
     if not target.dtype.is_floating_point:
         raise RuntimeError(
-            f"target: expected class probabilities in a floating-point type, as its shape "
-            f"{tuple(target.shape)} is that of input, got {target.dtype}"
+            f"target: expected class probabilities in a floating-point type, as it has the "
+            f"shape of input, {tuple(target.shape)}; got {target.dtype}"
         )
     if ignore_index >= 0:
         raise RuntimeError(

@@ -1,8 +1,9 @@
 """Choose how a call of cross-entropy is computed, and compute it.
 
-A call is parsed into a ``Problem``; ``route`` alone decides, in the order of its lines, which rule
-computes it and with which kernels; ``weights`` turns its options into weights of row numbers; the
-rule runs. ``route_of`` returns the route of a call without running it:
+A call is parsed into a ``Problem``; ``route`` chooses its rule and kernels; ``weights`` turns its
+options into weights of row numbers; the rule runs. Two shortcuts come first, for small batches whose
+time is spent on the host: they skip parsing and weights. No other file decides about routes.
+``route_of`` returns the route of a call without running it:
 
 >>> import torch
 >>> from softmax_torch import cross_entropy
@@ -136,7 +137,7 @@ def logits_loss(input: Tensor, target: Tensor, options: Options) -> Tensor:
     if _takes_mean_nll(input, target, options):
         try:
             return rows.mean_nll(input, target)
-        except (IndexError, RuntimeError):  # the general route says what is wrong
+        except (IndexError, RuntimeError):  # the general route names the index
             pass
     problem = arguments.logits_problem(input, target, options)
     return _computed(problem, route(problem))
@@ -162,7 +163,7 @@ def _logits_second(linear: Linear) -> Tensor:
 
 
 def _computed(problem: Problem, chosen: Route) -> Tensor:
-    """Return the loss of a problem, computed on the chosen."""
+    """Return the loss of a problem, computed on the chosen route."""
     if problem.autocast:
         with torch.autocast(problem.target.device.type, enabled=False):
             return _computed(problem._replace(autocast=False), chosen)

@@ -36,6 +36,7 @@ __all__ = [
     "formula_gradients",
     "logits_blocks",
     "row_values",
+    "target_of",
     "weighted_total",
 ]
 

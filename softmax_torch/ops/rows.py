@@ -22,7 +22,16 @@ from softmax_torch.maths import RowValues, RowWeights, Target
 from softmax_torch.ops import backends, cpu
 from softmax_torch.ops.backends import Kernels
 
-__all__ = ["mean_nll", "row_values", "save_arguments", "saved_arguments", "weighted_total"]
+__all__ = [
+    "mean_nll",
+    "needed",
+    "packed",
+    "row_values",
+    "save_arguments",
+    "saved_arguments",
+    "unpacked",
+    "weighted_total",
+]
 
 
 def row_values(z: Tensor, target: Target, lse: bool, kernels: Kernels) -> RowValues:
