@@ -1,8 +1,9 @@
 """Choose how a call of cross-entropy is computed, and compute it.
 
 A call is parsed into a ``Problem``; ``route`` chooses its rule and kernels; ``weights`` turns its
-options into weights of row numbers; the rule runs. Two shortcuts come first, for small batches whose
-time is spent on the host: they skip parsing and weights. No other file decides about routes.
+options into weights of row numbers; the rule runs. Two shortcuts come first, for small batches, on
+which calls cost more than arithmetic: they skip parsing and weights. No other file decides about
+routes.
 ``route_of`` returns the route of a call without running it:
 
 >>> import torch
