@@ -21,12 +21,10 @@ __all__ = [
     "Options",
     "Problem",
     "check_linear",
-    "check_linear_target",
     "check_options",
     "check_sizes",
     "linear_problem",
     "logits_problem",
-    "parse_linear",
 ]
 
 
@@ -55,8 +53,7 @@ class Problem(NamedTuple):
     """A call of cross-entropy: its arguments, checked and in the shapes of ``maths``."""
 
     source: Tensor | Linear  # logits (N, C) or (N, C, M), or the layer with an input (N, D)
-    target: Tensor  # int64 class indices (N,) or (N, M), valid in ignored rows too; or
-    # class probabilities in the shape of the logits
+    target: Tensor  # int64 class indices (N,) or (N, M), all valid, or probabilities like logits
     soft: bool  # whether target holds class probabilities
     counted: Tensor | None  # False in rows that are ignored; None if there are none
     classes: int  # C; of all shards where source has a shard of the classes
@@ -91,20 +88,23 @@ def logits_problem(input: Tensor, target: Tensor, options: Options) -> Problem:
     return Problem(z, target, soft, counted, classes, options, dtype, rows, autocast)
 
 
-def linear_problem(linear: Linear, target: Tensor, options: Options) -> Problem:
-    """Parse a call of ``linear_cross_entropy`` whose layer ``check_linear`` has passed."""
-    classes = linear.weight.shape[0]
-    soft = check_linear_target(linear.x, classes, target, options)
-    return parse_linear(linear, target, soft, classes, options)
-
-
-def parse_linear(
-    linear: Linear, target: Tensor, soft: bool, classes: int, options: Options
+def linear_problem(
+    linear: Linear,
+    target: Tensor,
+    options: Options,
+    classes: int | None = None,
+    whole_target: Tensor | None = None,
 ) -> Problem:
-    """Parse checked arguments; the layer may be a shard of the classes, with ``classes`` in all."""
-    x = linear.x
-    rows = x.shape[:-1]
+    """Parse a call of ``linear_cross_entropy`` whose layer ``check_linear`` has passed.
+
+    For a shard of the classes ``classes`` counts all shards' classes, and ``whole_target`` is
+    checked in place of target, which has the class probabilities of the shard only.
+    """
+    x, rows = linear.x, linear.x.shape[:-1]
     N = math.prod(rows)
+    C = linear.weight.shape[0] if classes is None else classes
+    checked = target if whole_target is None else whole_target
+    soft = _check_target(x, torch.Size((*rows, C)), C, rows, checked, options)
     dtype = _loss_dtype(x.dtype, target, soft, options.weight)
     linear = Linear(x.reshape(N, x.shape[-1]), linear.weight, linear.bias)
     autocast = backends.autocast(x)
@@ -118,9 +118,9 @@ def parse_linear(
     if soft:
         target = target.reshape(N, target.shape[-1])
     else:
-        target, counted = _class_indices(target.reshape(-1), classes, options.ignore_index)
+        target, counted = _class_indices(target.reshape(-1), C, options.ignore_index)
     options = _with_rows(options, (N,))
-    return Problem(linear, target, soft, counted, classes, options, dtype, rows, autocast)
+    return Problem(linear, target, soft, counted, C, options, dtype, rows, autocast)
 
 
 def _with_rows(options: Options, shape: tuple[int, ...]) -> Options:
@@ -139,10 +139,9 @@ def check_sizes(in_features: int, num_classes: int) -> None:
 
 def check_options(options: Options) -> None:
     """Raise ValueError, TypeError or RuntimeError unless the options are in their ranges."""
-    reduction, label_smoothing = options.reduction, options.label_smoothing
-    z_loss = options.z_loss
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f'reduction: expected "none", "mean" or "sum", got {reduction!r}')
+    label_smoothing, z_loss = options.label_smoothing, options.z_loss
+    if options.reduction not in ("mean", "sum", "none"):
+        raise ValueError(f'reduction: expected "none", "mean" or "sum", got {options.reduction!r}')
     # The comparisons are written so that a NaN fails them.
     try:
         if not 0.0 <= label_smoothing <= 1.0:
@@ -190,13 +189,6 @@ def check_linear(linear: Linear) -> None:
             raise RuntimeError(f"{name}: expected {input.dtype} as input, got {tensor.dtype}")
 
 
-def check_linear_target(input: Tensor, classes: int, target: Tensor, options: Options) -> bool:
-    """Return whether ``target`` holds class probabilities; raise unless it and the weights fit."""
-    rows = input.shape[:-1]
-    shape = torch.Size((*rows, classes))
-    return _check_target(input, shape, classes, rows, target, options)
-
-
 def _check_target(
     input: Tensor,
     shape: torch.Size,
@@ -205,7 +197,7 @@ def _check_target(
     target: Tensor,
     options: Options,
 ) -> bool:
-    """``check_linear_target`` for logits of this shape."""
+    """Return whether ``target`` holds class probabilities; raise unless it and the weights fit."""
     weight, sample_weight = options.weight, options.sample_weight
     _check_tensor("target", target)
     if classes == 0:

@@ -71,9 +71,7 @@ def _parse(
                 f"{(*rows, C_r)}, got {tuple(target.shape)}"
             )
         whole = target.new_zeros(()).expand(*rows, shard.classes)  # checked like all classes'
-    C = shard.classes
-    soft = arguments.check_linear_target(x, C, whole, options)
-    return arguments.parse_linear(linear, target, soft, C, options)
+    return arguments.linear_problem(linear, target, options, shard.classes, whole)
 
 
 def _description(
