@@ -1,4 +1,4 @@
-"""What the head costs in a net: a CNN that ends in it against the same CNN with torch's own.
+"""The cost of the head in a net: a CNN with our loss against the same CNN with torch's.
 
     python benchmarks/head.py [--batch_sizes 128 512] [--classes 10 1000] [--repeats 80]
                               [--threads 2] [--device cpu] [--markdown FILE]
@@ -8,9 +8,9 @@
 torch      nn.Linear and F.cross_entropy on the features
 ours       SoftmaxRegression.loss on the features
 
-First it is checked that from the same numbers both have the same losses over 50 steps, to 1e-5 of
-the first. Then whole steps (forward, backward, update) are compared: their medians, and
-the median of the ratios of two that were made one after the other.
+First both train 50 steps from the same parameters: their losses must agree to 1e-5 of the first.
+Then whole steps (forward, backward, update) are compared: their medians, and the median ratio of
+two consecutive steps.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def main() -> None:
             difference = check(classes, batch_size, options.device)
             times = race(classes, batch_size, options)
             a, b = (1e3 * statistics.median(times[name]) for name in ("torch", "ours"))
-            # Of the two steps of a turn, which had the same neighbours.
+            # The ratio within a turn, whose two steps run under the same conditions.
             ratio = statistics.median(b / a for a, b in zip(*times.values(), strict=True))
             lines.append(
                 f"| {batch_size} | {classes} | {difference:.0e} | {a:.1f} | {b:.1f} | {ratio:.3f} |"
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def contestants(classes: int, device: str) -> dict[str, Step]:
-    """A step of each, from the same numbers; it returns the loss before it."""
+    """Return a step of each, from the same parameters; a step returns the loss before it."""
     steps: dict[str, Step] = {}
     for name in ("torch", "ours"):
         torch.manual_seed(0)
@@ -75,7 +75,7 @@ def contestants(classes: int, device: str) -> dict[str, Step]:
 
 
 def torchs(head: SoftmaxRegression, features: Tensor, y: Tensor) -> Tensor:
-    """The loss by torch's own calls."""
+    """Return the loss by torch's own functions."""
     return F.cross_entropy(head.linear(features), y)
 
 
@@ -84,9 +84,9 @@ def stepper(
     head: SoftmaxRegression,
     loss_of: Callable[[SoftmaxRegression, Tensor, Tensor], Tensor],
 ) -> Step:
-    """A step of SGD."""
+    """Return a step of SGD."""
     parameters = [*backbone.parameters(), *head.parameters()]
-    # Without momentum, which would take roundings for a direction, as would larger steps.
+    # No momentum and small steps: both would amplify differences of rounding.
     optimizer = torch.optim.SGD(parameters, lr=0.01)
 
     def step(x: Tensor, y: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ def stepper(
 
 
 def batch(n: int, classes: int, device: str, seed: int) -> tuple[Tensor, Tensor]:
-    """Noise, with a bright patch whose place is that of the class."""
+    """Return images of noise with a bright patch in a place that depends on the class."""
     generator = torch.Generator().manual_seed(seed)
     y = torch.randint(classes, (n,), generator=generator)
     x = 0.5 * torch.rand(n, 28, 28, generator=generator)
@@ -111,7 +111,7 @@ def batch(n: int, classes: int, device: str, seed: int) -> tuple[Tensor, Tensor]
 
 
 def check(classes: int, batch_size: int, device: str, steps: int = STEPS) -> float:
-    """The largest difference of losses, relative to the first loss; AssertionError from 1e-5 on."""
+    """Return the largest difference of losses relative to the first; assert that it is < 1e-5."""
     both = contestants(classes, device)
     losses = {name: [] for name in both}
     for seed in range(steps):
@@ -119,17 +119,17 @@ def check(classes: int, batch_size: int, device: str, steps: int = STEPS) -> flo
         for name, step in both.items():
             losses[name].append(step(x, y))
     ours, theirs = (torch.stack(losses[name]).double() for name in ("ours", "torch"))
-    assert ours[-1] < ours[0], "nothing was learnt, so that the losses say nothing"
+    assert ours[-1] < ours[0], "nothing was learnt, so the losses prove nothing"
     difference = float((ours - theirs).abs().max() / theirs[0])
     assert difference < CLOSE, f"losses differ by {difference:.1e} of the first"
     return difference
 
 
 def race(classes: int, batch_size: int, options: argparse.Namespace) -> dict[str, list[float]]:
-    """Seconds of each step, turn by turn; the first few of a round are not counted.
+    """Return the seconds of each step, turn by turn, without the first two turns of a round.
 
-    In each round both are made anew: where their parameters come to lie in memory makes a few
-    percent of difference, the same in all steps.
+    Each round makes both contestants anew: the place of their parameters in memory makes a
+    difference of a few percent, constant over steps.
     """
     x, y = batch(batch_size, classes, options.device, 0)
     times: dict[str, list[float]] = {"torch": [], "ours": []}
@@ -147,7 +147,7 @@ def race(classes: int, batch_size: int, options: argparse.Namespace) -> dict[str
 
 
 def wait(device: str) -> None:
-    """Until the device has done what it was given."""
+    """Wait until the device has finished."""
     if device != "cpu":
         torch.cuda.synchronize()
 

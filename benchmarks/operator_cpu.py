@@ -1,14 +1,15 @@
-"""The operator on a CPU against torch's: is it right, how fast is it, what memory does it take.
+"""The operator on a CPU against torch's: correctness, time and memory.
 
     python benchmarks/operator_cpu.py [--threads 2] [--repeats 15] [--only cross_entropy]
                                       [--json FILE] [--markdown FILE]
 
-Each case is first compared with torch in float64, loss and gradients; one that differs stops the
-program. Times are medians of loss + backward in one process, the contestants taking turns. A turn
-is as many calls as fill 20 ms, since a training step too follows one of its kind. Memory is the
-most that torch's allocator held during one call beyond what was there before, gradients included.
-"Bandwidth" is the least a loss and its gradient can move (read the logits, write the gradient) over
-the time, as a share of what a copy of the same size reaches in the same run.
+Each case is first compared with torch in float64, loss and gradients; a difference stops the
+program. Each case prints the route that our call takes. Times are medians of loss + backward in one
+process, the contestants taking turns. A turn is as many calls as fill 20 ms: a training step, too,
+follows one of its own kind. Memory is the peak of torch's allocator during one call beyond what it
+held before, gradients included. "Bandwidth" is the least number of bytes that a loss and its
+gradient move (read the logits, write the gradient) over the time, as a share of the bandwidth of a
+copy of the same size in the same run.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# Before torch is imported: its profiler writes what it could not find to the console otherwise.
+# Set before torch is imported, or its profiler prints the libraries that it could not find.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from softmax_torch import cross_entropy, linear_cross_entropy
+from softmax_torch import cross_entropy, linear_cross_entropy, route_of, show_config
 
-Call = Callable[[], Any]
+Step = Callable[[], Any]
 
 
 class Case(NamedTuple):
@@ -43,7 +44,8 @@ class Case(NamedTuple):
     contestants: dict[str, Callable[..., Tensor]]
     leaves: list[Tensor]
     target: Tensor
-    moved: int | None  # bytes read and written at least, where memory is the limit
+    moved: int | None  # the least bytes read and written, where memory is the limit
+    route: str  # of our call
 
 
 def main() -> None:
@@ -57,7 +59,8 @@ def main() -> None:
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # "no CUDA" is no news
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {cpu_name()}, float32")
+    show_config()
+    print(f"{torch.get_num_threads()} threads, {cpu_name()}, float32")
     head = f"{'ms':>9s} {'ours/':>7s} {'extra MB':>9s} {'bandwidth':>9s}"
     print(f"{'case':38s} {'contestant':34s} {head}")
 
@@ -89,13 +92,14 @@ def cross_entropy_case(N: int, C: int) -> Case:
         "F.cross_entropy": F.cross_entropy,
         "torch.compile(F.cross_entropy)": compiled,
     }
-    return Case(f"cross_entropy {N} x {C}", contestants, [z], y, 2 * z.numel() * 4)
+    route = str(route_of(cross_entropy, z.clone().requires_grad_(), y))
+    return Case(f"cross_entropy {N} x {C}", contestants, [z], y, 2 * z.numel() * 4, route)
 
 
 def linear_case(N: int, D: int, C: int) -> Case:
     x, y = torch.randn(N, D), torch.randint(C, (N,))
     weight, bias = torch.randn(C, D) / D**0.5, torch.zeros(C)
-    frozen = N == 60000  # a data set: nobody asks for the gradient of the inputs
+    frozen = N == 60000  # a data set, whose gradient is not needed
 
     def ours(weight: Tensor, bias: Tensor, *x_leaf: Tensor, target: Tensor) -> Tensor:
         (inputs,) = x_leaf or (x,)
@@ -115,11 +119,13 @@ def linear_case(N: int, D: int, C: int) -> Case:
     if chunked is not None and not frozen:
         contestants["F.linear_cross_entropy(options)"] = chunked
     name = f"linear {N} x {D} x {C}" + (", frozen input" if frozen else "")
-    return Case(name, contestants, [weight, bias] + ([] if frozen else [x]), y, None)
+    trained = weight.clone().requires_grad_()
+    route = str(route_of(linear_cross_entropy, x, trained, y, linear_bias=bias))
+    return Case(name, contestants, [weight, bias] + ([] if frozen else [x]), y, None, route)
 
 
 def torch_chunked(x: Tensor) -> Callable[..., Tensor] | None:
-    """torch's own chunked form, where this torch has it."""
+    """Return torch's own chunked form, or None if this torch has none."""
     options = getattr(F, "LinearCrossEntropyOptions", None)
     if options is None:
         options = getattr(torch.nn, "LinearCrossEntropyOptions", None)
@@ -134,7 +140,7 @@ def torch_chunked(x: Tensor) -> Callable[..., Tensor] | None:
 
 
 def check(case: Case) -> None:
-    """Ours against torch in float64: loss and every gradient within float32's rounding."""
+    """Stop unless loss and every gradient equal torch's in float64 up to float32's rounding."""
     names = list(case.contestants)
     ours, torchs = case.contestants[names[0]], case.contestants[names[1]]
     got = value_and_gradients(ours, case.leaves, case.target)
@@ -156,7 +162,7 @@ def value_and_gradients(
 def measure(case: Case, repeats: int) -> dict[str, Any]:
     inputs = [leaf.detach().requires_grad_() for leaf in case.leaves]
 
-    def step(f: Callable[..., Tensor]) -> Call:
+    def step(f: Callable[..., Tensor]) -> Step:
         def run() -> None:
             for leaf in inputs:
                 leaf.grad = None
@@ -166,7 +172,8 @@ def measure(case: Case, repeats: int) -> dict[str, Any]:
 
     steps = {name: step(f) for name, f in case.contestants.items()}
     times = median_times(steps, repeats)
-    result: dict[str, Any] = {"case": case.name, "contestants": {}}
+    result: dict[str, Any] = {"case": case.name, "route": case.route, "contestants": {}}
+    print(f"{case.name}: {case.route}")
     ours = times["softmax_torch"]
     gradient = sum(leaf.numel() * leaf.element_size() for leaf in inputs)
     bandwidth = None if case.moved is None else copy_bandwidth(inputs[0].detach())
@@ -191,7 +198,7 @@ def measure(case: Case, repeats: int) -> dict[str, Any]:
 
 
 def markdown(figures: list[dict[str, Any]]) -> str:
-    """A table with a row for each case: our time, and its ratio to that of each contestant."""
+    """Return a table with a row for each case: our time and its ratio to each contestant's."""
     peers = ("torch", "torch.compile", "torch, in chunks")
     lines = [
         f"| case (N x [D x] C) | ms | {' | '.join(f'/ {peer}' for peer in peers)} | extra memory "
@@ -209,8 +216,8 @@ def markdown(figures: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def median_times(steps: dict[str, Call], repeats: int) -> dict[str, float]:
-    """Seconds a call, in turns."""
+def median_times(steps: dict[str, Step], repeats: int) -> dict[str, float]:
+    """Return the median seconds of a call of each step; the steps take turns."""
     calls = {}
     for name, run in steps.items():
         for _ in range(3):
@@ -221,7 +228,7 @@ def median_times(steps: dict[str, Call], repeats: int) -> dict[str, float]:
     samples: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(repeats):
         for name, run in steps.items():
-            run()  # not timed: the turn of another has emptied the caches
+            run()  # not timed: the turn before has emptied the caches
             start = time.perf_counter()
             for _ in range(calls[name]):
                 run()
@@ -230,14 +237,14 @@ def median_times(steps: dict[str, Call], repeats: int) -> dict[str, float]:
 
 
 def copy_bandwidth(z: Tensor) -> float:
-    """Bytes a second that a copy of z reads and writes."""
+    """Return the bytes that a copy of z reads and writes per second."""
     out = torch.empty_like(z)
     times = median_times({"copy": lambda: out.copy_(z)}, 15)
     return 2 * z.numel() * z.element_size() / times["copy"]
 
 
-def peak_bytes(run: Call) -> int:
-    """The most that torch's CPU allocator holds during a call, beyond what it held before."""
+def peak_bytes(run: Step) -> int:
+    """Return the peak bytes of torch's CPU allocator in a call, beyond what it held before."""
     with torch.profiler.profile(
         activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
     ) as profile:

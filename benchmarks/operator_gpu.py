@@ -1,17 +1,17 @@
-"""The operator on a GPU: is it right, and how near to the speed of memory and of the matmuls.
+"""The operator on a GPU: correctness, and speed relative to memory and matrix products.
 
     python benchmarks/operator_gpu.py [--json FILE] [--markdown FILE] [--interpret]
 
-Each case is first compared with torch in float64 on a few of its rows, loss and gradients; one that
-differs stops the program. Then the contestants take turns in this process; times are medians of
-single calls between CUDA events, each after a write over more memory than the L2 cache has. What is
-reached is given as a share of a limit measured in the same run: for logits the least bytes that a
-loss and its gradient move (read N C, write N C) over the bandwidth of a copy, for a linear layer
-the time of its bare matrix products. Memory is the peak beyond what was there before, gradients
+Each case is first compared with torch in float64 on a few of its rows, loss and gradients; a
+difference stops the program. Then the contestants take turns in this process. Times are medians of
+single calls between CUDA events, each after a write to more memory than the L2 cache holds. The
+result is given relative to a limit measured in the same run: for logits, the least bytes that a
+loss and its gradient move (read N C, write N C) over the bandwidth of a copy; for a linear layer,
+the time of its bare matrix products. Memory is the peak beyond the memory held before, gradients
 included. A peer that cannot be imported, or fails, is named and left out.
 
-With --interpret, on a machine without a GPU: tiny sizes in Triton's interpreter from end to end.
-It says nothing about speed.
+--interpret runs tiny sizes in Triton's interpreter from end to end, without a GPU. Its times mean
+nothing.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from torch import Tensor
 from softmax_torch import cross_entropy, linear_cross_entropy
 
 INTERPRET = "--interpret" in sys.argv
-Call = Callable[[], Any]
+Step = Callable[[], Any]
 DEVICE = "cpu" if INTERPRET else "cuda"
 FLUSH = 256 << 20  # bytes; the L2 of an H200 has 50 MiB
 
@@ -43,7 +43,7 @@ LOGITS = [
     (16384, 32000, torch.bfloat16, 0.90),
     (1_000_000, 10, torch.float32, 0.70),
 ]
-# N, D, C, dtype, frozen input, the most that it may take of its bare products
+# N, D, C, dtype, frozen input, the highest allowed ratio to the bare products
 HEADS = [
     (4096, 4096, 128256, torch.bfloat16, False, 1.10),
     (60000, 784, 10, torch.float32, True, 1.30),
@@ -75,15 +75,15 @@ def main() -> None:
 
 
 def interpret() -> None:
-    """Put the GPU's kernels in the place of the CPU's, run by the interpreter."""
+    """Replace the CPU kernels by the GPU kernels, run by the interpreter."""
     os.environ["TRITON_INTERPRET"] = "1"
-    from softmax_torch import functional
+    from softmax_torch.loss import route
     from softmax_torch.ops import backends, gpu
 
     backends.kernels = lambda z: gpu
     backends.scaled_ = gpu.scale_
-    functional._plain_rows = lambda *args: False
-    functional.FEW = 0
+    route._takes_mean_nll = lambda *args: False
+    route.FEW = 0
 
 
 def gpu_name() -> str:
@@ -97,14 +97,14 @@ def logits_case(N: int, C: int, dtype: torch.dtype, bar: float) -> dict[str, Any
     y = torch.randint(C, (N,), device=DEVICE)
     name = f"cross_entropy {N} x {C} {str(dtype)[6:]}"
     check(name, lambda z, y: cross_entropy(z, y), F.cross_entropy, [z], y)
-    contestants: dict[str, Call] = {"softmax_torch": lambda: cross_entropy(z, y)}
+    contestants: dict[str, Step] = {"softmax_torch": lambda: cross_entropy(z, y)}
     contestants["F.cross_entropy"] = lambda: F.cross_entropy(z, y)
     if not INTERPRET:
         compiled = torch.compile(F.cross_entropy)
         contestants["torch.compile(F.cross_entropy)"] = lambda: compiled(z, y)
     liger = peer("liger_kernel.transformers.functional", "liger_cross_entropy")
     if liger is not None:
-        # All that race after its first turn are given its gradient as logits: as many bytes.
+        # After its first turn all contestants get its gradient as logits: as many bytes.
         contestants["Liger (overwrites the logits)"] = lambda: liger(z, y)[0]
     source, out = z.detach(), torch.empty_like(z)
     copy = median_times({"copy": lambda: out.copy_(source)})["copy"]
@@ -112,7 +112,7 @@ def logits_case(N: int, C: int, dtype: torch.dtype, bar: float) -> dict[str, Any
     # A copy reads and writes as many bytes as a loss and its gradient must.
     figure |= {"limit": "copy", "limit_ms": copy * 1e3, "bar": f">= {bar:.0%} of copy bandwidth"}
     figure["reached"] = copy * 1e3 / figure["contestants"]["softmax_torch"]["ms"]
-    return told(figure)
+    return printed(figure)
 
 
 def head_case(
@@ -135,7 +135,7 @@ def head_case(
         return F.cross_entropy(F.linear(given, W), target)
 
     check(name, ours, torchs, leaves, y)
-    contestants: dict[str, Call] = {"softmax_torch": lambda: linear_cross_entropy(x, W, y)}
+    contestants: dict[str, Step] = {"softmax_torch": lambda: linear_cross_entropy(x, W, y)}
     contestants["F.linear + F.cross_entropy"] = lambda: F.cross_entropy(F.linear(x, W), y)
     chunks = getattr(torch.nn, "LinearCrossEntropyOptions", None) or getattr(
         F, "LinearCrossEntropyOptions", None
@@ -155,18 +155,18 @@ def head_case(
         contestants["CCE"] = lambda: cce(x, W, y)
     X, V = x.detach(), W.detach()
     Z = X @ V.t()
-    products: dict[str, Call] = {"z": lambda: X @ V.t(), "dW": lambda: Z.t() @ X}
+    products: dict[str, Step] = {"z": lambda: X @ V.t(), "dW": lambda: Z.t() @ X}
     if not frozen:
         products["dx"] = lambda: Z @ V
     bare = sum(median_times(products).values())
     products.clear()
-    Z = Z.new_empty(0)  # the race's memory is its own
+    Z = Z.new_empty(0)  # free it: the race measures memory
     figure = race(name, contestants, leaves)
     figure |= {"limit": f"{2 if frozen else 3} products", "limit_ms": bare * 1e3}
     ours_ms = figure["contestants"]["softmax_torch"]["ms"]
     figure |= {"bar": f"<= {bar:.2f} x the bare products", "reached": ours_ms / (bare * 1e3)}
     figure["matmul_tflops"] = 2 * N * D * C * (2 if frozen else 3) / bare / 1e12
-    return told(figure)
+    return printed(figure)
 
 
 def first(value: Any) -> Tensor:
@@ -174,7 +174,7 @@ def first(value: Any) -> Tensor:
 
 
 def peer(module: str, name: str) -> Callable[..., Any] | None:
-    """A function of another library where it can be imported and there is a GPU for it."""
+    """Return a function of another library, or None if it cannot be imported or has no GPU."""
     if INTERPRET:
         return None
     try:
@@ -191,7 +191,7 @@ def check(
     leaves: list[Tensor],
     y: Tensor,
 ) -> None:
-    """Ours against torch in float64 on the first rows: loss and every gradient."""
+    """Stop unless loss and every gradient equal torch's in float64 on the first rows."""
     few = min(64, len(y))
     mine = [leaf.detach()[:few] if len(leaf) == len(y) else leaf.detach() for leaf in leaves]
     results = []
@@ -206,10 +206,10 @@ def check(
             raise SystemExit(f"{name}: relative error {error:.1e} against float64, not timed")
 
 
-def race(name: str, contestants: dict[str, Call], leaves: list[Tensor]) -> dict[str, Any]:
-    """Milliseconds of loss + backward for each, ours over theirs, and peak memory."""
+def race(name: str, contestants: dict[str, Step], leaves: list[Tensor]) -> dict[str, Any]:
+    """Return the milliseconds of loss + backward, their ratios to ours, and peak memory."""
 
-    def step(f: Call) -> Call:
+    def step(f: Step) -> Step:
         def run() -> None:
             for leaf in leaves:
                 leaf.grad = None
@@ -243,8 +243,8 @@ def race(name: str, contestants: dict[str, Call], leaves: list[Tensor]) -> dict[
     }
 
 
-def median_times(steps: dict[str, Call], seconds: float = 4.0) -> dict[str, float]:
-    """Seconds a call, in turns, each from a cold L2."""
+def median_times(steps: dict[str, Step], seconds: float = 4.0) -> dict[str, float]:
+    """Return the median seconds of a call, in turns, each from a cold L2."""
     flush = torch.empty(1 if INTERPRET else FLUSH, dtype=torch.uint8, device=DEVICE)
     samples: dict[str, list[float]] = {name: [] for name in steps}
     for run in steps.values():
@@ -259,7 +259,7 @@ def median_times(steps: dict[str, Call], seconds: float = 4.0) -> dict[str, floa
     return {name: statistics.median(sample) for name, sample in samples.items()}
 
 
-def timed(run: Call) -> float:
+def timed(run: Step) -> float:
     if INTERPRET:
         start = time.perf_counter()
         run()
@@ -272,8 +272,8 @@ def timed(run: Call) -> float:
     return before.elapsed_time(after) / 1e3
 
 
-def peak_bytes(run: Call, leaves: list[Tensor]) -> int | None:
-    """The peak of device memory during a call beyond what was there before."""
+def peak_bytes(run: Step, leaves: list[Tensor]) -> int | None:
+    """Return the peak of device memory during a call, beyond the memory held before."""
     if INTERPRET:
         return None
     for leaf in leaves:
@@ -286,7 +286,7 @@ def peak_bytes(run: Call, leaves: list[Tensor]) -> int | None:
     return torch.cuda.max_memory_allocated() - before
 
 
-def told(figure: dict[str, Any]) -> dict[str, Any]:
+def printed(figure: dict[str, Any]) -> dict[str, Any]:
     print(f"{figure['case']}: {figure['limit']} {figure['limit_ms']:.3f} ms, bar {figure['bar']}")
     for name, row in figure["contestants"].items():
         peak = row["peak_extra_bytes"]
@@ -297,7 +297,7 @@ def told(figure: dict[str, Any]) -> dict[str, Any]:
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """A table with a row for each case and contestant."""
+    """Return a table with a row for each case and contestant."""
     lines = [
         f"{result['device']}, torch {result['torch']}",
         "",

@@ -1,17 +1,18 @@
-"""What a head with split classes takes on more ranks: the paper of ``scale_model`` against runs.
+"""Resources of a head with split classes on several ranks: runs against the model on paper.
 
     python benchmarks/scale.py [--rows 128] [--features 64] [--classes 40000] [--markdown FILE]
     python benchmarks/scale.py --million
 
-The first runs training steps on gloo ranks of this machine, a thread each. Loss and gradients are
-compared with float64 in one process. Then torch's profiler is asked what its allocator held, which
-products of matrices ran and which messages were sent. These have to be what the paper says, memory
+The first command runs training steps on gloo ranks of this machine, one thread each. Loss and
+gradients are compared with float64 in one process. Then torch's profiler counts the allocator's
+peak, the matrix products and the messages. They must equal the model of ``scale_model``, memory
 within 0.5%, flops and messages exactly, or the program stops. Seconds are medians, printed beside
-the paper's for a product, a copy and messages as fast as this machine's, and not asserted. Last is
-the paper for 10 million classes on 64 GPUs; ``python benchmarks/scale_model.py`` takes others.
+the model's for this machine's speed of products, copies and messages, and not asserted. At the end
+it prints the model for 10 million classes on 64 GPUs; ``python benchmarks/scale_model.py`` prints
+it for other numbers.
 
-``--million`` trains a million classes of 64 features on 1, 2 and 4 ranks, and looks at what the
-operating system gave the processes, which has to be less than 1.5e9 bytes on 2 ranks together.
+``--million`` trains a million classes of 64 features on 1, 2 and 4 ranks and checks the memory that
+the operating system gave the processes: less than 1.5e9 bytes on 2 ranks together.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# Before torch is imported: its profiler writes what it could not find to the console otherwise.
+# Set before torch is imported, or its profiler prints the libraries that it could not find.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 import torch
@@ -44,7 +45,7 @@ OPTIMIZERS: dict[int, Callable[..., torch.optim.Optimizer]] = {
     1: lambda p: torch.optim.SGD(p, lr=5.0, momentum=0.9),
     2: lambda p: torch.optim.Adam(p, lr=1e-2, fused=True),
 }
-"""By the numbers that they keep for each parameter; Adam as one kernel, without intermediates."""
+"""Optimizers by the numbers they keep per parameter; fused Adam has no intermediate tensors."""
 
 MILLION = Step(rows=128, features=64, classes=1_000_000)
 
@@ -70,7 +71,7 @@ def main() -> None:
 
 
 def spawn(work: Callable[..., Any], steps: list[Step], *more: Any) -> list[list[Any]]:
-    """What ``work(step, *more)`` returns for each step, on each rank of one group for all."""
+    """Return for each step the results of ``work(step, *more)`` on all ranks of one group."""
     size = steps[0].data * steps[0].ranks
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(on_a_rank, (size, folder, work, steps, *more), nprocs=size)
@@ -94,7 +95,7 @@ def on_a_rank(
 
 
 class Training:
-    """A head, the rows of this rank, and an optimizer; ``step`` is one of its steps."""
+    """A head, the rows of this rank, and an optimizer; ``step`` runs a training step."""
 
     def __init__(self, step: Step) -> None:
         self.mesh = init_device_mesh(
@@ -112,7 +113,7 @@ class Training:
         self.optimizer = OPTIMIZERS[step.states](self.model.parameters())
 
     def gradients(self) -> Tensor:
-        """The loss of this rank's rows, its gradients averaged over the shares of the rows."""
+        """Return the loss of this rank's rows; average its gradients over the row shares."""
         self.optimizer.zero_grad()
         self.x.grad = None
         loss = self.model.loss(self.x, self.y)
@@ -136,19 +137,19 @@ def samples(step: Step) -> tuple[Tensor, Tensor]:
     return x, torch.randint(step.classes, (step.rows,), generator=generator)
 
 
-class Found(NamedTuple):
-    """What a rank's steps took."""
+class Measurement(NamedTuple):
+    """The resources of a rank's training step."""
 
     memory: int
     flops: int
-    messages: list[tuple[tuple[int, ...], int]]  # shape and bytes a number
+    messages: list[tuple[tuple[int, ...], int]]  # shape and bytes per number
     seconds: float
     losses: list[float]
     on: Hardware
 
 
-def measure(step: Step, repeats: int, folder: str) -> Found:
-    """The allocator's peak from nothing to the third step, and what one more step does."""
+def measure(step: Step, repeats: int, folder: str) -> Measurement:
+    """Return the allocator's peak up to the third step, and the operations of one more step."""
     with profiled(profile_memory=True) as memory:
         training = Training(step)
         losses = [training.step().item() for _ in range(3)]
@@ -161,7 +162,7 @@ def measure(step: Step, repeats: int, folder: str) -> Found:
         if event.name() == "gloo:all_reduce":
             messages.append((tuple(shapes[0]), ITEMSIZE[event.dtypes()[0]]))
         if event.name() in ("aten::mm", "aten::addmm", "aten::addmm_"):
-            # (rows, inner) x (inner, columns); the sum of the other two comes with a third before
+            # (rows, inner) x (inner, columns); addmm has the summand before them
             a, b = shapes[1:3] if "add" in event.name() else shapes[:2]
             flops += 2 * a[0] * a[1] * b[1]
     seconds = []
@@ -170,11 +171,13 @@ def measure(step: Step, repeats: int, folder: str) -> Found:
         began = time.perf_counter()
         losses.append(training.step().item())
         seconds.append(time.perf_counter() - began)
-    return Found(peak(memory), flops, messages, statistics.median(seconds), losses, hardware(step))
+    return Measurement(
+        peak(memory), flops, messages, statistics.median(seconds), losses, hardware(step)
+    )
 
 
 ITEMSIZE = {"long int": 8, "float": 4, "c10::BFloat16": 2}
-"""Bytes of a number, by the names that the profiler has for types."""
+"""Bytes of a number, by the profiler's names of dtypes."""
 
 
 def profiled(**what: bool) -> torch.profiler.profile:
@@ -195,7 +198,7 @@ def peak(profile: torch.profiler.profile) -> int:
 
 
 def check(step: Step, folder: str) -> None:
-    """The gradients of the first step against float64 in one process."""
+    """Assert that the gradients of the first step equal float64 in one process."""
     training = Training(step)
     loss = training.gradients()
     true = torch.load(f"{folder}/{step.dtype}.pt", mmap=True)
@@ -215,7 +218,7 @@ def check(step: Step, folder: str) -> None:
 
 
 def one_process(step: Step, file: str) -> None:
-    """Loss and gradients of the first step in float64."""
+    """Save loss and gradients of the first step in float64."""
     torch.manual_seed(0)
     layer = torch.nn.Linear(step.features, step.classes, dtype=step.dtype).double()
     x, y = samples(step)
@@ -226,7 +229,7 @@ def one_process(step: Step, file: str) -> None:
 
 
 def hardware(step: Step) -> Hardware:
-    """How fast a rank's product of the step's shape, a copy and messages of two sizes are."""
+    """Return the speed of a product of the step's shape, a copy, and messages of two sizes."""
     b, D, K = step.block, step.features, step.K
     x, W, z = torch.randn(b, D), torch.randn(K, D), torch.empty(b, K)
     other, group = torch.empty_like(z), dist.group.WORLD
@@ -256,7 +259,7 @@ def hardware(step: Step) -> Hardware:
 
 
 def measured(options: argparse.Namespace) -> str:
-    """Runs on 1, 2 and 4 ranks, and the paper's figures beside them."""
+    """Return a table of runs on 1, 2 and 4 ranks beside the model's numbers."""
     alone = Step(options.rows or 128, options.features or 64, options.classes or 40_000)
     print(f"{alone.classes} classes x {alone.features} features, {alone.rows} rows; torch ", end="")
     print(f"{torch.__version__}, a thread a rank, {os.cpu_count()} cores")
@@ -282,8 +285,8 @@ def measured(options: argparse.Namespace) -> str:
     return tabular(head, rows)
 
 
-def compare(step: Step, found: Found) -> None:
-    """AssertionError where a run and the paper are not the same."""
+def compare(step: Step, found: Measurement) -> None:
+    """Assert that a run agrees with the model."""
     expected = step.peak()
     error = found.memory / expected - 1
     assert abs(error) < 0.005, f"{step}: {found.memory} bytes, {expected} on paper ({error:.1%})"
@@ -293,8 +296,10 @@ def compare(step: Step, found: Found) -> None:
     assert found.losses[-1] < found.losses[0], f"{step}: losses {found.losses}"
 
 
-def line(step: Step, found: Found, seconds: float, first: Found, first_seconds: float) -> list[str]:
-    """A row of the table; ``seconds`` are the paper's, ``first`` is what one rank took."""
+def line(
+    step: Step, found: Measurement, seconds: float, first: Measurement, first_seconds: float
+) -> list[str]:
+    """Return a row of the table; ``seconds`` are the model's, ``first`` is the run on one rank."""
     memory = step.peak()
     sent = sum(torch.Size(shape).numel() * itemsize for shape, itemsize in found.messages)
     on_paper = sum(message.size for message in step.messages())
@@ -322,14 +327,14 @@ def line(step: Step, found: Found, seconds: float, first: Found, first_seconds: 
 
 
 def status(name: str) -> int:
-    """Bytes of this process, as the operating system counts them."""
+    """Return a size of this process in bytes, as the operating system counts it."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
 def train(step: Step) -> tuple[int, int, list[float]]:
-    """The most bytes of the operating system and of the allocator in training, and the losses."""
-    with profiled(profile_memory=True):  # what libraries take when they are first called
+    """Return the peak bytes of the process and of the allocator in training, and the losses."""
+    with profiled(profile_memory=True):  # libraries allocate memory when first called
         Training(step._replace(classes=1000)).step()
     before = status("VmRSS")
     with profiled(profile_memory=True) as memory:

@@ -1,26 +1,24 @@
-"""What a training step of a head with split classes takes, on paper: ``scale.py`` checks it.
+"""A model on paper of a training step with split classes: memory, flops, messages, seconds.
 
     python benchmarks/scale_model.py [--classes 10000000] [--gpus 64] [--flops 989e12] ...
 
-N rows of D features and C classes, on d x r ranks: d shares of the rows, and for each r shares of
-the classes. A rank has n = N / d rows, K = ceil(C / r) classes and P = K (D + 1) parameters of s
-bytes. Logits exist in blocks of b rows, B of them:
+``scale.py`` checks it. N rows of D features and C classes are on d x r ranks: d shares of the rows,
+and for each of them r shares of the classes. A rank has n = N / d rows, K = ceil(C / r) classes and
+P = K (D + 1) parameters of s bytes. Logits exist in blocks of b rows, B of them:
 
     b = max(1, min(n, L / (K s), I / (D s))),   B = ceil(n / b)      L, I: ops.backends' budgets
 
-Bytes a rank holds at the most, k numbers of optimizer state to a parameter (SGD 0, momentum 1,
-Adam 2):
+Peak bytes of a rank, with k numbers of optimizer state per parameter (SGD 0, momentum 1, Adam 2):
 
     parameters P s,   gradients P s,   optimizer k P s,   features 2 n D s (x and dx)
     workspace, s = 4:  4 b K [twice where K <= D]  +  4 K                     logits; a sum of dz
     workspace, s = 2:  8 b K  +  8 K  +  4 K D where B > 1      logits in both types, dz; dW's sum
-                       4 b K on a CPU, where a sum of bfloat16 in float32 makes a copy
 
-or, before the first step, parameters and a block of those that are drawn: min(C D, 2^23) s.
+or, before the first step, parameters and one block of random numbers: min(C D, 2^23) s.
 
-Flops, of products of matrices alone:
+Flops, of matrix products alone:
 
-    8 n D K      logits, logits once more in the backward pass, dW, dx
+    8 n D K      logits, the same again in the backward pass, dW, dx
 
 Bytes read and written, with e passes over each logit: in float32 7 forward (write; max; sub, exp;
 sum) and 10 backward (write; sub, exp, mul; read for dx, dW, db), in bfloat16 32 and 44 bytes:
@@ -31,7 +29,7 @@ sum) and 10 backward (write; sub, exp, mul; read for dx, dW, db), in bfloat16 32
 
 Messages, all of them all-reduces:
 
-    classes, forward     24              do the ranks' arguments fit
+    classes, forward     24              comparison of the ranks' arguments
                          4 n             the largest logit of each row
                          8 n             sum of exponentials, and the logit of the class
     classes, backward    4 n D           dx
@@ -42,8 +40,8 @@ Seconds, for F flops and M bytes a second, and a ring of p ranks with latency a 
     step = max(flops / F, products / M) + (elementwise + update) / M + sum of messages
     message of S bytes = 2 (p - 1) a + 2 (p - 1) / p S / w
 
-The products are counted at the peak, and nothing overlaps: the first is too good, the second too
-bad for a program that sends gradients while it computes.
+Products run at peak speed, and nothing overlaps: the first is too optimistic, the second too
+pessimistic for a program that sends gradients while it computes.
 
 This program measures nothing. By default it is 10 million classes on 64 GPUs, with the figures of
 NVIDIA's data sheets: H100 SXM, 989 Tflop/s in bfloat16 without sparsity, 3.35 TB/s, 900 GB/s of
@@ -62,28 +60,28 @@ from typing import NamedTuple
 import torch
 
 from softmax_torch.ops import backends
-from softmax_torch.parallel.modules import DRAWN
+from softmax_torch.parallel.modules import DRAW_BLOCK
 
 __all__ = ["Hardware", "Link", "Message", "Step", "tabular"]
 
 
 class Link(NamedTuple):
-    """What a ring of ranks is connected by."""
+    """The connection of a ring of ranks."""
 
-    latency: float  # seconds a message
-    bandwidth: float  # bytes a second, out of a rank
+    latency: float  # seconds per message
+    bandwidth: float  # bytes per second, out of a rank
 
     def seconds(self, size: int, ranks: int) -> float:
-        """An all-reduce of ``size`` bytes."""
+        """Return the seconds of an all-reduce of ``size`` bytes."""
         turns = 2 * (ranks - 1)
         return turns * self.latency + turns / ranks * size / self.bandwidth
 
 
 class Hardware(NamedTuple):
-    """What a rank computes on."""
+    """The speed of a rank."""
 
-    flops: float  # a second
-    bandwidth: float  # bytes a second, of memory
+    flops: float  # per second
+    bandwidth: float  # of memory, bytes per second
     classes: Link  # between the ranks that share classes
     data: Link  # between those that share rows
 
@@ -102,7 +100,7 @@ class Message(NamedTuple):
 
 
 class Step(NamedTuple):
-    """A training step; see the equations."""
+    """A training step; see the equations above."""
 
     rows: int
     features: int
@@ -115,18 +113,18 @@ class Step(NamedTuple):
 
     @property
     def n(self) -> int:
-        """Rows of a rank."""
+        """Return the rows of a rank."""
         assert self.rows % self.data == 0, f"{self.rows} rows on {self.data} shares"
         return self.rows // self.data
 
     @property
     def K(self) -> int:  # noqa: N802 the letter of the equations
-        """Classes of the first rank, which has the most."""
+        """Return the classes of the first rank, which has the most."""
         return -(-self.classes // self.ranks)
 
     @property
     def block(self) -> int:
-        """Rows whose logits exist at a time."""
+        """Return the rows whose logits exist at a time."""
         there = torch.empty(0, device="cpu" if self.device == "cpu" else "meta")
         s = self.dtype.itemsize
         of_logits = backends.logits_budget(there) // (self.K * s)
@@ -137,14 +135,14 @@ class Step(NamedTuple):
         return -(-self.n // self.block)
 
     def memory(self) -> dict[str, int]:
-        """Bytes that a rank holds at the most."""
+        """Return the peak bytes of a rank by use."""
         n, D, K, s = self.n, self.features, self.K, self.dtype.itemsize
         parameters = K * (D + 1) * s
         logits = self.block * K
         if s == 4:
             workspace = 4 * logits * (2 if K <= D else 1) + 4 * K
         else:
-            workspace = (12 if self.device == "cpu" else 8) * logits + 8 * K
+            workspace = 8 * logits + 8 * K
             workspace += 4 * K * D if self.blocks > 1 else 0
         return {
             "parameters": parameters,
@@ -155,17 +153,17 @@ class Step(NamedTuple):
         }
 
     def peak(self) -> int:
-        """The most bytes that a rank holds from its beginning on."""
+        """Return the peak bytes of a rank, including its initialization."""
         memory = self.memory()
-        drawn = min(self.classes * self.features, DRAWN) * self.dtype.itemsize
+        drawn = min(self.classes * self.features, DRAW_BLOCK) * self.dtype.itemsize
         return max(sum(memory.values()), memory["parameters"] + drawn)
 
     def flops(self) -> int:
-        """Of a rank's products of matrices."""
+        """Return the flops of a rank's matrix products."""
         return 8 * self.n * self.features * self.K
 
     def traffic(self) -> dict[str, int]:
-        """Bytes that a rank reads and writes."""
+        """Return the bytes that a rank reads and writes."""
         n, D, K, s = self.n, self.features, self.K, self.dtype.itemsize
         parameters = K * (D + 1) * s
         return {
@@ -175,10 +173,10 @@ class Step(NamedTuple):
         }
 
     def messages(self) -> list[Message]:
-        """What a rank sends, in order."""
+        """Return the messages of a rank, in order."""
         n, D, K, s = self.n, self.features, self.K, self.dtype.itemsize
         sent = [
-            Message("do the arguments fit", "classes", (3,), 8),
+            Message("arguments", "classes", (3,), 8),
             Message("largest logit", "classes", (n,), 4),
             Message("sums of a row", "classes", (2, n), 4),
             Message("dx", "classes", (n, D), 4),
@@ -188,7 +186,7 @@ class Step(NamedTuple):
         return sent
 
     def seconds(self, on: Hardware) -> dict[str, float]:
-        """What a step takes, by part."""
+        """Return the seconds of a step by part."""
         traffic = self.traffic()
         of = {"classes": (on.classes, self.ranks), "data": (on.data, self.data)}
         found = dict.fromkeys(of, 0.0)
@@ -212,7 +210,7 @@ def main() -> None:
 
 
 def arguments(args: list[str] | None = None) -> argparse.Namespace:
-    """The step and the hardware that are asked for; by default by the command line."""
+    """Parse the step and the hardware, by default from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=16384, help="of a step, on all ranks together")
     parser.add_argument("--features", type=int, default=512)
@@ -233,7 +231,7 @@ def arguments(args: list[str] | None = None) -> argparse.Namespace:
 
 
 def paper(options: argparse.Namespace) -> str:
-    """Every layout of the GPUs, and what the parts of a step take in it."""
+    """Return a table of memory and seconds for every layout of the GPUs."""
     rows = []
     for data in (2**i for i in range(options.gpus.bit_length())):
         ranks = options.gpus // data
@@ -249,7 +247,7 @@ def paper(options: argparse.Namespace) -> str:
         )
         within = Link(options.link_latency, options.link)
         between = Link(options.network_latency, options.network)
-        # Ranks that share classes are neighbours; those that share rows are as far apart.
+        # Ranks that split classes are neighbours; ranks that split rows are further apart.
         on = Hardware(
             options.flops,
             options.bandwidth,
@@ -280,7 +278,7 @@ def paper(options: argparse.Namespace) -> str:
 
 
 def tabular(head: list[str], rows: list[list[str]]) -> str:
-    """A table in markdown whose columns are as wide as their widest cell."""
+    """Return a table in markdown with aligned columns."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     lines = [
         "| " + " | ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) + " |"

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from softmax_torch import functional
 from softmax_torch.functional import cross_entropy, linear_cross_entropy
+from softmax_torch.loss.config import show_config
+from softmax_torch.loss.route import route_of
 from softmax_torch.modules import CrossEntropyLoss, SoftmaxRegression
 
 __all__ = [
@@ -13,6 +15,8 @@ __all__ = [
     "cross_entropy",
     "functional",
     "linear_cross_entropy",
+    "route_of",
+    "show_config",
 ]
 __version__ = "0.1.0"
 
@@ -20,7 +24,7 @@ if TYPE_CHECKING:
     from softmax_torch.estimator import SoftmaxClassifier as SoftmaxClassifier
     from softmax_torch.predictor import load as load
 else:
-    # They need more than torch, so that they are not in __all__ and come when they are asked for.
+    # Both need more than torch: they are not in __all__ and are imported on first use.
     def __getattr__(name: str) -> Any:
         if name == "SoftmaxClassifier":
             from softmax_torch.estimator import SoftmaxClassifier

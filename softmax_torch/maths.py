@@ -1,4 +1,4 @@
-"""The mathematics of softmax and cross-entropy, in plain torch: reference and traceable path.
+"""The formulas of softmax and cross-entropy in plain torch: the reference, and the traceable path.
 
 For a row of logits z with C classes, its class index y and a class vector u, U = sum_c u_c:
 
@@ -7,32 +7,32 @@ For a row of logits z with C classes, its class index y and a class vector u, U 
     nll    = lse - z_y                                negative log-likelihood of class y
     smooth = U * lse - sum_c u_c z_c                  the same averaged over classes with weights u
 
-Every option of cross-entropy is arithmetic on these three numbers a row, so these are all that
-needs differentiating. With g_nll, g_smooth, g_lse the gradients of a scalar in them:
+Every option of cross-entropy is arithmetic on these three numbers per row, so only they need a
+derivative. With g_nll, g_smooth, g_lse the gradients of a scalar in them:
 
     dz_c = (g_nll + U g_smooth + g_lse) p_c - g_nll [c = y] - g_smooth u_c
     du_c = g_smooth (lse - z_c)                        summed over the rows that share u
 
-At the true class the gradient holds p_y - 1, whose digits are gone where p_y rounds to 1. It is
-minus the probability of all other classes, and that sum keeps them:
+At the true class the gradient contains p_y - 1, which loses its digits where p_y rounds to 1. It
+equals minus the sum of the other classes' probabilities, and that sum keeps them:
 
     p_y - 1 = -q,    q = sum_{c != y} p_c,    nll = log(1 + q / p_y)
 
 so nothing here subtracts a probability from 1, or a logit from a rounded log-sum-exp.
 
 Shapes. Classes are dimension 1: z is (N, C), or (N, C, M) where M positions share a sample, as
-pixels do. y and the three row numbers are (N,) or (N, M). u is (C,), shared by all rows, or of z's
-shape, one vector a row (class probabilities); y is None where only smooth and lse are asked for,
-and u is None where smooth is not.
+pixels do. A ``Target`` holds y and u. y and the three row numbers are (N,) or (N, M). u is (C,), a
+class vector shared by all rows, or has z's shape, one vector a row (class probabilities). Without y
+there is no nll, without u no smooth.
 
-Half-precision logits are computed with in float32, and the row numbers are float32 then; gradients
-have the dtype of what they are the gradient of.
+Half-precision logits are upcast: the row numbers are float32 then. A gradient has the dtype of the
+tensor it belongs to.
 
-These functions are plain torch: autograd, forward AD, vmap and the compiler see through them. They
-are the twin of every fast kernel and take the same arguments.
+These functions are plain torch: autograd, forward AD, vmap and the compiler see through them. Each
+is the plain twin of a fast function in ``ops`` with the same name and arguments.
 
 >>> z = torch.tensor([[0.0, 40.0]])
->>> rows = row_values(z, torch.tensor([1]), None)
+>>> rows = row_values(z, Target(torch.tensor([1])))
 >>> 4.2e-18 < rows.nll.item() < 4.3e-18  # F.cross_entropy gives 0
 True
 """
@@ -46,63 +46,112 @@ from torch import Tensor
 
 __all__ = [
     "RowValues",
+    "RowWeight",
+    "RowWeights",
+    "ShardValues",
+    "Target",
     "log1pexp",
     "row_values",
     "row_vjp",
     "row_vjp_u",
+    "shard_shift",
+    "shard_values",
+    "shard_vjp",
+    "shard_vjp_u",
+    "sum_dtype",
     "total_vjp",
     "upcast",
+    "value_gradients",
     "weighted_total",
 ]
 
 RowWeight = Tensor | float | None
-"""What a row number is multiplied by: one for all rows (a float or 0-dimensional), one a row, or
-None for 0."""
+"""The weight of a row number: the same for all rows (a float or a 0-dimensional tensor), one per
+row, or None for 0."""
+
+
+class Target(NamedTuple):
+    """The target of a set of rows: class indices y, a class vector u, or both."""
+
+    y: Tensor | None = None
+    u: Tensor | None = None
 
 
 class RowValues(NamedTuple):
-    """The three numbers of each row; one that was not asked for is None."""
+    """The three numbers of each row, or their gradients; None where a number is not needed."""
 
-    nll: Tensor | None
-    smooth: Tensor | None
-    lse: Tensor | None
+    nll: Tensor | None = None
+    smooth: Tensor | None = None
+    lse: Tensor | None = None
+
+
+class RowWeights(NamedTuple):
+    """The weights of the sum over rows of a nll + b smooth + c lse^2."""
+
+    a: RowWeight = None
+    b: RowWeight = None
+    c: RowWeight = None
+
+
+class ShardValues(NamedTuple):
+    """The four numbers of each row that a shard of the classes contributes, or their gradients.
+
+    For the shard's logits z of a row, its class index y if y is in the shard, and its part u of the
+    class vector:
+
+        largest = max_{c != y} z_c             constant to differentiation; -inf without rivals
+        rivals  = sum_{c != y} exp(z_c - m)    m = largest, or 0 without rivals
+        z_y     = z at y                       0 where y is in another shard
+        spread  = sum_c u_c (m - z_c)          0 without u
+    """
+
+    largest: Tensor
+    rivals: Tensor
+    z_y: Tensor
+    spread: Tensor
+
+
+def sum_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype that numbers of this dtype are summed in: float64 or float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def upcast(x: Tensor) -> Tensor:
-    """x in the type sums are taken in: float32 for the half-precision types, else its own."""
-    return x if x.dtype == torch.float64 else x.to(torch.float32)
+    """Return x in the dtype it is summed in: float32 for half precision, else unchanged."""
+    return x.to(sum_dtype(x.dtype))
 
 
 def class_view(u: Tensor, z: Tensor) -> Tensor:
-    """u so that it broadcasts against z: a class vector (C,) goes along dimension 1."""
+    """Return u in a shape that broadcasts against z: a class vector (C,) lies along dimension 1."""
     return u.view(-1, 1) if u.dim() == 1 and z.dim() == 3 else u
 
 
 def class_sum(u: Tensor) -> Tensor:
-    """U = sum_c u_c: a scalar for a class vector, one number a row otherwise."""
+    """Return U = sum_c u_c: a scalar for a class vector, otherwise one number per row."""
     return u.sum() if u.dim() == 1 else u.sum(1)
 
 
 def _is_target(z: Tensor, y: Tensor) -> Tensor:
-    """The one-hot mask [c = y], of z's shape."""
+    """Return the one-hot mask [c = y], of z's shape."""
     classes = torch.arange(z.shape[1], device=z.device)
     return class_view(classes, z) == y.unsqueeze(1)
 
 
-def row_values(z: Tensor, y: Tensor | None, u: Tensor | None, lse: bool = False) -> RowValues:
-    """The row numbers of logits z: nll where y is given, smooth where u is, lse where asked for."""
+def row_values(z: Tensor, target: Target, lse: bool = False) -> RowValues:
+    """Return the row numbers of logits z: nll if there is y, smooth if there is u, lse if asked."""
+    y, u = target
     z = upcast(z)
     smooth = None if u is None else -(z.log_softmax(1) * class_view(u, z)).sum(1)
     return RowValues(None if y is None else _nll(z, y), smooth, z.logsumexp(1) if lse else None)
 
 
 def _nll(z: Tensor, y: Tensor) -> Tensor:
-    """The negative log-likelihoods, as log(1 + exp(L)) with L = log sum_{c != y} exp(z_c) - z_y.
+    """Return the NLLs as log(1 + exp(L)) with L = log sum_{c != y} exp(z_c) - z_y.
 
-    That keeps its digits, and those of its derivatives of every order, however certain the
-    prediction is. It is spelled out because the second tangents of torch.logsumexp and
-    torch.logaddexp are NaN where all rivals of a class are masked by -inf. A row whose largest
-    logit is not finite is NaN throughout, as in torch.
+    This form and its derivatives of every order keep their digits however certain the prediction
+    is. It is spelled out because the second tangents of torch.logsumexp and torch.logaddexp are NaN
+    where all rivals of a class are masked by -inf. A row whose largest logit is not finite is NaN
+    throughout, as in torch.
     """
     finite = z.detach().amax(1).isfinite()
     z = z * torch.where(finite, 1.0, torch.nan).to(z.dtype).unsqueeze(1)
@@ -118,26 +167,18 @@ def _nll(z: Tensor, y: Tensor) -> Tensor:
 
 
 def log1pexp(L: Tensor) -> Tensor:
-    """log(1 + exp(L)) with all its digits; F.softplus is the identity beyond a threshold."""
-    # exp of what is not positive; relu and abs would have the wrong slope at L = 0
+    """Return log(1 + exp(L)) to full precision; F.softplus is the identity above a threshold."""
+    # exp of non-positive numbers only; relu and abs would have the wrong slope at L = 0
     positive = L > 0
     return torch.where(positive, L, 0.0) + torch.where(positive, -L, L).exp().log1p()
 
 
-def row_vjp(
-    z: Tensor,
-    y: Tensor | None,
-    u: Tensor | None,
-    g_nll: Tensor | None,
-    g_smooth: Tensor | None,
-    g_lse: Tensor | None,
-    dz: Tensor | None = None,
-) -> Tensor:
-    """The gradient dz of the rows, of z's shape; a g that is None counts as 0.
+def row_vjp(z: Tensor, target: Target, g: RowValues, dz: Tensor | None = None) -> Tensor:
+    """Return the gradient dz, of z's shape, for the gradients g of the row numbers.
 
-    It is written to ``dz`` if that is given, which may be z itself.
+    A g that is None counts as 0. The result is written to ``dz`` if given, which may be z itself.
     """
-    out = dz
+    (y, u), (g_nll, g_smooth, g_lse), out = target, g, dz
     p = upcast(z).softmax(1)
     shared = torch.zeros_like(p[:, 0])  # the factor of p_c that every class has
     if g_smooth is not None and u is not None:
@@ -158,21 +199,24 @@ def row_vjp(
     return dz.to(z.dtype) if out is None else out.copy_(dz)
 
 
+def row_vjp_u(z: Tensor, u: Tensor, g_smooth: Tensor) -> Tensor:
+    """Return the gradient du, of u's shape: g_smooth (lse - z), summed over rows that share u."""
+    du = -g_smooth.unsqueeze(1) * upcast(z).log_softmax(1)
+    if u.dim() == 1:
+        du = du.sum([d for d in range(du.dim()) if d != 1])
+    return du.to(u.dtype)
+
+
 def weighted_total(
-    z: Tensor,
-    y: Tensor | None,
-    u: Tensor | None,
-    a: RowWeight,
-    b: RowWeight,
-    c: RowWeight,
-    dz: Tensor | None = None,
+    z: Tensor, target: Target, weights: RowWeights, dz: Tensor | None = None
 ) -> Tensor:
-    """The scalar sum over rows of a nll + b smooth + c lse^2; its gradient is written to dz.
+    """Return the scalar sum over rows of a nll + b smooth + c lse^2; write its gradient to dz.
 
     A weight of 0 leaves a row out of the sum even where its numbers are inf or NaN. dz may be z
     itself, which is then overwritten.
     """
-    rows = row_values(z, y, u, lse=c is not None)
+    a, b, c = weights
+    rows = row_values(z, target, lse=c is not None)
     total = upcast(z.new_zeros(()))
     for weight, value in ((a, rows.nll), (b, rows.smooth), (c, _square(rows.lse))):
         if weight is not None and value is not None:
@@ -181,26 +225,68 @@ def weighted_total(
                 term = torch.where(weight == 0, 0.0, term)
             total = total + term.sum()
     if dz is not None:
-        row_vjp(z, y, u, *total_vjp(z, a, b, c, rows.lse), dz)
+        row_vjp(z, target, value_gradients(z, weights, rows.lse), dz)
     return total
-
-
-def total_vjp(
-    z: Tensor, a: RowWeight, b: RowWeight, c: RowWeight, lse: Tensor | None
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """The gradients g_nll, g_smooth, g_lse of ``weighted_total`` in the row numbers."""
-    ones = upcast(torch.ones_like(z[:, 0]))
-    g_nll, g_smooth = (None if w is None else ones * w for w in (a, b))
-    return g_nll, g_smooth, None if c is None or lse is None else 2 * c * lse
 
 
 def _square(value: Tensor | None) -> Tensor | None:
     return None if value is None else value * value
 
 
-def row_vjp_u(z: Tensor, u: Tensor, g_smooth: Tensor) -> Tensor:
-    """The gradient du, of u's shape: g_smooth (lse - z), summed over rows that share u."""
-    du = -g_smooth.unsqueeze(1) * upcast(z).log_softmax(1)
-    if u.dim() == 1:
-        du = du.sum([d for d in range(du.dim()) if d != 1])
-    return du.to(u.dtype)
+def value_gradients(z: Tensor, weights: RowWeights, lse: Tensor | None) -> RowValues:
+    """Return the gradients of ``weighted_total`` in the row numbers."""
+    a, b, c = weights
+    ones = upcast(torch.ones_like(z[:, 0]))
+    g_nll, g_smooth = (None if w is None else ones * w for w in (a, b))
+    return RowValues(g_nll, g_smooth, None if c is None or lse is None else 2 * c * lse)
+
+
+def total_vjp(z: Tensor, target: Target, weights: RowWeights, g: Tensor) -> Tensor:
+    """Return the gradient dz of g times the weighted total, differentiable in z and g."""
+    lse = None if weights.c is None else upcast(z).logsumexp(1)
+    gradients = value_gradients(z, weights, lse)
+    return row_vjp(z, target, RowValues(*(None if v is None else g * v for v in gradients)))
+
+
+# The numbers of a shard of the classes. z is (N, C), y is (N,) with -1 for other shards' classes.
+
+
+def shard_shift(largest: Tensor) -> Tensor:
+    """Return the m of ``ShardValues``: 0 for rows without rivals."""
+    return torch.where(largest == -torch.inf, 0.0, largest)
+
+
+def shard_values(z: Tensor, target: Target) -> ShardValues:
+    """Return the numbers that the shard with logits z contributes to each row; see the class."""
+    y, u = target
+    assert y is not None
+    z = upcast(z)
+    true = _is_target(z, y)
+    rivals = z.masked_fill(true, -torch.inf)
+    none = z.new_full((len(z), 1), -torch.inf)  # amax refuses the rows of an empty shard
+    largest = torch.cat([rivals.detach(), none], 1).amax(1)
+    shift = shard_shift(largest).unsqueeze(1)
+    spread = torch.zeros_like(largest) if u is None else ((shift - z) * u.to(z.dtype)).sum(1)
+    z_y = torch.where(true, z, 0.0).sum(1)
+    return ShardValues(largest, (rivals - shift).exp().sum(1), z_y, spread)
+
+
+def shard_vjp(z: Tensor, target: Target, largest: Tensor, g: ShardValues) -> Tensor:
+    """Return the gradient dz, of z's shape, for the gradients g of a shard's numbers.
+
+    dz_c = g_rivals exp(z_c - m) [c != y] + g_zy [c = y] - g_spread u_c
+    """
+    y, u = target
+    assert y is not None
+    true = _is_target(z, y)
+    e = (upcast(z) - shard_shift(largest).unsqueeze(1)).masked_fill(true, -torch.inf).exp()
+    dz = g.rivals.unsqueeze(1) * e + torch.where(true, g.z_y.unsqueeze(1), 0.0)
+    if u is not None:
+        dz = dz - g.spread.unsqueeze(1) * u
+    return dz.to(z.dtype)
+
+
+def shard_vjp_u(z: Tensor, u: Tensor, largest: Tensor, g_spread: Tensor) -> Tensor:
+    """Return the gradient du, of u's shape: g_spread (m - z), summed over rows that share u."""
+    du = g_spread.unsqueeze(1) * (shard_shift(largest).unsqueeze(1) - upcast(z))
+    return (du.sum(0) if u.dim() == 1 else du).to(u.dtype)

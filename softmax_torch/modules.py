@@ -1,4 +1,4 @@
-"""The model, as a module: one ``nn.Linear``, a log-softmax, and the fused loss.
+"""Modules: softmax regression (``nn.Linear``, log-softmax, fused loss) and ``CrossEntropyLoss``.
 
     z = x W^T + b                    logits
     log p(c | x) = z_c - log sum_k exp(z_k)
@@ -22,14 +22,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from softmax_torch import checks
 from softmax_torch.functional import cross_entropy, linear_cross_entropy
+from softmax_torch.loss.arguments import Options, check_options, check_sizes
 
 __all__ = ["Classifier", "CrossEntropyLoss", "SoftmaxRegression"]
 
 
 class SoftmaxOfLinear(nn.Module):
-    """What softmax regression says of its input, whichever module holds the linear layer.
+    """The methods of softmax regression, for any module with a linear layer.
 
     Attributes:
         linear: the ``nn.Linear``; weight (C, D), bias (C,).
@@ -43,33 +43,33 @@ class SoftmaxOfLinear(nn.Module):
         return self.linear.out_features
 
     def _features(self, x: Tensor) -> Tensor:
-        """x as (..., D)."""
+        """Return x as (..., D)."""
         return x
 
     def logits(self, x: Tensor) -> Tensor:
-        """Logits z = x W^T + b, of shape (..., C)."""
+        """Return the logits z = x W^T + b, of shape (..., C)."""
         z: Tensor = self.linear(self._features(x))
         return z
 
     def predict_proba(self, x: Tensor) -> Tensor:
-        """Class probabilities, of shape (..., C); each row sums to 1."""
+        """Return the class probabilities, of shape (..., C); each row sums to 1."""
         return self.logits(x).softmax(-1)
 
     def predict(self, x: Tensor) -> Tensor:
-        """The most probable class of each sample, int64, of shape (...)."""
+        """Return the most probable class of each sample, int64, of shape (...)."""
         return self.logits(x).argmax(-1)
 
     def loss(self, x: Tensor, target: Tensor, **options: Any) -> Tensor:
-        """Cross-entropy of the model's predictions, fused with the linear layer.
+        """Return the cross-entropy of the model's predictions, fused with the linear layer.
 
         Args:
-            x: what ``logits`` takes.
+            x: inputs, as for ``logits``.
             target: class indices (...), or class probabilities (..., C).
             **options: ``weight``, ``ignore_index``, ``reduction``, ``label_smoothing``,
                 ``sample_weight`` and ``z_loss`` of ``functional.linear_cross_entropy``.
 
         Returns:
-            A scalar, or one number a sample with ``reduction="none"``.
+            A scalar, or one number per sample with ``reduction="none"``.
         """
         return linear_cross_entropy(
             self._features(x),
@@ -87,11 +87,11 @@ class SoftmaxRegression(SoftmaxOfLinear):
         in_features: D, the number of features of a sample.
         num_classes: C, the number of classes.
         bias: whether the logits have an intercept per class.
-        device: where the parameters live.
+        device: device of the parameters.
         dtype: floating-point type of the parameters.
 
-    Inputs are (..., D). An input whose trailing dimensions flatten to D is accepted as well: images
-    of 28 x 28 in shape (N, 28, 28) or (N, 1, 28, 28) with ``in_features=784`` are N samples.
+    Inputs are (..., D). Inputs whose trailing dimensions flatten to D are accepted too: with
+    ``in_features=784``, images in shape (N, 28, 28) or (N, 1, 28, 28) are N samples.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class SoftmaxRegression(SoftmaxOfLinear):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        checks.sizes(in_features, num_classes)
+        check_sizes(in_features, num_classes)
         self.linear = nn.Linear(in_features, num_classes, bias=bias, device=device, dtype=dtype)
 
     @property
@@ -123,7 +123,7 @@ class SoftmaxRegression(SoftmaxOfLinear):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Log-probabilities log p(c | x), of shape (..., C)."""
+        """Return the log-probabilities log p(c | x), of shape (..., C)."""
         return self.logits(x).log_softmax(-1)
 
 
@@ -164,7 +164,7 @@ class CrossEntropyLoss(nn.Module):
     Args:
         weight: class weights (C,), kept as a buffer.
         size_average: deprecated in torch; refused here in favour of ``reduction``.
-        ignore_index: rows with this class index count for nothing.
+        ignore_index: rows with this class index are left out.
         reduce: deprecated in torch; refused here in favour of ``reduction``.
         reduction: "none", "mean" or "sum".
         label_smoothing: share of the target that is spread over all classes, in [0, 1].
@@ -187,14 +187,14 @@ class CrossEntropyLoss(nn.Module):
                 'size_average and reduce: expected None, use reduction="none", "mean" or "sum"; '
                 f"got {size_average!r} and {reduce!r}"
             )
-        checks.options(reduction, label_smoothing, 0.0)
+        check_options(Options(reduction=reduction, label_smoothing=label_smoothing))
         self.register_buffer("weight", weight)
         self.ignore_index = ignore_index
         self.reduction = reduction
         self.label_smoothing = label_smoothing
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """The loss of logits (C,) or (N, C, ...); see ``functional.cross_entropy``."""
+        """Return the loss of logits (C,) or (N, C, ...); see ``functional.cross_entropy``."""
         return cross_entropy(
             input,
             target,

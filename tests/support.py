@@ -1,4 +1,4 @@
-"""A plain reference of the losses, the options that tests go through, and groups of processes."""
+"""Helpers of several tests: a plain reference loss, sets of options, and groups of processes."""
 
 import os
 import sys
@@ -24,7 +24,7 @@ def reference(
     sample_weight: Tensor | None = None,
     z_loss: float = 0.0,
 ) -> Tensor:
-    """``cross_entropy`` by its definition: -sum_c w_c t_c log p_c with t smoothed, and the rest."""
+    """Return ``cross_entropy`` by definition: -sum_c w_c t_c log p_c with smoothed t; z-loss."""
     at = min(1, input.dim() - 1)
     C, soft = input.shape[at], target.shape == input.shape
     ignored = torch.zeros(target.shape, dtype=torch.bool) if soft else target == ignore_index
@@ -47,7 +47,7 @@ def reference(
 
 
 def results(f: Callable[..., Tensor], *leaves: Tensor) -> list[Tensor]:
-    """The value of f and, with a fixed weighting of its elements, its gradients in the leaves."""
+    """Return the value of f and the gradients of a fixed weighted sum of it in the leaves."""
     leaves = tuple(leaf.detach().clone().requires_grad_() for leaf in leaves)
     value = f(*leaves)
     upstream = torch.linspace(0.5, 2, value.numel(), dtype=value.dtype).view(value.shape)
@@ -56,7 +56,7 @@ def results(f: Callable[..., Tensor], *leaves: Tensor) -> list[Tensor]:
 
 
 def in_everything(f: Callable[..., Tensor], *tensors: Tensor, **given) -> list[Tensor]:
-    """``results`` of f in the tensors and in the tensors among its options."""
+    """Return ``results`` of f in the tensors and in the tensors among its options."""
     leaves = {name: value for name, value in given.items() if isinstance(value, Tensor)}
     numbers = {name: value for name, value in given.items() if name not in leaves}
 
@@ -68,7 +68,7 @@ def in_everything(f: Callable[..., Tensor], *tensors: Tensor, **given) -> list[T
 
 
 def peak_memory(f: Callable[[], object]) -> int:
-    """Bytes of tensors that f holds at most, besides those that were there."""
+    """Return the peak bytes of tensors during f, beyond those held before."""
     with torch.profiler.profile(profile_memory=True, acc_events=True) as profile:
         f()
     held = peak = 0
@@ -80,21 +80,21 @@ def peak_memory(f: Callable[[], object]) -> int:
 
 
 def in_processes(work: Callable[..., None], size: int, *args: object) -> None:
-    """Run work(rank, *args), with one thread each, in so many new processes."""
+    """Run work(rank, *args) in ``size`` new processes with one thread each."""
     mp.spawn(_in_process, (work, args), nprocs=size)
 
 
 def in_group(work: Callable[..., None], size: int, folder: Path | str, *args: object) -> None:
-    """Run work(rank, folder, *args) in so many new processes: a gloo group, met in that folder."""
+    """Run work(rank, folder, *args) in ``size`` new processes, a gloo group."""
     in_processes(_in_group, size, work, size, str(folder), *args)
 
 
 def _in_process(rank: int, work: Callable[..., None], args: Sequence[object]) -> None:
     torch.set_num_threads(1)
     work(rank, *args)
-    # What DTensor remembers of meshes keeps a group and its threads beyond its destruction. One of
-    # them that lets go of a tensor while Python winds up aborts the process, now and then
-    # (https://github.com/pytorch/pytorch/issues/190489): here, Python does not wind up.
+    # DTensor's cache of meshes keeps a group and its threads alive after its destruction. A thread
+    # that frees a tensor while Python shuts down sometimes aborts the process
+    # (https://github.com/pytorch/pytorch/issues/190489): skip the shutdown.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
@@ -124,7 +124,7 @@ TORCHS = {
     "weight, smoothing, sum": {"weight": True, "label_smoothing": 0.3, "reduction": "sum"},
     "weight, smoothing, none": {"weight": True, "label_smoothing": 0.3, "reduction": "none"},
 }
-"""Options that torch has too; True stands for a tensor, see ``options``."""
+"""Options that torch has too; ``options`` replaces True by a tensor."""
 
 OURS = {
     "sample weight": {"sample_weight": True},
@@ -143,7 +143,7 @@ OURS = {
 
 
 def options(chosen: dict, classes: int, rows: tuple[int, ...], dtype: torch.dtype) -> dict:
-    """The options with their tensors in place."""
+    """Return the options with random tensors in place of True."""
     tensors = {"weight": (classes,), "sample_weight": rows}
     return {
         name: torch.rand(tensors[name], dtype=dtype) + 0.5 if value is True else value

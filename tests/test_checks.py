@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from softmax_torch import cross_entropy, functional, linear_cross_entropy
+from softmax_torch import cross_entropy, linear_cross_entropy
+from softmax_torch.loss import route
 
 N, C, D = 5, 3, 4
 
@@ -31,7 +32,7 @@ def y_with(value: int, dtype: torch.dtype = torch.int64) -> Tensor:
     return target
 
 
-# Arguments, and what the message must say. torch raises the same type of exception for them all.
+# Arguments, and a pattern of the message. torch raises the same type of exception for each.
 MISTAKES = {
     "integer logits": ((torch.ones(N, C, dtype=torch.long), y()), "input: .* got torch.int64"),
     "scalar logits": ((torch.tensor(1.0), torch.tensor(0)), "input: .* got a scalar"),
@@ -90,7 +91,7 @@ MISTAKES = {
     "another device": ((z(), y().to("meta")), "target: .* cpu .* got meta"),
 }
 
-# What torch has no word on, or takes in silence.
+# Mistakes that torch does not know or does not report.
 OURS = {
     "no tensor": (([[1.0]], y()), TypeError, "input: expected a Tensor, got list"),
     "no target": ((z(), None), TypeError, "target: expected a Tensor, got NoneType"),
@@ -164,7 +165,7 @@ def call(f, input, target, given: dict | None = None) -> Tensor:
 
 
 def refused(message: str, ours: Callable[[], Tensor], torchs: Callable[[], Tensor]) -> None:
-    """Both raise, the same type of exception, and ours says what is wrong."""
+    """Assert that both raise the same type of exception, and that ours names the mistake."""
     with pytest.raises(Exception) as expected:
         torchs()
     with pytest.raises(expected.type) as raised:
@@ -176,7 +177,7 @@ def refused(message: str, ours: Callable[[], Tensor], torchs: Callable[[], Tenso
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize(("arguments", "message"), MISTAKES.values(), ids=MISTAKES)
 def test_mistakes_that_torch_knows(arguments: tuple, message: str, training: bool) -> None:
-    """with and without a gradient to compute, which takes other paths"""
+    """with and without a gradient, which take different routes"""
     logits, *rest = arguments
     if training and logits.is_floating_point():
         logits = logits.clone().requires_grad_()
@@ -188,7 +189,9 @@ def test_mistakes_that_torch_knows(arguments: tuple, message: str, training: boo
 
 
 @pytest.mark.parametrize(("arguments", "kind", "message"), OURS.values(), ids=OURS)
-def test_mistakes_that_it_does_not(arguments: tuple, kind: type[Exception], message: str) -> None:
+def test_mistakes_that_torch_does_not_know(
+    arguments: tuple, kind: type[Exception], message: str
+) -> None:
     with pytest.raises(kind, match=message):
         call(cross_entropy, *arguments)
 
@@ -234,9 +237,9 @@ LINEAR = {
 
 @pytest.fixture(params=["few", "many"])
 def size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rule of the linear layer for few logits, and that for many."""
+    """Take the route of a linear layer with few logits, or with many."""
     if request.param == "many":
-        monkeypatch.setattr(functional, "FEW", 0)
+        monkeypatch.setattr(route, "FEW", 0)
 
 
 @pytest.mark.parametrize(("x", "W", "b", "message"), LINEAR.values(), ids=LINEAR)
@@ -249,7 +252,7 @@ def test_mistakes_in_the_linear_layer(x, W, b, message: str, size: None) -> None
 
 
 def test_a_bias_is_not_broadcast() -> None:
-    """F.linear takes it; here it is a mistake, as in nn.Linear."""
+    """F.linear broadcasts it; here it is a mistake, as in nn.Linear."""
     x, W = torch.randn(N, D), torch.randn(C, D)
     with pytest.raises(RuntimeError, match=r"linear_bias: expected shape \(3,\), got \(1,\)"):
         linear_cross_entropy(x, W, y(), linear_bias=torch.zeros(1))

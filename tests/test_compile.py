@@ -24,7 +24,7 @@ def fresh_compiler():
 
 
 def cases() -> dict:
-    """Name to target and options, for N rows."""
+    """Return by name: target and options for N rows."""
     torch.manual_seed(0)
     y, t = torch.randint(C, (N,)), torch.randn(N, C).softmax(1)
     ignored = y.clone()
@@ -63,7 +63,7 @@ def loss_and_gradients(f, *leaves: Tensor) -> list[Tensor]:
 
 
 def assert_compiles(f, *leaves: Tensor, **kw) -> None:
-    """The compiled function and its backward give what f gives uncompiled."""
+    """Assert that the compiled f and its backward equal the uncompiled ones."""
     ours, truth = (loss_and_gradients(g, *leaves) for g in (compiled(f, **kw), f))
     torch.testing.assert_close(ours, truth)
 
@@ -141,7 +141,7 @@ def test_a_marked_batch_size_may_vary():
     W = torch.randn(C, D)
     for n in (6, 3, 11):
         x, y = torch.randn(n, D), torch.randint(C, (n,))
-        torch._dynamo.mark_dynamic(x, 0)  # an error where the graph is made for one size
+        torch._dynamo.mark_dynamic(x, 0)  # an error if the graph is specialized to one size
         torch._dynamo.mark_dynamic(y, 0)
         torch.testing.assert_close(f(x, W, y), linear_cross_entropy(x, W, y))
 

@@ -32,7 +32,7 @@ def classes_of(shape: tuple[int, ...]) -> int:
 def problem(
     shape: tuple[int, ...], dtype: torch.dtype = torch.float64, soft: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Logits and their targets."""
+    """Return logits and their targets."""
     torch.manual_seed(0)
     z = 3 * torch.randn(shape, dtype=dtype)
     if soft:
@@ -41,7 +41,7 @@ def problem(
 
 
 def both(call: Callable[..., Tensor], *leaves: Tensor) -> list[list[Tensor]]:
-    """Value and gradients of a call of ours and of the same call of torch's."""
+    """Return value and gradients of a call of our function, and of torch's."""
     return [results(partial(call, f), *leaves) for f in (cross_entropy, F.cross_entropy)]
 
 
@@ -90,7 +90,7 @@ def test_ignored_rows(shape: tuple[int, ...], ignore_index: int, chosen: dict) -
 @pytest.mark.parametrize("target", ["indices", "some ignored", "probabilities"])
 @pytest.mark.parametrize("shape", [(7,), (6, 3), (4, 3, 6), (2, 5, 3, 4)], ids=str)
 def test_the_reference_is_torchs(shape: tuple[int, ...], target: str, chosen: dict) -> None:
-    """What the other tests compare with is right where torch can tell."""
+    """The reference of the other tests equals torch's function for torch's options."""
     z, t = problem(shape, soft=target == "probabilities")
     if target == "some ignored" and len(shape) > 1:
         t.view(-1)[::3] = -100
@@ -138,7 +138,7 @@ def test_empty_batches(shape: tuple[int, ...], soft: bool, reduction: str) -> No
 )
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 def test_class_indices_of_any_integer_type(dtype: torch.dtype, label_smoothing: float) -> None:
-    """also where a row is ignored, in the only number there is for it: 255 of a uint8"""
+    """also with ignored rows, which in uint8 need a number such as 255"""
     z, y = problem((50, 7))
     ignore_index = -100 if dtype.is_signed else 255
     y[::3] = ignore_index
@@ -152,7 +152,7 @@ def test_class_indices_of_any_integer_type(dtype: torch.dtype, label_smoothing: 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 def test_one_sample_with_a_target_of_one_element(reduction: str, label_smoothing: float) -> None:
-    """torch takes (1,) for () beside logits (C,), and its loss has no dimension."""
+    """torch accepts a target (1,) for logits (C,), and its loss has no dimension."""
     z, y = problem((7,))
     given = {"reduction": reduction, "label_smoothing": label_smoothing}
     ours = results(lambda z: cross_entropy(z, y.view(1), **given), z)
@@ -163,7 +163,7 @@ def test_one_sample_with_a_target_of_one_element(reduction: str, label_smoothing
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("shape", [(7,), (5, 3), (4, 3, 6)], ids=str)
 def test_definition(shape: tuple[int, ...], soft: bool, chosen: dict) -> None:
-    """in every tensor that may need a gradient: class weights and sample weights too"""
+    """differentiable in every tensor: class weights and sample weights too"""
     z, target = problem(shape, soft=soft)
     given = options(chosen, classes_of(shape), rows_of(shape), z.dtype)
     leaves, fixed = ((z, target), ()) if soft else ((z,), (target,))
@@ -175,7 +175,7 @@ def test_definition(shape: tuple[int, ...], soft: bool, chosen: dict) -> None:
 
 
 def test_sample_weights_count_samples() -> None:
-    """A whole weight is that many samples; 0 leaves a row out, whatever stands in it."""
+    """A whole-number weight equals that many samples; 0 leaves a row out even if not finite."""
     z, y = problem((6, 3))
     counts = torch.tensor([2, 1, 3, 1, 0, 0])
     z[4:] = torch.tensor([torch.nan, torch.inf, 0])
@@ -225,7 +225,7 @@ def test_expanded_logits_and_channels_last() -> None:
 @torchs_options
 @pytest.mark.parametrize("soft", [False, True])
 def test_half_precision(dtype: torch.dtype, chosen: dict, soft: bool) -> None:
-    """The type of torch's result, and sums in float32: nearer to the truth than one rounding."""
+    """The dtype is torch's; sums are in float32: within one rounding of the truth."""
     z, target = problem((300, 20), dtype, soft)
     given = options(chosen, 20, (300,), dtype)
     ours = results(lambda z: cross_entropy(z, target, **given), z)
@@ -269,7 +269,7 @@ UNDER_AUTOCAST = [
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize(("dtype", "weight"), UNDER_AUTOCAST, ids=str)
 def test_autocast(dtype: torch.dtype, weight: torch.dtype | None, soft: bool) -> None:
-    """Logits come in half precision there, and class weights as they were made."""
+    """Logits are in half precision there, class weights in any dtype."""
     z, t = problem((5, 3), dtype, soft)
     w = None if weight is None else torch.tensor([1.0, 2.0, 0.5], dtype=weight)
     under = torch.autocast("cpu", torch.bfloat16)
@@ -295,7 +295,7 @@ def test_arguments_are_not_written_to(shape: tuple[int, ...], soft: bool, chosen
         assert tensor._version == version
 
 
-def test_nothing_is_asked_for_where_nothing_needs_a_gradient() -> None:
+def test_a_loss_without_gradients_requires_none() -> None:
     z, y = problem((5, 3))
     assert not cross_entropy(z, y).requires_grad
     with torch.no_grad():
@@ -308,7 +308,7 @@ def test_nothing_is_asked_for_where_nothing_needs_a_gradient() -> None:
 @pytest.mark.parametrize("shape", [(5, 3), (200, 200), (2, 3, 4)], ids=str)
 @pytest.mark.parametrize("with_gradient", [True, False])
 def test_another_default_device(shape: tuple[int, ...], chosen: dict, with_gradient: bool) -> None:
-    """What is computed lives where the logits are, not where tensors are made by default."""
+    """Results are on the device of the logits, not on the default device."""
     z, y = problem(shape, torch.float32)
     leaves = [z] if with_gradient else []
     expected = results(lambda z=z: F.cross_entropy(z, y, **chosen), *leaves)
@@ -323,7 +323,7 @@ def test_another_default_device(shape: tuple[int, ...], chosen: dict, with_gradi
 @pytest.mark.parametrize("chosen", [{}, {"label_smoothing": 0.1}, {"reduction": "none"}], ids=str)
 @pytest.mark.parametrize("kind", ["meta", "fake"])
 def test_tensors_without_values(kind: str, chosen: dict) -> None:
-    """Shapes and types can be had without them, as torch's operators give them."""
+    """Shapes and dtypes are those of torch's operator."""
     with FakeTensorMode() if kind == "fake" else torch.device("meta"):
         z, y = torch.randn(5, 3, requires_grad=True), torch.zeros(5, dtype=torch.long)
         ours, torchs = (f(z, y, **chosen) for f in (cross_entropy, F.cross_entropy))

@@ -67,7 +67,7 @@ def target_and_options(
     sample_weight: bool = False,
     **rest,
 ):
-    """Targets, the differentiable tensors among the options, and the options that are numbers."""
+    """Return a target, the differentiable options, and the options that are numbers."""
     if soft:
         target = positive(*probabilities)
     else:
@@ -86,7 +86,7 @@ def target_and_options(
 
 
 def logits_case(shape: tuple[int, ...], everything: bool, options: dict):
-    """A function of tensors in which cross_entropy is differentiable, and those tensors."""
+    """Return a loss as a function of its differentiable tensors, and those tensors."""
     torch.manual_seed(0)
     rows = () if len(shape) == 1 else (shape[0], *shape[2:])
     target, tensors, numbers = target_and_options(rows, shape, C, **options)
@@ -101,7 +101,7 @@ def logits_case(shape: tuple[int, ...], everything: bool, options: dict):
 
 
 def linear_case(shape: tuple[int, ...], classes: int, everything: bool, options: dict):
-    """``logits_case`` of linear_cross_entropy."""
+    """Return ``logits_case`` of linear_cross_entropy."""
     torch.manual_seed(0)
     rows = shape[:-1]
     target, tensors, numbers = target_and_options(rows, (*rows, classes), classes, **options)
@@ -157,7 +157,7 @@ def test_linear_cross_entropy_against_finite_differences(shape, classes, options
 
 
 def nth_derivatives(loss, z: Tensor, order: int) -> list[Tensor]:
-    """The first ``order`` reverse-mode derivatives of loss in z, along fixed directions."""
+    """Return the first ``order`` reverse-mode derivatives of loss in z, along fixed directions."""
     directions = torch.Generator().manual_seed(1)
     value, found = loss(z), []
     for _ in range(order):
@@ -203,11 +203,11 @@ def test_forward_over_reverse_equals_reverse_over_reverse(options):
     torch.testing.assert_close(hvp, truth)
 
 
-# What a caller may do with a graph and with the gradients it is handed.
+# Callers may reuse a graph and change the gradients that they get.
 
 
 def fused_cases():
-    """A loss and the leaves it is differentiable in, for every rule that forms gradients early."""
+    """Return a loss and its leaves for every rule that forms gradients in the forward pass."""
     return {
         "logits": lambda: logits_case((3, C), False, {}),
         "logits, positions": lambda: logits_case((2, C, 2), False, {"label_smoothing": 0.2}),
@@ -246,7 +246,7 @@ def test_a_retained_graph_gives_the_gradient_again_whatever_the_scale(fused):
     torch.testing.assert_close(list(first), kept, rtol=0, atol=0)
 
 
-def test_what_happens_to_a_grad_does_not_come_back_through_the_graph(fused):
+def test_a_changed_grad_does_not_change_later_backward_passes(fused):
     loss, leaves = fused
     value = loss()
     value.backward(retain_graph=True)
@@ -306,7 +306,7 @@ def test_gradients_of_micro_batches_add_up_to_that_of_the_batch(function):
 
 
 def closed_form(x: Tensor, W: Tensor) -> Tensor:
-    """d2 loss / dW_k dW_l = X^T diag(p_k (delta_kl - p_l)) X / N, of shape (C, D, C, D)."""
+    """Return d2 loss / dW_k dW_l = X^T diag(p_k (delta_kl - p_l)) X / N, of shape (C, D, C, D)."""
     p = (x @ W.t()).softmax(1)
     curvature = torch.diag_embed(p) - p.unsqueeze(2) * p.unsqueeze(1)
     return torch.einsum("nkl,nd,ne->kdle", curvature, x, x) / len(x)

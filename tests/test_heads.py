@@ -1,4 +1,4 @@
-"""Heads of nets: found, replaced bit for bit, and losses without logits through the net's call."""
+"""Heads of nets: found, replaced bit for bit, and asked for the loss through the net's call."""
 
 import copy
 import doctest
@@ -28,8 +28,8 @@ from softmax_torch.heads import SoftmaxHead, find_head, replace_head
 
 N, D, C = 6, 8, 5
 
-# Where the families of torchvision have their heads; which one a name belongs to, the first says
-# that it begins with.
+# The names of the heads of torchvision's families; a model belongs to the first family whose name
+# begins its own.
 PLACES = {
     "alexnet": "classifier.6",
     "convnext": "classifier.2",
@@ -50,7 +50,7 @@ PLACES = {
     "vit": "heads.head",
     "wide_resnet": "fc",
 }
-# The smallest of each kind, on the smallest image that it takes.
+# The smallest model of each family, with the smallest image size that it accepts.
 SMALLEST = {
     "alexnet": 64,
     "convnext_tiny": 32,
@@ -75,7 +75,7 @@ MODELS = torchvision.models.list_models(module=torchvision.models)
 
 
 def build(name: str, **settings: Any) -> nn.Module:
-    with warnings.catch_warnings():  # googlenet and inception_v3 tell that scipy is slow
+    with warnings.catch_warnings():  # googlenet and inception_v3 warn that scipy is slow
         warnings.simplefilter("ignore", FutureWarning)
         return torchvision.models.get_model(name, weights=None, **settings)
 
@@ -96,7 +96,7 @@ def gradients(model: nn.Module, value: Tensor) -> dict[str, Tensor]:
 
 
 def through_head(model: nn.Module, layer: nn.Linear, x: Tensor, loss: Any) -> list[Tensor]:
-    """What the net gives, and the gradients of loss(that) in the layer's input and parameters."""
+    """Return the net's output, and gradients of its loss in the layer's input and parameters."""
     features = []
 
     def cut(_: nn.Module, given: tuple[Tensor]) -> Tensor:
@@ -112,7 +112,7 @@ def through_head(model: nn.Module, layer: nn.Linear, x: Tensor, loss: Any) -> li
 
 @pytest.fixture
 def without_memory() -> Iterator[None]:
-    """Nets are built on the meta device, whatever their constructors compute of numbers."""
+    """Build nets on the meta device, even if their constructors compute with numbers."""
 
     def on_meta(_: nn.Module, __: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
         return None if parameter is None else nn.Parameter(parameter.to("meta"))
@@ -136,7 +136,7 @@ def test_the_head_of_every_classifier_of_torchvision(name: str, without_memory: 
 
 
 @pytest.mark.parametrize(("name", "size"), SMALLEST.items())
-def test_a_net_with_its_head_replaced_computes_what_it_did(name: str, size: int) -> None:
+def test_a_net_with_its_head_replaced_computes_the_same(name: str, size: int) -> None:
     torch.manual_seed(0)
     settings = {"image_size": size} if name.startswith("vit") else {}
     model = build(name, num_classes=10, **settings).requires_grad_(False).eval()
@@ -178,11 +178,16 @@ def test_the_head_of_a_given_name() -> None:
             "model: expected an nn.Linear as the last module with parameters, got '1', a BatchNorm",
         ),
         (net(), "fc", ValueError, "nn.Linear, such as '2', got 'fc', no module of a Sequential"),
-        (net(), "1", ValueError, "name: expected that of an nn.Linear, such as '2', got '1', a Re"),
-        (nn.ReLU(), "fc", ValueError, "that of an nn.Linear, got 'fc', no module of a ReLU"),
+        (
+            net(),
+            "1",
+            ValueError,
+            "name: expected the name of an nn.Linear, such as '2', got '1', a ReLU",
+        ),
+        (nn.ReLU(), "fc", ValueError, "name of an nn.Linear, got 'fc', no module of a ReLU"),
     ],
 )
-def test_what_has_no_head_is_named(model: Any, name: Any, kind: type, message: str) -> None:
+def test_a_net_without_a_head_is_refused(model: Any, name: Any, kind: type, message: str) -> None:
     for call in (find_head, lambda model, name: replace_head(model, name=name)):
         with pytest.raises(kind) as raised:
             call(model, name)
@@ -301,7 +306,7 @@ def test_the_loss_refuses_the_features_that_the_logits_refuse() -> None:
 
 
 class Aux(nn.Module):
-    """A net with an auxiliary classifier that was written down before its head."""
+    """A net with an auxiliary classifier defined before its head."""
 
     def __init__(self, kind: Any) -> None:
         super().__init__()
@@ -333,7 +338,7 @@ def test_the_loss_among_several_outputs(kind: Any) -> None:
     assert values[1].shape == ()
 
 
-def test_auxiliary_classifiers_of_torchvision_stay_what_they_are() -> None:
+def test_auxiliary_classifiers_of_torchvision_are_unchanged() -> None:
     torch.manual_seed(0)
     model = build("googlenet", num_classes=C, init_weights=False).requires_grad_(False)
     head, x, y = replace_head(model), torch.randn(2, 3, 32, 32), torch.tensor([1, 4])
@@ -387,24 +392,28 @@ def test_an_error_leaves_the_head_as_it_was() -> None:
     assert model(x).equal(logits)
 
 
-def test_a_loss_that_would_not_be_one_is_refused() -> None:
+def test_an_output_without_the_loss_is_refused() -> None:
     model, (x, y) = net(), batch()
     head = replace_head(model)
     for model_of_another in (copy.deepcopy(model), net()):
-        with pytest.raises(RuntimeError, match="target: expected the head to be called within"):
+        with pytest.raises(
+            RuntimeError, match="target: expected the head to be called within the context"
+        ):
             head.loss_of(model_of_another, x, y)
     for after in (nn.Softmax(-1), nn.LogSoftmax(-1)):
-        with pytest.raises(RuntimeError, match="model: expected it to return what its head gives"):
+        with pytest.raises(
+            RuntimeError, match="model: expected it to return the output of its head"
+        ):
             head.loss_of(nn.Sequential(model, after), x, y)
     with torch.no_grad():
         head.weight.fill_(torch.nan)
-    assert head.loss_of(lambda x: model(x).clone(), x, y).isnan()  # a loss too, if a copy
+    assert head.loss_of(lambda x: model(x).clone(), x, y).isnan()  # a copy of the loss is accepted
     beside = head.loss_of(lambda x: (head.logits(model[:2](x)), model(x).clone()), x, y)
-    assert beside.shape == ()  # though logits are as much NaN
+    assert beside.shape == ()  # the logits are NaN too
 
 
 def test_states_go_both_ways() -> None:
-    """between a net with the head and the plain one of torchvision, by file"""
+    """between a net with the head and torchvision's own, through a file"""
     plain, ours = (build("shufflenet_v2_x0_5", num_classes=C) for _ in range(2))
     replace_head(ours)
     for source, goal in ((ours, plain), (plain, ours)):
@@ -509,7 +518,7 @@ def test_gradient_checkpointing(reentrant: bool) -> None:
     model, (x, y) = net(), batch()
     head = replace_head(model)
     expected = gradients(model, head.loss_of(model, x, y))
-    x.requires_grad_()  # the reentrant kind asks for it
+    x.requires_grad_()  # required by the reentrant kind
 
     def compare(loss: Tensor) -> None:
         model.zero_grad()
@@ -537,7 +546,7 @@ def test_functional_calls_and_gradients_of_samples() -> None:
 
 
 def test_many_classes_need_no_memory_for_their_logits() -> None:
-    """of 80 MB; two blocks of 32 MiB and the gradients are less"""
+    """the logits have 80 MB; two blocks of 32 MiB and the gradients have less"""
     model, x, y = net(), torch.randn(1000, 4), torch.randint(20000, (1000,))
     head = replace_head(model, 20000)
     assert peak_memory(lambda: F.cross_entropy(model(x), y).backward()) > 160e6
@@ -553,7 +562,7 @@ def test_the_examples() -> None:
 
 
 def in_ranks(rank: int, folder: str) -> None:
-    """Nets of two ranks give the mean of what each gives for its half of the batch."""
+    """Check that nets of two ranks have the mean gradient of the halves of a batch."""
     mesh = dist.device_mesh.init_device_mesh("cpu", (2,))
     x, y = batch(8)
     half = slice(4 * rank, 4 * rank + 4)
@@ -561,8 +570,8 @@ def in_ranks(rank: int, folder: str) -> None:
     plain = gradients(one, F.cross_entropy(one(x), y, label_smoothing=0.1))
 
     def compare(model: nn.Module, call: Any, head: SoftmaxHead, tolerance: float = 1e-6) -> None:
-        parameters = dict(model.named_parameters())  # FSDP leaves others in place for a while
-        for _ in range(3):  # a static graph is another graph from the second step on
+        parameters = dict(model.named_parameters())  # FSDP replaces parameters in between
+        for _ in range(3):  # DDP's static graph changes after the first step
             for p in parameters.values():
                 p.grad = None
             loss = head.loss_of(call, x[half], y[half], label_smoothing=0.1)
@@ -595,7 +604,7 @@ def in_ranks(rank: int, folder: str) -> None:
             refused(model)
             assert [name for name, _ in model.named_parameters()] == names
 
-    # What ranks saved together is a plain net's.
+    # A checkpoint that ranks saved together loads into a plain net.
     model = net()
     replace_head(model, C)
     fully_shard(model, mesh=mesh)
@@ -606,7 +615,7 @@ def in_ranks(rank: int, folder: str) -> None:
 
 
 def refused(model: nn.Module) -> None:
-    with pytest.raises(ValueError, match="replace the head first and wrap, shard or parametrize"):
+    with pytest.raises(ValueError, match="replace the head first, then wrap, shard or parametrize"):
         replace_head(model, 3)
 
 

@@ -19,7 +19,8 @@ HEAVY = [*TRAINING, *EXPORT, "matplotlib", "PIL", "pyarrow"]
 FLOORS = [
     ["maths"],
     ["ops"],
-    ["checks", "precision", "reductions", "functional"],
+    ["loss"],
+    ["functional"],
     ["metrics"],
     ["modules"],
     ["heads"],

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from support import OURS, TORCHS, in_everything, options, peak_memory, reference, results
 from torch import Tensor
 
-from softmax_torch import SoftmaxRegression, functional, linear_cross_entropy
+from softmax_torch import SoftmaxRegression, linear_cross_entropy
+from softmax_torch.loss import route
 from softmax_torch.ops import backends
 
 D = 6
@@ -19,8 +20,8 @@ classes = pytest.mark.parametrize("C", [1, 4, 11])
 
 @pytest.fixture(params=["whole", "blocks"])
 def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rule for many logits also for few, in one block or in blocks of two rows at most."""
-    monkeypatch.setattr(functional, "FEW", 0)
+    """Take the route for many logits, in one block or in blocks of at most two rows."""
+    monkeypatch.setattr(route, "FEW", 0)
     if request.param == "blocks":
         monkeypatch.setattr(backends, "logits_budget", lambda x: 2 * 11 * x.element_size())
         monkeypatch.setattr(backends, "input_budget", lambda x: 2 * D * x.element_size())
@@ -42,7 +43,7 @@ def problem(
 def by_definition(
     x: Tensor, W: Tensor, target: Tensor, linear_bias: Tensor | None, **given
 ) -> Tensor:
-    """``reference`` of the logits, with classes last."""
+    """Return the ``reference`` of the logits, with classes last."""
     z = F.linear(x, W, linear_bias)
     if z.dim() < 3:
         return reference(z, target, **given)
@@ -56,7 +57,7 @@ def by_definition(
 def of_torch(
     x: Tensor, W: Tensor, target: Tensor, linear_bias: Tensor | None = None, **given
 ) -> Tensor:
-    """The same by torch's two operators, for x (N, D)."""
+    """Return the loss by torch's two operators, for x (N, D)."""
     return F.cross_entropy(F.linear(x, W, linear_bias), target, **given)
 
 
@@ -64,7 +65,7 @@ OPERATORS = (linear_cross_entropy, of_torch)
 
 
 def both(tensors: dict[str, Tensor], target: Tensor, leaves: set[str], **given):
-    """Value and gradients in the leaves, ours and by definition."""
+    """Return value and gradients in the leaves, of our function and by definition."""
 
     def call(f):
         def g(*values: Tensor) -> Tensor:
@@ -161,7 +162,7 @@ def test_ignored_rows(C: int, reduction: str, blocks: None) -> None:
     y[[1, 4]] = -100
     ours, truth = both(tensors, y, {"x", "W", "b"}, reduction=reduction)
     torch.testing.assert_close(ours, truth)
-    tensors["x"][[1, 4]] = torch.nan  # what is ignored is not looked at
+    tensors["x"][[1, 4]] = torch.nan  # ignored rows have no effect
     value, *_ = both(tensors, y, {"x"}, reduction=reduction)[0]
     assert value.isfinite().all()
 
@@ -194,7 +195,7 @@ def test_lower_precision(C: int, dtype: torch.dtype, blocks: None) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_autocast(reduction: str, dtype: torch.dtype, C: int, blocks: None) -> None:
-    """In half precision, but for float64, which autocast leaves alone."""
+    """In half precision, except float64, which autocast leaves alone."""
     tensors, y = problem((5,), C, dtype)
     under = torch.autocast("cpu", torch.bfloat16)
     ours, torchs = (
@@ -211,7 +212,7 @@ def test_autocast(reduction: str, dtype: torch.dtype, C: int, blocks: None) -> N
 
 @pytest.mark.parametrize("C", [4, 11])
 def test_class_weights_under_autocast(C: int, blocks: None) -> None:
-    """Features come in half precision from the layer before, and class weights as they were."""
+    """Features are in half precision, from the layer before; class weights are in float32."""
     tensors, y = problem((5,), C, torch.bfloat16)
     w = torch.linspace(0.5, 2, C)
     with torch.autocast("cpu", torch.bfloat16):
@@ -226,7 +227,7 @@ def test_class_weights_under_autocast(C: int, blocks: None) -> None:
 def test_class_probabilities_of_another_type(
     dtype: torch.dtype, reduction: str, C: int, blocks: None
 ) -> None:
-    """The type of the loss is that of torch, however the logits are divided."""
+    """The dtype of the loss is torch's, whatever the blocks."""
     tensors, t = problem((5,), C, torch.float32, soft=True)
     ours, torchs = (
         f(tensors["x"], tensors["W"], t.to(dtype), reduction=reduction) for f in OPERATORS
@@ -236,7 +237,7 @@ def test_class_probabilities_of_another_type(
 
 
 def test_without_features(blocks: None) -> None:
-    """What is left is the bias."""
+    """Only the bias is left."""
     x, W, b = torch.randn(5, 0), torch.randn(3, 0), torch.randn(3)
     y = torch.arange(5) % 3
     ours, torchs = (results(lambda b, f=f: f(x, W, y, linear_bias=b), b) for f in OPERATORS)
@@ -276,7 +277,7 @@ def test_arguments_are_not_written_to(C: int, chosen: dict, blocks: None) -> Non
 
 def test_only_the_gradients_that_are_needed_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A frozen input saves a product of matrices, a frozen weight another."""
-    monkeypatch.setattr(functional, "FEW", 0)
+    monkeypatch.setattr(route, "FEW", 0)
     counted = []
     for name in ("mm", "addmm"):
         plain = getattr(torch, name)
@@ -300,7 +301,7 @@ def test_only_the_gradients_that_are_needed_are_computed(monkeypatch: pytest.Mon
 
 
 def test_many_classes_need_no_memory_for_their_logits() -> None:
-    """The largest tensor that is made is a block, not the (N, C) logits of 80 MB."""
+    """The largest tensor is a block, not the (N, C) logits of 80 MB."""
     x, W = torch.randn(1000, 8, requires_grad=True), torch.randn(20000, 8, requires_grad=True)
     y = torch.randint(20000, (1000,))
     # two blocks of 32 MiB, and the gradients

@@ -1,4 +1,4 @@
-"""The samples that torch tests its own operators with, run through ours."""
+"""The samples with which torch tests its own operators, run through ours."""
 
 from collections.abc import Callable, Iterator
 
@@ -26,9 +26,9 @@ def op_named(name: str):
 
 
 def arguments(sample) -> tuple[list, dict]:
-    """What the sample calls the operator with, without options of how torch divides its work.
+    """Return the arguments of a sample, without torch's options for blocks.
 
-    torch draws class weights from a normal distribution; ours refuses them where negative.
+    torch draws class weights from a normal distribution; ours refuses negative ones.
     """
     given = {k: v for k, v in sample.kwargs.items() if k not in ("options", "chunking_method")}
     if isinstance(given.get("weight"), Tensor):
@@ -37,7 +37,7 @@ def arguments(sample) -> tuple[list, dict]:
 
 
 def torchs(op) -> Callable[..., Tensor]:
-    """torch's operator; the linear one by its definition, so that all its options can be had."""
+    """Return torch's operator; the linear one by its definition, so that it has all options."""
     if not op.name.endswith("linear_cross_entropy"):
         return op.op
 
@@ -55,7 +55,7 @@ def torchs(op) -> Callable[..., Tensor]:
 
 
 def value_and_gradients(f: Callable[..., Tensor], args: list, given: dict) -> list[Tensor]:
-    """The value and the gradient in each tensor that asks for one, 0 where it takes no part."""
+    """Return the value and the gradient in each tensor that requires one, 0 if it has no effect."""
     tensors = [x for x in [*args, *given.values()] if isinstance(x, Tensor)]
     leaves = [x for x in tensors if x.requires_grad]
     value = f(*args, **given)
@@ -97,8 +97,8 @@ def test_error_inputs(name: str) -> None:
     count = 0
     for error in op.error_inputs("cpu"):
         args, given = arguments(error.sample_input)
-        # Ours takes inputs of any dimension; this one's target does not fit it, which is a
-        # ValueError in F.cross_entropy.
+        # Ours accepts inputs of any dimension; the target of this sample does not fit its input,
+        # which is a ValueError in F.cross_entropy.
         kind = ValueError if "dimensionality 1 or 2" in error.error_regex else error.error_type
         with pytest.raises(kind):
             OURS[name](*args, **given)

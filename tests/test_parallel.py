@@ -1,4 +1,4 @@
-"""Classes split over gloo ranks give what one process gives: losses, derivatives, errors, state."""
+"""Classes split over gloo ranks against one process: losses, derivatives, errors, checkpoints."""
 
 import doctest
 import os
@@ -36,11 +36,11 @@ CASES = (
         "ignored, none": {"ignore_index": 3, "reduction": "none"},
     }
 )
-SIZES = {1: [11], 2: [4, 7], 4: [2, 0, 5, 4]}  # uneven on purpose, one is empty
+SIZES = {1: [11], 2: [4, 7], 4: [2, 0, 5, 4]}  # uneven shards on purpose, one is empty
 
 
 def derivatives(loss: Any, leaves: list[Tensor], vectors: list[Tensor]) -> list[Tensor]:
-    """Value, gradients, and the derivatives of their product with vectors."""
+    """Return value, gradients, and the derivatives of their product with vectors."""
     value = loss(*leaves)
     upstream = torch.linspace(0.5, 2, value.numel(), dtype=value.dtype).view(value.shape)
     first = torch.autograd.grad(value, leaves, upstream, retain_graph=True)
@@ -94,7 +94,7 @@ def compare_one(
         [t.clone().requires_grad_() for t in local],
         [own(v, i) for i, v in enumerate(vectors)],
     )
-    # Of the largest magnitude, or of 1 where a mean over rows is less than that: both sides round.
+    # Relative to the largest magnitude, or to 1 if that is smaller: both sides round.
     tolerance = 1e-12 if dtype == torch.float64 else 1e-6
     for i, (a, e) in enumerate(zip(found, expected, strict=True)):
         largest = max(1.0, float(e.abs().max()))
@@ -104,7 +104,7 @@ def compare_one(
 
 
 def extremes(size: int) -> None:
-    """Logits around 1e4, and certain predictions, keep their digits."""
+    """Check that logits around 1e4 and certain predictions keep their digits."""
     shard = ClassShard.of(SIZES[size][dist.get_rank()])
     part = slice(shard.start, shard.stop)
     z = torch.full((2, C), 1e4)
@@ -117,7 +117,7 @@ def extremes(size: int) -> None:
     low = linear_cross_entropy(x, -W[part], y, shard=shard, label_smoothing=0.5, **kept)
     exact = plain(x.double(), -W.double(), y, label_smoothing=0.5, **kept)
     assert torch.allclose(low.double(), exact, rtol=1e-5, atol=0)
-    alone = torch.full((C,), -torch.inf)  # but for one class, which is certain
+    alone = torch.full((C,), -torch.inf)  # except one class, which is certain
     alone[2] = 0.0
     leaf = x.clone().requires_grad_()
     given = {"linear_bias": alone[part], "shard": shard}
@@ -140,7 +140,7 @@ def error_of(call: Any) -> str:
 
 
 def errors(size: int) -> list[str]:
-    """What each rank raises for mistakes of the last one."""
+    """Return the errors that this rank raises for mistakes of the last rank."""
     last = dist.get_rank() == size - 1
     shard = ClassShard.of(SIZES[size][dist.get_rank()])
     W = torch.randn(shard.stop - shard.start, D)
@@ -179,8 +179,8 @@ def errors(size: int) -> list[str]:
 
 
 def module(size: int) -> None:
-    """Initial values, training, and gathering."""
-    modules.DRAWN = 3 * D  # in blocks that begin and end within shards
+    """Check initial values, training, and gathered logits."""
+    modules.DRAW_BLOCK = 3 * D  # blocks that begin and end within shards
     torch.manual_seed(3)
     one = SoftmaxRegression(D, C)
     torch.manual_seed(3)
@@ -188,7 +188,9 @@ def module(size: int) -> None:
     assert isinstance(split.bias, Tensor)
     per = -(-C // size)
     held = split.weight.to_local()
-    assert held.numel() <= per * D  # bytes a rank: 1 / ranks, rounded up to a class
+    assert (
+        held.numel() <= per * D
+    )  # numbers per rank: 1 / ranks of all, rounded up to whole classes
     assert split.weight.full_tensor().equal(one.linear.weight)
     assert split.bias.full_tensor().equal(one.linear.bias)
     x, y = torch.randn(2, 7, D), torch.randint(C, (2, 7))
@@ -200,7 +202,10 @@ def module(size: int) -> None:
             optimizer.step()
     torch.testing.assert_close(split.weight.full_tensor(), one.linear.weight)
     torch.testing.assert_close(split.logits(x, gather=True), one.logits(x))
-    kept = {"reduction": "none", "sample_weight": torch.rand(2, 7)}  # as many dimensions as x has
+    kept = {
+        "reduction": "none",
+        "sample_weight": torch.rand(2, 7),
+    }  # a target with one dimension less than x
     torch.testing.assert_close(split.loss(x, y, **kept), one.loss(x, y, **kept))
     part = slice(split.shard.start, split.shard.stop)
     torch.testing.assert_close(split(x), one(x)[..., part])
@@ -217,7 +222,7 @@ def module(size: int) -> None:
         split.bias.zero_()
     assert split.predict(x).equal(torch.zeros(2, 7, dtype=torch.int64))  # the first of equals
     split.zero_grad()
-    split.loss(x[:, :0], y[:, :0], reduction="sum").backward()  # no rows ask for no change
+    split.loss(x[:, :0], y[:, :0], reduction="sum").backward()  # no rows, gradient 0
     assert split.weight.grad is not None
     assert split.weight.grad.to_local().equal(torch.zeros_like(held))
     with torch.autocast("cpu", torch.bfloat16):
@@ -239,7 +244,7 @@ def module(size: int) -> None:
 
 
 def sums(size: int) -> None:
-    """are taken of numbers as they stand in a tensor, and in float32; and mistakes are refused."""
+    """Check that sums follow a tensor's layout, in float32, and that mistakes are refused."""
     rank, world = dist.get_rank(), dist.group.WORLD
     matrix = torch.arange(6.0).view(2, 3)
     turned = matrix.t() if rank == 0 else matrix.t().contiguous()
@@ -266,8 +271,8 @@ def sums(size: int) -> None:
 
 
 def few_classes(size: int) -> None:
-    """Some ranks are left without a class, as 5 on 4 ranks are split into 2, 2, 1 and none."""
-    for classes in (5, 1):  # of which one has no rivals
+    """Check ranks without a class: 5 classes on 4 ranks are split into 2, 2, 1 and 0."""
+    for classes in (5, 1):  # a single class has no rivals
         x, y = torch.randn(7, D), torch.randint(classes, (7,))
         torch.manual_seed(4)
         one = SoftmaxRegression(D, classes)
@@ -289,7 +294,7 @@ def few_classes(size: int) -> None:
 
 
 def shares_of_rows() -> None:
-    """2 shares of the rows x 2 of the classes: gradients are those of all rows on one process."""
+    """Check 2 shares of the rows x 2 of the classes: gradients equal one process's on all rows."""
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "classes"))
     x, y = torch.randn(12, D), torch.randint(C, (12,))
     part = slice(6 * mesh.get_local_rank("data"), 6 * mesh.get_local_rank("data") + 6)
@@ -299,7 +304,7 @@ def shares_of_rows() -> None:
     for fsdp in (False, True):
         torch.manual_seed(5)
         split = ShardedSoftmaxRegression(D, C, mesh=mesh["classes"])
-        if fsdp:  # keeps a share of the parameters on each data rank, and averages by itself
+        if fsdp:  # splits the parameters over data ranks, and averages gradients by itself
             fully_shard(split, mesh=mesh["data"])
             register_fsdp_forward_method(split, "loss")
         split.loss(x[part], y[part], label_smoothing=0.1).backward()
@@ -311,14 +316,14 @@ def shares_of_rows() -> None:
             error = (parameter.grad.full_tensor() - whole.grad).abs().max()
             assert error <= 1e-6 * whole.grad.abs().max(), (fsdp, error)
         if not fsdp and mesh.get_local_rank("data") == 0:
-            split.loss(x, y)  # which the other share of the rows has no part in
+            split.loss(x, y)  # the other share of the rows takes no part
     assert ClassShard.of(2, mesh.get_group("classes")).classes == 4
     with pytest.raises(ValueError, match="mesh: expected one dimension, got 2"):
         ShardedSoftmaxRegression(D, C, mesh=mesh)
 
 
 def checkpoint(size: int, folder: str) -> None:
-    """Load what each other number of ranks saved, if it is there, and go on as it did; and save."""
+    """Load the checkpoints of other numbers of ranks and train on as they did; save one."""
 
     def trained(steps: int) -> list[float]:
         losses = []
@@ -368,7 +373,7 @@ def work(rank: int, folder: str, size: int) -> None:
     torch.save(errors(size), f"{folder}/errors{size}-{rank}.pt")
 
 
-def test_ranks_do_what_one_process_does(tmp_path: Path) -> None:
+def test_ranks_equal_one_process(tmp_path: Path) -> None:
     for size in (2, 4, 1):
         in_group(work, size, tmp_path, size)
         if size == 1:
@@ -404,11 +409,11 @@ def test_ranks_do_what_one_process_does(tmp_path: Path) -> None:
         assert median.startswith("ValueError: rank 0: reduction: expected")
         assert ignored == "none"
         assert module == out_of_range
-        assert none == "none"  # ranks that stopped together go on together
+        assert none == "none"  # after an error on all ranks, all can go on
 
 
 def lightning(rank: int, folder: str, port: int) -> None:
-    """A trainer of two devices, in a process as torchrun would start it."""
+    """Run a trainer of two devices in a process with torchrun's environment."""
     from lightning import LightningModule, Trainer
     from lightning.pytorch.strategies import ModelParallelStrategy
 
@@ -456,7 +461,7 @@ def batches() -> list[list[Tensor]]:
 
 
 def test_lightning_drives_it(tmp_path: Path) -> None:
-    """ModelParallelStrategy on two ranks trains as a loop does in one process."""
+    """ModelParallelStrategy on two ranks has the losses of a loop in one process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -1,4 +1,4 @@
-"""How far results are from the truth, which is torch's in float64, beside torch in the same dtype.
+"""Errors of our results and of torch's in the same dtype; the truth is torch's in float64.
 
 Distances are in units of eps of the dtype times the largest number of the truth.
 """
@@ -15,8 +15,8 @@ from torch.func import jacfwd, jacrev
 from softmax_torch import cross_entropy, linear_cross_entropy
 
 SLACK = {
-    # Where torch happens to hit the truth we may miss it by what our own steps round: the argument
-    # of exp, exp, a sum, a reciprocal and two products, about an eps each.
+    # If torch happens to be exact, ours may be off by the roundings of its steps: the argument of
+    # exp, exp, a sum, a reciprocal and two products, about an eps each.
     torch.float32: 8.0,
     # Computed in float32 and rounded once, which is half an eps.
     torch.bfloat16: 0.6,
@@ -30,7 +30,7 @@ def at_target(z: Tensor, y: Tensor, value: float) -> Tensor:
 
 
 def masked(z: Tensor, y: Tensor) -> Tensor:
-    """A third of the classes at -inf, none of them the target."""
+    """Return z with a third of the classes at -inf, but not the target."""
     return at_target(torch.where(torch.rand_like(z) < 0.3, -torch.inf, z), y, 0.5)
 
 
@@ -49,14 +49,14 @@ reductions = pytest.mark.parametrize("reduction", ["mean", "none"])
 
 
 def results(f, *leaves: Tensor) -> list[Tensor]:
-    """A loss and its gradients."""
+    """Return a loss and its gradients."""
     leaves = [leaf.detach().clone().requires_grad_() for leaf in leaves]
     loss = f(*leaves)
     return [loss.detach(), *torch.autograd.grad(loss.sum(), leaves)]
 
 
 def distance(found: Tensor, truth: Tensor) -> float:
-    """The largest difference between finite numbers; the others must be the same."""
+    """Return the largest difference of finite numbers; assert that the others are not finite."""
     torch.testing.assert_close(found.isfinite(), truth.isfinite())
     finite = truth.isfinite()
     size = truth[finite].abs().max().item()
@@ -72,7 +72,7 @@ def assert_no_further_than_torch(ours, torchs, truths) -> None:
 
 @pytest.fixture(params=["kernel", "formulas"])
 def path(request):
-    """Where the loss is computed: by the kernel, or as a compiler or a tangent would have it."""
+    """Take the route of the kernels, or that of the formulas."""
     with forward_ad.dual_level() if request.param == "formulas" else contextlib.nullcontext():
         yield
 
@@ -208,7 +208,7 @@ def test_a_class_without_rivals_has_no_slope_and_no_curvature(masked, outer, inn
         torch.testing.assert_close(derivative, torch.zeros_like(derivative))
 
 
-# Logits that are not finite: the pattern is that of torch.
+# Logits that are not finite: the results are not finite where torch's are not.
 
 
 WHERE = {
@@ -223,7 +223,7 @@ WHERE = {
 @pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
 @pytest.mark.parametrize("where", WHERE.values(), ids=WHERE.keys())
 @pytest.mark.parametrize("shape", [(4, 2), (4, 10), (4, 100), (4, 10, 3)], ids=str)
-def test_what_is_not_finite_is_where_torch_has_it(shape, where, value, reduction, path):
+def test_results_are_not_finite_where_torchs_are_not(shape, where, value, reduction, path):
     torch.manual_seed(0)
     z, y = torch.randn(shape), torch.zeros(shape[:1] + shape[2:], dtype=torch.long)
     where(z).fill_(value)

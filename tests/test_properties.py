@@ -1,4 +1,4 @@
-"""What holds for all logits, targets, layouts and options, searched for counterexamples."""
+"""Properties of all logits, targets, layouts and options; hypothesis looks for exceptions."""
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ quickly = settings(max_examples=150)
 
 @st.composite
 def problems(draw: st.DrawFn, dtypes=(torch.float32, torch.float64, torch.bfloat16)):
-    """Logits in some layout, a target, and options."""
+    """Draw logits in some layout, a target, and options."""
     torch.manual_seed(draw(st.integers(0, 2**31)))
     C, N = draw(st.integers(1, 70)), draw(st.integers(1, 40))
     shape = (N, C, *draw(st.lists(st.integers(1, 4), max_size=2)))
@@ -41,7 +41,7 @@ def problems(draw: st.DrawFn, dtypes=(torch.float32, torch.float64, torch.bfloat
         options["sample_weight"] = torch.rand(rows).to(dtype)
     if not soft and draw(st.booleans()):
         ignored = torch.rand(rows) < 0.3
-        ignored.view(-1)[0] = False  # a mean over nothing is another matter
+        ignored.view(-1)[0] = False  # a mean over no rows is NaN
         target = torch.where(ignored, -100, target)
     return z, target, options
 
@@ -68,7 +68,7 @@ def test_ours_is_no_further_from_the_truth_than_plain_torch(problem) -> None:
     for x, other, truth in zip(ours, plain, truths, strict=True):
         assert x.dtype == z.dtype
         x, other, truth = (t.double() for t in (x, other, truth))
-        # one rounding of a probability, where the truth happens to be 0
+        # one rounding of a probability, if the truth is 0
         row = 1 / (z.numel() // z.shape[1]) if options["reduction"] == "mean" else 1.0
         size = max(row, truth.abs().max().item())
         error, others = ((t - truth).abs().max().item() for t in (x, other))
@@ -78,7 +78,7 @@ def test_ours_is_no_further_from_the_truth_than_plain_torch(problem) -> None:
 @quickly
 @given(problems(dtypes=(torch.float64,)))
 def test_rows_of_the_gradient_sum_to_zero(problem) -> None:
-    """A constant added to a row of logits changes nothing."""
+    """Adding a constant to a row of logits does not change the loss."""
     z, target, options = problem
     options = options | {"z_loss": 0.0}
     value, gradient = value_and_gradient(cross_entropy, z, target, options)

@@ -33,14 +33,14 @@ def positive(*shape: int) -> Tensor:
 
 
 def assert_same(ours, truth) -> None:
-    """Equal, where the truth is not zero: a lost tangent is a silent zero."""
+    """Assert equality with a truth that is not zero: a lost tangent is a silent zero."""
     for t in truth if isinstance(truth, (tuple, list)) else (truth,):
-        assert t.abs().max() > 1e-4, "a truth of zero shows nothing"
+        assert t.abs().max() > 1e-4, "a truth of zero proves nothing"
     torch.testing.assert_close(ours, truth)
 
 
 def reference(z, target, sample_weight=None, z_loss=0.0, reduction="mean", **options) -> Tensor:
-    """cross_entropy by torch, and what it lacks in plain torch: not for a weighted mean."""
+    """Return cross_entropy by torch and, for our own options, plain torch; no weighted means."""
     if sample_weight is None and z_loss == 0:
         return F.cross_entropy(z, target, reduction=reduction, **options)
     loss = F.cross_entropy(z, target, reduction="none", **options)
@@ -52,12 +52,12 @@ def reference(z, target, sample_weight=None, z_loss=0.0, reduction="mean", **opt
 
 
 def every(**options):
-    """A case with all that ``reference`` knows."""
+    """Return every option that ``reference`` has."""
     return {"label_smoothing": 0.2, "z_loss": 0.1, "weight": positive(C), **options}
 
 
 def cases() -> dict:
-    """Name to shape of the logits, target, and options."""
+    """Return by name: the shape of the logits, target, and options."""
     torch.manual_seed(0)
     y, y_map, t = torch.randint(C, (N,)), torch.randint(C, (N, 2)), random(N, C).softmax(1)
     ignored = y.clone()
@@ -99,7 +99,7 @@ TRANSFORMS = {
 
 
 def along(x: Tensor) -> Tensor:
-    """A fixed direction of the shape of x."""
+    """Return a fixed direction of the shape of x."""
     return torch.linspace(-1, 2, x.numel(), dtype=x.dtype).view(x.shape)
 
 
@@ -152,7 +152,7 @@ def test_jacobians_in_every_differentiable_argument():
 
 
 def batched(tensor: Tensor, dim: int | None) -> Tensor:
-    """B tensors like this one, along dim; or the one, where dim is None."""
+    """Return B different tensors stacked along dim, or the tensor itself if dim is None."""
     return tensor if dim is None else torch.stack([tensor.roll(b, 0) for b in range(B)], dim)
 
 
@@ -212,7 +212,7 @@ class Loss(torch.nn.Module):
         return self.model.loss(x, y)
 
 
-@pytest.mark.parametrize("shared", [True, False], ids=["shared data", "data of its own"])
+@pytest.mark.parametrize("shared", [True, False], ids=["shared data", "own data"])
 @pytest.mark.parametrize("features", [D, C + 1], ids=["C > D", "C < D"])
 def test_each_model_of_an_ensemble_gets_the_gradient_it_gets_alone(features, shared):
     torch.manual_seed(0)

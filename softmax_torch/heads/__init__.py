@@ -12,7 +12,7 @@
 torch.Size([8, 3])
 """
 
+from softmax_torch.heads.find_replace import find_head, replace_head
 from softmax_torch.heads.head import SoftmaxHead
-from softmax_torch.heads.places import find_head, replace_head
 
 __all__ = ["SoftmaxHead", "find_head", "replace_head"]

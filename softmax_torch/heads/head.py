@@ -1,13 +1,13 @@
-"""A net's last ``nn.Linear`` that can give the loss in place of the logits.
+"""``SoftmaxHead``: a net's last ``nn.Linear``, which can return the loss in place of the logits.
 
     head(x)                                   x W^T + b, as nn.Linear
     with head.target(y): head(x)              mean_i -log softmax(x_i W^T + b)_{y_i}, fused
 
-A loss that never forms logits needs the features, and a net's own ``forward`` does not give them
-away. So the target comes to the head instead, and the net is called as ever: by DDP, which has to
-see that call; by FSDP, which gathers a layer's weights for its forward alone; by ``torch.compile``,
-autocast and hooks. The parameters are the net's own, under their old names: what loads or splits
-or saves the net need not know of the head.
+A loss that never forms logits needs the features, and a net's ``forward`` does not return them. So
+the target is passed to the head instead, and the net is called as usual: by DDP, which has to see
+that call; by FSDP, which gathers a layer's weights only for its forward; by ``torch.compile``,
+autocast and hooks. The parameters keep their names in the net: code that loads, splits or saves the
+net need not know of the head.
 
 >>> import torch
 >>> _ = torch.manual_seed(0)
@@ -33,20 +33,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from softmax_torch import checks
+from softmax_torch.loss.arguments import check_sizes
 from softmax_torch.modules import SoftmaxOfLinear
 
 __all__ = ["SoftmaxHead"]
 
 
 class SoftmaxHead(SoftmaxOfLinear, nn.Linear):
-    """``nn.Linear`` with the methods of ``SoftmaxRegression`` and, for a while, its loss.
+    """``nn.Linear`` with the methods of ``SoftmaxRegression``, and its loss within ``target``.
 
     Args:
         in_features: D, the number of features of a sample.
         num_classes: C, the number of classes.
         bias: whether the logits have an intercept per class.
-        device: where the parameters live.
+        device: device of the parameters.
         dtype: floating-point type of the parameters.
 
     Attributes:
@@ -55,7 +55,7 @@ class SoftmaxHead(SoftmaxOfLinear, nn.Linear):
     Inputs are (..., D).
     """
 
-    _goal: Goal | None = None
+    _request: LossRequest | None = None
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class SoftmaxHead(SoftmaxOfLinear, nn.Linear):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        checks.sizes(in_features, num_classes)
+        check_sizes(in_features, num_classes)
         nn.Linear.__init__(self, in_features, num_classes, bias, device, dtype)
 
     @property
@@ -74,67 +74,66 @@ class SoftmaxHead(SoftmaxOfLinear, nn.Linear):
         return self
 
     def logits(self, x: Tensor) -> Tensor:
-        """Logits z = x W^T + b, of shape (..., C), within ``target`` too."""
+        """Return the logits z = x W^T + b, of shape (..., C), within ``target`` too."""
         return nn.Linear.forward(self, x)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Logits (..., C); within ``target`` the loss."""
-        goal = self._goal
-        if goal is None:
+        """Return the logits (..., C); within ``target`` the loss."""
+        request = self._request
+        if request is None:
             return self.logits(input)
-        goal.loss = self.loss(input, goal.target, **goal.options)
-        return goal.loss
+        request.loss = self.loss(input, request.target, **request.options)
+        return request.loss
 
-    def target(self, target: Tensor, **options: Any) -> Target:
-        """Within ``with head.target(y):`` the head gives the loss, whoever calls it.
+    def target(self, target: Tensor, **options: Any) -> LossContext:
+        """Return a context in which the head returns the loss: ``with head.target(y): ...``.
 
         Args:
             target: class indices (...), or class probabilities (..., C).
-            **options: those of ``loss``.
+            **options: the options of ``loss``.
 
-        The net then returns the loss where it returned logits, alone or among others: in
-        ``InceptionOutputs`` it is ``.logits``, and auxiliary logits stay what they are. What a
-        net does to its logits (a softmax) it would do to the loss; ``loss_of`` refuses that.
+        The net then returns the loss where it returned logits, alone or among other outputs: in
+        ``InceptionOutputs`` the loss is ``.logits``, and auxiliary logits are unchanged. If the net
+        transforms its logits (a softmax), it transforms the loss; ``loss_of`` refuses that.
 
-        Contexts nest, and several heads of a net have one each. Where the head itself is
-        recomputed in the backward pass (``torch.utils.checkpoint`` in the net's own forward),
-        ``backward`` has to be called within. ``DataParallel``, which splits inputs and not the
-        target, cannot be used.
+        Contexts nest, and each head of a net has its own. If the head itself is recomputed in the
+        backward pass (``torch.utils.checkpoint`` in the net's own forward), call ``backward``
+        within the context. ``DataParallel`` cannot be used: it splits the inputs, not the target.
 
         Raises:
-            RuntimeError: at the end, where the head was not called.
+            RuntimeError: on exit, if the head was not called.
         """
-        return Target(self, Goal(target, options))
+        return LossContext(self, LossRequest(target, options))
 
     def loss_of(self, model: nn.Module, x: Any, target: Tensor, **options: Any) -> Tensor:
-        """The loss of model(x), a net that ends in this head: ``target`` around one call.
+        """Return the loss of model(x), a net that ends in this head: ``target`` around one call.
 
         Args:
-            model: the net, or what wraps it: DDP, ``torch.compile``, anything that is called.
-            x: the net's one input.
+            model: the net or its wrapper: DDP, ``torch.compile``, any callable.
+            x: the single input of the net.
             target: class indices (...), or class probabilities (..., C).
-            **options: those of ``loss``.
+            **options: the options of ``loss``.
 
         Returns:
-            A scalar, or one number a sample with ``reduction="none"``. Other outputs of the net,
-            such as auxiliary logits, are left out; use ``target`` to have them.
+            A scalar, or one number per sample with ``reduction="none"``. Other outputs of the net,
+            such as auxiliary logits, are dropped; use ``target`` to keep them.
 
         Raises:
-            RuntimeError: the net does not call this head, or does not return what it gives.
+            RuntimeError: the net does not call this head, or does not return its output.
         """
-        goal = Goal(target, options)
-        with Target(self, goal):
+        request = LossRequest(target, options)
+        with LossContext(self, request):
             output = model(x)
-        loss = goal.loss
+        loss = request.loss
         assert loss is not None
         found = [t for t in _tensors(output) if t is loss]
         if not found:
-            # DDP with a static graph hands on a copy, FSDP may cast it. Its values say so, which is
-            # worth waiting for the device.
+            # DDP with a static graph returns a copy, FSDP may cast it. Comparing values waits for
+            # the device, which is worth it here.
             found = [t for t in _tensors(output) if t.shape == loss.shape and _same(t, loss)]
         if not found:
             raise RuntimeError(
-                f"model: expected it to return what its head gives, got {_described(output)} "
+                f"model: expected it to return the output of its head, got {_described(output)} "
                 f"without the loss of shape {tuple(loss.shape)}; end the model in logits, with no "
                 "softmax after the head, or pick the loss yourself within head.target(...)"
             )
@@ -142,24 +141,24 @@ class SoftmaxHead(SoftmaxOfLinear, nn.Linear):
 
 
 @dataclass(eq=False)
-class Goal:
-    """What the head is to give the loss of, and what it gave."""
+class LossRequest:
+    """A target and options for the head, and the loss that it computed."""
 
     target: Tensor
     options: dict[str, Any]
     loss: Tensor | None = None
 
 
-class Target:
-    """The context of ``SoftmaxHead.target``; a class, which torch.compile follows in 2.11 too."""
+class LossContext:
+    """The context of ``SoftmaxHead.target``; a class, which torch.compile can trace in 2.11 too."""
 
-    def __init__(self, head: SoftmaxHead, goal: Goal) -> None:
-        self.head, self.goal = head, goal
-        self.before: Goal | None = None
+    def __init__(self, head: SoftmaxHead, request: LossRequest) -> None:
+        self.head, self.request = head, request
+        self.outer: LossRequest | None = None
 
     def __enter__(self) -> None:
-        self.before = self.head._goal
-        self.head._goal = self.goal
+        self.outer = self.head._request
+        self.head._request = self.request
 
     def __exit__(
         self,
@@ -167,16 +166,16 @@ class Target:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.head._goal = self.before
-        if kind is None and self.goal.loss is None:
+        self.head._request = self.outer
+        if kind is None and self.request.loss is None:
             raise RuntimeError(
-                "target: expected the head to be called within, got no call; is the model a copy, "
-                "or its head another?"
+                "target: expected the head to be called within the context, got no call; is the "
+                "model a copy, or does it have another head?"
             )
 
 
 def _tensors(output: Any) -> list[Tensor]:
-    """The tensors that a net returns: one, or a tuple, list or dictionary of them."""
+    """Return the tensors in a net's output: a tensor, or a tuple, list or dictionary of them."""
     if isinstance(output, Mapping):
         output = tuple(output.values())
     several = output if isinstance(output, (tuple, list)) else (output,)
@@ -184,9 +183,9 @@ def _tensors(output: Any) -> list[Tensor]:
 
 
 def _same(t: Tensor, loss: Tensor) -> bool:
-    """Whether the values are those of the loss."""
+    """Return whether t has the values of the loss."""
     if torch.compiler.is_compiling():
-        return True  # they are not known
+        return True  # values are not known while compiling
     return torch.allclose(t, loss.to(t.dtype), rtol=0, atol=0, equal_nan=True)
 
 

@@ -1,4 +1,7 @@
-"""The one place that asks where a computation runs: device, transforms, compiling."""
+"""The choice of kernels for a device, and the questions about the mode torch runs in.
+
+All of torch's private state that the package reads is read here.
+"""
 
 from __future__ import annotations
 
@@ -10,65 +13,56 @@ from typing import Protocol, cast
 
 import torch
 from torch import Tensor
+from torch._C import _are_functorch_transforms_active, _len_torch_dispatch_stack
 from torch._C._functorch import is_legacy_batchedtensor
 from torch.autograd import forward_ad
+from torch.compiler import is_compiling
 
 from softmax_torch import maths
-from softmax_torch.maths import RowValues, RowWeight
+from softmax_torch.maths import RowValues, RowWeights, Target
 from softmax_torch.ops import cpu
 
 __all__ = [
     "Kernels",
     "autocast",
-    "final",
     "input_budget",
     "kernels",
+    "last_backward",
     "logits_budget",
     "plain",
     "scaled_",
     "traced",
-    "values_at_hand",
+    "values_readable",
 ]
 
 
 class Kernels(Protocol):
-    """What a backend offers; ``maths`` says what each function computes."""
+    """The functions of a backend; the functions of the same names in ``maths`` define them.
 
-    def row_values(
-        self, z: Tensor, y: Tensor | None, u: Tensor | None, lse: bool = False
-    ) -> RowValues: ...
+    A backend is a module: ``ops.cpu``, ``ops.gpu``, or ``maths`` itself.
+    """
+
+    __name__: str
+
+    def row_values(self, z: Tensor, target: Target, lse: bool = False) -> RowValues: ...
 
     def row_vjp(
-        self,
-        z: Tensor,
-        y: Tensor | None,
-        u: Tensor | None,
-        g_nll: Tensor | None,
-        g_smooth: Tensor | None,
-        g_lse: Tensor | None,
-        dz: Tensor | None = None,
+        self, z: Tensor, target: Target, g: RowValues, dz: Tensor | None = None
     ) -> Tensor: ...
 
     def weighted_total(
-        self,
-        z: Tensor,
-        y: Tensor | None,
-        u: Tensor | None,
-        a: RowWeight,
-        b: RowWeight,
-        c: RowWeight,
-        dz: Tensor | None = None,
+        self, z: Tensor, target: Target, weights: RowWeights, dz: Tensor | None = None
     ) -> Tensor: ...
 
 
 class GPUKernels(Kernels, Protocol):
-    """What that of a GPU offers besides."""
+    """The functions of the GPU backend: one more."""
 
     def scale_(self, x: Tensor, factor: Tensor) -> Tensor: ...
 
 
 def kernels(z: Tensor) -> Kernels:
-    """The kernels for logits z: blocked ones on a CPU, Triton's on a GPU, else the formulas."""
+    """Return the kernels for logits z: ``ops.cpu``, ``ops.gpu``, or ``maths`` elsewhere."""
     if z.device.type == "cpu":
         return cpu
     if z.device.type == "cuda":
@@ -78,7 +72,7 @@ def kernels(z: Tensor) -> Kernels:
 
 @functools.cache
 def _gpu() -> GPUKernels | None:
-    """The kernels of a GPU, imported when the first is asked for; None without Triton."""
+    """Import the GPU kernels on first use; warn and return None without Triton."""
     try:
         return cast(GPUKernels, importlib.import_module("softmax_torch.ops.gpu"))
     except ModuleNotFoundError as missing:
@@ -93,34 +87,30 @@ def _gpu() -> GPUKernels | None:
 
 
 def traced() -> bool:
-    """Whether something looks into every operation, so that only plain torch will do.
+    """Return whether every operation must be plain torch: the call is traced or carries tangents.
 
-    That is torch.compile and torch.export, and forward-mode AD. An autograd Function could have a
-    jvp, but torch runs it with forward AD switched off: the jvp of a jvp through it loses its
-    second tangent without a word (``jacfwd(jacfwd(f))``, torch 2.15).
+    True under torch.compile, torch.export and forward-mode AD. An autograd Function could have a
+    jvp, but torch runs it with forward AD switched off: the jvp of a jvp through it silently loses
+    its second tangent (``jacfwd(jacfwd(f))``, torch 2.15).
 
-    A dispatch mode looks into every operation too, that of fake tensors, which have no values.
+    True under a dispatch mode too, such as that of fake tensors, which have no values.
     """
-    return (
-        torch.compiler.is_compiling()
-        or forward_ad._current_level >= 0
-        or torch._C._len_torch_dispatch_stack() > 0
-    )
+    return is_compiling() or forward_ad._current_level >= 0 or _len_torch_dispatch_stack() > 0
 
 
 def plain() -> bool:
-    """Whether this is plain eager code: nothing traced, and no torch.func transform.
+    """Return whether this is plain eager code: not ``traced``, and no torch.func transform.
 
-    A kernel writes into plain memory, where batches and tangents would be lost: elsewhere only the
-    autograd rule that knows how to fold a batch, or the formulas, may run.
+    A kernel writes into plain memory and would lose batches and tangents. Elsewhere only the
+    autograd rule with a vmap, or the formulas, may run.
     """
-    return not (torch._C._are_functorch_transforms_active() or traced())
+    return not (_are_functorch_transforms_active() or traced())
 
 
-def final(*gradients: Tensor | None) -> bool:
-    """Whether a backward pass is handed plain numbers and nobody differentiates what it returns.
+def last_backward(*gradients: Tensor | None) -> bool:
+    """Return whether a backward pass may use kernels: nothing differentiates or batches its result.
 
-    ``torch.autograd.grad(..., is_grads_batched=True)`` hides a batch in its gradients.
+    ``torch.autograd.grad(..., is_grads_batched=True)`` hides a batch in the gradients.
     """
     if torch.is_grad_enabled() or not plain():
         return False
@@ -131,11 +121,11 @@ def final(*gradients: Tensor | None) -> bool:
 
 
 def scaled_(gradient: Tensor, scale: Tensor) -> Tensor:
-    """gradient times the 0-dimensional scale, in place; a scale of 1 costs nothing.
+    """Multiply gradient by the 0-dimensional scale, in place; a scale of 1 costs nothing.
 
-    A GPU looks at the scale itself, so that nobody waits for it.
+    On a GPU a kernel reads the scale, so that the host need not wait for it.
     """
-    if scale.device.type == "cpu" and scale.item() == 1:
+    if scale.is_cpu and scale.item() == 1:
         return gradient
     if gradient.device.type == "cuda" and scale.device == gradient.device:
         gpu = _gpu()
@@ -145,32 +135,32 @@ def scaled_(gradient: Tensor, scale: Tensor) -> Tensor:
 
 
 def autocast(x: Tensor) -> bool:
-    """Whether autocast is on for the device of x; the meta device has none."""
-    # ``torch.amp.is_autocast_available`` would say so, and break the graph of a compiler in 2.11.
+    """Return whether autocast is on for the device of x; the meta device has none."""
+    # ``torch.amp.is_autocast_available`` would tell, but breaks the compiler's graph in torch 2.11.
     return x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
 
 
-def values_at_hand(x: Tensor) -> bool:
-    """Whether looking at the values of x waits for no device and breaks no trace or batch."""
-    return x.device.type == "cpu" and plain()
+def values_readable(x: Tensor) -> bool:
+    """Return whether reading the values of x waits for no device and breaks no trace or batch."""
+    return x.is_cpu and plain()
 
 
 def logits_budget(x: Tensor) -> int:
-    """Bytes of logits that a blocked linear layer with input x may hold at a time.
+    """Return the bytes of logits that a linear layer with input x may hold at a time.
 
     32 MiB on a CPU: at (N, D, C) = (2048, 512, 32000) blocks of 16, 32 and 64 MiB take 1390, 1260
-    and 1190 ms, and two of 32 MiB are all that it holds beyond the gradients. 1 GiB on a GPU, where
-    the 4096 x 128256 bfloat16 logits of a large head are one block, whose weight gradient needs no
-    float32 sum, twice the size of the weight.
+    and 1190 ms, and two blocks of 32 MiB are all it holds beyond the gradients. 1 GiB on a GPU: the
+    4096 x 128256 bfloat16 logits of a large head then are one block, and its weight gradient needs
+    no float32 sum, which would be twice the size of the weight.
     """
     return (32 if x.device.type == "cpu" else 1024) << 20
 
 
 def input_budget(x: Tensor) -> int:
-    """Bytes of its input that a blocked linear layer takes at a time.
+    """Return the bytes of its input x that a linear layer reads at a time.
 
-    12 MiB on a CPU, so that the product for the gradient finds in cache what the product for the
-    logits has read: at (60000, 784, 10) blocks of 6, 12 and 50 MiB and the whole take 42, 41, 48
-    and 52 ms. A GPU is not kept waiting by its memory there.
+    12 MiB on a CPU: the product for the gradient then finds in cache the input that the product for
+    the logits has read. At (60000, 784, 10) blocks of 6, 12 and 50 MiB and the whole input take 42,
+    41, 48 and 52 ms. A GPU has no such limit: its memory is fast enough.
     """
     return 12 << 20 if x.device.type == "cpu" else sys.maxsize

@@ -1,21 +1,21 @@
-"""CPU kernels: the rules of ``maths`` block by block, so that a block stays in cache.
+"""CPU kernels: the formulas of ``maths`` in blocks of logits that stay in cache.
 
 Each kernel makes one pass over the logits. A block is filled with numbers e_c proportional to the
-probabilities of its row, the true class is taken out of it, and the rest follows from what was
-taken, e_y, and the sum of what is left (see ``maths`` for why the true class is not in that sum):
+probabilities of their row. The number of the true class, e_y, is removed from the block; the rest
+follows from e_y and the sum of the others (``maths`` says why the true class is not in that sum):
 
     s = others + e_y        nll = log(1 + others / e_y)        p_c = e_c / s        q = others / s
 
-How a block is filled was measured (2 cores, AVX-512, torch 2.15, float32):
+How to fill a block was measured (2 cores, AVX-512, torch 2.15, float32):
 
  - wide rows by ``torch.softmax``: 80 us for 262 rows of 1000 in cache. exp takes 20 us on one make
-   of processor and 110 on another, and wants the range of the logits looked at first.
- - narrow rows by exp2(z log2 e): softmax costs 75 ns a row whatever its length, 5300 us for 60000
+   of processor and 110 on another, and needs the range of the logits first.
+ - narrow rows by exp2(z log2 e): softmax costs 75 ns per row whatever its length, 5300 us for 60000
    rows of 10, where exp takes 250 us, multiplication and exp2 120. Besides, torch.exp starts the
    threads of another library from 1000 elements on, which stalls for milliseconds where the other
    core is busy, and is up to 200 times slower where float32 underflows; exp2 does neither.
 
-The arguments are those of the functions of the same names in ``maths``.
+The public functions take the arguments of their twins in ``maths``.
 """
 
 from __future__ import annotations
@@ -29,50 +29,52 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from softmax_torch import maths
-from softmax_torch.maths import RowValues, RowWeight, class_sum, class_view
+from softmax_torch.maths import (
+    RowValues,
+    RowWeights,
+    Target,
+    class_sum,
+    class_view,
+    sum_dtype,
+)
 
 __all__ = ["mean_nll", "row_values", "row_vjp", "weighted_total"]
 
 BLOCK = 1 << 20
 """Elements of a block: 4 MiB of float32, the second-level caches of two cores. At 8192 x 1000 a
-quarter of it takes 1.25 times as long, for the fixed price of some twenty calls a block."""
+quarter of this takes 1.25 times as long: each block costs some twenty calls."""
 
 BLOCK_ROWS = (8192, 65536)
-"""Rows of a block: the first number where there are that many, more where the scratch for their
-numbers stays below a 20th of the gradient, never more than the second. From 32768 rows on, torch
-works on them with all threads: 60000 x 10 in one block takes 0.7 ms, in blocks of 8192 1.2 ms."""
+"""Least and most rows of a block (if the block has the elements). Between the two, as many rows as
+keep the scratch for their numbers below a 20th of the gradient. torch uses all threads from 32768
+rows on: 60000 x 10 in one block takes 0.7 ms, in blocks of 8192 rows 1.2 ms."""
 
 NARROW = 64
 """Rows of at most this many classes are narrow."""
 
 FEW = 32768
-"""Up to so many logits, 128 KiB of float32, the number of calls counts and nothing else."""
+"""Up to so many logits (128 KiB of float32) only the number of calls matters for the time."""
 
 NEAR = 8.0
-"""exp2 is taken of narrow logits as they stand where all lie within +-NEAR: rounding z log2 e makes
-e wrong by |z| / 2 units in the last place. Elsewhere the largest of its row is subtracted first."""
+"""Narrow logits are passed to exp2 unshifted where all lie within +-NEAR: rounding z log2 e makes
+e wrong by |z| / 2 units in the last place. Elsewhere a row's largest logit is subtracted first."""
 
 LOG2E = 1 / math.log(2)
 
 RARE = 1e-30
-"""Below this e_y has lost digits, or all of them, to underflow."""
+"""An e_y below this has lost digits, or all of them, to underflow."""
 
 Index = tuple[slice, ...]
 
 
-def _accumulation_dtype(z: Tensor) -> torch.dtype:
-    """What ``maths.upcast`` makes of z."""
-    return torch.float64 if z.dtype == torch.float64 else torch.float32
-
-
 def _row_limit(numel: int) -> int:
-    """The most rows of a block of logits with numel elements, three numbers of scratch a row."""
+    """Return the most rows of a block for numel logits, with three numbers of scratch per row."""
     low, high = BLOCK_ROWS
     return min(max(low, numel // (3 * 21)), high)
 
 
 def _blocks(z: Tensor) -> Iterator[tuple[Index, Index]]:
-    """Pairs of indices, into z and into a tensor of one number a row, that cut z into blocks."""
+    """Yield for each block of z its indices into z, and into a tensor of one number per row."""
     most = min(max(1, BLOCK // z.shape[1]), _row_limit(z.numel()))
     if z.dim() == 2:
         step = most
@@ -89,45 +91,46 @@ def _blocks(z: Tensor) -> Iterator[tuple[Index, Index]]:
             yield (rows, slice(None), positions), (rows, positions)
 
 
-class _Block(NamedTuple):
-    """A filled block. Numbers of a row keep a dimension of size 1 where the classes were."""
+class _Exponentials(NamedTuple):
+    """The exponentials of a block. A number per row keeps a dimension of size 1 for the classes."""
 
     e: Tensor  # proportional to p, 0 at the true class
-    true: Tensor | None  # the true class
-    e_y: Tensor | None  # what stood there
+    true: Tensor | None  # the index of the true class
+    e_y: Tensor | None  # the exponential of the true class
     others: Tensor  # the sum of e
     s: Tensor  # the sum of e and e_y
-    log_e: Tensor | None  # what e is the exp of; None after a softmax
-    shift: Tensor | float | None  # log-sum-exp is log s + shift; None where it is not asked for
+    log_e: Tensor | None  # the exponent of e; None after a softmax
+    shift: Tensor | float | None  # lse is log s + shift; None where lse is not needed
 
 
-def _fill(z: Tensor, y: Tensor | None, e: Tensor, need_lse: bool) -> _Block:
-    """Fill e for the logits z of one block."""
+def _fill(z: Tensor, y: Tensor | None, e: Tensor, need_lse: bool) -> _Exponentials:
+    """Fill e with the exponentials of the logits z of one block."""
     if _narrow(z):
         shift = None if _within(z, -NEAR, NEAR) else z.amax(1, keepdim=True)
         log_e = z if shift is None else z - shift
         torch.mul(log_e, LOG2E, out=e).exp2_()
-        return _take_out(e, y, log_e, 0.0 if shift is None else shift)
+        return _remove_true(e, y, log_e, 0.0 if shift is None else shift)
     torch.softmax(z, 1, out=e)
     # The largest p of a row is exp(max z) / sum exp(z).
     log_sum = z.amax(1, keepdim=True) - e.amax(1, keepdim=True).log_() if need_lse else None
-    return _take_out(e, y, None, log_sum)
+    return _remove_true(e, y, None, log_sum)
 
 
 def _within(x: Tensor, low: float, high: float) -> bool:
-    """Whether all of x lies between low and high; a NaN does not."""
+    """Return whether all of x lies between low and high; False if x has a NaN."""
     least, most = x.aminmax()
     return least.item() >= low and most.item() <= high
 
 
 def _narrow(z: Tensor) -> bool:
+    """Return whether the rows of z are short enough for exp2, see the top of this file."""
     return z.dim() == 2 and z.shape[1] <= NARROW
 
 
-def _take_out(
+def _remove_true(
     e: Tensor, y: Tensor | None, log_e: Tensor | None, shift: Tensor | float | None
-) -> _Block:
-    """Take the true class out of a block and sum what is left."""
+) -> _Exponentials:
+    """Remove the true class from a block and sum the others."""
     true = e_y = None
     if y is not None:
         true = y.unsqueeze(1)
@@ -135,23 +138,23 @@ def _take_out(
         e.scatter_(1, true, e.new_zeros(1).expand_as(true))
     others = _sum_narrow(e) if _narrow(e) else e.sum(1, keepdim=True)
     s = others if e_y is None else others + e_y
-    return _Block(e, true, e_y, others, s, log_e, shift)
+    return _Exponentials(e, true, e_y, others, s, log_e, shift)
 
 
 def _sum_narrow(e: Tensor) -> Tensor:
-    """The sum of each row: for narrow rows a matrix-vector product takes half the time of sum."""
+    """Return the sum of each row; a matrix-vector product takes half the time of torch.sum here."""
     return torch.mv(e, e.new_ones(e.shape[1])).unsqueeze(1)
 
 
-def _values(block: _Block, z: Tensor, u: Tensor | None, lse: bool) -> RowValues:
-    """The numbers of the rows of a filled block."""
+def _values(block: _Exponentials, z: Tensor, u: Tensor | None, lse: bool) -> RowValues:
+    """Return the row numbers of a filled block."""
     nll = smooth = log_sum = None
     if block.e_y is not None and block.true is not None:
         nll = torch.div(block.others, block.e_y).log1p_()
-        if not block.e_y.amin().item() >= RARE:  # these rows, and NaN, are done by the book
+        if not block.e_y.amin().item() >= RARE:  # recompute these rows, and NaN, by the formulas
             rare = (block.e_y < RARE).squeeze(1)
             y = block.true.squeeze(1)[rare]
-            exact = maths.row_values(z.movedim(1, -1)[rare], y, None).nll
+            exact = maths.row_values(z.movedim(1, -1)[rare], Target(y)).nll
             assert exact is not None
             nll.squeeze(1)[rare] = exact
     if u is not None or lse:
@@ -166,21 +169,22 @@ def _values(block: _Block, z: Tensor, u: Tensor | None, lse: bool) -> RowValues:
 
 
 def _total(u: Tensor) -> Tensor:
-    """U of each row, so that it broadcasts against the numbers of a block."""
+    """Return U of each row in a shape that broadcasts against the row numbers of a block."""
     return class_sum(u) if u.dim() == 1 else class_sum(u).unsqueeze(1)
 
 
 def _weighted_by_class(x: Tensor, u: Tensor) -> Tensor:
-    """sum_c u_c x_c of each row."""
+    """Return sum_c u_c x_c of each row."""
     if u.dim() == 1 and x.dim() == 2:
         return torch.mv(x, u).unsqueeze(1)
     return (x * class_view(u, x)).sum(1, keepdim=True)
 
 
 def _to_gradient(
-    block: _Block, u: Tensor | None, g_nll: RowWeight, g_smooth: RowWeight, g_lse: RowWeight
+    block: _Exponentials, u: Tensor | None, gradients: RowWeights | RowValues
 ) -> Tensor:
-    """Turn a filled block into dz, in place."""
+    """Turn a filled block into dz, in place, given the gradients of its row numbers."""
+    g_nll, g_smooth, g_lse = gradients
     e, e_y, others = block.e, block.e_y, block.others
     r = block.s.reciprocal()
     if u is None and g_lse is None and g_nll is not None:
@@ -204,21 +208,20 @@ def _to_gradient(
     return e
 
 
-class _Piece(NamedTuple):
-    """A block in its place: where its rows are, what of z and u belongs to it, and e filled."""
+class _Part(NamedTuple):
+    """A block of the logits: its rows, its part of z and u, and its exponentials."""
 
     rows: Index
     z: Tensor
     u: Tensor | None
-    block: _Block
-    dz: Tensor | None  # where the gradient of this block goes, if it is not e itself
+    block: _Exponentials
+    dz: Tensor | None  # where to copy the gradient of this block, if that is not block.e itself
 
 
-def _pieces(
-    z: Tensor, y: Tensor | None, u: Tensor | None, dz: Tensor | None, lse: bool = False
-) -> Iterator[_Piece]:
-    """Walk over z, filling blocks: in dz where they can stand there, else in one scratch block."""
-    dtype = _accumulation_dtype(z)
+def _parts(z: Tensor, target: Target, dz: Tensor | None, lse: bool = False) -> Iterator[_Part]:
+    """Yield z in blocks, filled in dz where its layout allows that, else in one scratch block."""
+    y, u = target
+    dtype = sum_dtype(z.dtype)
     if u is not None and u.dim() == 1:
         u = u.to(dtype)
     scratch = None
@@ -233,66 +236,54 @@ def _pieces(
                 scratch = z.new_empty(z_b.numel(), dtype=dtype)
             e = scratch[: z_b.numel()].view(z_b.shape)
         block = _fill(z_b, None if y is None else y[rows], e, lse)
-        yield _Piece(rows, z_b, u_b, block, dz_b)
+        yield _Part(rows, z_b, u_b, block, dz_b)
 
 
-def _of_rows(weight: RowWeight, rows: Index) -> RowWeight:
-    """The part of a weight that belongs to these rows, beside the numbers of a block."""
-    if isinstance(weight, Tensor) and weight.dim() > 0:
-        return weight[rows].unsqueeze(1)
-    return weight
+def _of_rows(weights: RowWeights | RowValues, rows: Index) -> RowWeights:
+    """Return the weights of these rows in shapes that broadcast against a block's row numbers."""
+    return RowWeights(
+        *[w[rows].unsqueeze(1) if isinstance(w, Tensor) and w.dim() > 0 else w for w in weights]
+    )
 
 
-def row_values(z: Tensor, y: Tensor | None, u: Tensor | None, lse: bool = False) -> RowValues:
-    """The row numbers of logits z, in float32 where z is float16 or bfloat16."""
-    shape, dtype = z.shape[:1] + z.shape[2:], _accumulation_dtype(z)
-    asked = (y is not None, u is not None, lse)
-    result = RowValues(*(z.new_empty(shape, dtype=dtype) if a else None for a in asked))
-    for rows, z_b, u_b, block, _ in _pieces(z, y, u, None, lse):
+def row_values(z: Tensor, target: Target, lse: bool = False) -> RowValues:
+    """Return the row numbers of logits z, in float32 where z is float16 or bfloat16."""
+    shape, dtype = z.shape[:1] + z.shape[2:], sum_dtype(z.dtype)
+    needed = (target.y is not None, target.u is not None, lse)
+    result = RowValues(*[z.new_empty(shape, dtype=dtype) if n else None for n in needed])
+    for rows, z_b, u_b, block, _ in _parts(z, target, None, lse):
         for whole, part in zip(result, _values(block, z_b, u_b, lse), strict=True):
             if whole is not None and part is not None:
                 whole[rows] = part.squeeze(1)
     return result
 
 
-def row_vjp(
-    z: Tensor,
-    y: Tensor | None,
-    u: Tensor | None,
-    g_nll: Tensor | None,
-    g_smooth: Tensor | None,
-    g_lse: Tensor | None,
-    dz: Tensor | None = None,
-) -> Tensor:
-    """The gradient dz of the rows, of z's shape and dtype, into ``dz`` if it is given."""
+def row_vjp(z: Tensor, target: Target, g: RowValues, dz: Tensor | None = None) -> Tensor:
+    """Return the gradient dz, of z's shape and dtype; write it into ``dz`` if given."""
     dz = torch.empty_like(z) if dz is None else dz
-    for rows, _, u_b, block, dz_b in _pieces(z, y, u, dz):
-        e = _to_gradient(block, u_b, *(_of_rows(g, rows) for g in (g_nll, g_smooth, g_lse)))
+    for rows, _, u_b, block, dz_b in _parts(z, target, dz):
+        e = _to_gradient(block, u_b, _of_rows(g, rows))
         if dz_b is not None:
             dz_b.copy_(e)
     return dz
 
 
 def weighted_total(
-    z: Tensor,
-    y: Tensor | None,
-    u: Tensor | None,
-    a: RowWeight,
-    b: RowWeight,
-    c: RowWeight,
-    dz: Tensor | None = None,
+    z: Tensor, target: Target, weights: RowWeights, dz: Tensor | None = None
 ) -> Tensor:
-    """The scalar sum over rows of a nll + b smooth + c lse^2; its gradient is written to dz.
+    """Return the scalar sum over rows of a nll + b smooth + c lse^2; write its gradient to dz.
 
-    dz may be z itself. Blocks are added up in double precision.
+    dz may be z itself. The sums of blocks are added in double precision.
     """
+    y, u = target
+    a, _, c = weights
     if y is not None and a is not None and u is None and c is None and dz is not None:
-        plain = _plain_total(z, y, a, dz)
-        if plain is not None:
-            return plain
+        nll_total = _near_nll_total(z, y, a, dz)
+        if nll_total is not None:
+            return nll_total
     total = 0.0
-    for rows, z_b, u_b, block, dz_b in _pieces(z, y, u, dz, c is not None):
-        a_b, b_b, c_b = (_of_rows(w, rows) for w in (a, b, c))
+    for rows, z_b, u_b, block, dz_b in _parts(z, target, dz, c is not None):
+        a_b, b_b, c_b = _of_rows(weights, rows)
         nll, smooth, lse = _values(block, z_b, u_b, c is not None)
         g_lse = None
         if nll is not None and a_b is not None:
@@ -303,19 +294,19 @@ def weighted_total(
             total += _weighted_sum(c_b, lse * lse)
             g_lse = lse * (2 * c_b)
         if dz is not None:
-            e = _to_gradient(block, u_b, a_b, b_b, g_lse)
+            e = _to_gradient(block, u_b, RowWeights(a_b, b_b, g_lse))
             if dz_b is not None:
                 dz_b.copy_(e)
-    return torch.scalar_tensor(total, dtype=_accumulation_dtype(z), device=z.device)
+    return torch.scalar_tensor(total, dtype=sum_dtype(z.dtype), device=z.device)
 
 
-def _plain_total(z: Tensor, y: Tensor, a: Tensor | float, dz: Tensor) -> Tensor | None:
-    """``weighted_total`` of nll alone and its gradient for narrow rows of unremarkable logits.
+def _near_nll_total(z: Tensor, y: Tensor, a: Tensor | float, dz: Tensor) -> Tensor | None:
+    """Return ``weighted_total`` of nll alone for narrow rows within +-NEAR, else None.
 
-    The same steps as the blocks above in the fewest calls. None where it does not apply.
+    The same steps as for the blocks above, in the fewest calls.
     """
     N, C = z.shape[:2]
-    if not _narrow(z) or z.dtype != dz.dtype or dz is z or z.dtype != _accumulation_dtype(z):
+    if not _narrow(z) or z.dtype != dz.dtype or dz is z or z.dtype != sum_dtype(z.dtype):
         return None
     if not _within(z, -NEAR, NEAR):
         return None
@@ -324,12 +315,12 @@ def _plain_total(z: Tensor, y: Tensor, a: Tensor | float, dz: Tensor) -> Tensor 
     for n in range(0, N, step):
         rows = slice(n, n + step)
         a_b = a[rows].unsqueeze(1) if isinstance(a, Tensor) and a.dim() > 0 else a
-        total += _plain_block(z[rows], y[rows].unsqueeze(1), a_b, dz[rows])
+        total += _near_nll_block(z[rows], y[rows].unsqueeze(1), a_b, dz[rows])
     return torch.scalar_tensor(total, dtype=z.dtype, device=z.device)
 
 
-def _plain_block(z: Tensor, true: Tensor, a: Tensor | float, e: Tensor) -> float:
-    """One block of it, with three numbers of scratch a row."""
+def _near_nll_block(z: Tensor, true: Tensor, a: Tensor | float, e: Tensor) -> float:
+    """Return the total of one block and write its dz to e; scratch is three numbers per row."""
     torch.mul(z, LOG2E, out=e).exp2_()
     e_y = e.gather(1, true)
     e.scatter_(1, true, torch.zeros_like(e_y))
@@ -342,19 +333,19 @@ def _plain_block(z: Tensor, true: Tensor, a: Tensor | float, e: Tensor) -> float
 
 
 def mean_nll(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean of nll over float32 or float64 logits (N, C), and its gradient.
+    """Return the mean of nll over float32 or float64 logits (N, C), and its gradient.
 
     Raises:
-        IndexError, RuntimeError: a class index that is not in [0, C).
+        IndexError, RuntimeError: a class index is not in [0, C).
     """
     N = len(y)
     if z.numel() > FEW:
         if not _within(y, 0, z.shape[1] - 1):
             raise IndexError("class index out of range")
         dz = torch.empty_like(z)
-        return weighted_total(z, y, None, 1 / N, None, None, dz), dz
-    # Calls are what few logits cost, 3 to 10 us each between a forward and a backward pass, hence
-    # those that do most at once, and the sum q = 1 - p_y of the other classes, which keeps its
+        return weighted_total(z, Target(y), RowWeights(1 / N), dz), dz
+    # Few logits cost their calls, 3 to 10 us each between a forward and a backward pass. Hence the
+    # calls that do most at once, and the sum q = 1 - p_y of the other classes, which keeps its
     # digits where p_y rounds to 1.
     log_p = torch.log_softmax(z, 1)
     total = F.nll_loss(log_p, y)
@@ -369,7 +360,7 @@ def mean_nll(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _weighted_sum(weight: Tensor | float, value: Tensor) -> float:
-    """The sum of weight times value; a weight of 0 leaves a row out even where it is inf or NaN."""
+    """Return the sum of weight times value; a weight of 0 leaves out a row even if inf or NaN."""
     if not isinstance(weight, Tensor):
         return weight * value.sum().item()
     total = (weight * value).sum().item()

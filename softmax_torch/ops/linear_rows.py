@@ -1,17 +1,18 @@
-"""The autograd rules over rows of z = x W^T + b that never hold all logits, if those are many.
+"""Autograd rules over the rows of z = x W^T + b that hold the logits in blocks.
 
 With the gradient dz of the rows (see ``maths``):
 
     dx = dz W        dW = dz^T x        db = sum_n dz_n
 
 A scalar loss forms all three in the forward pass, block by block: three matrix products, where
-rebuilding the logits in a backward pass would take a fourth. Numbers per row (no reduction) need
-that fourth one. Only what needs a gradient is computed: a frozen input or weight saves its product.
+rebuilding the logits in a backward pass would take a fourth. Numbers per row (no reduction) do need
+that fourth product. Only gradients that are needed are computed: a frozen input or weight saves its
+product.
 
-Shapes: x (N, D), W (C, D), b (C,) or None; y, u and the weights as in ``maths``, for z (N, C).
+Shapes: x (N, D), W (C, D), b (C,) or None; targets and weights as in ``maths``, for z (N, C).
 
-Both rules are for plain eager code (``backends.plain``). Whoever differentiates their gradients
-gets the formulas on the whole of z.
+Both rules are for plain eager code (``backends.plain``). A gradient that is differentiated or
+batched is computed by the formulas of ``maths`` on the whole of z.
 """
 
 from __future__ import annotations
@@ -25,21 +26,30 @@ from torch import Tensor
 from torch.autograd import Function
 
 from softmax_torch import maths
-from softmax_torch.maths import RowValues, RowWeight, upcast
+from softmax_torch.maths import RowValues, RowWeights, Target, upcast
 from softmax_torch.ops import backends, rows
+from softmax_torch.ops.backends import Kernels
 
-__all__ = ["Linear", "Sums", "by_formula", "pieces", "row_values", "weighted_total"]
+__all__ = [
+    "GradientSums",
+    "Linear",
+    "formula_gradients",
+    "logits_blocks",
+    "row_values",
+    "target_of",
+    "weighted_total",
+]
 
 
 class Linear(NamedTuple):
-    """The linear layer and its input."""
+    """A linear layer and its input x."""
 
     x: Tensor
     weight: Tensor
     bias: Tensor | None
 
     def logits(self, at: slice | None = None, out: Tensor | None = None) -> Tensor:
-        """The logits of rows ``at``, into ``out`` if it is given."""
+        """Return the logits of rows ``at``, or of all; write them into ``out`` if given."""
         x = self.x if at is None else self.x[at]
         if out is None:
             return F.linear(x, self.weight, self.bias)
@@ -48,41 +58,38 @@ class Linear(NamedTuple):
         return torch.addmm(self.bias, x, self.weight.t(), out=out)
 
 
-def weighted_total(
-    linear: Linear, y: Tensor | None, u: Tensor | None, a: RowWeight, b: RowWeight, c: RowWeight
-) -> Tensor:
-    """``rows.weighted_total`` of the logits of ``linear``, differentiable in x, weight and bias."""
+def weighted_total(linear: Linear, target: Target, weights: RowWeights, kernels: Kernels) -> Tensor:
+    """Return ``rows.weighted_total`` of the logits, differentiable in x, weight and bias."""
     needed = tuple(torch.is_grad_enabled() and t is not None and t.requires_grad for t in linear)
-    total: Tensor = _WeightedTotal.apply(*linear, y, u, a, b, c, needed)
+    total: Tensor = _WeightedTotal.apply(*linear, target, weights, kernels, needed)
     return total
 
 
-def row_values(linear: Linear, y: Tensor | None, u: Tensor | None, lse: bool = False) -> RowValues:
-    """``rows.row_values`` of the logits of ``linear``, differentiable in x, weight and bias."""
-    values = iter(_RowValues.apply(*linear, y, u, lse))
-    return RowValues(
-        *(next(values) if asked else None for asked in (y is not None, u is not None, lse))
-    )
+def row_values(linear: Linear, target: Target, lse: bool, kernels: Kernels) -> RowValues:
+    """Return ``rows.row_values`` of the logits, differentiable in x, weight and bias."""
+    outputs = _RowValues.apply(*linear, target, lse, kernels)
+    return rows.unpacked(outputs, rows.needed(target, lse))
 
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
+"""The gradients of x, weight and bias; None where not needed."""
 
 
-class Sums:
-    """The gradients of x, weight and bias, as far as needed, gathered over blocks of dz."""
+class GradientSums:
+    """The gradients of x, weight and bias that are needed, summed over blocks of dz."""
 
     def __init__(self, linear: Linear, needed: tuple[bool, ...]) -> None:
         x, _, bias = linear
         self.linear = linear
         self.dx = torch.empty_like(x, memory_format=torch.contiguous_format) if needed[0] else None
-        # One block's product is what is asked for. The sum of several is in float32 for
-        # half-precision weights: blocks would be lost in a bfloat16 sum.
+        # The product of a single block is the gradient itself. Several are summed in float32 for
+        # half-precision weights: a bfloat16 sum would lose blocks.
         self.needs_dweight = needed[1]
         self.dweight: Tensor | None = None
         self.dbias = upcast(torch.zeros_like(bias)) if needed[2] and bias is not None else None
 
     def add(self, at: slice, dz: Tensor) -> None:
-        """Add what the rows ``at`` contribute."""
+        """Add the contribution of the rows ``at``."""
         x, weight, _ = self.linear
         if self.dx is not None:
             torch.mm(dz, weight, out=self.dx[at])
@@ -99,7 +106,7 @@ class Sums:
             self.dbias.add_(dz.sum(0, dtype=self.dbias.dtype))
 
     def gradients(self) -> Gradients:
-        """What was gathered, in the dtypes of the parameters."""
+        """Return the sums in the dtypes of the parameters."""
         dtype = self.linear.weight.dtype
         if self.needs_dweight and self.dweight is None:  # there were no rows
             self.dweight = torch.zeros_like(self.linear.weight)
@@ -107,16 +114,16 @@ class Sums:
         return self.dx, dweight, dbias
 
 
-class Piece(NamedTuple):
-    """Some rows: where they are, their logits, and memory for dz, possibly that of the logits."""
+class LogitsBlock(NamedTuple):
+    """A block of rows: their places, their logits, and memory for dz, possibly the logits' own."""
 
     at: slice
     z: Tensor
     dz: Tensor
 
 
-def pieces(linear: Linear) -> Iterator[Piece]:
-    """Cut the rows so that the logits and the input of a piece stay within the device's budgets."""
+def logits_blocks(linear: Linear) -> Iterator[LogitsBlock]:
+    """Yield blocks of rows whose logits and input stay within the device's budgets."""
     x, weight, _ = linear
     N, C, D = x.shape[0], weight.shape[0], x.shape[1]
     of_logits = backends.logits_budget(x) // (max(C, 1) * x.element_size())
@@ -128,26 +135,29 @@ def pieces(linear: Linear) -> Iterator[Piece]:
         at = slice(n, min(n + step, N))
         size = at.stop - n
         logits = linear.logits(at, out=z[:size])
-        yield Piece(at, logits, logits if dz is None else dz[:size])
+        yield LogitsBlock(at, logits, logits if dz is None else dz[:size])
 
 
-def _of(weight: RowWeight, at: slice) -> RowWeight:
-    return weight[at] if isinstance(weight, Tensor) and weight.dim() > 0 else weight
+def target_of(target: Target, at: slice) -> Target:
+    """Return the target of the rows ``at``."""
+    y, u = target
+    return Target(None if y is None else y[at], u if u is None or u.dim() == 1 else u[at])
 
 
-def _vector_of(u: Tensor | None, at: slice) -> Tensor | None:
-    return u if u is None or u.dim() == 1 else u[at]
+def _weights_of(weights: RowWeights, at: slice) -> RowWeights:
+    """Return the weights of the rows ``at``."""
+    return RowWeights(*[w[at] if isinstance(w, Tensor) and w.dim() > 0 else w for w in weights])
 
 
-def by_formula(linear: Linear, dz_of: Callable[[Tensor], Tensor]) -> Gradients:
-    """The gradients as differentiable functions of everything they depend on."""
+def formula_gradients(linear: Linear, dz_of: Callable[[Tensor], Tensor]) -> Gradients:
+    """Return the gradients as differentiable functions, from the formula of dz in the logits."""
     dz = dz_of(linear.logits())
     dbias = None if linear.bias is None else dz.sum(0)
     return dz @ linear.weight, dz.t() @ linear.x, dbias
 
 
 class _WeightedTotal(Function):
-    """A scalar loss, its gradients formed in the forward pass and kept as in ``rows``."""
+    """A scalar loss; its gradients are formed in the forward pass and kept as in ``rows``."""
 
     @staticmethod
     def forward(
@@ -155,48 +165,44 @@ class _WeightedTotal(Function):
         x: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        y: Tensor | None,
-        u: Tensor | None,
-        a: RowWeight,
-        b: RowWeight,
-        c: RowWeight,
+        target: Target,
+        weights: RowWeights,
+        kernels: Kernels,
         needed: tuple[bool, ...],
     ) -> Tensor:
-        rows.keep(ctx, x, weight, bias, y, u, a, b, c)
-        total, ctx.formed = _form(Linear(x, weight, bias), y, u, a, b, c, needed)
+        linear, ctx.kernels = Linear(x, weight, bias), kernels
+        rows.save_arguments(ctx, target, weights, *linear)
+        total, ctx.formed = _total_and_gradients(linear, target, weights, kernels, needed)
         return total
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         formed, ctx.formed = ctx.formed, None
-        x, weight, bias, y, u, a, b, c = rows.kept(ctx)
-        linear = Linear(x, weight, bias)
-        if backends.final(g):
+        target, weights, layer = rows.saved_arguments(ctx)
+        linear = Linear(*layer)
+        if backends.last_backward(g):
             if formed is None:
-                _, formed = _form(linear, y, u, a, b, c, ctx.needs_input_grad[:3])
+                needed = ctx.needs_input_grad[:3]
+                _, formed = _total_and_gradients(linear, target, weights, ctx.kernels, needed)
             gradients = tuple(None if d is None else backends.scaled_(d, g) for d in formed)
         else:
-            gradients = by_formula(linear, lambda z: rows.total_vjp(z, y, u, a, b, c, g))
-        return *gradients, None, None, None, None, None, None
+            gradients = formula_gradients(linear, lambda z: maths.total_vjp(z, target, weights, g))
+        return *gradients, None, None, None, None
 
 
-def _form(
+def _total_and_gradients(
     linear: Linear,
-    y: Tensor | None,
-    u: Tensor | None,
-    a: RowWeight,
-    b: RowWeight,
-    c: RowWeight,
+    target: Target,
+    weights: RowWeights,
+    kernels: Kernels,
     needed: tuple[bool, ...],
 ) -> tuple[Tensor, Gradients]:
-    """The weighted total and the gradients that are needed."""
-    sums = Sums(linear, needed)
+    """Return the weighted total and the gradients that are needed."""
+    sums = GradientSums(linear, needed)
     total = upcast(linear.x.new_zeros(()))
-    for at, z, dz in pieces(linear):
-        y_b, u_b = None if y is None else y[at], _vector_of(u, at)
-        a_b, b_b, c_b = (_of(w, at) for w in (a, b, c))
+    for at, z, dz in logits_blocks(linear):
         out = dz if any(needed) else None
-        total += backends.kernels(z).weighted_total(z, y_b, u_b, a_b, b_b, c_b, out)
+        total += kernels.weighted_total(z, target_of(target, at), _weights_of(weights, at), out)
         if out is not None:
             sums.add(at, out)
     return total, sums.gradients()
@@ -211,32 +217,29 @@ class _RowValues(Function):
         x: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        y: Tensor | None,
-        u: Tensor | None,
+        target: Target,
         lse: bool,
+        kernels: Kernels,
     ) -> tuple[Tensor, ...]:
-        ctx.save_for_backward(x, weight, bias, y, u)
-        ctx.asked = (y is not None, u is not None, lse)
+        ctx.save_for_backward(x, weight, bias, *target)
+        ctx.needed, ctx.kernels = rows.needed(target, lse), kernels
         ctx.set_materialize_grads(False)
-        parts = []
-        for at, z, _ in pieces(Linear(x, weight, bias)):
-            y_b = None if y is None else y[at]
-            values = backends.kernels(z).row_values(z, y_b, _vector_of(u, at), lse)
-            parts.append([value for value in values if value is not None])
+        parts = [
+            rows.packed(kernels.row_values(z, target_of(target, at), lse))
+            for at, z, _ in logits_blocks(Linear(x, weight, bias))
+        ]
         return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        x, weight, bias, y, u = ctx.saved_tensors
-        linear = Linear(x, weight, bias)
-        given = iter(gradients)
-        gs = [next(given) if asked else None for asked in ctx.asked]
-        if not backends.final(*gs):
-            formed = by_formula(linear, lambda z: maths.row_vjp(z, y, u, *gs))
+        x, weight, bias, *saved = ctx.saved_tensors
+        linear, target = Linear(x, weight, bias), Target(*saved)
+        g = rows.unpacked(gradients, ctx.needed)
+        if not backends.last_backward(*g):
+            formed = formula_gradients(linear, lambda z: maths.row_vjp(z, target, g))
             return *formed, None, None, None
-        sums = Sums(linear, ctx.needs_input_grad[:3])
-        for at, z, dz in pieces(linear):
-            y_b = None if y is None else y[at]
-            a, b, c = (None if g is None else g[at] for g in gs)
-            sums.add(at, backends.kernels(z).row_vjp(z, y_b, _vector_of(u, at), a, b, c, dz))
+        sums = GradientSums(linear, ctx.needs_input_grad[:3])
+        for at, z, dz in logits_blocks(linear):
+            g_b = RowValues(*[None if v is None else v[at] for v in g])
+            sums.add(at, ctx.kernels.row_vjp(z, target_of(target, at), g_b, dz))
         return *sums.gradients(), None, None, None

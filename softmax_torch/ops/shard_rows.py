@@ -1,90 +1,111 @@
-"""The autograd rule over rows of z = x W^T + b of some of the classes: what their shard adds.
+"""The autograd rule over rows of z = x W^T + b of a shard of the classes: four numbers per row.
 
-For a row of logits z of the classes of a shard, the class index y if it is one of them, and the
-part u of the class vector:
-
-    m      = max_{c != y} z_c                      a constant to differentiation; 0 without rivals
-    rivals = sum_{c != y} exp(z_c - m)
-    z_y    = z at y                                0 where y is in another shard
-    spread = sum_c u_c (m - z_c)
-
-From these, summed over shards, all three row numbers follow (see ``parallel``). Their gradient:
+``maths.ShardValues`` defines the numbers; from their sums over shards all three row numbers follow
+(see ``parallel.functional``). Their gradient, with m as there:
 
     dz_c = g_rivals exp(z_c - m) [c != y] + g_zy [c = y] - g_spread u_c
     du_c = g_spread (m - z_c)                      summed over the rows that share u
 
-The sums of all shards are known after the forward pass only, so that the backward pass builds the
-logits again, block by block as in ``linear_rows``. Whoever differentiates the gradients gets the
-formulas on the whole of z.
+The sums over shards are known only after the forward pass, so the backward pass builds the logits
+again, block by block as in ``linear_rows``. A gradient that is differentiated or batched is
+computed by the formulas of ``maths`` on the whole of z.
 
 Shapes: x (N, D), W (C, D), b (C,) or None, y (N,) with -1 for other shards, u (C,) or (N, C) or
 None. A shard may be empty: C = 0. For plain eager code.
+
+``shard_values`` and ``shard_vjp`` are the kernels, twins of the functions of these names in
+``maths``; ``linear_shard_values`` is the rule.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from softmax_torch.maths import upcast
+from softmax_torch import maths
+from softmax_torch.maths import ShardValues, Target, shard_shift, upcast
 from softmax_torch.ops import backends
-from softmax_torch.ops.linear_rows import Linear, Sums, by_formula, pieces
+from softmax_torch.ops.linear_rows import (
+    GradientSums,
+    Linear,
+    formula_gradients,
+    logits_blocks,
+    target_of,
+)
 
-__all__ = ["ShardNumbers", "shard_numbers"]
-
-
-class ShardNumbers(NamedTuple):
-    """What a shard adds to each row."""
-
-    largest: Tensor  # m, and -inf without rivals
-    rivals: Tensor
-    z_y: Tensor
-    spread: Tensor
+__all__ = ["linear_shard_values", "shard_values", "shard_vjp"]
 
 
-def shard_numbers(linear: Linear, y: Tensor, u: Tensor | None) -> ShardNumbers:
-    """The numbers of each row, differentiable in x, weight, bias and u, but for ``largest``."""
-    return ShardNumbers(*_ShardNumbers.apply(*linear, y, u))
+def linear_shard_values(linear: Linear, target: Target) -> ShardValues:
+    """Return the shard's numbers, differentiable in x, weight, bias and u, but for ``largest``."""
+    return ShardValues(*_LinearShardValues.apply(*linear, *target))
 
 
-def _shift(largest: Tensor) -> Tensor:
-    return torch.where(largest == -torch.inf, 0.0, largest)
+def shard_values(z: Tensor, target: Target) -> ShardValues:
+    """Return the shard's numbers for logits z, which may be overwritten; the shard has classes."""
+    y, u = target
+    assert y is not None
+    z = upcast(z)
+    own, z_own = _own(z, y)
+    z_y = z.new_zeros(len(z))
+    z_y[own[0]] = z_own
+    z[own] = -torch.inf
+    largest = z.amax(1)
+    shift = shard_shift(largest).unsqueeze(1)
+    spread = torch.zeros_like(largest)
+    if u is not None:
+        z[own] = z_own
+        spread = _weighted(shift - z, u)
+        z[own] = -torch.inf
+    return ShardValues(largest, z.sub_(shift).exp_().sum(1), z_y, spread)
+
+
+def shard_vjp(z: Tensor, target: Target, largest: Tensor, g: ShardValues) -> Tensor:
+    """Return the gradient dz of the shard's numbers, of z's dtype; z may be overwritten."""
+    y, u = target
+    assert y is not None
+    dz = upcast(z).sub_(shard_shift(largest).unsqueeze(1))
+    own, _ = _own(dz, y)
+    dz[own] = -torch.inf
+    dz.exp_().mul_(g.rivals.unsqueeze(1))
+    dz[own] = g.z_y[own[0]]
+    if u is not None and u.dim() == 1:
+        dz.addr_(g.spread, u.to(dz.dtype), alpha=-1)
+    elif u is not None:
+        dz -= g.spread.unsqueeze(1) * u
+    return dz.to(z.dtype)
+
+
+def _own(z: Tensor, y: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """Return the places (rows, classes) of the classes y that are in this shard, and z there."""
+    rows = (y >= 0).nonzero().squeeze(1)
+    own = rows, y[rows]
+    return own, z[own]
 
 
 def _weighted(values: Tensor, u: Tensor) -> Tensor:
-    """sum_c u_c values_c of each row."""
+    """Return sum_c u_c values_c of each row."""
     u = u.to(values.dtype)
     return values @ u if u.dim() == 1 else (values * u).sum(1)
 
 
-class _ShardNumbers(Function):
-    """The numbers, in blocks of rows."""
+class _LinearShardValues(Function):
+    """The rule: the numbers in blocks of rows."""
 
     @staticmethod
     def forward(
         x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, u: Tensor | None
     ) -> tuple[Tensor, ...]:
-        N, C = len(x), len(weight)
-        numbers = upcast(x.new_zeros(())).new_zeros(4, N)
+        numbers = upcast(x.new_zeros(())).new_zeros(4, len(x))
         numbers[0] = -torch.inf
-        largest, rivals, z_y, spread = numbers
-        for at, logits, _ in pieces(Linear(x, weight, bias)) if C > 0 else ():
-            z = upcast(logits)
-            own = (y[at] >= 0).nonzero().squeeze(1)
-            of_own = z[own, y[at][own]]
-            z_y[at][own] = of_own
-            z[own, y[at][own]] = -torch.inf
-            largest[at] = z.amax(1)
-            shift = _shift(largest[at]).unsqueeze(1)
-            if u is not None:
-                z[own, y[at][own]] = of_own
-                spread[at] = _weighted(shift - z, u if u.dim() == 1 else u[at])
-                z[own, y[at][own]] = -torch.inf
-            rivals[at] = z.sub_(shift).exp_().sum(1)
-        return largest.clone(), rivals.clone(), z_y.clone(), spread.clone()
+        target = Target(y, u)
+        for at, z, _ in logits_blocks(Linear(x, weight, bias)) if len(weight) > 0 else ():
+            for whole, part in zip(numbers, shard_values(z, target_of(target, at)), strict=True):
+                whole[at] = part
+        return tuple(number.clone() for number in numbers)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -97,45 +118,24 @@ class _ShardNumbers(Function):
         ctx: Any, of_largest: None, *gradients: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         x, weight, bias, y, u, largest = ctx.saved_tensors
-        linear, shift = Linear(x, weight, bias), _shift(largest).unsqueeze(1)
-        g_rivals, g_zy, g_spread = (
-            torch.zeros_like(largest) if g is None else g for g in gradients
+        linear, target = Linear(x, weight, bias), Target(y, u)
+        g = ShardValues(
+            largest, *(torch.zeros_like(largest) if v is None else v for v in gradients)
         )
-        shared = u is not None and u.dim() == 1
-        asked = u is not None and ctx.needs_input_grad[4]
-        if not backends.final(*gradients):
-            true = torch.arange(len(weight), device=y.device) == y.unsqueeze(1)
+        needs_du = u is not None and ctx.needs_input_grad[4]
+        if not backends.last_backward(*gradients):
+            formed = formula_gradients(linear, lambda z: maths.shard_vjp(z, target, largest, g))
+            logits = linear.logits() if needs_du else None
+            du = None if logits is None else maths.shard_vjp_u(logits, u, largest, g.spread)
+            return *formed, None, du
 
-            def gradient(z: Tensor) -> Tensor:
-                e = (upcast(z) - shift).masked_fill(true, -torch.inf).exp()
-                dz = g_rivals.unsqueeze(1) * e + torch.where(true, g_zy.unsqueeze(1), 0.0)
-                if u is not None:
-                    dz = dz - g_spread.unsqueeze(1) * u
-                return dz.to(z.dtype)
-
-            if not asked:
-                return *by_formula(linear, gradient), None, None
-            by_row = g_spread.unsqueeze(1) * (shift - upcast(linear.logits()))
-            by_row = by_row.sum(0) if shared else by_row
-            return *by_formula(linear, gradient), None, by_row.to(u.dtype)
-
-        sums = Sums(linear, ctx.needs_input_grad[:3])
-        du = upcast(torch.zeros_like(u)) if asked else None
-        for at, logits, _ in pieces(linear):
-            z = upcast(logits).sub_(shift[at])
-            if du is not None:
-                part = g_spread[at].unsqueeze(1) * z
-                if shared:
-                    du -= part.sum(0)
-                else:
-                    du[at] = -part
-            own = (y[at] >= 0).nonzero().squeeze(1)
-            z[own, y[at][own]] = -torch.inf
-            dz = z.exp_().mul_(g_rivals[at].unsqueeze(1))
-            dz[own, y[at][own]] = g_zy[at][own]
-            if shared:
-                dz.addr_(g_spread[at], u.to(dz.dtype), alpha=-1)
-            elif u is not None:
-                dz -= g_spread[at].unsqueeze(1) * u[at]
-            sums.add(at, dz.to(logits.dtype))
+        sums = GradientSums(linear, ctx.needs_input_grad[:3])
+        du = upcast(torch.zeros_like(u)) if needs_du else None
+        for at, z, _ in logits_blocks(linear):
+            part = ShardValues(*(number[at] for number in g))
+            if du is not None and u.dim() == 1:
+                du += maths.shard_vjp_u(z, upcast(u), largest[at], part.spread)
+            elif du is not None:
+                du[at] = maths.shard_vjp_u(z, upcast(u[at]), largest[at], part.spread)
+            sums.add(at, shard_vjp(z, target_of(target, at), largest[at], part))
         return *sums.gradients(), None, None if du is None else du.to(u.dtype)

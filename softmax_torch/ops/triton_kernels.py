@@ -1,7 +1,7 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
-"""GPU kernels in Triton: the rules of ``maths`` on a tile of classes by rows at a time.
+"""Triton kernels: the formulas of ``maths`` on one tile of classes by rows at a time.
 
-With the true class y taken out of its row, as in ``maths``, and r its rivals:
+With the true class y removed from its row, as in ``maths``, and its rivals r:
 
     m = max_r z_r     s = sum_r exp(z_r - m)     L = log s + (m - z_y)     nll = log(1 + exp L)
     h = max(m, z_y)   S = s exp(m - h) + exp(z_y - h)                      lse = h + log S
@@ -9,19 +9,19 @@ With the true class y taken out of its row, as in ``maths``, and r its rivals:
     dz_c = (g_nll + U g_smooth + g_lse) p_c - g_smooth u_c,     p_c = exp(z_c - h) / S
     dz_y = (U g_smooth + g_lse) p_y - g_nll q - g_smooth u_y,   q = s exp(m - h) / S
 
-m - z_y is exact where the two are near, so nothing is lost to the size of the logits.
+m - z_y is exact where the two are near, so large logits lose no digits.
 
-A program has ROWS rows. Where a tile holds all classes it reads them once; elsewhere m and s are
-kept for each place in the tile, with one exp an element,
+A program has ROWS rows. If a tile holds all classes, it reads them once. Otherwise each place of
+the tile keeps its own m and s, with one exp per element,
 
     d = z - m     s = s exp(-d) + 1 if d > 0 else s + exp(d)     m = max(m, z)
 
-and reduced once at the end; a second walk over the tiles, backwards, as what was read last is
-still in the cache, writes dz and sums u_c (z_c - h).
+which are reduced once at the end. A second walk over the tiles writes dz and sums u_c (z_c - h). It
+goes backwards, because the tiles read last are still in the cache.
 
 Row r is sample r // M at position r % M. Offsets are 64 bits wide. A class index out of range reads
 nothing: its z_y is NaN, and so are the numbers and the gradient of its row. No two programs write
-to the same place, and nothing is added up in an order that may change.
+to the same place, and every sum has a fixed order.
 """
 
 import triton
@@ -30,14 +30,14 @@ import triton.language as tl
 __all__ = ["DOUBLE", "SINGLE", "row_gradients", "row_numbers", "scale"]
 
 SINGLE, DOUBLE = tl.float32, tl.float64
-"""What ACC may be: the type that sums are taken in."""
+"""The values of ACC: the dtype of sums."""
 
 
 @triton.jit
 def _log1p(x):
-    """log(1 + x) for 0 <= x <= 1, as 2 artanh(x / (2 + x)): 1 + x would lose the digits of x.
+    """Return log(1 + x) for 0 <= x <= 1 as 2 artanh(x / (2 + x)): 1 + x would lose digits of x.
 
-    The series in (x / (2 + x))^2 <= 1/9 is cut where the rest is below half a unit in the last
+    The series in (x / (2 + x))^2 <= 1/9 ends where the remainder is below half a unit in the last
     place: after 8 terms in float32, after 17 in float64.
     """
     t = x / (x + 2.0)
@@ -51,27 +51,27 @@ def _log1p(x):
 
 @triton.jit
 def _row_places(R, ROWS: tl.constexpr):
-    """The rows of this program, and which of them there are."""
+    """Return the rows of this program, and the mask of those that exist."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     return row, row < R
 
 
 @triton.jit
 def _classes(start, C, here, TILE: tl.constexpr):
-    """The classes of a tile from ``start`` on, as a column, and the mask of what there is."""
+    """Return the classes of a tile from ``start`` on as a column, and the mask of the tile."""
     c = start + tl.arange(0, TILE)[:, None]
     return c, (c < C) & here[None, :]
 
 
 @triton.jit
 def _tile(base, c, stride, UNIT: tl.constexpr):
-    """The addresses of classes c of the rows that begin at ``base``."""
+    """Return the addresses of classes c in the rows that begin at ``base``."""
     return base[None, :] + (c if UNIT else c.to(tl.int64) * stride)
 
 
 @triton.jit
 def _first_walk(base, u_base, y, C, here, stride, u_stride, ACC, UNIT, ONE, TILE, ROWS):
-    """m, s and U of each row, and the logits of the last tile."""
+    """Return m, s and U of each row, and the logits of the last tile."""
     LOWEST: tl.constexpr = -1.7e308 if ACC == tl.float64 else -3.4e38
     if ONE:
         c, mask = _classes(0, C, here, TILE)
@@ -108,7 +108,7 @@ def _first_walk(base, u_base, y, C, here, stride, u_stride, ACC, UNIT, ONE, TILE
 
 @triton.jit
 def _target(y, base, row, here, C, stride, ACC, ROWS: tl.constexpr):
-    """The class index of each row, -1 where there is none to be had, and its logit."""
+    """Return the class index of each row, -1 if missing or out of range, and its logit."""
     if y is None:
         index = tl.full([ROWS], -1, tl.int64)
         z_y = tl.full([ROWS], -float("inf"), ACC)
@@ -123,28 +123,28 @@ def _target(y, base, row, here, C, stride, ACC, ROWS: tl.constexpr):
 
 @triton.jit
 def _nll(m, s, z_y):
-    """log(1 + exp L); NaN where no logit is finite or one is inf."""
+    """Return log(1 + exp L); NaN where no logit is finite or one is inf."""
     alone = s == 0.0
     L = tl.log(tl.where(alone, 1.0, s)) + (m - z_y)
     nll = tl.where(L > 0, L, 0.0) + _log1p(tl.exp(-tl.abs(L)))
-    nll = tl.where(L == L, nll, L)  # whatever a comparison with NaN has chosen
+    nll = tl.where(L == L, nll, L)  # keep NaN, for which the comparisons above choose anything
     nll = tl.where(alone & (z_y == z_y), 0.0, nll)
     return tl.where((z_y == float("inf")) | (alone & (z_y == -float("inf"))), float("nan"), nll)
 
 
 @triton.jit
 def _whole(m, s, z_y):
-    """h, S, and what of S is the rivals'."""
+    """Return h, S, and the rivals' part of S."""
     alone = s == 0.0
     h = tl.where(alone, z_y, tl.where(z_y > m, z_y, m))
-    # NaN is kept, and a row without a finite logit is NaN: -inf minus itself.
+    # NaN stays NaN, and a row without a finite logit becomes NaN: -inf minus itself.
     rivals = tl.where(alone, 0.0, s * tl.exp(m - h))
     return h, rivals + tl.exp(z_y - h), rivals
 
 
 @triton.jit
 def _lse(h, S):
-    """h + log S; what is infinite stays so, though S is NaN."""
+    """Return h + log S; an infinite h stays infinite, though S is NaN."""
     return tl.where(tl.abs(h) == float("inf"), h, h + tl.log(S))
 
 
@@ -154,7 +154,7 @@ def row_numbers(
     ACC: tl.constexpr, UNIT: tl.constexpr, ONE: tl.constexpr, TILE: tl.constexpr,
     ROWS: tl.constexpr,
 ):  # fmt: skip
-    """nll, smooth and lse of each row, those whose pointer is not None."""
+    """Write nll, smooth and lse of each row where the pointer is not None."""
     row, here = _row_places(R, ROWS)
     n, k = row // M, row % M
     base = z + n * z_n + k * z_m
@@ -183,7 +183,7 @@ def row_numbers(
 
 @triton.jit
 def _weight(w, w_r, row, here, ACC, ROWS: tl.constexpr):
-    """What a number of each row is multiplied by; None stands for 0."""
+    """Return the weight of each row; None stands for 0."""
     if w is None:  # noqa: SIM108 the other branch must not be compiled
         weight = tl.zeros([ROWS], ACC)
     else:
@@ -193,7 +193,7 @@ def _weight(w, w_r, row, here, ACC, ROWS: tl.constexpr):
 
 @triton.jit
 def _term(weight, value):
-    """weight times value; a weight of 0 leaves a row out even where it is inf or NaN."""
+    """Return weight times value; a weight of 0 leaves a row out even if it is inf or NaN."""
     return tl.where(weight == 0.0, 0.0, weight * value)
 
 
@@ -203,9 +203,9 @@ def row_gradients(
     a_r, b_r, w_r, ACC: tl.constexpr, UNIT: tl.constexpr, D_UNIT: tl.constexpr,
     ONE: tl.constexpr, TILE: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """dz where it is not None, which may be z, and the total of each program where that is not.
+    """Write dz, which may be z, and the total of each program, where the pointer is not None.
 
-    With totals, a, b and w weigh nll, smooth and lse^2; without, they are the gradients in nll,
+    With totals, a, b and w are the weights of nll, smooth and lse^2; without, the gradients in nll,
     smooth and lse.
     """
     row, here = _row_places(R, ROWS)
@@ -260,7 +260,7 @@ def row_gradients(
 
 @triton.jit(do_not_specialize=["size"])
 def scale(x, factor, size, ACC: tl.constexpr, TILE: tl.constexpr):
-    """x times the number at ``factor``, in place; a factor of 1 is seen here and costs nothing."""
+    """Multiply x by the number at ``factor``, in place; a factor of 1 reads and writes nothing."""
     f = tl.load(factor).to(ACC)
     if f != 1.0:
         step = tl.num_programs(0).to(tl.int64) * TILE

@@ -1,8 +1,8 @@
 """Cross-entropy of a linear layer whose classes are split over the ranks of a process group.
 
 Rank r has the rows W_r (C_r, D) and b_r (C_r,) of the layer; the input x (N, D) and the class
-indices are the same on all ranks. With m_r, R_r, z_r, S_r what shard r adds to a row (see
-``ops.shard_rows``), U_r the sum of its u, and one maximum and one sum over the ranks:
+indices are the same on all ranks. With m_r, R_r, z_r, S_r the numbers that shard r contributes to a
+row (``maths.ShardValues``), U_r the sum of its u, and one maximum and one sum over the ranks:
 
     m   = max_r m_r
     R   = sum_r R_r exp(m_r - m)                       of all classes but y
@@ -14,33 +14,31 @@ indices are the same on all ranks. With m_r, R_r, z_r, S_r what shard r adds to 
     lse    = m + log(R + exp(z_y - m))                 computed as  m + log R + log(1 + exp(-L))
     smooth = U (lse - m) + S
 
-These are the three row numbers of ``maths``, kept to their digits as there, and ``reductions`` does
-the rest, the same on every rank. Without class indices R is over all classes and lse = m + log R.
+These are the three row numbers of ``maths``, with all their digits as there. ``loss.weights`` makes
+the loss from them, the same on every rank. Without class indices R is over all classes and
+lse = m + log R.
 
-A row sends, in float32, 4 bytes to the maximum and 4 to 16 to the sum (R; z_y with class indices; S
-and U with smoothing or class probabilities). The backward pass sums dx over the ranks, 4 D bytes a
-row, where x needs a gradient, and the gradient of class weights where they do; dW and db stay where
-they are.
+Per row a rank sends, in float32, 4 bytes for the maximum and 4 to 16 for the sum (R; z_y with class
+indices; S and U with smoothing or class probabilities). The backward pass sums dx over the ranks,
+4 D bytes per row, if x needs a gradient, and the gradient of class weights if they need one; dW and
+db stay on their ranks.
 """
 
 from __future__ import annotations
-
-import math
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from softmax_torch import reductions
-from softmax_torch.maths import RowValues, class_sum, log1pexp, upcast
+from softmax_torch.loss.arguments import Options, Problem
+from softmax_torch.loss.weights import loss_of_values, loss_terms
+from softmax_torch.maths import RowValues, Target, class_sum, log1pexp, shard_shift, upcast
 from softmax_torch.ops import backends
 from softmax_torch.ops.linear_rows import Linear
-from softmax_torch.ops.shard_rows import shard_numbers
-from softmax_torch.parallel.agreement import agreed
+from softmax_torch.ops.shard_rows import linear_shard_values
+from softmax_torch.parallel.rank_checks import parse_on_all_ranks
 from softmax_torch.parallel.shards import ClassShard, from_shards, reduced, to_shards
-from softmax_torch.precision import loss_dtype, lowered, lowers, without_autocast
-from softmax_torch.reductions import Options
 
 __all__ = ["linear_cross_entropy"]
 
@@ -59,7 +57,7 @@ def linear_cross_entropy(
     sample_weight: Tensor | None = None,
     z_loss: float = 0.0,
 ) -> Tensor:
-    """``functional.linear_cross_entropy`` with the classes split over ranks.
+    """Return ``functional.linear_cross_entropy`` with the classes split over ranks.
 
     Args:
         input: features (..., D), the same on all ranks.
@@ -68,9 +66,9 @@ def linear_cross_entropy(
         target: class indices in [0, C) (...), the same on all ranks; or class probabilities of this
             rank's classes (..., C_r).
         linear_bias: (C_r,), or a DTensor (C,) as ``linear_weight``; or None.
-        shard: which classes this rank has. Needed where linear_weight is no DTensor.
-        weight: class weights (C,) of all classes, the same on all ranks: they are few beside the
-            layer, and every rank needs that of a row's class.
+        shard: the classes of this rank; needed unless linear_weight is a DTensor.
+        weight: class weights (C,) of all classes, the same on all ranks: they are small beside the
+            layer, and every rank needs the weight of a row's class.
         ignore_index, reduction, label_smoothing, z_loss: as in ``functional.cross_entropy``.
         sample_weight: (...), the same on all ranks.
 
@@ -78,13 +76,13 @@ def linear_cross_entropy(
         The loss in the dtype of ``input`` (float32 under autocast), the same on all ranks.
 
     Raises:
-        What ``functional.linear_cross_entropy`` raises, on all ranks and with the number of the
-        first rank that failed; ValueError where ranks were given different arguments; RuntimeError
-        under torch.compile, torch.func and forward-mode AD, where collectives would be lost.
+        On all ranks: the error of ``functional.linear_cross_entropy`` with the number of the first
+        rank that has one; ValueError where ranks were given different arguments; RuntimeError under
+        torch.compile, torch.func and forward-mode AD, which would lose the collectives.
 
-    Logits exist in blocks of rows, at least one row of the shard's logits. Derivatives of all
-    orders are right in reverse mode; ranks have to differentiate in the same tensors. Second ones
-    need plain local tensors: ``DTensor.to_local`` can be differentiated once.
+    Logits exist in blocks of rows, at least one row of the shard's logits. Derivatives of every
+    order are right in reverse mode; all ranks must differentiate in the same tensors. Second
+    derivatives need plain local tensors: ``DTensor.to_local`` can be differentiated only once.
     """
     if not backends.plain():
         raise RuntimeError("expected plain eager code, got torch.compile, torch.func or forward AD")
@@ -95,67 +93,55 @@ def linear_cross_entropy(
         linear_bias = linear_bias.to_local()
     if shard is None:
         raise ValueError("shard: expected a ClassShard with local tensors, got None")
-    options = Options(ignore_index, reduction, label_smoothing, z_loss)
+    options = Options(weight, sample_weight, ignore_index, reduction, label_smoothing, z_loss)
     linear = Linear(input, linear_weight, linear_bias)
-    soft = agreed(linear, target, shard, weight, sample_weight, options)
-
-    dtype = loss_dtype(input, target, soft, weight)
-    if lowers(input):
-        dtype = torch.promote_types(dtype, torch.float32)
-        linear = lowered(linear)
-    with without_autocast(input):
-        loss = _loss(linear, target, soft, shard, weight, sample_weight, options).to(dtype)
-    return loss.reshape(input.shape[:-1]) if reduction == "none" else loss
+    problem = parse_on_all_ranks(linear, target, shard, options)
+    if not problem.autocast:
+        return _loss(problem, shard)
+    with torch.autocast(input.device.type, enabled=False):
+        return _loss(problem, shard)
 
 
-def _loss(
-    linear: Linear,
-    target: Tensor,
-    soft: bool,
-    shard: ClassShard,
-    weight: Tensor | None,
-    sample_weight: Tensor | None,
-    options: Options,
-) -> Tensor:
-    """The loss of arguments that fit and that ranks agree on."""
-    group, start, stop, C = shard
-    x, W, b = linear
-    linear = Linear(x.reshape(-1, x.shape[-1]), W, b)
-    N = math.prod(x.shape[:-1])
-    if sample_weight is not None:
-        sample_weight = sample_weight.reshape(N)
-    if soft:
-        w = None if weight is None else to_shards(weight, group)[start:stop]
-        goal = reductions.class_probabilities(target.reshape(N, stop - start), w, options, C)
-        u = goal.u
-    else:
-        y = target.reshape(N)
-        goal = reductions.class_indices(y, C, weight, options, upcast(x[:0]).dtype)
-        u = None if goal.u is None else to_shards(goal.u, group)[start:stop]
-    values = _row_values(linear, goal.y, u, shard)
-    return reductions.loss_of_rows(values, N, goal, sample_weight, options)
-
-
-def _row_values(linear: Linear, y: Tensor | None, u: Tensor | None, shard: ClassShard) -> RowValues:
-    """The row numbers over all classes, of the y and the shard's part of u: see the equations."""
+def _loss(problem: Problem, shard: ClassShard) -> Tensor:
+    """Return the loss of a problem whose layer is a shard of the classes."""
     group, start, stop, _ = shard
-    x, weight, bias = linear
+    linear = problem.source
+    assert isinstance(linear, Linear)
+    options = problem.options
+    if problem.soft and options.weight is not None:  # the target too has only the shard's classes
+        own = to_shards(options.weight, group)[start:stop]
+        problem = problem._replace(options=options._replace(weight=own))
+    terms = loss_terms(problem)
+    y, u = terms.target
+    if not problem.soft and u is not None:
+        u = to_shards(u, group)[start:stop]
+    values = _row_values(linear, Target(y, u), shard)
+    loss = loss_of_values(values, terms, options.reduction)
+    if terms.of_no_rows is not None:
+        loss = loss + terms.of_no_rows
+    loss = loss.to(problem.dtype)
+    return loss.reshape(problem.shape) if options.reduction == "none" else loss
+
+
+def _row_values(linear: Linear, target: Target, shard: ClassShard) -> RowValues:
+    """Return the row numbers over all classes, by the equations above; u is the shard's part."""
+    group, start, stop, _ = shard
+    (x, weight, bias), (y, u) = linear, target
     if y is None:
         at = torch.full((len(x),), -1, device=x.device)
     else:
         at = torch.where((y >= start) & (y < stop), y - start, -1)
-    own = shard_numbers(Linear(to_shards(x, group), weight, bias), at, u)
+    own = linear_shard_values(Linear(to_shards(x, group), weight, bias), Target(at, u))
 
     largest = reduced(own.largest, dist.ReduceOp.MAX, group)
-    without_rivals = largest == -torch.inf  # the one class there is, is y
-    m = torch.where(without_rivals, 0.0, largest)
+    without_rivals = largest == -torch.inf  # y is the only class
+    m = shard_shift(largest)
     columns = [own.rivals * torch.where(own.largest == -torch.inf, 0.0, (own.largest - m).exp())]
     if y is not None:
         columns.append(own.z_y)
     if u is not None:
-        own_m = torch.where(own.largest == -torch.inf, 0.0, own.largest)
         own_U = class_sum(upcast(u)).to(m.dtype)
-        columns += [own.spread + own_U * (m - own_m), own_U.expand_as(m)]
+        columns += [own.spread + own_U * (m - shard_shift(own.largest)), own_U.expand_as(m)]
     sums = iter(from_shards(torch.stack(columns), group).unbind())
 
     log_R = torch.where(without_rivals, 1.0, next(sums)).log()

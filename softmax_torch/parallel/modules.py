@@ -1,4 +1,4 @@
-"""``SoftmaxRegression`` with parameters that are split over ranks."""
+"""``SoftmaxRegression`` whose classes, and so parameters, are split over ranks."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
-from softmax_torch import checks
+from softmax_torch.loss.arguments import check_sizes
 from softmax_torch.maths import upcast
-from softmax_torch.ops.linear_rows import Linear, pieces
+from softmax_torch.ops.linear_rows import Linear, logits_blocks
 from softmax_torch.parallel.functional import linear_cross_entropy
 from softmax_torch.parallel.shards import ClassShard, from_shards, initialised, reduced, to_shards
 
-__all__ = ["DRAWN", "ShardedSoftmaxRegression"]
+__all__ = ["DRAW_BLOCK", "ShardedSoftmaxRegression"]
 
-DRAWN = 8 << 20
-"""Numbers that are drawn at a time, by every rank, of parameters that none holds all of."""
+DRAW_BLOCK = 8 << 20
+"""Random numbers drawn at a time: every rank draws all parameters but holds only its own."""
 
 
 class ShardedSoftmaxRegression(nn.Module):
@@ -32,18 +32,18 @@ class ShardedSoftmaxRegression(nn.Module):
         num_classes: C, the number of all classes; it need not be a multiple of the ranks.
         bias: whether the logits have an intercept per class.
         mesh: the ranks that share the classes: a process group, or a DeviceMesh of one dimension
-            (``mesh["classes"]`` of a bigger one); None for all ranks.
+            (such as ``mesh["classes"]`` of a larger mesh); None for all ranks.
         device: where the parameters live.
         dtype: floating-point type of the parameters.
 
     Attributes:
-        weight, bias: DTensors (C, D) and (C,), split along classes as ``torch.chunk`` does. So
-            optimizers work on each rank's part, and torch.distributed.checkpoint saves and loads
-            them, on another number of ranks too.
+        weight, bias: DTensors (C, D) and (C,), split along classes as ``torch.chunk`` does.
+            Optimizers work on each rank's part; torch.distributed.checkpoint saves and loads them,
+            also on another number of ranks.
         shard: the classes of this rank.
 
-    On a CPU the first parameters are those of ``SoftmaxRegression`` with the same seed, on any
-    number of ranks; no rank holds more of them than its own and a block.
+    On a CPU the initial parameters are those of ``SoftmaxRegression`` with the same seed, on any
+    number of ranks. A rank never holds more than its own parameters and one block.
     """
 
     bias: nn.Parameter | None
@@ -59,7 +59,7 @@ class ShardedSoftmaxRegression(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        checks.sizes(in_features, num_classes)
+        check_sizes(in_features, num_classes)
         self.in_features, self.num_classes = in_features, num_classes
         local = torch.empty(0, device=device, dtype=dtype)
         if not isinstance(mesh, DeviceMesh):
@@ -91,7 +91,7 @@ class ShardedSoftmaxRegression(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw the parameters as ``nn.Linear`` does; every rank draws all and keeps its own."""
+        """Draw the parameters as ``nn.Linear`` does: every rank draws all and keeps its own."""
         D = self.in_features
         gain = nn.init.calculate_gain("leaky_relu", math.sqrt(5))
         self._draw(self.weight, math.sqrt(3.0) * (gain / math.sqrt(D)))
@@ -101,8 +101,10 @@ class ShardedSoftmaxRegression(nn.Module):
     def _draw(self, parameter: Tensor, bound: float) -> None:
         assert isinstance(parameter, DTensor)
         local, (_, start, stop, C) = parameter.to_local(), self.shard
-        step = min(C, max(1, DRAWN // math.prod(local.shape[1:])))
-        block = local.new_empty(step, *local.shape[1:])  # one for all: a second would be held too
+        step = min(C, max(1, DRAW_BLOCK // math.prod(local.shape[1:])))
+        block = local.new_empty(
+            step, *local.shape[1:]
+        )  # reused: a second one would take memory too
         for first in range(0, C, step):
             last = min(first + step, C)
             drawn = block[: last - first].uniform_(-bound, bound)
@@ -111,7 +113,7 @@ class ShardedSoftmaxRegression(nn.Module):
                 local[begin - start : end - start] = drawn[begin - first : end - first]
 
     def _linear(self, x: Tensor) -> Linear:
-        """The layer of this rank's classes and its input."""
+        """Return the layer of this rank's classes with the input x."""
         if x.dim() < 1 or x.shape[-1] != self.in_features:
             raise ValueError(
                 f"input: expected shape (..., {self.in_features}), got {tuple(x.shape)}"
@@ -122,14 +124,14 @@ class ShardedSoftmaxRegression(nn.Module):
         return Linear(x, self.weight.to_local(), None if bias is None else bias.to_local())
 
     def logits(self, x: Tensor, gather: bool = False) -> Tensor:
-        """Logits of this rank's classes (..., C_r), or with ``gather`` of all classes (..., C)."""
+        """Return the logits (..., C_r) of this rank's classes, or all (..., C) with ``gather``."""
         group, start, stop, C = self.shard
         x, weight, bias = self._linear(x)
         z = F.linear(to_shards(x, group), weight, bias)
         return from_shards(F.pad(z, (start, C - stop)), group) if gather else z
 
     def forward(self, x: Tensor) -> Tensor:
-        """Log-probabilities of this rank's classes, of shape (..., C_r)."""
+        """Return the log-probabilities of this rank's classes, of shape (..., C_r)."""
         group = self.shard.group
         z = upcast(self.logits(x))
         largest = z.new_full((*z.shape[:-1], 1), -torch.inf)
@@ -141,22 +143,22 @@ class ShardedSoftmaxRegression(nn.Module):
 
     @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:
-        """The most probable class of each sample, int64, of shape (...), the same on all ranks."""
+        """Return the most probable class of each sample, int64 (...), the same on all ranks."""
         group, start, stop, C = self.shard
         x, weight, bias = self._linear(x)
         linear = Linear(x.reshape(-1, x.shape[-1]), weight, bias)
         best = x.new_full((len(linear.x),), -torch.inf)
         where = torch.full((len(best),), C, device=x.device)
-        for at, z, _ in pieces(linear) if stop > start else ():
+        for at, z, _ in logits_blocks(linear) if stop > start else ():
             best[at], where[at] = z.max(1)
             where[at] += start
-        best = torch.where(best.isnan(), torch.inf, best)  # the largest, as in argmax
+        best = torch.where(best.isnan(), torch.inf, best)  # argmax takes NaN for the largest
         most = reduced(best, dist.ReduceOp.MAX, group)
         where = reduced(torch.where(best == most, where, C), dist.ReduceOp.MIN, group)
         return where.reshape(x.shape[:-1])
 
     def loss(self, x: Tensor, target: Tensor, **options: Any) -> Tensor:
-        """Cross-entropy of the model's predictions; see ``linear_cross_entropy``.
+        """Return the cross-entropy of the model's predictions; see ``linear_cross_entropy``.
 
         Args:
             x: inputs (..., D), the same on all ranks.
@@ -165,6 +167,6 @@ class ShardedSoftmaxRegression(nn.Module):
                 ``sample_weight`` and ``z_loss``.
 
         Returns:
-            A scalar, or one number a sample with ``reduction="none"``; the same on all ranks.
+            A scalar, or one number per sample with ``reduction="none"``; the same on all ranks.
         """
         return linear_cross_entropy(x, self.weight, target, linear_bias=self.bias, **options)

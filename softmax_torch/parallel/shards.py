@@ -1,9 +1,9 @@
-"""Which rank has which classes, and the sums over ranks that differentiation goes through.
+"""The split of classes over ranks, and differentiable sums over ranks.
 
-To differentiation there are tensors that all ranks have alike and tensors of which each has its
-own part. ``to_shards`` and ``from_shards`` lead from one to the other, are each other's gradient,
-and so can be differentiated any number of times. A gradient of a tensor that ranks have alike is
-the whole one on every rank; that of a part is the part's.
+A tensor is either replicated, the same on all ranks, or partial, different on each rank.
+``to_shards`` turns a replicated tensor into a partial one, ``from_shards`` sums a partial one into
+a replicated one. Each is the gradient of the other, so both can be differentiated any number of
+times. A replicated tensor has the same, whole gradient on every rank; a partial one its own.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["ClassShard", "from_shards", "initialised", "reduced", "to_shards"]
 
 
 class ClassShard(NamedTuple):
-    """The classes of this rank, [start, stop) of ``classes``, and the group that has the others."""
+    """The classes [start, stop) of this rank, out of ``classes``, and the group with all."""
 
     group: dist.ProcessGroup
     start: int
@@ -36,10 +36,10 @@ class ClassShard(NamedTuple):
         group: dist.ProcessGroup | None = None,
         device: torch.device | str | None = None,
     ) -> ClassShard:
-        """The shard of a rank that has ``size`` classes, those before it on lower ranks.
+        """Return the shard of a rank with ``size`` classes, numbered after those of lower ranks.
 
-        A collective call, made once: ranks tell each other their sizes, which may differ and be 0.
-        ``device`` is where the group communicates, a CPU if not given.
+        A collective call, made once: ranks exchange their sizes, which may differ and be 0.
+        ``device`` is the device on which the group communicates, a CPU by default.
         """
         group = initialised(group)
         sizes = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(group.size())]
@@ -51,7 +51,7 @@ class ClassShard(NamedTuple):
 
     @classmethod
     def even(cls, classes: int, group: dist.ProcessGroup | None = None) -> ClassShard:
-        """The shard of a rank when classes are split as ``torch.chunk`` and DTensor's Shard do."""
+        """Return this rank's shard if classes are split as ``torch.chunk`` and DTensor do."""
         group = initialised(group)
         size = -(-classes // group.size())
         start = min(group.rank() * size, classes)
@@ -59,7 +59,7 @@ class ClassShard(NamedTuple):
 
     @classmethod
     def of_parameter(cls, weight: DTensor, name: str) -> ClassShard:
-        """The shard of a DTensor (C, ...) that is split along classes; ValueError for others."""
+        """Return the shard of a DTensor (C, ...); raise ValueError unless it is split by class."""
         mesh = weight.device_mesh
         if tuple(weight.placements) != (Shard(0),):
             raise ValueError(
@@ -70,6 +70,7 @@ class ClassShard(NamedTuple):
 
 
 def initialised(group: dist.ProcessGroup | None) -> dist.ProcessGroup:
+    """Return the group, or that of all ranks; raise ValueError unless this rank is in it."""
     if not (dist.is_available() and dist.is_initialized()):
         raise ValueError(
             "group: expected a process group of torch.distributed "
@@ -84,6 +85,7 @@ def initialised(group: dist.ProcessGroup | None) -> dist.ProcessGroup:
 
 
 def reduced(x: Tensor, op: Any, group: dist.ProcessGroup) -> Tensor:
+    """Return the reduction of x over ranks, without a gradient."""
     total = x.detach().clone(memory_format=torch.contiguous_format)
     dist.all_reduce(total, op, group=group)
     return total
@@ -118,12 +120,12 @@ class _FromShards(Function):
 
 
 def to_shards(x: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """x, which all ranks have alike, where each does its own with it: gradients are summed."""
+    """Return the replicated x for partial results: the ranks' gradients of it are summed."""
     y: Tensor = _ToShards.apply(x, group)
     return y
 
 
 def from_shards(x: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """The sum over ranks of each rank's x, which all ranks have alike then."""
+    """Return the sum over ranks of the partial x, a replicated tensor."""
     y: Tensor = _FromShards.apply(x, group)
     return y

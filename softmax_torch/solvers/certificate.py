@@ -45,6 +45,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from softmax_torch.maths import RowValues, Target
 from softmax_torch.ops import backends
 from softmax_torch.solvers.objective import Objective, Penalty
 
@@ -87,7 +88,7 @@ def certify(objective: Objective, theta: Tensor, penalty: Penalty) -> Certificat
     moved, r, left = _improve_bias(objective, z, w)
     if objective.bias:
         theta[:, -1] += moved
-    rows = backends.kernels(z).row_values(z, objective.y, None)
+    rows = backends.kernels(z).row_values(z, Target(objective.y))
     assert rows.nll is not None
     nll = float(objective.summed(w @ rows.nll))
     gradient = objective.transposed(r)
@@ -217,7 +218,7 @@ def _improve_bias(objective: Objective, z: Tensor, w: Tensor) -> tuple[Tensor, T
     moved = z.new_zeros(objective.classes)
     least, stalled = math.inf, 0
     while True:
-        p = kernels.row_vjp(z, y, None, ones, None, None)  # p - e_y
+        p = kernels.row_vjp(z, Target(y), RowValues(ones))  # p - e_y
         r = p * w.unsqueeze(1)
         residual = objective.summed(r.sum(0))
         largest = float(residual.abs().max())

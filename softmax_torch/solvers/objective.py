@@ -25,6 +25,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from softmax_torch.maths import RowWeights, Target
 from softmax_torch.ops import backends
 from softmax_torch.solvers.processes import Processes
 from softmax_torch.solvers.samples import Block, Samples
@@ -207,9 +208,8 @@ class Objective:
             for j in range(J):
                 z_j = z[:, j * K : (j + 1) * K]
                 # overwrites the logits with the residuals w (p - e_y)
-                values[j] += backends.kernels(z_j).weighted_total(
-                    z_j, y, None, w, None, None, dz=z_j
-                )
+                kernels = backends.kernels(z_j)
+                values[j] += kernels.weighted_total(z_j, Target(y), RowWeights(w), dz=z_j)
             self._add_transposed(gradient, block, z)
         self.passes += 1
         self.summed(sums).div_(self.divisor)

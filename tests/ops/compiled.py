@@ -1,4 +1,4 @@
-"""Compile every kernel for sm_80 and sm_90, as a device would have it, and print what came out."""
+"""Compile every kernel for sm_80 and sm_90 and print registers, spills and the width of loads."""
 
 import itertools
 import re
@@ -14,19 +14,19 @@ from softmax_torch.ops import triton_kernels
 
 ACC = {"fp64": triton_kernels.DOUBLE}
 
-# rows as gpu._cut cuts them: (ONE, UNIT, TILE, ROWS), warps, and positions or none
+# tiles as gpu._tiling chooses them: (ONE, UNIT, TILE, ROWS), warps, and positions or 1
 CUTS = {
     "narrow": ((True, False, 16, 128), 4, 1),
     "wide, 1024": ((True, True, 1024, 2), 4, 1),
     "wide, 16384": ((True, True, 16384, 1), 32, 1),
     "wide, many tiles": ((False, True, 8192, 1), 32, 1),
-    "beside": ((True, False, 16, 128), 4, "any"),
-    "beside, many tiles": ((False, False, 8, 128), 4, "any"),
+    "positions": ((True, False, 16, 128), 4, "any"),
+    "positions, many tiles": ((False, False, 8, 128), 4, "any"),
 }
 
 
 def compiled(kernel, pointers: dict, numbers: dict, constants: dict, sm: int, warps: int):
-    """A kernel with pointers {name: type}, numbers {name: 1, 16 (a multiple) or any}."""
+    """Compile a kernel with pointers {name: type}, numbers {name: 1, 16 (a multiple) or any}."""
     signature, values, hints = {}, {}, {}
     for i, name in enumerate(kernel.arg_names):
         if name in pointers:
@@ -36,14 +36,14 @@ def compiled(kernel, pointers: dict, numbers: dict, constants: dict, sm: int, wa
             signature[name] = "i64"
             if numbers[name] == 16:
                 hints[(i,)] = [["tt.divisibility", 16]]
-        else:  # also strides of 1, and what is None
+        else:  # also strides of 1, and None
             signature[name], values[(i,)] = "constexpr", constants.get(name, numbers.get(name))
     source = ASTSource(kernel, signature, values, hints)
     return triton.compile(source, target=GPUTarget("cuda", sm, 32), options={"num_warps": warps})
 
 
 def row_kernels(cut: str, z: str, terms: str):
-    """The arguments of both kernels of rows."""
+    """Yield the arguments of ``compiled`` for both kernels of rows."""
     acc = "fp64" if z == "fp64" else "fp32"
     (one, unit, tile, rows), warps, M = CUTS[cut]
     if acc == "fp64":
@@ -70,7 +70,7 @@ def row_kernels(cut: str, z: str, terms: str):
 
 
 def report(what: str, result, sm: int) -> None:
-    """What the assembler says of it, and the widest loads."""
+    """Print the registers and local memory of a compiled kernel, and the width of its loads."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(result.asm["cubin"])

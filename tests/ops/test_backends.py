@@ -1,4 +1,4 @@
-"""Where a computation runs, as seen from everywhere that it may."""
+"""The choice of kernels, and the questions about torch's mode in every mode."""
 
 import pytest
 import torch
@@ -9,11 +9,16 @@ from softmax_torch.ops import backends, cpu
 
 
 def seen(x: torch.Tensor) -> tuple[bool, bool, bool, bool]:
-    return backends.traced(), backends.plain(), backends.final(x), backends.values_at_hand(x)
+    return (
+        backends.traced(),
+        backends.plain(),
+        backends.last_backward(x),
+        backends.values_readable(x),
+    )
 
 
 def seen_within(transform) -> tuple[bool, bool, bool, bool]:
-    """What the function sees that ``transform`` runs on a number."""
+    """Return ``seen`` within a function that ``transform`` runs."""
     answers = []
 
     def f(x: torch.Tensor) -> torch.Tensor:
@@ -30,14 +35,14 @@ def test_kernels_of_a_cpu_and_formulas_elsewhere():
 
 
 class OnGPU:
-    """As much of logits on a GPU as the choice of kernels looks at."""
+    """The attribute of logits on a GPU that the choice of kernels reads."""
 
     device = torch.device("cuda")
 
 
 @pytest.fixture
 def import_module(monkeypatch):
-    """Sets what importing the GPU's kernels does, and forgets what it did before."""
+    """Replace the import of the GPU kernels, whose result is cached."""
     backends._gpu.cache_clear()
     yield lambda do: monkeypatch.setattr(backends.importlib, "import_module", do)
     backends._gpu.cache_clear()
@@ -58,7 +63,7 @@ def test_a_gpu_without_triton_is_warned_of_once(import_module):
     assert backends.kernels(OnGPU()) is maths  # a second warning would be an error here
 
 
-def test_another_module_that_is_missing_is_not_passed_over(import_module):
+def test_another_missing_module_is_an_error(import_module):
     def missing(name):
         raise ModuleNotFoundError("No module named 'numpy'", name="numpy")
 
@@ -69,10 +74,10 @@ def test_another_module_that_is_missing_is_not_passed_over(import_module):
 
 def test_plain_eager_code():
     x = torch.ones(())
-    assert seen(x) == (False, True, False, True)  # someone may differentiate: gradients are on
+    assert seen(x) == (False, True, False, True)  # not the last backward: gradients are on
     with torch.no_grad():
         assert seen(x) == (False, True, True, True)
-        assert backends.final(None, x)
+        assert backends.last_backward(None, x)
 
 
 TRANSFORMS = {
@@ -84,7 +89,7 @@ TRANSFORMS = {
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS.keys())
-def test_a_transform_is_not_plain_but_its_rules_apply(transform):
+def test_a_transform_is_neither_plain_nor_traced(transform):
     assert seen_within(transform) == (False, False, False, False)
 
 
@@ -115,7 +120,7 @@ def test_a_dual_level_needs_formulas():
     assert not backends.traced()
 
 
-def test_compiled_code_knows_that_it_is():
+def test_compiled_code_is_traced():
     @torch.compile(backend="eager", fullgraph=True)
     def f(x: torch.Tensor) -> torch.Tensor:
         assert backends.traced()
@@ -126,7 +131,7 @@ def test_compiled_code_knows_that_it_is():
     assert not backends.traced()
 
 
-def test_a_batch_hidden_in_gradients_is_not_final():
+def test_a_batch_hidden_in_gradients_is_not_the_last_backward():
     answers = []
 
     class Identity(torch.autograd.Function):
@@ -136,7 +141,7 @@ def test_a_batch_hidden_in_gradients_is_not_final():
 
         @staticmethod
         def backward(ctx, g):
-            answers.append(backends.final(g))
+            answers.append(backends.last_backward(g))
             return g
 
     x = torch.ones(2, requires_grad=True)
@@ -147,7 +152,7 @@ def test_a_batch_hidden_in_gradients_is_not_final():
     assert answers == [True, False, False]
 
 
-def test_a_scale_of_1_gives_the_gradient_itself_and_any_other_is_taken_in_place():
+def test_a_gradient_is_scaled_in_place_unless_the_scale_is_1():
     gradient = torch.tensor([1.0, 2.0])
     address = gradient.data_ptr()
     for scale, expected in ((1.0, [1.0, 2.0]), (3.0, [3.0, 6.0])):

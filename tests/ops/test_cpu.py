@@ -5,13 +5,14 @@ import torch
 from torch import Tensor
 
 from softmax_torch import maths
+from softmax_torch.maths import RowValues, RowWeights, Target
 from softmax_torch.ops import cpu
 
 SHAPES = [(1, 1), (6, 1), (7, 10), (40, 64), (1030, 3), (40, 65), (3, 2000), (4, 3, 6), (2, 70, 33)]
 
-# Logits by what is hard about them; some rows suffice.
+# Logits that are hard in different ways.
 KINDS = {
-    "as they stand": lambda z, y: z,
+    "unshifted": lambda z, y: z,
     "far from zero": lambda z, y: z + 50,
     "far apart": lambda z, y: 100 * z,
     "logits of 1e4": lambda z, y: z + 1e4,
@@ -31,7 +32,7 @@ kinds = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
 
 @pytest.fixture(autouse=True)
 def stale_memory(monkeypatch):
-    """New memory holds NaN, so that whatever is not written shows."""
+    """Fill new memory with NaN, so that elements that are not written show."""
 
     def filled(new):
         return lambda *args, **kw: new(*args, **kw).fill_(torch.nan)
@@ -55,14 +56,14 @@ def set_threads():
 
 
 def at_target(z: Tensor, y: Tensor, value: float) -> Tensor:
-    """z with this logit at the target of every other row."""
+    """Return z with this logit at the target of every other row."""
     changed = z.scatter(1, y.unsqueeze(1), value)
     odd = (torch.arange(len(z)) % 2 == 1).view(-1, *(1 for _ in z.shape[1:]))
     return torch.where(odd, z.scatter(1, y.unsqueeze(1), 0.5), changed)
 
 
 def last_row(z: Tensor, value: Tensor | float) -> Tensor:
-    """z with other logits in its last row, or at the first class of it."""
+    """Return z with other logits in its last row, or at the first class of that row."""
     z = z.clone()
     if isinstance(value, Tensor):
         z[-1] = value
@@ -71,8 +72,8 @@ def last_row(z: Tensor, value: Tensor | float) -> Tensor:
     return z
 
 
-def problem(shape: tuple[int, ...], kind=KINDS["as they stand"], dtype=torch.float32):
-    """Logits, targets, and one positive number a row."""
+def problem(shape: tuple[int, ...], kind=KINDS["unshifted"], dtype=torch.float32):
+    """Return logits, targets, and one positive number per row."""
     torch.manual_seed(0)
     rows = shape[:1] + shape[2:]
     y = torch.randint(shape[1], rows)
@@ -80,12 +81,12 @@ def problem(shape: tuple[int, ...], kind=KINDS["as they stand"], dtype=torch.flo
 
 
 def double(*arguments):
-    """The same arguments in float64."""
+    """Return the arguments in float64."""
     return [x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in arguments]
 
 
 def assert_near(ours, truth) -> None:
-    """Equal up to the rounding of a few float32 operations, the truth being in float64."""
+    """Assert equality up to a few float32 roundings; the truth is in float64."""
     for x, t in zip(ours, truth, strict=True):
         assert (x is None) == (t is None)
         if x is not None:
@@ -97,11 +98,11 @@ def assert_near(ours, truth) -> None:
 @shapes
 def test_nll_and_its_gradient(shape, kind, blocks):
     z, y, g = problem(shape, kind)
-    nll = cpu.row_values(z, y, None).nll
-    dz = cpu.row_vjp(z, y, None, g, None, None)
+    nll = cpu.row_values(z, Target(y)).nll
+    dz = cpu.row_vjp(z, Target(y), RowValues(g))
     z, y, g = double(z, y, g)
     assert_near(
-        [nll, dz], [maths.row_values(z, y, None).nll, maths.row_vjp(z, y, None, g, None, None)]
+        [nll, dz], [maths.row_values(z, Target(y)).nll, maths.row_vjp(z, Target(y), RowValues(g))]
     )
 
 
@@ -111,32 +112,41 @@ def test_total_and_its_gradient(shape, kind, blocks):
     z, y, a = problem(shape, kind)
     for weight in (0.25, torch.tensor(0.25), a):
         dz, truth = torch.empty_like(z), torch.empty_like(z, dtype=torch.float64)
-        total = cpu.weighted_total(z, y, None, weight, None, None, dz)
+        total = cpu.weighted_total(z, Target(y), RowWeights(weight), dz)
         z64, _, a64 = double(z, y, weight)
         assert_near(
-            [total, dz], [maths.weighted_total(z64, y, None, a64, None, None, truth), truth]
+            [total, dz], [maths.weighted_total(z64, Target(y), RowWeights(a64), truth), truth]
         )
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["class vector", "vector a row"])
 @pytest.mark.parametrize("targets", [True, False], ids=["indices", "no indices"])
 @pytest.mark.parametrize("lse", [True, False], ids=["lse", "no lse"])
-@pytest.mark.parametrize("name", ["as they stand", "far from zero", "far apart"])
+@pytest.mark.parametrize("name", ["unshifted", "far from zero", "far apart"])
 @shapes
 def test_every_term_and_its_gradient(shape, name, lse, targets, shared, blocks):
     z, y, a = problem(shape, KINDS[name])
     u = torch.rand(shape[1]) if shared else torch.rand(shape)
     y, a = (y, a) if targets else (None, None)
     b, c = torch.rand(z[:, 0].shape), (torch.rand(z[:, 0].shape) if lse else None)
-    values = cpu.row_values(z, y, u, lse)
-    dz = cpu.row_vjp(z, y, u, a, b, c)
+    values = cpu.row_values(z, Target(y, u), lse)
+    dz = cpu.row_vjp(z, Target(y, u), RowValues(a, b, c))
     total_dz = torch.empty_like(z)
-    total = cpu.weighted_total(z, y, u, a, b, c, total_dz)
+    total = cpu.weighted_total(z, Target(y, u), RowWeights(a, b, c), total_dz)
 
     z, y, u, a, b, c = double(z, y, u, a, b, c)
-    assert_near([*values, dz], [*maths.row_values(z, y, u, lse), maths.row_vjp(z, y, u, a, b, c)])
+    assert_near(
+        [*values, dz],
+        [
+            *maths.row_values(z, Target(y, u), lse),
+            maths.row_vjp(z, Target(y, u), RowValues(a, b, c)),
+        ],
+    )
     truth = torch.empty_like(z)
-    assert_near([total, total_dz], [maths.weighted_total(z, y, u, a, b, c, truth), truth])
+    assert_near(
+        [total, total_dz],
+        [maths.weighted_total(z, Target(y, u), RowWeights(a, b, c), truth), truth],
+    )
 
 
 LAYOUTS = {
@@ -157,13 +167,13 @@ def test_layouts(shape, layout, blocks):
     plain = z.contiguous()
     dz = torch.empty_like(z)
     ours = (
-        *cpu.row_values(z, y, a.new_ones(shape[1]), True),
-        cpu.weighted_total(z, y, None, a, None, 0.1, dz),
+        *cpu.row_values(z, Target(y, a.new_ones(shape[1])), True),
+        cpu.weighted_total(z, Target(y), RowWeights(a, None, 0.1), dz),
     )
     truth_dz = torch.empty_like(plain)
     truth = (
-        *maths.row_values(plain, y, a.new_ones(shape[1]), True),
-        maths.weighted_total(plain, y, None, a, None, 0.1, truth_dz),
+        *maths.row_values(plain, Target(y, a.new_ones(shape[1])), True),
+        maths.weighted_total(plain, Target(y), RowWeights(a, None, 0.1), truth_dz),
     )
     torch.testing.assert_close(ours, truth)
     torch.testing.assert_close(dz, truth_dz)
@@ -175,12 +185,12 @@ def test_dtypes(shape, dtype, blocks):
     z, y, a = problem(shape, dtype=dtype)
     a = a.to(torch.promote_types(dtype, torch.float32))
     dz, truth_dz = torch.empty_like(z), torch.empty_like(z)
-    total = cpu.weighted_total(z, y, None, a, None, None, dz)
-    truth = maths.weighted_total(z, y, None, a, None, None, truth_dz)
+    total = cpu.weighted_total(z, Target(y), RowWeights(a), dz)
+    truth = maths.weighted_total(z, Target(y), RowWeights(a), truth_dz)
     assert total.dtype == truth.dtype
     torch.testing.assert_close(total, truth)
     torch.testing.assert_close(dz, truth_dz)
-    torch.testing.assert_close(cpu.row_vjp(z, y, None, a, None, None), truth_dz)
+    torch.testing.assert_close(cpu.row_vjp(z, Target(y), RowValues(a)), truth_dz)
 
 
 @kinds
@@ -188,51 +198,51 @@ def test_dtypes(shape, dtype, blocks):
 def test_gradient_in_place_of_the_logits(shape, kind, blocks):
     z, y, a = problem(shape, kind)
     dz = torch.empty_like(z)
-    total = cpu.weighted_total(z, y, None, a, None, None, dz)
+    total = cpu.weighted_total(z, Target(y), RowWeights(a), dz)
     same = z.clone()
-    torch.testing.assert_close(cpu.weighted_total(same, y, None, a, None, None, same), total)
+    torch.testing.assert_close(cpu.weighted_total(same, Target(y), RowWeights(a), same), total)
     torch.testing.assert_close(same, dz)
 
 
-@pytest.mark.parametrize("name", ["as they stand", "far apart"])
+@pytest.mark.parametrize("name", ["unshifted", "far apart"])
 @shapes
-def test_a_total_alone_writes_nothing_and_is_that_of_the_gradient_pass(shape, name, blocks):
+def test_a_total_alone_writes_nothing_and_equals_that_of_the_gradient_pass(shape, name, blocks):
     z, y, a = problem(shape, KINDS[name])
     before = z.clone()
-    alone = cpu.weighted_total(z, y, None, a, None, None)
+    alone = cpu.weighted_total(z, Target(y), RowWeights(a))
     torch.testing.assert_close(
-        alone, cpu.weighted_total(z, y, None, a, None, None, torch.empty_like(z))
+        alone, cpu.weighted_total(z, Target(y), RowWeights(a), torch.empty_like(z))
     )
     assert torch.equal(z, before)
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 @pytest.mark.parametrize("shape", [(7, 10), (40, 65), (4, 3, 6)], ids=str)
-def test_a_row_of_weight_0_counts_for_nothing_whatever_it_holds(shape, bad, blocks):
+def test_a_row_of_weight_0_is_left_out_even_if_not_finite(shape, bad, blocks):
     z, y, a = problem(shape)
     a[0] = 0
     dz, truth_dz = torch.empty_like(z), torch.empty_like(z)
-    truth = cpu.weighted_total(z, y, None, a, None, None, truth_dz)
+    truth = cpu.weighted_total(z, Target(y), RowWeights(a), truth_dz)
     z[0] = bad
-    torch.testing.assert_close(cpu.weighted_total(z, y, None, a, None, None, dz), truth)
+    torch.testing.assert_close(cpu.weighted_total(z, Target(y), RowWeights(a), dz), truth)
     torch.testing.assert_close(dz[1:], truth_dz[1:])
 
 
 def every_result(z: Tensor, y: Tensor, a: Tensor) -> list[Tensor]:
     u = torch.linspace(0.5, 1, z.shape[1])
     dz, plain_dz = torch.empty_like(z), torch.empty_like(z)
-    total = cpu.weighted_total(z, y, u, a, 0.1, 0.2, dz)
-    plain = cpu.weighted_total(z, y, None, a, None, None, plain_dz)
-    values = cpu.row_values(z, y, u, True)
-    return [total, dz, plain, plain_dz, *values, cpu.row_vjp(z, y, u, a, a, a)]
+    total = cpu.weighted_total(z, Target(y, u), RowWeights(a, 0.1, 0.2), dz)
+    plain = cpu.weighted_total(z, Target(y), RowWeights(a), plain_dz)
+    values = cpu.row_values(z, Target(y, u), True)
+    return [total, dz, plain, plain_dz, *values, cpu.row_vjp(z, Target(y, u), RowValues(a, a, a))]
 
 
 DIVISIONS = [(1, (1, 1)), (100, (3, 7)), (5000, (128, 256)), (1 << 20, (8192, 65536))]
 
 
-@pytest.mark.parametrize("name", ["as they stand", "logits of 1e4", "far apart"])
+@pytest.mark.parametrize("name", ["unshifted", "logits of 1e4", "far apart"])
 @pytest.mark.parametrize("shape", [(300, 10), (40, 200), (7, 5, 60)], ids=str)
-def test_how_the_work_is_divided_does_not_matter(shape, name, set_threads, monkeypatch):
+def test_results_do_not_depend_on_blocks_and_threads(shape, name, set_threads, monkeypatch):
     arguments = problem(shape, KINDS[name])
     expected = every_result(*arguments)
     for threads in (1, 2):
@@ -254,30 +264,30 @@ def test_the_same_call_gives_the_same_bits(shape, kind):
 @pytest.mark.parametrize(
     ("name", "shape", "softmax"),
     [
-        ("as they stand", (40, 10), False),
-        ("as they stand", (40, 200), True),
+        ("unshifted", (40, 10), False),
+        ("unshifted", (40, 200), True),
         ("far from zero", (40, 10), False),
         ("far apart", (40, 10), False),
     ],
 )
-def test_the_kinds_of_logits_take_the_paths_they_are_meant_for(name, shape, softmax, monkeypatch):
+def test_narrow_logits_take_exp2_and_wide_ones_softmax(name, shape, softmax, monkeypatch):
     calls, softmax_of_torch = [], torch.softmax
     monkeypatch.setattr(
         torch, "softmax", lambda *args, **kw: calls.append(0) or softmax_of_torch(*args, **kw)
     )
     z, y, _ = problem(shape, KINDS[name])
-    cpu.row_values(z, y, None)
+    cpu.row_values(z, Target(y))
     assert bool(calls) == softmax
 
 
 @pytest.mark.parametrize("shape", [(40, 10), (3, 2000), (5000, 12), (7, 1)], ids=str)
-@pytest.mark.parametrize("name", ["as they stand", "far from zero", "certain", "rare", "masked"])
+@pytest.mark.parametrize("name", ["unshifted", "far from zero", "certain", "rare", "masked"])
 def test_mean_nll_is_the_total_at_equal_weights(shape, name):
-    """also where the fewest calls are taken for few logits"""
+    """also for few logits, which have a path of their own"""
     z, y, _ = problem(shape, KINDS[name])
     total, dz = cpu.mean_nll(z, y)
     z64, truth = z.double(), torch.empty_like(z, dtype=torch.float64)
-    value = maths.weighted_total(z64, y, None, 1 / len(z), None, None, truth)
+    value = maths.weighted_total(z64, Target(y), RowWeights(1 / len(z)), truth)
     torch.testing.assert_close(total.double(), value, rtol=1e-5, atol=1e-9)
     torch.testing.assert_close(dz.double() * len(z), truth * len(z), rtol=3e-5, atol=3e-7)
 

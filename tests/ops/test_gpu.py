@@ -1,8 +1,8 @@
-"""The GPU's kernels against the formulas in float64, and through the public functions.
+"""The GPU kernels against the formulas in float64, and through the public functions.
 
-The same tests run on a CUDA device, and in Triton's interpreter on a CPU: with TRITON_INTERPRET=1,
-as ``test_triton`` starts them in a process of their own. There the backend is put in place of the
-CPU's, nothing looks at values, as on a GPU, and tiles are small, so that few numbers fill several.
+The same tests run on a CUDA device, and on a CPU in Triton's interpreter (TRITON_INTERPRET=1), for
+which ``test_triton`` starts a process of its own. There the GPU kernels replace the CPU's, values
+are not readable, as on a GPU, and tiles are small, so that few numbers fill several tiles.
 """
 
 import importlib.util
@@ -14,7 +14,9 @@ import torch
 from support import OURS, TORCHS, in_everything, options, reference
 from torch import Tensor
 
-from softmax_torch import cross_entropy, functional, linear_cross_entropy, maths
+from softmax_torch import cross_entropy, linear_cross_entropy, maths
+from softmax_torch.loss import route
+from softmax_torch.maths import RowValues, RowWeights, Target
 from softmax_torch.ops import backends
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -26,7 +28,7 @@ pytestmark = [
         or not (INTERPRETED or torch.cuda.is_available()),
         reason="needs Triton and a CUDA device; on a CPU, test_triton runs it in the interpreter",
     ),
-    # numpy, of which the interpreter is made, says where inf - inf and the like come up
+    # the interpreter uses numpy, which warns of inf - inf and the like
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),
 ]
 on_a_device = pytest.mark.skipif(INTERPRETED, reason="needs a CUDA device")
@@ -34,7 +36,7 @@ on_a_device = pytest.mark.skipif(INTERPRETED, reason="needs a CUDA device")
 TILES = {
     "one tile": {"NARROW": 0},
     "a thread a row": {"NARROW": 32},
-    "many tiles": {"NARROW": 0, "ONE_TILE": 8, "TILE": 16, "BESIDE": (8, 8)},
+    "many tiles": {"NARROW": 0, "ONE_TILE": 8, "TILE": 16, "POSITIONS": (8, 8)},
 }
 SHAPES = [(1, 1), (131, 3), (7, 10), (3, 37), (2, 19, 5)]
 
@@ -47,8 +49,8 @@ def device(monkeypatch) -> str:
 
     monkeypatch.setattr(backends, "kernels", lambda z: gpu)
     monkeypatch.setattr(backends, "scaled_", gpu.scale_)
-    monkeypatch.setattr(backends, "values_at_hand", lambda x: False)
-    monkeypatch.setattr(functional, "_plain_rows", lambda *args: False)
+    monkeypatch.setattr(backends, "values_readable", lambda x: False)
+    monkeypatch.setattr(route, "_takes_mean_nll", lambda *args: False)
     return "cpu"
 
 
@@ -63,7 +65,7 @@ def kernels(request, device, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def stale_memory(monkeypatch):
-    """New memory holds NaN, so that whatever is not written shows."""
+    """Fill new memory with NaN, so that elements that are not written show."""
 
     def filled(new):
         return lambda *args, **kw: new(*args, **kw).fill_(torch.nan)
@@ -73,7 +75,7 @@ def stale_memory(monkeypatch):
 
 
 def problem(shape: tuple[int, ...], device: str, dtype=torch.float32):
-    """Logits, targets, and a positive number a row for each of the row numbers."""
+    """Return logits, targets, and for each row number one positive weight per row."""
     torch.manual_seed(0)
     rows = shape[:1] + shape[2:]
     z, y = torch.randn(shape) * 3, torch.randint(shape[1], rows)
@@ -86,7 +88,7 @@ def double(*arguments):
 
 
 def assert_near(ours, truth, eps: float = 3e-7) -> None:
-    """Equal up to a few roundings, the truth being in float64."""
+    """Assert equality up to a few roundings; the truth is in float64."""
     for x, t in zip(ours, truth, strict=True):
         assert (x is None) == (t is None)
         if x is not None:
@@ -95,27 +97,30 @@ def assert_near(ours, truth, eps: float = 3e-7) -> None:
 
 
 def assert_right(kernels, z, y, u, gs, eps=3e-7, dz=None) -> None:
-    """Every function of the kernels is what the formulas in float64 say."""
+    """Assert that every function of the kernels equals the formulas in float64."""
     weights = (gs[0] if y is not None else None, gs[1] if u is not None else None, gs[2])
     z64, _, u64, *w64 = double(z, y, u, *weights)
-    truth = [*maths.row_values(z64, y, u64, True), maths.row_vjp(z64, y, u64, *w64)]
+    truth = [
+        *maths.row_values(z64, Target(y, u64), True),
+        maths.row_vjp(z64, Target(y, u64), RowValues(*w64)),
+    ]
     dz64 = torch.empty_like(z64)
-    truth += [maths.weighted_total(z64, y, u64, *w64, dz64), dz64]
-    values = kernels.row_values(z, y, u, True)
-    vjp = kernels.row_vjp(z, y, u, *weights)
-    alone = kernels.weighted_total(z, y, u, *weights)
+    truth += [maths.weighted_total(z64, Target(y, u64), RowWeights(*w64), dz64), dz64]
+    values = kernels.row_values(z, Target(y, u), True)
+    vjp = kernels.row_vjp(z, Target(y, u), RowValues(*weights))
+    alone = kernels.weighted_total(z, Target(y, u), RowWeights(*weights))
     dz = torch.empty_like(z) if dz is None else dz
-    total = kernels.weighted_total(z, y, u, *weights, dz)
+    total = kernels.weighted_total(z, Target(y, u), RowWeights(*weights), dz)
     assert vjp.dtype == dz.dtype == z.dtype
     coarse = max(eps, torch.finfo(z.dtype).eps)
     assert_near([*values, total], [*truth[:3], truth[4]], eps)
     assert_near([vjp, dz], [truth[3], truth[5]], coarse)
     torch.testing.assert_close(alone, total)
     same = z.clone()
-    kernels.weighted_total(same, y, u, *weights, same)
+    kernels.weighted_total(same, Target(y, u), RowWeights(*weights), same)
     torch.testing.assert_close(same, dz, equal_nan=True)
     same = z.clone()
-    assert kernels.row_vjp(same, y, u, *weights, same) is same
+    assert kernels.row_vjp(same, Target(y, u), RowValues(*weights), same) is same
     torch.testing.assert_close(same, vjp, equal_nan=True)
 
 
@@ -160,30 +165,30 @@ def test_hard_logits(shape, kind, kernels, device):
     z, y, gs = problem(shape, device)
     z = kind(z, y)
     z64, g64 = double(z, gs[0])
-    nll, truth = kernels.row_values(z, y, None).nll, maths.row_values(z64, y, None).nll
-    # each by itself: near-certain rows keep their digits
+    nll, truth = kernels.row_values(z, Target(y)).nll, maths.row_values(z64, Target(y)).nll
+    # relative to each element: near-certain rows keep their digits
     torch.testing.assert_close(nll.double(), truth, rtol=1e-5, atol=1e-30)
-    dz = kernels.row_vjp(z, y, None, gs[0], None, None)
-    true = maths.row_vjp(z64, y, None, g64, None, None)
+    dz = kernels.row_vjp(z, Target(y), RowValues(gs[0]))
+    true = maths.row_vjp(z64, Target(y), RowValues(g64))
     torch.testing.assert_close(dz.double(), true, rtol=3e-5, atol=1e-30)
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("where", ["target", "rival", "row"])
-def test_what_is_not_finite_is_what_the_formulas_make_of_it(bad, where, kernels, device):
+def test_results_that_are_not_finite_are_those_of_the_formulas(bad, where, kernels, device):
     z, y, gs = problem((5, 37), device)
     if where == "row":
         z[2] = bad
     else:
         z[2, y[2] if where == "target" else (y[2] + 1) % 37] = bad
-    ours, truth = kernels.row_values(z, y, None, True), maths.row_values(z, y, None, True)
+    ours, truth = kernels.row_values(z, Target(y), True), maths.row_values(z, Target(y), True)
     torch.testing.assert_close(ours.nll, truth.nll, equal_nan=True)
     torch.testing.assert_close(ours.lse, truth.lse, equal_nan=True)
     gs[:, 2] = 0  # a weight of 0 leaves the row out
     finite = problem((5, 37), device)[0]
     torch.testing.assert_close(
-        kernels.weighted_total(z, y, None, gs[0], None, gs[2]),
-        maths.weighted_total(finite, y, None, gs[0], None, gs[2]),
+        kernels.weighted_total(z, Target(y), RowWeights(gs[0], None, gs[2])),
+        maths.weighted_total(finite, Target(y), RowWeights(gs[0], None, gs[2])),
     )
 
 
@@ -206,19 +211,19 @@ def test_layouts(shape, layout, kernels, device):
 
 
 def layout_of(layout, z: Tensor) -> Tensor | None:
-    """Memory for a gradient laid out in the same way; None where rows share memory."""
+    """Return memory for a gradient in the same layout; None where rows share memory."""
     dz = layout(torch.empty_like(z))
     return None if 0 in dz.stride() else dz
 
 
 @pytest.mark.parametrize("index", [-100, -1, 37, 2**40])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_an_index_out_of_range_makes_its_row_nan_and_no_other(index, dtype, kernels, device):
+def test_an_index_out_of_range_makes_only_its_row_nan(index, dtype, kernels, device):
     z, y, gs = problem((5, 37), device, dtype)
-    right = kernels.row_values(z, y, None).nll, kernels.row_vjp(z, y, None, gs[0], None, None)
+    right = kernels.row_values(z, Target(y)).nll, kernels.row_vjp(z, Target(y), RowValues(gs[0]))
     y[2] = index
-    wrong = kernels.row_values(z, y, None).nll, kernels.row_vjp(z, y, None, gs[0], None, None)
-    assert kernels.weighted_total(z, y, None, gs[0], None, None).isnan()
+    wrong = kernels.row_values(z, Target(y)).nll, kernels.row_vjp(z, Target(y), RowValues(gs[0]))
+    assert kernels.weighted_total(z, Target(y), RowWeights(gs[0])).isnan()
     for before, after in zip(right, wrong, strict=True):
         assert after[2].isnan().all()
         before[2] = after[2]
@@ -230,7 +235,9 @@ def test_the_same_call_gives_the_same_bits(kernels, device):
     results = []
     for _ in range(2):
         dz = torch.empty_like(z)
-        results.append((kernels.weighted_total(z, y, None, gs[0], None, gs[2], dz), dz))
+        results.append(
+            (kernels.weighted_total(z, Target(y), RowWeights(gs[0], None, gs[2]), dz), dz)
+        )
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
@@ -251,7 +258,7 @@ def moved(chosen: dict, device: str) -> dict:
 
 
 def judged(f, truth, tensors, device, **given) -> None:
-    """f on the device against the reference in float64 on the CPU, in value and gradients."""
+    """Compare f on the device with the reference in float64 on the CPU, in value and gradients."""
     ours = in_everything(f, *(t.to(device) for t in tensors), **moved(given, device))
     expected = in_everything(
         truth, *double(*tensors), **dict(zip(given, double(*given.values()), strict=True))
@@ -281,7 +288,7 @@ def test_cross_entropy(shape, chosen, kernels, device):
 @pytest.mark.parametrize("chosen", (TORCHS | OURS).values(), ids=(TORCHS | OURS).keys())
 @pytest.mark.parametrize("C", [3, 17])
 def test_linear_cross_entropy(C, chosen, kernels, device, monkeypatch):
-    monkeypatch.setattr(functional, "FEW", 0)
+    monkeypatch.setattr(route, "FEW", 0)
     monkeypatch.setattr(backends, "logits_budget", lambda x: 3 * C * x.element_size())
     torch.manual_seed(0)
     N, D = 8, 5
@@ -300,7 +307,7 @@ def test_the_weight_gradient_of_many_half_precision_blocks_is_summed_in_float32(
     device, monkeypatch
 ):
     N, D, C = 512, 4, 8
-    monkeypatch.setattr(functional, "FEW", 0)
+    monkeypatch.setattr(route, "FEW", 0)
     monkeypatch.setattr(backends, "logits_budget", lambda x: 4 * C * x.element_size())
     x = torch.ones(N, D, dtype=torch.bfloat16, device=device)
     W = torch.zeros(C, D, dtype=torch.bfloat16, device=device, requires_grad=True)
@@ -311,8 +318,8 @@ def test_the_weight_gradient_of_many_half_precision_blocks_is_summed_in_float32(
 
 
 @pytest.mark.parametrize("frozen", ["x", "W"])
-def test_what_is_frozen_costs_no_product(frozen, device, monkeypatch):
-    monkeypatch.setattr(functional, "FEW", 0)
+def test_a_frozen_tensor_costs_no_product(frozen, device, monkeypatch):
+    monkeypatch.setattr(route, "FEW", 0)
     x, W = torch.randn(6, 4, device=device), torch.randn(9, 4, device=device)
     y = torch.randint(9, (6,), device=device)
     products = []
@@ -386,17 +393,17 @@ def test_nothing_waits_for_the_device(chosen):
 
 
 def sparse(tmp_path, size: int) -> Tensor:
-    """So many float16 numbers, of which a disk keeps those that are written."""
+    """Return float16 numbers in a sparse file: only those that are written take space."""
     path = tmp_path / "numbers"
     with path.open("wb") as file:
         file.truncate(2 * size)
     return torch.from_file(str(path), shared=True, size=size, dtype=torch.float16)
 
 
-@pytest.mark.skipif(not INTERPRETED, reason="memory of which most is not there is a CPU's")
+@pytest.mark.skipif(not INTERPRETED, reason="only a CPU has sparse memory")
 @pytest.mark.parametrize("far", ["rows", "classes", "positions"])
 def test_places_beyond_31_bits(kernels, device, tmp_path, far: str):
-    """Three rows, classes or positions lie 2^30 numbers apart, which 32 bits can still count."""
+    """Three rows, classes or positions lie 2^30 numbers apart, more than 31 bits in all."""
     shape = {"rows": (3, 5), "classes": (5, 3), "positions": (1, 5, 3)}[far]
     strides = {"rows": (1 << 30, 1), "classes": (1, 1 << 30), "positions": (0, 1, 1 << 30)}[far]
     memory = sparse(tmp_path, (2 << 30) + 8)
@@ -404,8 +411,8 @@ def test_places_beyond_31_bits(kernels, device, tmp_path, far: str):
     near, y, gs = problem(shape, device, torch.float16)
     z.copy_(near)
     truth = torch.empty_like(near)
-    expected = kernels.weighted_total(near, y, None, gs[0], None, gs[2], truth)
-    total = kernels.weighted_total(z, y, None, gs[0], None, gs[2], z)
+    expected = kernels.weighted_total(near, Target(y), RowWeights(gs[0], None, gs[2]), truth)
+    total = kernels.weighted_total(z, Target(y), RowWeights(gs[0], None, gs[2]), z)
     torch.testing.assert_close(total, expected)
     torch.testing.assert_close(z, truth)
 
@@ -422,6 +429,6 @@ def test_more_than_2_to_the_31_elements(shape):
     y = torch.full(rows, shape[1] - 1, device="cuda")
     z[-1, -1, ...] = 3.0
     q = (shape[1] - 1) / (shape[1] - 1 + math.exp(3))
-    total = gpu.weighted_total(z, y, None, 1.0, None, None, z)  # z is its gradient now
+    total = gpu.weighted_total(z, Target(y), RowWeights(1.0), z)  # z is its gradient now
     assert total.isfinite()
     torch.testing.assert_close(z[-1, -1].flatten()[-1].item(), -q, rtol=2e-3, atol=0)

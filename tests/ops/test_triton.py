@@ -1,6 +1,6 @@
-"""The GPU's kernels without a GPU: run by Triton's interpreter, and compiled for devices.
+"""The GPU kernels without a GPU: run by Triton's interpreter, and compiled for devices.
 
-Each in a process of its own: TRITON_INTERPRET is looked at when a kernel is defined.
+Each has a process of its own: Triton reads TRITON_INTERPRET when a kernel is defined.
 """
 
 import importlib.metadata
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def run(*arguments: str, **environment: str) -> str:
-    """What a process of this Python prints, which must end well."""
+    """Return the output of a process of this Python; it must exit with 0."""
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, *arguments],
@@ -36,9 +36,9 @@ def run(*arguments: str, **environment: str) -> str:
 
 
 def interpreter_loops() -> bool:
-    """Whether the interpreter takes a number of a kernel as the end of a range.
+    """Return whether the interpreter can use a number of a kernel as the end of a range.
 
-    That of Triton 3.6 does so by int() of an array of one element, which numpy 2.4 refuses.
+    Triton 3.6 calls int() on an array of one element for it, which numpy 2.4 refuses.
     """
     triton, numpy = (
         tuple(int(part) for part in importlib.metadata.version(name).split(".")[:2])
@@ -69,9 +69,9 @@ def test_every_kernel_compiles_for_a100_and_h100():
     lines = out.splitlines()
     assert [line for line in lines if "sm_80" in line]
     assert [line for line in lines if "sm_90" in line]
-    for line in lines:  # which is where registers go that there are not enough of
+    for line in lines:  # registers that do not suffice spill into local memory
         assert "no local memory" in line, line
-    # a row of adjacent numbers moves 16 bytes a thread and instruction
+    # adjacent numbers are loaded 16 bytes per thread and instruction
     assert all("16 bytes" in line for line in lines if "wide" in line and "bf16" in line), out
 
 

@@ -1,9 +1,10 @@
-"""Where in a net its head is, and another in its place.
+"""Find and replace a network's head.
 
-The rule: of the modules with parameters of their own, in the order of ``named_modules()``, the head
-is the last, and an ``nn.Linear``. That is the order in which the net's author wrote them down, so
-that auxiliary classifiers and the projections of attention come before it. It knows no family of
-nets, and holds for each classifier of torchvision but SqueezeNet, which ends in a convolution.
+The rule: the head is the last module with parameters of its own in the order of
+``named_modules()``, and an ``nn.Linear``. That is the order in which the net's author wrote the
+modules, so that auxiliary classifiers and attention projections come first. The rule knows no
+family of nets. It holds for every classifier of torchvision except SqueezeNet, which ends in a
+convolution.
 """
 
 from __future__ import annotations
@@ -16,23 +17,23 @@ __all__ = ["find_head", "replace_head"]
 
 
 def find_head(model: nn.Module, name: str | None = None) -> tuple[str, nn.Linear]:
-    """The linear layer that gives a classifier its logits, and its dotted name.
+    """Return the linear layer that computes a classifier's logits, and its dotted name.
 
     Args:
         model: the net.
-        name: the layer, as ``model.named_modules()`` names it; None for the last module with
+        name: the layer's name in ``model.named_modules()``; None for the last module with
             parameters of its own.
 
     Returns:
         The name and the layer itself.
 
     Raises:
-        TypeError: model is no module.
-        ValueError: the model has no module of this name, or what is found is no ``nn.Linear``.
+        TypeError: model is not an ``nn.Module``.
+        ValueError: the model has no module of this name, or that module is not an ``nn.Linear``.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected an nn.Module, got {type(model).__name__}")
-    # A layer that is used in two places has two names, of which the last counts.
+    # A layer that is used in two places has two names; the last one counts.
     modules = dict(model.named_modules(remove_duplicate=False))
     if name is not None:
         layer = modules.get(name)
@@ -41,8 +42,8 @@ def find_head(model: nn.Module, name: str | None = None) -> tuple[str, nn.Linear
         linear = [n for n, module in modules.items() if isinstance(module, nn.Linear)]
         kind = f"no module of {_a(model)}" if layer is None else _a(layer)
         raise ValueError(
-            f"name: expected that of an nn.Linear{f', such as {linear[-1]!r}' if linear else ''}, "
-            f"got {name!r}, {kind}"
+            "name: expected the name of an nn.Linear"
+            f"{f', such as {linear[-1]!r}' if linear else ''}, got {name!r}, {kind}"
         )
     owners = [n for n, module in modules.items() if any(True for _ in module.parameters(False))]
     if not owners:
@@ -53,31 +54,32 @@ def find_head(model: nn.Module, name: str | None = None) -> tuple[str, nn.Linear
     raise ValueError(
         "model: expected an nn.Linear as the last module with parameters, "
         f"got {owners[-1]!r}, {_a(layer)}. If the head is another layer, give its name; if it is "
-        "no nn.Linear, end the model in one: a convolution over positions, for example, becomes "
-        "their mean, nn.Flatten and nn.Linear"
+        "not an nn.Linear, end the model in one: replace a convolution over positions, for "
+        "example, by their mean, nn.Flatten and nn.Linear"
     )
 
 
 def replace_head(
     model: nn.Module, num_classes: int | None = None, *, name: str | None = None
 ) -> SoftmaxHead:
-    """Put a ``SoftmaxHead`` where the net has its final linear layer, and give it back.
+    """Replace the net's final linear layer by a ``SoftmaxHead`` and return that.
 
     Args:
         model: the net, not yet wrapped in DDP or sharded. It is changed in place.
-        num_classes: C of a new layer, drawn as ``nn.Linear`` is. None keeps the old layer's
-            parameters, themselves and not copies: the net computes what it did, bit for bit.
+        num_classes: C of a new layer, initialized like ``nn.Linear``. None keeps the parameters of
+            the old layer (not copies): the net's results are the same, bit for bit.
         name: the layer, as in ``find_head``.
 
     Returns:
-        The head, with or without an intercept, on the device, in the dtype and in the mode
-        (training or not) of the layer before it. That layer is left as it was, hooks included.
-        An optimizer over a net with new parameters has to be made after this.
+        The head, with the old layer's device, dtype, mode (training or not), and an intercept if
+        that has one. The old layer is unchanged and keeps its hooks. Make the optimizer of a net
+        with new parameters after this call.
 
     Raises:
-        TypeError, ValueError: as ``find_head`` does; and ValueError for fewer classes than one, and
-            for a layer that is more than an ``nn.Linear`` with its parameters (parametrized,
-            sharded, lazy, with a forward of its own) or is the whole model.
+        TypeError, ValueError: as ``find_head``.
+        ValueError: there are no classes; or the layer is more than an ``nn.Linear`` with its
+            parameters (parametrized, sharded, lazy, with a forward of its own), or is the whole
+            model.
     """
     name, layer = find_head(model, name)
     if layer is model:
@@ -88,7 +90,7 @@ def replace_head(
         raise ValueError(
             f"model: expected {name!r} to be a plain nn.Linear of a net not wrapped, got "
             f"{_a(layer)} with a weight of type {type(layer.weight).__name__} in {_a(model)}; "
-            "replace the head first and wrap, shard or parametrize then"
+            "replace the head first, then wrap, shard or parametrize"
         )
     head = SoftmaxHead(
         layer.in_features,
@@ -106,10 +108,10 @@ def replace_head(
 
 
 def _wrapped(model: nn.Module) -> bool:
-    """Whether DDP or FSDP2 has lists of the model's parameters, which new ones would not be in."""
+    """Return whether DDP or FSDP2 has lists of the parameters, which would miss new ones."""
     return any(
         isinstance(m, nn.parallel.DistributedDataParallel)
-        # what an FSDPModule is known by: to import that takes 0.7 s
+        # identifies an FSDPModule without importing that, which takes 0.7 s
         or hasattr(m, "set_requires_gradient_sync")
         for m in model.modules()
     )

@@ -1,7 +1,7 @@
-"""Whether all ranks can go on with a call: none has an error, and all were given the same.
+"""Check that no rank of a sharded loss has an error and that all ranks have the same arguments.
 
-A call begins with a reduction of 24 bytes, by which a mistake on one rank becomes an error on all,
-and none waits for another. On a GPU that waits for the device, once a call.
+Every call begins with an all-reduce of 24 bytes. By it a mistake on one rank becomes an error on
+all, and no rank waits for another that has stopped. On a GPU this waits for the device once a call.
 """
 
 from __future__ import annotations
@@ -13,49 +13,49 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from softmax_torch import checks
+from softmax_torch.loss import arguments
+from softmax_torch.loss.arguments import Options, Problem
 from softmax_torch.ops import backends
 from softmax_torch.ops.linear_rows import Linear
 from softmax_torch.parallel.shards import ClassShard
-from softmax_torch.reductions import Options
 
-__all__ = ["agreed"]
+__all__ = ["parse_on_all_ranks"]
 
 
-def agreed(
+def parse_on_all_ranks(
     linear: Linear,
     target: Tensor,
     shard: ClassShard,
-    weight: Tensor | None,
-    sample_weight: Tensor | None,
     options: Options,
-) -> bool:
-    """Whether ``target`` holds class probabilities, once all ranks' arguments fit.
+) -> Problem:
+    """Parse the arguments of every rank; ``classes`` of the problem counts all shards' classes.
 
     Raises:
-        What this or another rank's arguments come to, on all ranks.
+        On all ranks: the error of the first rank that has one; ValueError where ranks were given
+        different arguments.
     """
     error: Exception | None = None
+    problem: Problem | None = None
     try:
-        soft = _checked(linear, target, shard, weight, sample_weight, options)
+        problem = _parse(linear, target, shard, options)
     except Exception as e:
-        soft, error = False, e
-    described = _described(linear, target, weight, sample_weight, options, soft)
-    _agree(error, described, shard, linear.x)
-    return soft
+        error = e
+    soft = problem is not None and problem.soft
+    description = _description(linear, target, options, soft)
+    _compare(error, description, shard, linear.x)
+    assert problem is not None, "an error is raised on all ranks"
+    return problem
 
 
-def _checked(
+def _parse(
     linear: Linear,
     target: Tensor,
     shard: ClassShard,
-    weight: Tensor | None,
-    sample_weight: Tensor | None,
     options: Options,
-) -> bool:
-    """Whether ``target`` holds class probabilities, once this rank's arguments fit."""
-    checks.options(options.reduction, options.label_smoothing, options.z_loss)
-    checks.linear_shapes(*linear)
+) -> Problem:
+    """Check and parse this rank's arguments."""
+    arguments.check_options(options)
+    arguments.check_linear(linear)
     x, C_r = linear.x, shard.stop - shard.start
     if linear.weight.dim() != 2 or len(linear.weight) != C_r:
         raise RuntimeError(
@@ -70,24 +70,17 @@ def _checked(
                 f"target: expected probabilities of the shard's classes of shape "
                 f"{(*rows, C_r)}, got {tuple(target.shape)}"
             )
-        whole = target.new_zeros(()).expand(*rows, shard.classes)  # as the whole would be checked
-    soft = checks.linear_target_shapes(
-        x, shard.classes, whole, weight, options.ignore_index, sample_weight
-    )
-    if not soft:
-        checks.class_indices(target, shard.classes, options.ignore_index)
-    return soft
+        whole = target.new_zeros(()).expand(*rows, shard.classes)  # checked like all classes'
+    return arguments.linear_problem(linear, target, options, shard.classes, whole)
 
 
-def _described(
+def _description(
     linear: Linear,
     target: Tensor,
-    weight: Tensor | None,
-    sample_weight: Tensor | None,
     options: Options,
     soft: bool,
 ) -> dict[str, str]:
-    """What ranks have to have alike, by name."""
+    """Return the properties of the arguments that must be the same on all ranks, by name."""
 
     def kind(x: object) -> str:
         if not isinstance(x, Tensor):
@@ -99,26 +92,24 @@ def _described(
         "input": kind(linear.x),
         "features and type of linear_weight": kind(linear.weight[:0]),
         "linear_bias": "None" if linear.bias is None else kind(linear.bias[:0]),
-        "weight": kind(weight),
-        "sample_weight": kind(sample_weight),
-        **{name: str(value) for name, value in options._asdict().items()},
+        **{n: kind(v) if isinstance(v, Tensor) else str(v) for n, v in options._asdict().items()},
     }
     if soft:
         found["target"] = f"{target.dtype}, class probabilities"
     else:
         found["target"] = kind(target)
-        if isinstance(target, Tensor) and backends.values_at_hand(target):
+        if isinstance(target, Tensor) and backends.values_readable(target):
             y = target.flatten().to(torch.int64)
             places = torch.arange(1, len(y) + 1)
             found["checksum of target"] = str(int((y * places).sum()))
     return found
 
 
-def _agree(
-    error: Exception | None, described: dict[str, str], shard: ClassShard, input: Tensor
+def _compare(
+    error: Exception | None, description: dict[str, str], shard: ClassShard, input: Tensor
 ) -> None:
-    """Go on only if no rank has an error and all have the same arguments; else raise on all."""
-    digest = hashlib.sha256(repr(described).encode()).digest()
+    """Raise on all ranks if one has an error or the descriptions differ."""
+    digest = hashlib.sha256(repr(description).encode()).digest()
     number = int.from_bytes(digest[:7])
     device = input.device if isinstance(input, Tensor) else None
     worst = torch.tensor([int(error is not None), number, -number], device=device)
@@ -126,15 +117,15 @@ def _agree(
     failed, most, least = worst.tolist()
     if not failed and most == -least:
         return
-    own = (None if error is None else (type(error), str(error)), described)
-    found: list[Any] = [None] * shard.group.size()
-    dist.all_gather_object(found, own, group=shard.group)
-    for rank, (wrong, _) in enumerate(found):
+    own = (None if error is None else (type(error), str(error)), description)
+    of_ranks: list[Any] = [None] * shard.group.size()
+    dist.all_gather_object(of_ranks, own, group=shard.group)
+    for rank, (wrong, _) in enumerate(of_ranks):
         if wrong is not None:
             kind, message = wrong
             raise kind(f"rank {rank}: {message}") from error
-    for name in dict.fromkeys(name for _, names in found for name in names):
-        values = [names.get(name, "none") for _, names in found]
+    for name in dict.fromkeys(name for _, names in of_ranks for name in names):
+        values = [names.get(name, "none") for _, names in of_ranks]
         if len(set(values)) > 1:
             listed = "; ".join(f"{value} on rank {rank}" for rank, value in enumerate(values))
             raise ValueError(f"{name}: expected the same on all ranks, got {listed}")

@@ -1,0 +1,350 @@
+"""Check the arguments of cross-entropy once, before anything is computed, and parse them.
+
+Every message names the argument, the expected and the given value. The exception types are those
+that torch raises for the same mistake. Shapes, dtypes and devices are always checked; values only
+where reading them needs no wait for a device (see ``backends.values_readable``).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from softmax_torch.maths import sum_dtype
+from softmax_torch.ops import backends
+from softmax_torch.ops.linear_rows import Linear
+
+__all__ = [
+    "Options",
+    "Problem",
+    "check_linear",
+    "check_options",
+    "check_sizes",
+    "linear_problem",
+    "logits_problem",
+]
+
+
+class Options(NamedTuple):
+    """The options of cross-entropy: its arguments besides logits and target."""
+
+    weight: Tensor | None = None
+    sample_weight: Tensor | None = None
+    ignore_index: int = -100
+    reduction: str = "mean"
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0
+
+    def is_mean_nll(self) -> bool:
+        """Return whether the loss is the mean NLL of the rows that are not ignored."""
+        return (
+            self.weight is None
+            and self.sample_weight is None
+            and self.reduction == "mean"
+            and self.label_smoothing == 0.0
+            and self.z_loss == 0.0
+        )
+
+
+class Problem(NamedTuple):
+    """A call of cross-entropy: its arguments, checked and in the shapes of ``maths``."""
+
+    source: Tensor | Linear  # logits (N, C) or (N, C, M), or the layer with an input (N, D)
+    target: Tensor  # int64 class indices (N,) or (N, M), all valid, or probabilities like logits
+    soft: bool  # whether target holds class probabilities
+    counted: Tensor | None  # False in rows that are ignored; None if there are none
+    classes: int  # C; of all shards where source has a shard of the classes
+    options: Options  # with sample_weight (N,) or (N, M)
+    dtype: torch.dtype  # of the loss
+    shape: torch.Size  # of the loss with reduction="none"
+    autocast: bool  # whether autocast is on, and has to be off while the loss is computed
+
+
+def logits_problem(input: Tensor, target: Tensor, options: Options) -> Problem:
+    """Parse a call of ``cross_entropy``."""
+    check_options(options)
+    _check_tensor("input", input)
+    shape = input.shape
+    if len(shape) == 0:
+        raise RuntimeError("input: expected logits of shape (C,) or (N, C, ...), got a scalar")
+    _check_floating(input)
+    classes = shape[0] if len(shape) == 1 else shape[1]
+    rows = torch.Size() if len(shape) == 1 else shape[:1] + shape[2:]
+    soft = _check_target(input, shape, classes, rows, target, options)
+    autocast = backends.autocast(input)
+    dtype = sum_dtype(input.dtype) if autocast else input.dtype
+    dtype = _loss_dtype(dtype, target, soft, options.weight)
+    z = _class_second(input.to(dtype), input)
+    row_shape = z.shape[:1] + z.shape[2:]
+    counted = None
+    if soft:
+        target = _class_second(target, input)
+    else:
+        target, counted = _class_indices(target.reshape(row_shape), classes, options.ignore_index)
+    options = _with_rows(options, row_shape)
+    return Problem(z, target, soft, counted, classes, options, dtype, rows, autocast)
+
+
+def linear_problem(
+    linear: Linear,
+    target: Tensor,
+    options: Options,
+    classes: int | None = None,
+    whole_target: Tensor | None = None,
+) -> Problem:
+    """Parse a call of ``linear_cross_entropy`` whose layer ``check_linear`` has passed.
+
+    For a shard of the classes ``classes`` counts all shards' classes, and ``whole_target`` is
+    checked in place of target, which has the class probabilities of the shard only.
+    """
+    x, rows = linear.x, linear.x.shape[:-1]
+    N = math.prod(rows)
+    C = linear.weight.shape[0] if classes is None else classes
+    checked = target if whole_target is None else whole_target
+    soft = _check_target(x, torch.Size((*rows, C)), C, rows, checked, options)
+    dtype = _loss_dtype(x.dtype, target, soft, options.weight)
+    linear = Linear(x.reshape(N, x.shape[-1]), linear.weight, linear.bias)
+    autocast = backends.autocast(x)
+    if autocast and x.dtype != torch.float64:
+        # Autocast multiplies matrices in its lower dtype, except float64, and gives float32 losses.
+        dtype = torch.promote_types(dtype, torch.float32)
+        low = torch.get_autocast_dtype(x.device.type)
+        _, W, b = linear
+        linear = Linear(linear.x.to(low), W.to(low), None if b is None else b.to(low))
+    counted = None
+    if soft:
+        target = target.reshape(N, target.shape[-1])
+    else:
+        target, counted = _class_indices(target.reshape(-1), C, options.ignore_index)
+    options = _with_rows(options, (N,))
+    return Problem(linear, target, soft, counted, C, options, dtype, rows, autocast)
+
+
+def _with_rows(options: Options, shape: tuple[int, ...]) -> Options:
+    """Return the options with a sample weight of this shape."""
+    if options.sample_weight is None:
+        return options
+    return options._replace(sample_weight=options.sample_weight.reshape(shape))
+
+
+def check_sizes(in_features: int, num_classes: int) -> None:
+    """Raise ValueError unless a model has features and classes."""
+    for name, size in (("in_features", in_features), ("num_classes", num_classes)):
+        if size < 1:
+            raise ValueError(f"{name}: expected at least 1, got {size}")
+
+
+def check_options(options: Options) -> None:
+    """Raise ValueError, TypeError or RuntimeError unless the options are in their ranges."""
+    label_smoothing, z_loss = options.label_smoothing, options.z_loss
+    if options.reduction not in ("mean", "sum", "none"):
+        raise ValueError(f'reduction: expected "none", "mean" or "sum", got {options.reduction!r}')
+    # The comparisons are written so that a NaN fails them.
+    try:
+        if not 0.0 <= label_smoothing <= 1.0:
+            raise RuntimeError(
+                f"label_smoothing: expected a number in [0, 1], got {label_smoothing}"
+            )
+        if not 0.0 <= z_loss < torch.inf:
+            raise RuntimeError(f"z_loss: expected a finite number >= 0, got {z_loss}")
+    except TypeError:
+        raise TypeError(
+            f"label_smoothing and z_loss: expected numbers, got {label_smoothing!r} and {z_loss!r}"
+        ) from None
+
+
+def check_linear(linear: Linear) -> None:
+    """Raise TypeError, RuntimeError or NotImplementedError unless input and layer fit."""
+    input, weight, bias = linear
+    _check_tensor("input", input)
+    _check_tensor("linear_weight", weight)
+    if bias is not None:
+        _check_tensor("linear_bias", bias)
+    if weight.dim() < 2 or input.dim() < 1:
+        raise RuntimeError(
+            f"input and linear_weight: expected shapes (..., D) and (C, D), got "
+            f"{tuple(input.shape)} and {tuple(weight.shape)}"
+        )
+    _check_floating(input)
+    if weight.dim() > 2 and input.dim() != 2:
+        raise RuntimeError(
+            f"input: expected shape (N, D) with linear_weight of shape {tuple(weight.shape)}"
+            f", a logit for each class and position; got {tuple(input.shape)}"
+        )
+    if input.shape[-1] != weight.shape[-1]:
+        raise RuntimeError(
+            f"input: expected {weight.shape[-1]} features as linear_weight of shape "
+            f"{tuple(weight.shape)} has, got shape {tuple(input.shape)}"
+        )
+    if bias is not None and bias.shape != weight.shape[:-1]:
+        raise RuntimeError(
+            f"linear_bias: expected shape {tuple(weight.shape[:-1])}, got {tuple(bias.shape)}"
+        )
+    for name, tensor in (("linear_weight", weight), ("linear_bias", bias)):
+        _check_device(name, tensor, input)
+        if tensor is not None and tensor.dtype != input.dtype and not backends.autocast(input):
+            raise RuntimeError(f"{name}: expected {input.dtype} as input, got {tensor.dtype}")
+
+
+def _check_target(
+    input: Tensor,
+    shape: torch.Size,
+    classes: int,
+    rows: torch.Size,
+    target: Tensor,
+    options: Options,
+) -> bool:
+    """Return whether ``target`` holds class probabilities; raise unless it and the weights fit."""
+    weight, sample_weight = options.weight, options.sample_weight
+    _check_tensor("target", target)
+    if classes == 0:
+        raise IndexError(f"expected logits of at least one class, got shape {tuple(shape)}")
+    soft = target.shape == shape
+    if soft:
+        _check_probabilities(target, options.ignore_index)
+    else:
+        _check_indices(shape, rows, target)
+    if weight is not None:
+        dtype = None if soft or backends.autocast(input) else input.dtype
+        _check_class_weight(weight, classes, dtype)
+    if sample_weight is not None:
+        _check_sample_weight(sample_weight, rows if soft else target.shape)
+    for name, tensor in (("target", target), ("weight", weight), ("sample_weight", sample_weight)):
+        _check_device(name, tensor, input)
+    return soft
+
+
+def _loss_dtype(
+    dtype: torch.dtype, target: Tensor, soft: bool, weight: Tensor | None
+) -> torch.dtype:
+    """Return the dtype of the loss: soft targets and their class weights promote the input's."""
+    if soft:
+        dtype = torch.promote_types(dtype, target.dtype)
+        if weight is not None:
+            dtype = torch.promote_types(dtype, weight.dtype)
+    return dtype
+
+
+def _class_second(x: Tensor, z: Tensor) -> Tensor:
+    """Return x, of the shape of logits z, as (N, C) or (N, C, M), without a copy if z allows it."""
+    if z.dim() == 1:
+        return x.unsqueeze(0)
+    if z.dim() == 2:
+        # Distant classes and adjacent rows are the layout of (1, C, M), transposed.
+        if z.stride(0) == 1 and z.stride(1) > 1 and z.shape[1] > 1:
+            return x.t().unsqueeze(0)
+        return x
+    if z.stride(1) == 1 and z.shape[1] > 1:  # channels last: rows of classes
+        return x.movedim(1, -1).flatten(0, -2)
+    return x.flatten(2)
+
+
+def _class_indices(y: Tensor, classes: int, ignore_index: int) -> tuple[Tensor, Tensor | None]:
+    """Return y in int64, with class 0 in ignored rows, and the mask of the rows that count.
+
+    The mask is None where no row is ignored. Raise IndexError where a class index is out of range
+    and values are readable.
+    """
+    y = y.to(torch.int64)
+    if not _may_ignore(y, classes, ignore_index):
+        return y, None
+    counted = y != ignore_index
+    return torch.where(counted, y, 0), counted
+
+
+def _may_ignore(y: Tensor, classes: int, ignore_index: int) -> bool:
+    """Return whether a row may be ignored, True if values are not readable; check the range."""
+    if not backends.values_readable(y):
+        return True
+    if y.numel() == 0:
+        return False
+    least, most = y.aminmax()
+    if least.item() >= 0 and most.item() < classes:
+        return 0 <= ignore_index < classes and bool((y == ignore_index).any())
+    wrong = y[((y < 0) | (y >= classes)) & (y != ignore_index)]
+    if wrong.numel() > 0:
+        raise IndexError(
+            f"target: expected class indices in [0, {classes}) or ignore_index={ignore_index}, "
+            f"got {int(wrong[0])}"
+        )
+    return True
+
+
+def _check_tensor(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a Tensor, got {type(value).__name__}")
+
+
+def _check_floating(input: Tensor) -> None:
+    if not input.dtype.is_floating_point:
+        # torch's own cross_entropy raises this type: code that catches one catches the other.
+        raise NotImplementedError(f"input: expected a floating-point tensor, got {input.dtype}")
+
+
+def _check_device(name: str, tensor: Tensor | None, input: Tensor) -> None:
+    if tensor is not None and tensor.device != input.device:
+        raise RuntimeError(f"{name}: expected it on {input.device} as input, got {tensor.device}")
+
+
+def _check_probabilities(target: Tensor, ignore_index: int) -> None:
+    if not target.dtype.is_floating_point:
+        raise RuntimeError(
+            f"target: expected class probabilities in a floating-point type, as it has the "
+            f"shape of input, {tuple(target.shape)}; got {target.dtype}"
+        )
+    if ignore_index >= 0:
+        raise RuntimeError(
+            f"ignore_index: not supported for class probabilities, got {ignore_index}"
+        )
+
+
+def _check_indices(shape: torch.Size, expected: torch.Size, target: Tensor) -> None:
+    got = target.shape
+    if got != expected and not (len(shape) == 1 and got == (1,)):
+        message = (
+            f"target: expected class indices of shape {tuple(expected)} or class probabilities of "
+            f"shape {tuple(shape)}, got {tuple(got)}"
+        )
+        # torch raises ValueError for a wrong batch size and RuntimeError for other wrong shapes.
+        batch_differs = got[:1] != shape[:1] if len(shape) > 1 else len(got) == 1
+        raise ValueError(message) if batch_differs else RuntimeError(message)
+    if target.dtype.is_floating_point or target.dtype.is_complex or target.dtype == torch.bool:
+        raise RuntimeError(
+            f"target: expected an integer type for class indices, got {target.dtype}"
+        )
+
+
+def _check_class_weight(weight: Tensor, classes: int, dtype: torch.dtype | None) -> None:
+    _check_tensor("weight", weight)
+    if weight.shape != (classes,):
+        raise RuntimeError(
+            f"weight: expected one number for each of the {classes} classes, got shape "
+            f"{tuple(weight.shape)}"
+        )
+    if dtype is not None and weight.dtype != dtype:
+        raise RuntimeError(f"weight: expected {dtype} as input, got {weight.dtype}")
+    _check_not_negative("weight", weight)
+
+
+def _check_sample_weight(sample_weight: Tensor, shape: torch.Size) -> None:
+    _check_tensor("sample_weight", sample_weight)
+    if sample_weight.shape != shape:
+        raise RuntimeError(
+            f"sample_weight: expected the shape of the unreduced loss, {tuple(shape)}, got "
+            f"{tuple(sample_weight.shape)}"
+        )
+    if not sample_weight.dtype.is_floating_point:
+        raise RuntimeError(
+            f"sample_weight: expected a floating-point type, got {sample_weight.dtype}"
+        )
+    _check_not_negative("sample_weight", sample_weight)
+
+
+def _check_not_negative(name: str, weight: Tensor) -> None:
+    if backends.values_readable(weight) and weight.numel() > 0:
+        least = weight.detach().amin().item()
+        if not least >= 0:
+            raise ValueError(f"{name}: expected numbers >= 0, got {least}")

@@ -1,0 +1,115 @@
+"""Turn the options of cross-entropy into a target and the weights of the three row numbers.
+
+    loss = sum_i  a_i nll_i  +  b_i smooth_i  +  c_i lse_i^2
+
+``functional`` defines the options. Here they become the target (y, u) and the weights (a, b, c),
+each the same for all rows, one per row, or None for 0. This is plain torch: autograd differentiates
+it in class weights, sample weights and class probabilities too.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from softmax_torch.loss.arguments import Problem
+from softmax_torch.maths import (
+    RowValues,
+    RowWeight,
+    RowWeights,
+    Target,
+    class_view,
+    sum_dtype,
+    upcast,
+)
+
+__all__ = ["LossTerms", "loss_of_values", "loss_terms"]
+
+
+class LossTerms(NamedTuple):
+    """The terms of a loss: their targets and weights."""
+
+    target: Target
+    weights: RowWeights
+    counted: Tensor | None  # False in rows that are ignored; None if there are none
+    of_no_rows: RowWeight  # NaN for a mean over no rows, else 0; None if rows are known to count
+
+
+def loss_terms(problem: Problem) -> LossTerms:
+    """Return the terms of the problem's loss."""
+    options, C, rows = problem.options, problem.classes, math.prod(problem.shape)
+    eps = options.label_smoothing
+    dtype = sum_dtype(problem.dtype)
+    w = None if options.weight is None else upcast(options.weight)
+    nll: RowWeight = None
+    smooth: RowWeight = None
+    share: Tensor | None = None  # the weight of a row's class in the mean; None for 1
+    if problem.soft:
+        u = problem.target
+        if eps > 0:
+            u = upcast(u) * (1 - eps) + eps / C
+        if w is not None:
+            u = upcast(u) * class_view(w, u)
+        target, smooth = Target(None, u), 1.0
+    else:
+        y = problem.target
+        target = Target(y)
+        share = None if w is None else w[y]
+        nll = (1 - eps) if share is None else (1 - eps) * share
+        if eps > 0:
+            target = Target(y, torch.ones(C, dtype=dtype, device=y.device) if w is None else w)
+            smooth = eps / C
+
+    count: RowWeight = None if problem.counted is None else problem.counted.to(dtype)
+    if options.sample_weight is not None:
+        count = _times(count, upcast(options.sample_weight))
+    mean = options.reduction == "mean"
+    scale, of_no_rows = _reciprocal(_times(share, count), rows) if mean else (None, None)
+    a = None if nll is None else _times(nll, _times(count, scale))
+    b = None if smooth is None else _times(smooth, _times(count, scale))
+    c: RowWeight = None
+    if options.z_loss > 0:
+        if mean and share is not None:
+            scale, _ = _reciprocal(count, rows)
+        c = _times(options.z_loss, _times(count, scale))
+    return LossTerms(target, RowWeights(a, b, c), problem.counted, of_no_rows)
+
+
+def _times(x: RowWeight, y: RowWeight) -> RowWeight:
+    """Return the product of two weights, where None stands for 1."""
+    if x is None or y is None:
+        return y if x is None else x
+    return x * y
+
+
+def _reciprocal(count: RowWeight, rows: int) -> tuple[RowWeight, RowWeight]:
+    """Return 1 over the sum of ``count``, and NaN if that sum is 0.
+
+    ``count`` is one number per row, or None for 1. torch's mean over rows that are all ignored is
+    NaN with a gradient of 0. Hence two numbers: a scale that stays finite, and a NaN to add to the
+    loss, through which no gradient passes.
+    """
+    if count is None:
+        return (1.0 / rows, None) if rows > 0 else (1.0, torch.nan)
+    assert isinstance(count, Tensor), "one number per row"
+    total = count.sum()
+    nothing = total == 0
+    return torch.where(nothing, 1.0, total).reciprocal(), torch.where(nothing, torch.nan, 0.0)
+
+
+def loss_of_values(values: RowValues, terms: LossTerms, reduction: str) -> Tensor:
+    """Return the loss of rows with these numbers; lse among them where there is a z-loss."""
+    nll, smooth, lse = values
+    total: Tensor | None = None
+    squared = None if lse is None else lse * lse
+    for weight, value in zip(terms.weights, (nll, smooth, squared), strict=True):
+        if weight is not None and value is not None:
+            term = value * weight
+            total = term if total is None else total + term
+    assert total is not None
+    if terms.counted is not None:  # an ignored row gives 0 whatever its numbers are
+        total = torch.where(terms.counted, total, 0.0)
+    return total if reduction == "none" else total.sum()

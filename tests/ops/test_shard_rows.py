@@ -1,0 +1,106 @@
+"""The kernels and the rule of a shard of the classes against their plain twins of ``maths``."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from softmax_torch import maths
+from softmax_torch.maths import ShardValues, Target
+from softmax_torch.ops import backends, shard_rows
+from softmax_torch.ops.linear_rows import Linear
+
+N, D = 7, 3
+VECTORS = ["no u", "class vector", "vector a row"]
+
+classes = pytest.mark.parametrize("C", [1, 4, 11])
+vectors = pytest.mark.parametrize("vector", VECTORS)
+
+
+def problem(C: int, vector: str, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Target]:
+    """Logits, and a target whose class is in another shard in some rows."""
+    torch.manual_seed(0)
+    y = torch.randint(-1, C, (N,))
+    y[:2] = torch.tensor([-1, 0])
+    u = {"no u": None, "class vector": torch.rand(C), "vector a row": torch.rand(N, C)}[vector]
+    return 3 * torch.randn(N, C, dtype=dtype), Target(y, None if u is None else u.to(dtype))
+
+
+def gradients() -> ShardValues:
+    torch.manual_seed(1)
+    return ShardValues(*torch.rand(4, N, dtype=torch.float64))
+
+
+@vectors
+@classes
+@pytest.mark.parametrize("kind", ["ordinary", "masked", "around 1e4"])
+def test_numbers(C: int, vector: str, kind: str) -> None:
+    z, target = problem(C, vector)
+    if kind == "masked":
+        z[2, :] = -torch.inf
+        target = Target(target.y, None)
+    z = z + 1e4 if kind == "around 1e4" else z
+    truth = maths.shard_values(z, target)
+    torch.testing.assert_close(shard_rows.shard_values(z.clone(), target), truth)
+
+
+@vectors
+@classes
+def test_gradient(C: int, vector: str) -> None:
+    z, target = problem(C, vector)
+    largest, g = maths.shard_values(z, target).largest, gradients()
+    truth = maths.shard_vjp(z, target, largest, g)
+    torch.testing.assert_close(shard_rows.shard_vjp(z.clone(), target, largest, g), truth)
+
+
+@vectors
+@classes
+def test_the_formulas_of_the_gradients_are_the_derivatives_of_the_numbers(
+    C: int, vector: str
+) -> None:
+    z, target = problem(C, vector)
+    u = None if target.u is None else target.u.requires_grad_()
+    leaves = [z.requires_grad_(), *([] if u is None else [u])]
+    values, g = maths.shard_values(z, target), gradients()
+    total = sum((v * w).sum() for v, w in zip(values[1:], g[1:], strict=True))
+    expected = torch.autograd.grad(total, leaves)
+    found = [maths.shard_vjp(z, target, values.largest, g)]
+    if u is not None:
+        found.append(maths.shard_vjp_u(z, u, values.largest, g.spread))
+    torch.testing.assert_close([t.detach() for t in found], list(expected))
+
+
+def test_half_precision_is_computed_in_float32() -> None:
+    z, target = problem(11, "class vector", torch.bfloat16)
+    found = shard_rows.shard_values(z.clone(), target)
+    truth = maths.shard_values(z.double(), target)
+    assert {t.dtype for t in found} == {torch.float32}
+    torch.testing.assert_close([t.double() for t in found], list(truth), rtol=1e-5, atol=1e-5)
+    g = ShardValues(*(t.float() for t in gradients()))
+    expected = maths.shard_vjp(z, target, found.largest, g)
+    assert expected.dtype == z.dtype
+    torch.testing.assert_close(shard_rows.shard_vjp(z, target, found.largest, g), expected)
+
+
+@vectors
+@pytest.mark.parametrize("C", [0, 1, 4])
+def test_the_rule_of_a_layer_is_the_formulas_of_its_logits(
+    C: int, vector: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """also in blocks of two rows, and for an empty shard"""
+    monkeypatch.setattr(backends, "logits_budget", lambda x: 2 * max(C, 1) * x.element_size())
+    _, (y, u) = problem(max(C, 1), vector)
+    target = Target(torch.full_like(y, -1), None) if C == 0 else Target(y, u)
+    x, W, b = torch.randn(N, D).double(), torch.randn(C, D).double(), torch.randn(C).double()
+    leaves = [t.requires_grad_() for t in (x, W, b)]
+    if target.u is not None:
+        leaves.append(target.u.requires_grad_())
+    linear = Linear(x, W, b)
+    results = []
+    for values in (
+        shard_rows.linear_shard_values(linear, target),
+        maths.shard_values(linear.logits(), target),
+    ):
+        total = sum((v * w).sum() for v, w in zip(values[1:], gradients()[1:], strict=True))
+        given = torch.autograd.grad(total, leaves, materialize_grads=True)
+        results.append([values.largest, *(v.detach() for v in values[1:]), *given])
+    torch.testing.assert_close(*results)
