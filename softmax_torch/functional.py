@@ -70,10 +70,10 @@ def cross_entropy(
 
     Raises:
         ValueError, IndexError, TypeError, RuntimeError: as torch does for the same mistake, before
-        anything is computed. A class index out of range is an IndexError that names it. Where the
-        values cannot be looked at without a wait it is NaN in the loss of its row on a GPU with
-        Triton, and so in a mean or sum; with class weights, under torch.compile and without Triton
-        it is a device-side assertion, as in torch.
+            anything is computed. A class index out of range is an IndexError that names it. Where
+            the values cannot be looked at without a wait it is NaN in the loss of its row on a GPU
+            with Triton, and so in a mean or sum; with class weights, under torch.compile and
+            without Triton it is a device-side assertion, as in torch.
 
     All derivatives of all orders are right, in forward and reverse mode and under torch.func.
     """

@@ -45,8 +45,8 @@ class LitSoftmaxRegression(LitClassifier):
         optimizer: makes an optimizer of parameters; any class of ``torch.optim``. Gradient descent
             proper is ``SGD`` with a data module whose ``batch_size`` is None. None is SGD with a
             learning rate of 0.1 and momentum 0.9.
-        lr_scheduler, lr_interval, label_smoothing, class_weight, steps_per_call,
-            log_every_n_steps: see ``LitClassifier``.
+        lr_scheduler, lr_interval, label_smoothing, class_weight: see ``LitClassifier``.
+        steps_per_call, log_every_n_steps: see ``LitClassifier``.
         C: inverse strength of the L2 penalty on the weight, as in scikit-learn; None for none. With
             a solver it may be a list of them: an epoch is then the fit of one to its optimum, from
             the strongest penalty on, and the best checkpoint has the C of the least validation NLL.
