@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -212,6 +213,16 @@ def test_the_site_searches_in_pages_opened_as_files(site: Path) -> None:
     assert index.startswith("var __index = ")
     assert "linear_cross_entropy" in index
     assert 'src="assets/iframe-worker.js"' in (site / "index.html").read_text()
+
+
+def test_every_public_name_is_in_the_reference(site: Path) -> None:
+    page = (site / "api.html").read_text()
+    anchors = {tuple(name.split(".")) for name in re.findall(r'id="(softmax_torch[\w.]+)"', page)}
+    for room in sorted({name[1] for name in anchors}):
+        module = import_module(f"softmax_torch.{room}")
+        described = {name[-1] for name in anchors if name[1] == room}
+        names = {name for name in module.__all__ if callable(getattr(module, name))}
+        assert names - described == set(), room
 
 
 def test_every_public_room_is_in_the_reference() -> None:
