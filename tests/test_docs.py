@@ -38,6 +38,8 @@ INTERNAL = {"checks", "cli", "files", "ops", "precision", "reductions", "report"
 
 QUICK = ["--trainer.limit_train_batches", "3"]
 FEWER = {
+    "AdamW": QUICK,
+    "configs/digits_gradient_descent.yaml": ["--trainer.max_epochs", "5"],
     "configs/mnist.yaml": QUICK,
     "configs/image_folder.yaml": QUICK,
     "configs/linear_probe.yaml": ["--data.size", "8", "--model.C", "[0.1, 1.0, 10.0]"],
