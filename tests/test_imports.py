@@ -1,9 +1,13 @@
-"""Importing is quick and needs torch alone; imports point one way; the README is what CI runs."""
+"""Importing needs torch alone; rooms import what EDGES says; CI runs the README's command."""
 
 import ast
+import runpy
 import subprocess
 import sys
+from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,31 +19,54 @@ TRAINING = ["lightning", "torchvision", "torchmetrics", "sklearn", "triton"]
 EXPORT = ["onnx", "onnxruntime", "onnxscript", "safetensors"]
 HEAVY = [*TRAINING, *EXPORT, "matplotlib", "PIL", "pyarrow"]
 
-# Each room may import itself and those before it.
-FLOORS = [
-    ["maths"],
-    ["ops"],
-    ["loss"],
-    ["functional"],
-    ["metrics"],
-    ["modules"],
-    ["heads"],
-    ["storage"],
-    ["backbones"],
-    ["calibration"],
-    ["parallel"],
-    ["solvers"],
-    ["estimator"],
-    ["readers"],
-    ["preprocessing"],
-    ["predictor"],
-    ["lightning_compat"],
-    ["export"],
-    ["data"],
-    ["training"],
-    ["report"],
-    ["cli"],
-]
+# The rooms of the package, and which others each imports: neither more nor fewer. `python
+# docs/house.py` draws them for CONTRIBUTING.md.
+EDGES: dict[str, list[str]] = {
+    "maths": [],
+    "ops": ["maths"],
+    "loss": ["maths", "ops"],
+    "functional": ["loss", "ops"],
+    "metrics": ["functional", "maths"],
+    "modules": ["functional", "loss"],
+    "heads": ["loss", "modules"],
+    "parallel": ["loss", "maths", "ops"],
+    "calibration": [],
+    "storage": [],
+    "solvers": ["maths", "metrics", "modules", "ops"],
+    "estimator": ["solvers"],
+    "backbones": ["heads", "storage"],
+    "readers": ["storage"],
+    "preprocessing": ["readers"],
+    "predictor": ["backbones", "calibration", "modules", "preprocessing", "storage"],
+    "lightning_compat": [],
+    "export": ["predictor", "preprocessing", "readers", "storage"],
+    "data": ["backbones", "preprocessing", "readers", "storage"],
+    "training": [
+        "backbones",
+        "calibration",
+        "data",
+        "functional",
+        "lightning_compat",
+        "maths",
+        "metrics",
+        "modules",
+        "ops",
+        "preprocessing",
+        "solvers",
+        "storage",
+    ],
+    "report": ["calibration", "data", "metrics", "storage", "training"],
+    "cli": [
+        "calibration",
+        "data",
+        "export",
+        "lightning_compat",
+        "predictor",
+        "report",
+        "storage",
+        "training",
+    ],
+}
 # What rooms may import besides torch.
 EXTRAS = {
     "data": [*TRAINING, "pyarrow"],
@@ -96,17 +123,53 @@ def test_import_needs_torch_alone(program: str) -> None:
     assert done.stdout.split() == []
 
 
-@pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_imports_point_one_way(path: Path) -> None:
-    if path == PACKAGE / "__init__.py":
-        return
-    floor = next(i for i, rooms in enumerate(FLOORS) if room(path) in rooms)
-    allowed = {name for rooms in FLOORS[: floor + 1] for name in rooms} | {"__version__"}
-    for name in imports(path):
-        parts = name.split(".")
-        if parts[0] == "softmax_torch":
-            # ``from softmax_torch import checks`` names a room, other names come from those above.
-            assert parts[1] in allowed, f"{room(path)} imports {name}"
+@cache
+def rooms_imported() -> dict[str, set[str]]:
+    """The other rooms that the files of each room import."""
+    found: dict[str, set[str]] = {}
+    for path in files():
+        if path == PACKAGE / "__init__.py":
+            continue
+        others = found.setdefault(room(path), set())
+        for name in imports(path):
+            if name.startswith("softmax_torch."):
+                others.add(name.split(".")[1])
+        others -= {room(path), "__version__"}
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(rooms_imported().keys() | EDGES.keys()))
+def test_a_room_imports_those_of_its_edges_and_no_others(name: str) -> None:
+    assert name in EDGES, f"{name}: a room without edges"
+    assert sorted(rooms_imported().get(name, ["no such room"])) == EDGES[name]
+
+
+def test_rooms_do_not_import_in_a_circle() -> None:
+    list(TopologicalSorter(EDGES).static_order())  # raises CycleError, with the circle
+
+
+def test_files_do_not_import_in_a_circle() -> None:
+    """Wherever in a file the import stands."""
+    dotted = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in files()
+        if path != PACKAGE / "__init__.py"
+    }
+    graph = {}
+    for module, path in dotted.items():
+        # ``from a import b`` imports the file a.b where there is one, and otherwise a.
+        named = {name if name in dotted else name.rpartition(".")[0] for name in imports(path)}
+        graph[module] = named & dotted.keys() - {module}
+    list(TopologicalSorter(graph).static_order())
+
+
+def test_the_picture_of_the_house_is_that_of_the_edges() -> None:
+    """`python docs/house.py` draws it anew."""
+    house = SimpleNamespace(**runpy.run_path(str(ROOT / "docs" / "house.py")))
+    assert house.edges() == EDGES
+    assert house.svg(EDGES) == house.PICTURE.read_text()
+    text = house.PAGE.read_text()
+    assert house.page(EDGES, text) == text
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))
@@ -125,20 +188,3 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
     assert train.endswith("python train.py fit")
     assert "pytest" in test
     assert test in (ROOT / ".ci" / "run").read_text().splitlines()
-
-
-def test_readme_points_to_what_exists() -> None:
-    readme = (ROOT / "README.md").read_text()
-    targets = [part.split(")")[0] for part in readme.split("](")[1:]]
-    assert targets
-    assert [t for t in targets if not t.startswith("http") and not (ROOT / t).exists()] == []
-
-
-def test_python_example_of_the_readme_runs() -> None:
-    readme = (ROOT / "README.md").read_text()
-    examples = [block.split("```")[0] for block in readme.split("```python\n")[1:]]
-    names: dict[str, object] = {}
-    for example in examples:
-        exec(example, names)
-    assert names["probabilities"].shape == (1000, 3)
-    assert (names["probabilities"].sum(1) - 1).abs().max() < 1e-5

@@ -1,8 +1,7 @@
-"""The commands of the README take a table to predictions; a checkpoint predicts as its run does."""
+"""From a table to answers: by the commands of docs/tables.md, and from a checkpoint alone."""
 
 import csv
 import json
-import shlex
 import shutil
 import subprocess
 import sys
@@ -10,28 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pandas as pd
 import pytest
 import torch
-from sklearn.datasets import load_iris
+from pages import blocks, write_iris
 
 import softmax_torch
 from softmax_torch import cli
 from softmax_torch.storage.checkpoints import read_checkpoint
 
 ROOT = Path(__file__).parents[1]
+TABLES = ROOT / "docs" / "tables.md"
 CONFIG = str(ROOT / "configs" / "table.yaml")
 CHECKPOINT = Path("runs", "table", "version_0", "last.ckpt")
-
-
-def commands(section: str) -> list[list[str]]:
-    """Return the commands of a section of the README, as lists of their arguments."""
-    text = (ROOT / "README.md").read_text().split(f"\n## {section}\n")[1].split("\n## ")[0]
-    shown = "".join(block.split("```")[0] for block in text.split("```sh\n")[1:])
-    lines = shown.replace("\\\n", " ").splitlines()
-    assert all(line.startswith("python train.py ") for line in lines)
-    return [shlex.split(line, comments=True)[2:] for line in lines]
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -39,22 +29,21 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_the_commands_of_the_readme_take_a_table_to_predictions(
+def test_the_page_about_tables_goes_from_a_table_to_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    iris = load_iris(as_frame=True)
-    names = np.array(["setosa", "versicolor", "virginica"])
-    frame = iris.frame.assign(species=names[iris.target]).drop(columns="target")
-    frame.to_csv("iris.csv", index=False)
-    frame.drop(columns="species")[::-10].to_csv("new.csv", index=False)
+    frame = write_iris(tmp_path)
     said = {}
-    for args in commands("Your own table"):
+    page = blocks(TABLES)
+    assert [block.language for block in page] == ["sh", "text", "python", "python"]
+    for program, script, *args in page[0].commands():
+        assert (program, script) == ("python", "train.py")
         cli.main(args)
         said[args[0]] = capsys.readouterr().out.splitlines()
     assert list(said) == ["fit", "calibrate", "test", "predict", "report", "export"]
-    readme = (ROOT / "README.md").read_text()
+    shown = page[1].code.splitlines()
     for command, starts in {
         "fit": ("val", "test"),
         "calibrate": ("calibrated",),
@@ -65,7 +54,7 @@ def test_the_commands_of_the_readme_take_a_table_to_predictions(
     }.items():
         for line in said[command]:
             if line.startswith(starts):
-                assert line in readme.splitlines()
+                assert line in shown
     rows = rows_of(Path("species.csv"))
     assert [row["id"] for row in rows] == [str(row) for row in range(15)]
     right = [
@@ -73,16 +62,15 @@ def test_the_commands_of_the_readme_take_a_table_to_predictions(
     ]
     assert np.mean(right) > 0.9
     assert all(float(row["probability"]) > 1 / 3 for row in rows)
-    page = Path("runs", "table", "version_0", "report", "index.html").read_text()
-    assert "petal length (cm)" in page
-    # The exported file predicts the same for the same rows, without this package.
-    columns = pd.read_csv("new.csv").to_dict("series")
-    session = onnxruntime.InferenceSession("species.onnx")
-    p, kinds = session.run(
-        ["probabilities", "class_name"], {name: c.to_numpy() for name, c in columns.items()}
-    )
-    assert list(kinds) == [row["predicted"] for row in rows]
-    assert np.abs(p.max(1) - [float(row["probability"]) for row in rows]).max() <= 1e-5
+    report = Path("runs", "table", "version_0", "report", "index.html").read_text()
+    assert "petal length (cm)" in report
+    # The Python blocks predict the same rows: from the checkpoint, then from the exported file.
+    names: dict[str, Any] = {}
+    for block in page[2:]:
+        exec(compile(block.code, str(TABLES), "exec"), names)
+        assert list(names["names"]) == [row["predicted"] for row in rows]
+        p = np.asarray(names["probabilities"])
+        assert np.abs(p.max(1) - [float(row["probability"]) for row in rows]).max() <= 1e-5
 
 
 def customers(n: int, seed: int) -> pd.DataFrame:

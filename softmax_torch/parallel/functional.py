@@ -76,9 +76,11 @@ def linear_cross_entropy(
         The loss in the dtype of ``input`` (float32 under autocast), the same on all ranks.
 
     Raises:
-        On all ranks: the error of ``functional.linear_cross_entropy`` with the number of the first
-        rank that has one; ValueError where ranks were given different arguments; RuntimeError under
-        torch.compile, torch.func and forward-mode AD, which would lose the collectives.
+        ValueError, IndexError, TypeError, RuntimeError: as ``functional.linear_cross_entropy``, on
+            all ranks and with the number of the first rank that failed.
+        ValueError: ranks were given different arguments.
+        RuntimeError: under torch.compile, torch.func and forward-mode AD, where collectives would
+            be lost.
 
     Logits exist in blocks of rows, at least one row of the shard's logits. Derivatives of every
     order are right in reverse mode; all ranks must differentiate in the same tensors. Second

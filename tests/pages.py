@@ -1,0 +1,41 @@
+"""Pages of the documentation: their blocks of code, and the files that docs/tables.md names."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from sklearn.datasets import load_iris
+
+
+class Block(NamedTuple):
+    """A block of code in a page."""
+
+    language: str
+    code: str
+    not_run: str | None  # the reason, from the comment before the block
+
+    def commands(self) -> list[list[str]]:
+        """The commands of the block, as lists of their words."""
+        lines = self.code.replace("\\\n", " ").splitlines()
+        return [shlex.split(line, comments=True) for line in lines]
+
+
+def blocks(page: Path) -> list[Block]:
+    """The blocks of a page, in order."""
+    found = re.findall(
+        r"^(?:<!-- not run: ([^\n]*) -->\n)?```(\w+)\n(.*?)^```$", page.read_text(), re.M | re.S
+    )
+    return [Block(language, code, reason or None) for reason, language, code in found]
+
+
+def write_iris(folder: Path) -> pd.DataFrame:
+    """Write iris.csv, with the species, and new.csv, 15 of its rows without; return the first."""
+    iris = load_iris(as_frame=True)
+    names = np.array(["setosa", "versicolor", "virginica"])
+    frame = iris.frame.assign(species=names[iris.target]).drop(columns="target")
+    frame.to_csv(folder / "iris.csv", index=False)
+    frame.drop(columns="species")[::-10].to_csv(folder / "new.csv", index=False)
+    return frame
