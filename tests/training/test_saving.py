@@ -460,6 +460,7 @@ def test_random_numbers_are_in_a_checkpoint(tmp_path: Path) -> None:
     assert whole.drawn == parts.drawn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_runs_that_are_killed_go_on_bit_for_bit(processes: int) -> None:
     """The benchmark, with a run or two; it fails where anything differs."""
