@@ -3,6 +3,11 @@
 import os
 from pathlib import Path
 
+# Workers of pytest-xdist share the cores. Threads that wait for each other make them slower, and
+# the processes that tests start take their number of threads from the environment.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 import pytest
 from hypothesis import HealthCheck, settings
 from mnist_files import write_mnist

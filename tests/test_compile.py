@@ -112,6 +112,7 @@ def test_under_autocast():
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_cross_entropy_by_inductor():
     target, options = cases()["indices, all"]
     z = torch.randn(N, C)

@@ -57,6 +57,7 @@ loops = pytest.mark.skipif(
 
 
 @loops
+@pytest.mark.slow
 def test_every_kernel_in_the_interpreter():
     out = run("-m", "pytest", "-q", str(HERE / "test_gpu.py"), TRITON_INTERPRET="1")
     passed = re.search(r"(\d+) passed", out)
@@ -64,6 +65,7 @@ def test_every_kernel_in_the_interpreter():
     assert int(passed[1]) > 200
 
 
+@pytest.mark.slow
 def test_every_kernel_compiles_for_a100_and_h100():
     out = run(str(HERE / "compiled.py"), TRITON_INTERPRET="0", TRITON_DEFAULT_FP_FUSION="1")
     lines = out.splitlines()

@@ -209,7 +209,7 @@ def check(seeds: range) -> None:
 
 
 def test_a_fit_is_optimal_refused_or_warns() -> None:
-    check(range(40))
+    check(range(15))
 
 
 @pytest.mark.slow

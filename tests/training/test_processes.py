@@ -93,6 +93,7 @@ def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
     assert [len(re.findall("^test ", output, re.MULTILINE)) for output in outputs] == [1] * 4
 
 
+@pytest.mark.slow
 def test_a_process_of_a_group_ends_before_python_shuts_down(tmp_path: Path) -> None:
     """A gloo thread may abort it there. Code after ``main`` runs only in a single process."""
     code = "import softmax_torch.cli as cli; cli.main(); print('shuts down')"
@@ -115,6 +116,7 @@ def test_a_process_of_a_group_ends_before_python_shuts_down(tmp_path: Path) -> N
     assert ["shuts down" in output for output in outputs] == [True, False]
 
 
+@pytest.mark.slow
 def test_a_net_is_evaluated_with_the_statistics_of_its_checkpoint(tmp_path: Path) -> None:
     """All processes evaluate BatchNorm with the statistics of the first."""
     net = ["--model", "softmax_torch.training.LitClassifier"]
@@ -156,6 +158,7 @@ def endless_job(folder: Path) -> Iterator[subprocess.Popen[str]]:
             os.killpg(job.pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_process_ends_the_job(victim: int, tmp_path: Path) -> None:
     with endless_job(tmp_path) as job:
@@ -170,6 +173,7 @@ def test_a_killed_process_ends_the_job(victim: int, tmp_path: Path) -> None:
         assert not [pid for pid in group if alive(pid)]
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_ends_all_with_a_checkpoint(tmp_path: Path) -> None:
     with endless_job(tmp_path) as job:
         os.kill(job.pid, signal.SIGTERM)

@@ -461,6 +461,7 @@ def test_random_number_generators_are_in_checkpoints(tmp_path: Path) -> None:
     assert whole.drawn == parts.drawn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_killed_runs_resume_bit_for_bit(processes: int) -> None:
     """The benchmark, with one or two runs; it fails where anything differs."""
