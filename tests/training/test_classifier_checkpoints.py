@@ -18,7 +18,7 @@ from softmax_torch import predictor
 from softmax_torch.modules import Classifier
 from softmax_torch.storage.checkpoints import newest_checkpoint
 from softmax_torch.training import LitClassifier
-from softmax_torch.training.calibrating import CalibratingTrainer
+from softmax_torch.training.calibrating_trainer import CalibratingTrainer
 from softmax_torch.training.run_checkpoint import RunCheckpoint, Stopped
 from softmax_torch.training.run_logger import RunLogger
 
