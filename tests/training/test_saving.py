@@ -242,7 +242,7 @@ def test_a_checkpoint_of_elsewhere_brings_no_best_along(tmp_path: Path) -> None:
     last = Fit(tmp_path / "first").keeper.last_model_path
     content = torch.load(last, weights_only=True)
     content["callbacks"]["RunCheckpoint"]["best_score"] = 0.0  # which nothing beats
-    checkpoints.write_checkpoint(last, content)
+    checkpoints.write_checkpoint(Path(last), content)
     keeper = RunCheckpoint(tmp_path)
     Trainer(
         max_epochs=4,
