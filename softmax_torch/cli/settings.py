@@ -16,7 +16,7 @@ from softmax_torch.data import TensorDataModule
 from softmax_torch.report.reporting import ReportingTrainer
 from softmax_torch.training import LitClassifier, LitSoftmaxRegression
 
-__all__ = ["Objects", "instantiate", "parse_settings", "settings_parser"]
+__all__ = ["Instances", "instantiate", "parse_settings", "settings_parser"]
 
 SIZES = ("in_features", "num_classes")
 """Arguments of a model that follow from the data."""
@@ -44,7 +44,7 @@ class SettingsParser(LightningArgumentParser):
         return text
 
 
-class Objects(NamedTuple):
+class Instances(NamedTuple):
     """The instances that the settings describe; those of the Trainer are still its arguments."""
 
     model: LitClassifier
@@ -97,7 +97,7 @@ def parse_settings(request: Request) -> tuple[ArgumentParser, Namespace]:
     return command_parser, config
 
 
-def instantiate(parser: ArgumentParser, config: Namespace) -> Objects:
+def instantiate(parser: ArgumentParser, config: Namespace) -> Instances:
     """Seed the random number generators, and make the model, the data and what the Trainer takes.
 
     The seed is written into ``config``, where it was random.
@@ -106,4 +106,4 @@ def instantiate(parser: ArgumentParser, config: Namespace) -> Objects:
     if seed is not False:
         config["seed_everything"] = seed_everything(None if seed is True else seed, workers=True)
     made: Any = parser.instantiate_classes(config)
-    return Objects(made["model"], made["data"], made["trainer"])
+    return Instances(made["model"], made["data"], made["trainer"])

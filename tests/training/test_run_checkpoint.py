@@ -242,7 +242,7 @@ def test_a_checkpoint_of_another_directory_brings_no_best(tmp_path: Path) -> Non
     last = Fit(tmp_path / "first").keeper.last_model_path
     content = torch.load(last, weights_only=True)
     content["callbacks"]["RunCheckpoint"]["best_score"] = 0.0  # no run has a lower one
-    checkpoints.write_checkpoint(last, content)
+    checkpoints.write_checkpoint(Path(last), content)
     keeper = RunCheckpoint(tmp_path)
     Trainer(
         max_epochs=4,
