@@ -63,7 +63,7 @@ def rules_called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, object
 
 
 def assert_taken(monkeypatch: pytest.MonkeyPatch, function, *args, **kw) -> route.Route:
-    """The rule that the call runs is the one that route_of names."""
+    """Assert that the call runs the rule that route_of names."""
     expected = route_of(function, *args, **kw)
     calls = rules_called(monkeypatch)
     function(*args, **kw)
