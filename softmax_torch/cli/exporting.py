@@ -55,7 +55,10 @@ def test_inputs(request: Request, rows: int) -> Any:
     data_settings = read_config(config).get("data")
     if data_settings is None:
         raise ValueError(f"--config: expected settings of data in {config}, got none")
-    from softmax_torch.data import TensorDataModule  # imports Lightning
+    # These import Lightning.
+    from softmax_torch.cli.data_progress import ConsoleReporter
+    from softmax_torch.data import TensorDataModule
+    from softmax_torch.data.progress import reporting_to
 
     def add_settings(parser: ArgumentParser) -> None:
         parser.add_argument("-c", "--config", action="append")
@@ -65,8 +68,9 @@ def test_inputs(request: Request, rows: int) -> Any:
     args = [request.command, "--data", yaml.dump(data_settings), *request.args]
     given = parser.parse_args(args)[request.command]
     data: TensorDataModule = parsers[request.command].instantiate_classes(given)["data"]
-    data.prepare_data()
-    data.setup("test")
+    with reporting_to(ConsoleReporter()):
+        data.prepare_data()
+        data.setup("test")
     return data.test_inputs(rows)
 
 

@@ -13,8 +13,9 @@ from lightning.pytorch.cli import LightningArgumentParser
 from softmax_torch.cli.parser import CONFIG_HELP, HIDDEN_RUN_ARGUMENTS, build_parser
 from softmax_torch.cli.requests import Request
 from softmax_torch.data import TensorDataModule
-from softmax_torch.report.reporting import ReportingTrainer
+from softmax_torch.report.trainer import ReportingTrainer
 from softmax_torch.training import LitClassifier, LitSoftmaxRegression
+from softmax_torch.training.base import LitBase
 
 __all__ = ["Instances", "instantiate", "parse_settings", "settings_parser"]
 
@@ -47,7 +48,7 @@ class SettingsParser(LightningArgumentParser):
 class Instances(NamedTuple):
     """The instances that the settings describe; those of the Trainer are still its arguments."""
 
-    model: LitClassifier
+    model: LitBase
     data: TensorDataModule
     trainer: Namespace
 
@@ -67,7 +68,7 @@ def settings_parser(command: str) -> tuple[ArgumentParser, ArgumentParser]:
         )
         parser.add_lightning_class_args(ReportingTrainer, "trainer")
         parser.set_defaults(TRAINER_DEFAULTS)
-        parser.add_lightning_class_args(LitClassifier, "model", subclass_mode=True)
+        parser.add_lightning_class_args(LitBase, "model", subclass_mode=True)
         parser.add_lightning_class_args(TensorDataModule, "data", subclass_mode=True)
         parser.set_defaults({"model": f"softmax_torch.training.{LitSoftmaxRegression.__name__}"})
         for size in SIZES:
