@@ -27,10 +27,9 @@ sum) and 10 backward (write; sub, exp, mul; read for dx, dW, db), in bfloat16 32
     elementwise  68 n K  (s = 4),   76 n K  (s = 2)
     update       (3 + 2 k) P s
 
-Messages, all of them all-reduces:
+Messages, all of them all-reduces. The first step also compares the ranks' arguments, by 24 bytes.
 
-    classes, forward     24              comparison of the ranks' arguments
-                         4 n             the largest logit of each row
+    classes, forward     4 n             the largest logit of each row
                          8 n             sum of exponentials, and the logit of the class
     classes, backward    4 n D           dx
     data                 K D s, K s      gradients of weight and bias, where d > 1
@@ -176,7 +175,6 @@ class Step(NamedTuple):
         """Return the messages of a rank, in order."""
         n, D, K, s = self.n, self.features, self.K, self.dtype.itemsize
         sent = [
-            Message("arguments", "classes", (3,), 8),
             Message("largest logit", "classes", (n,), 4),
             Message("sums of a row", "classes", (2, n), 4),
             Message("dx", "classes", (n, D), 4),

@@ -25,6 +25,7 @@ from softmax_torch.parallel import (
     ShardedSoftmaxRegression,
     linear_cross_entropy,
     modules,
+    rank_checks,
 )
 
 N, D, C = 23, 5, 11
@@ -132,6 +133,7 @@ def extremes(size: int) -> None:
 
 
 def error_of(call: Any) -> str:
+    rank_checks.COMPARED.clear()
     try:
         call()
     except Exception as e:
@@ -139,8 +141,21 @@ def error_of(call: Any) -> str:
     return "none"
 
 
+def later_errors(size: int) -> tuple[str, int]:
+    """Return this rank's error after a call that was right on all ranks, and the messages sent."""
+    shard = ClassShard.of(SIZES[size][dist.get_rank()])
+    W, x, y = torch.randn(shard.stop - shard.start, D), torch.randn(N, D), torch.arange(N) % C
+    linear_cross_entropy(x, W, y, shard=shard)
+    with torch.profiler.profile() as profile:
+        linear_cross_entropy(x, W, y, shard=shard)
+    sent = sum(event.name == "gloo:all_reduce" for event in profile.events())
+    with pytest.raises(IndexError) as raised:
+        linear_cross_entropy(x, W, y + C, shard=shard)
+    return str(raised.value), sent
+
+
 def errors(size: int) -> list[str]:
-    """Return the errors that this rank raises for mistakes of the last rank."""
+    """Return the errors that this rank raises for mistakes of the last rank in a first call."""
     last = dist.get_rank() == size - 1
     shard = ClassShard.of(SIZES[size][dist.get_rank()])
     W = torch.randn(shard.stop - shard.start, D)
@@ -371,6 +386,9 @@ def work(rank: int, folder: str, size: int) -> None:
         shares_of_rows()
     checkpoint(size, folder)
     torch.save(errors(size), f"{folder}/errors{size}-{rank}.pt")
+    error, sent = later_errors(size)
+    assert error.startswith("target: expected class indices in [0, 11)")  # no rank is named
+    assert sent == 2  # the largest logit of each row, and sums: arguments are compared once
 
 
 def test_ranks_equal_one_process(tmp_path: Path) -> None:

@@ -76,9 +76,11 @@ def linear_cross_entropy(
         The loss in the dtype of ``input`` (float32 under autocast), the same on all ranks.
 
     Raises:
-        ValueError, IndexError, TypeError, RuntimeError: as ``functional.linear_cross_entropy``, on
-            all ranks and with the number of the first rank that failed.
-        ValueError: ranks were given different arguments.
+        ValueError, IndexError, TypeError, RuntimeError: as ``functional.linear_cross_entropy``. Up
+            to the first call in a group that is right on all ranks, all ranks raise the error of
+            the first rank that failed, with its number.
+        ValueError: in the same calls, ranks were given different arguments. Later calls rely on
+            equal arguments and do not compare them.
         RuntimeError: under torch.compile, torch.func and forward-mode AD, where collectives would
             be lost.
 

@@ -1,12 +1,15 @@
 """Check that no rank of a sharded loss has an error and that all ranks have the same arguments.
 
-Every call begins with an all-reduce of 24 bytes. By it a mistake on one rank becomes an error on
-all, and no rank waits for another that has stopped. On a GPU this waits for the device once a call.
+The first call in a group begins with an all-reduce of 24 bytes. By it a mistake on one rank becomes
+an error on all, and no rank waits for another that has stopped. On a GPU this waits for the device.
+After a call in which the ranks of a group had the same arguments, later calls compare nothing: each
+rank checks its own arguments alone.
 """
 
 from __future__ import annotations
 
 import hashlib
+import weakref
 from typing import Any
 
 import torch
@@ -21,6 +24,9 @@ from softmax_torch.parallel.shards import ClassShard
 
 __all__ = ["parse_on_all_ranks"]
 
+COMPARED: weakref.WeakSet[dist.ProcessGroup] = weakref.WeakSet()
+"""Groups whose ranks had the same arguments in one call."""
+
 
 def parse_on_all_ranks(
     linear: Linear,
@@ -31,9 +37,12 @@ def parse_on_all_ranks(
     """Parse the arguments of every rank; ``classes`` of the problem counts all shards' classes.
 
     Raises:
-        On all ranks: the error of the first rank that has one; ValueError where ranks were given
-        different arguments.
+        Exception: this rank's arguments do not fit. Up to the first call in a group in which the
+            arguments of all ranks fit, all ranks raise the error of the first that has one.
+        ValueError: in the same calls, ranks were given different arguments.
     """
+    if shard.group in COMPARED:
+        return _parse(linear, target, shard, options)
     error: Exception | None = None
     problem: Problem | None = None
     try:
@@ -44,6 +53,7 @@ def parse_on_all_ranks(
     description = _description(linear, target, options, soft)
     _compare(error, description, shard, linear.x)
     assert problem is not None, "an error is raised on all ranks"
+    COMPARED.add(shard.group)
     return problem
 
 
