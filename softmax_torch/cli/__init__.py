@@ -58,7 +58,10 @@ def main(args: Sequence[str] | None = None) -> None:
         end_with_parent()
     with ExitStack() as closing:  # run directories are unlocked at the end
         try:
-            run(parse(list(sys.argv[1:] if args is None else args)), closing)
+            given = list(sys.argv[1:] if args is None else args)
+            if given[:1] == ["fit"] and {"-h", "--help"} & set(given):
+                print_help_with_settings(given)
+            run(parse(given), closing)
         except CALLERS_MISTAKES as error:
             mistake = error_of_this_package(error)
             if args is not None or mistake is None:
@@ -66,6 +69,13 @@ def main(args: Sequence[str] | None = None) -> None:
             sys.exit(f"error: {mistake}")
     if args is None:
         leave_group()
+
+
+def print_help_with_settings(args: list[str]) -> None:
+    """Print the help of a command with the settings of Lightning's classes, and exit."""
+    from softmax_torch.cli.settings import settings_parser
+
+    settings_parser(args[0])[0].parse_args(args)
 
 
 def run(request: Request, closing: ExitStack) -> None:

@@ -96,10 +96,6 @@ def parse(args: list[str]) -> Request:
             or --help was given.
     """
     name = args[0] if args else ""
-    if name == "fit" and {"-h", "--help"} & set(args):  # lists the settings
-        from softmax_torch.cli.settings import settings_parser
-
-        settings_parser(name)[0].parse_args(args)
     parser, parsers = build_parser()
     own, settings = split_settings(args[1:], COMMANDS[name].settings if name in COMMANDS else ())
     request = Request(name, parser.parse_args([*args[:1], *own])[name], settings, args[1:])

@@ -224,7 +224,7 @@ def test_a_cache_made_of_other_weights_is_recomputed(messages: list[str]) -> Non
     messages.clear()
     shown, features = computed()
     assert shown in (15, 5, 4)
-    assert "made of other things: weights; missing features are recomputed" in str(messages)
+    assert "made with other weights; missing features are recomputed" in str(messages)
     assert all(features[part].equal(expected[part]) for part in features)
 
 

@@ -161,7 +161,7 @@ def fitted(found: FeaturesDataModule, **options: object) -> Tensor:
         torch.manual_seed(0)
         lit = LitSoftmaxRegression(4, 3, C=1.0, **options)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    epochs = 3 if lit.solver is None else 30  # a solver stops at its optimum
+    epochs = 3 if lit.convex is None else 30  # a solver stops at its optimum
     Trainer(max_epochs=epochs, accelerator="cpu", enable_checkpointing=False, **quiet).fit(
         lit, found
     )

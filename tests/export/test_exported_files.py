@@ -188,14 +188,16 @@ numpy.save("p.npy", numpy.stack([p, q.numpy()]))
         (folder / name).unlink()
 
 
-def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    blocks = (ROOT / "README.md").read_text(encoding="utf-8").split("```python no-run\n")[1:]
-    blocks = [block.split("```")[0] for block in blocks]
+def test_the_example_of_the_page_about_export_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (ROOT / "docs" / "prediction.md").read_text(encoding="utf-8")
+    blocks = [block.split("```")[0] for block in page.split("```python\n")[1:]]
     [example] = [block for block in blocks if "onnxruntime" in block]
     monkeypatch.chdir(tmp_path)
     predictor = linear(ImagePreprocessing((8, 8), False, "0123456789", 1 / 16))
     export(predictor, "digits.onnx", pixels(8, 8) // 16)
-    names: dict[str, Any] = {}
+    names: dict[str, Any] = {"images": pixels(8, 8).numpy()}
     exec(example, names)
     p = predictor.predict_proba(names["images"])
     torch.testing.assert_close(torch.from_numpy(names["probabilities"]), p, rtol=0, atol=1e-5)
