@@ -212,15 +212,9 @@ def test_a_run_of_an_earlier_version_predicts_and_resumes(
     exact = partial(torch.testing.assert_close, rtol=0, atol=0, equal_nan=True)
     for one in (got, expected):
         one["metrics"] = [[number(x) for x in line.split(",")] for line in one["metrics"]]
-        names = one["metrics"][0]
-        one["ece"] = [
-            [x for x, n in zip(row, names, strict=True) if "ece" in str(n)]
-            for row in one["metrics"]
-        ]
-        one["metrics"] = [
-            [x for x, n in zip(row, names, strict=True) if "ece" not in str(n)]
-            for row in one["metrics"]
-        ]
+        columns = list(zip(*one["metrics"], strict=True))
+        one["metrics"] = [column for column in columns if "ece" not in str(column[0])]
+        one["ece"] = [column for column in columns if "ece" in str(column[0])]
     # The fixtures have the ECE of torchmetrics, which adds up in float32.
     compare(got.pop("ece"), expected.pop("ece"), close)
     compare(got, expected, exact if here == there else close)
