@@ -29,14 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from softmax_torch import maths
-from softmax_torch.maths import (
-    RowValues,
-    RowWeights,
-    Target,
-    class_sum,
-    class_view,
-    sum_dtype,
-)
+from softmax_torch.maths import RowValues, RowWeights, Target, class_sum, class_view, sum_dtype
 
 __all__ = ["mean_nll", "row_values", "row_vjp", "weighted_total"]
 

@@ -149,11 +149,7 @@ def weighted_total(
 
 
 def _gradients(
-    z: Tensor,
-    target: Target,
-    weights: RowWeights | RowValues,
-    dz: Tensor | None,
-    total: bool,
+    z: Tensor, target: Target, weights: RowWeights | RowValues, dz: Tensor | None, total: bool
 ) -> Tensor | None:
     """Write the gradient to dz if given; return the total of each program if ``total``."""
     (y, u), (a, b, c) = target, weights

@@ -191,11 +191,7 @@ class _WeightedTotal(Function):
 
 
 def _total_and_gradients(
-    linear: Linear,
-    target: Target,
-    weights: RowWeights,
-    kernels: Kernels,
-    needed: tuple[bool, ...],
+    linear: Linear, target: Target, weights: RowWeights, kernels: Kernels, needed: tuple[bool, ...]
 ) -> tuple[Tensor, Gradients]:
     """Return the weighted total and the gradients that are needed."""
     sums = GradientSums(linear, needed)

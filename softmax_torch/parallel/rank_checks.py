@@ -29,10 +29,7 @@ COMPARED: weakref.WeakSet[dist.ProcessGroup] = weakref.WeakSet()
 
 
 def parse_on_all_ranks(
-    linear: Linear,
-    target: Tensor,
-    shard: ClassShard,
-    options: Options,
+    linear: Linear, target: Tensor, shard: ClassShard, options: Options
 ) -> Problem:
     """Parse the arguments of every rank; ``classes`` of the problem counts all shards' classes.
 
@@ -57,12 +54,7 @@ def parse_on_all_ranks(
     return problem
 
 
-def _parse(
-    linear: Linear,
-    target: Tensor,
-    shard: ClassShard,
-    options: Options,
-) -> Problem:
+def _parse(linear: Linear, target: Tensor, shard: ClassShard, options: Options) -> Problem:
     """Check and parse this rank's arguments."""
     arguments.check_options(options)
     arguments.check_linear(linear)
@@ -84,12 +76,7 @@ def _parse(
     return arguments.linear_problem(linear, target, options, shard.classes, whole)
 
 
-def _description(
-    linear: Linear,
-    target: Tensor,
-    options: Options,
-    soft: bool,
-) -> dict[str, str]:
+def _description(linear: Linear, target: Tensor, options: Options, soft: bool) -> dict[str, str]:
     """Return the properties of the arguments that must be the same on all ranks, by name."""
 
     def kind(x: object) -> str:

@@ -227,12 +227,7 @@ class ExactModel(HessianModel):
 
 
 def hessian_model(
-    objective: Objective,
-    penalty: Penalty,
-    theta: Tensor,
-    at: Tensor,
-    seed: int,
-    damping: Tensor,
+    objective: Objective, penalty: Penalty, theta: Tensor, at: Tensor, seed: int, damping: Tensor
 ) -> HessianModel:
     """Return B as a matrix if factoring it costs less than passes, otherwise as products.
 

@@ -32,12 +32,7 @@ from softmax_torch.solvers.arrays import (
     refuse_unreal,
 )
 from softmax_torch.solvers.csr import csr, csr_of_dense, csr_transposed
-from softmax_torch.solvers.samples import (
-    DenseSamples,
-    Samples,
-    SparseSamples,
-    StreamedSamples,
-)
+from softmax_torch.solvers.samples import DenseSamples, Samples, SparseSamples, StreamedSamples
 
 __all__ = ["as_dtype", "as_samples"]
 

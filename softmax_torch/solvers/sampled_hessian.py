@@ -64,11 +64,7 @@ class SampledHessian:
     """
 
     def __init__(
-        self,
-        objective: Objective,
-        theta: Tensor,
-        generator: torch.Generator,
-        dtype: torch.dtype,
+        self, objective: Objective, theta: Tensor, generator: torch.Generator, dtype: torch.dtype
     ) -> None:
         self.objective, self.generator = objective, generator
         self.p = objective.probabilities(theta, dtype)

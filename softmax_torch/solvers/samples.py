@@ -28,13 +28,7 @@ from torch import Tensor
 
 from softmax_torch.solvers.csr import csr_shifted, csr_squared, csr_transposed, recast
 
-__all__ = [
-    "Block",
-    "DenseSamples",
-    "Samples",
-    "SparseSamples",
-    "StreamedSamples",
-]
+__all__ = ["Block", "DenseSamples", "Samples", "SparseSamples", "StreamedSamples"]
 
 DENSE_ROWS = 2048
 """Rows of a dense block on a CPU: at D = 784 passes with 128, 512, 2048 and 4096 rows take 51, 40,

@@ -36,12 +36,7 @@ from softmax_torch.solvers.linear_program import separating_direction
 from softmax_torch.solvers.newton_bound import newton_bound
 from softmax_torch.solvers.objective import Objective, Penalty
 
-__all__ = [
-    "refuse_complete",
-    "refuse_direction",
-    "refuse_separated",
-    "refuse_separating_columns",
-]
+__all__ = ["refuse_complete", "refuse_direction", "refuse_separated", "refuse_separating_columns"]
 
 ROUNDING = 1e-8
 """Share of the largest margin below which a negative margin is rounding."""
