@@ -99,7 +99,7 @@ def fit_temperature(logits: Tensor, y: Tensor) -> Calibration:
             chance (T = infinity).
         IndexError: a class index is out of range.
     """
-    z, y = _checked(logits, y)
+    z, y = _check_arguments(logits, y)
     d = z - z.gather(1, y[:, None])
     if d.amax() <= 0:
         raise ValueError(
@@ -135,7 +135,7 @@ def fit_vector_scaling(logits: Tensor, y: Tensor) -> Calibration:
     Takes O(n C^2 + C^3) time a step and O(n C + C^2) memory. Arguments and errors are as in
     ``fit_temperature``, but there always is an optimum.
     """
-    z, y = _checked(logits, y)
+    z, y = _check_arguments(logits, y)
     C = z.shape[1]
     theta = torch.stack([torch.ones(C), torch.zeros(C)]).to(z)  # a, b
     value, gradient, H = _vector_objective(z, y, theta)
@@ -177,7 +177,7 @@ def _vector_objective(z: Tensor, y: Tensor, theta: Tensor) -> tuple[float, Tenso
     return float(value), gradient, H + torch.eye(len(H)).to(H)
 
 
-def _checked(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def _check_arguments(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Return logits in float64 and y in int64, both on a CPU; raise for unusable ones."""
     if logits.dim() != 2 or y.shape != logits.shape[:1] or len(y) == 0:
         raise ValueError(

@@ -84,7 +84,7 @@ def logits_problem(input: Tensor, target: Tensor, options: Options) -> Problem:
         target = _class_second(target, input)
     else:
         target, counted = _class_indices(target.reshape(row_shape), classes, options.ignore_index)
-    options = _with_rows(options, row_shape)
+    options = _with_weight_shape(options, row_shape)
     return Problem(z, target, soft, counted, classes, options, dtype, rows, autocast)
 
 
@@ -119,11 +119,11 @@ def linear_problem(
         target = target.reshape(N, target.shape[-1])
     else:
         target, counted = _class_indices(target.reshape(-1), C, options.ignore_index)
-    options = _with_rows(options, (N,))
+    options = _with_weight_shape(options, (N,))
     return Problem(linear, target, soft, counted, C, options, dtype, rows, autocast)
 
 
-def _with_rows(options: Options, shape: tuple[int, ...]) -> Options:
+def _with_weight_shape(options: Options, shape: tuple[int, ...]) -> Options:
     """Return the options with a sample weight of this shape."""
     if options.sample_weight is None:
         return options

@@ -121,7 +121,7 @@ def _takes_mean_nll(input: Tensor, target: Tensor, options: Options) -> bool:
     return not (0 <= options.ignore_index < C or torch.is_autocast_enabled("cpu"))
 
 
-def _keeps_few_logits(linear: Linear, options: Options) -> bool:
+def _keeps_logits(linear: Linear, options: Options) -> bool:
     """Return whether a layer has so few logits that not keeping them would cost more."""
     x, W, _ = linear
     return (
@@ -141,20 +141,20 @@ def logits_loss(input: Tensor, target: Tensor, options: Options) -> Tensor:
         except (IndexError, RuntimeError):  # the general route names the index
             pass
     problem = arguments.logits_problem(input, target, options)
-    return _computed(problem, route(problem))
+    return _compute(problem, route(problem))
 
 
 def linear_loss(linear: Linear, target: Tensor, options: Options) -> Tensor:
     """Return the loss of a linear layer: ``functional.linear_cross_entropy``."""
     arguments.check_options(options)
     arguments.check_linear(linear)
-    if linear.weight.dim() > 2 or _keeps_few_logits(linear, options):
-        return logits_loss(_logits_second(linear), target, options)
+    if linear.weight.dim() > 2 or _keeps_logits(linear, options):
+        return logits_loss(_layer_logits(linear), target, options)
     problem = arguments.linear_problem(linear, target, options)
-    return _computed(problem, route(problem))
+    return _compute(problem, route(problem))
 
 
-def _logits_second(linear: Linear) -> Tensor:
+def _layer_logits(linear: Linear) -> Tensor:
     """Return the logits (N, C) of a layer, or (N, C, d1, ..., dK) of one with positions."""
     x, W, b = linear
     if W.dim() == 2:
@@ -163,11 +163,11 @@ def _logits_second(linear: Linear) -> Tensor:
     return z.view(*x.shape[:-1], *W.shape[:-1])
 
 
-def _computed(problem: Problem, chosen: Route) -> Tensor:
+def _compute(problem: Problem, chosen: Route) -> Tensor:
     """Return the loss of a problem, computed on the chosen route."""
     if problem.autocast:
         with torch.autocast(problem.target.device.type, enabled=False):
-            return _computed(problem._replace(autocast=False), chosen)
+            return _compute(problem._replace(autocast=False), chosen)
     source = problem.source
     if chosen.logits == "kept":
         assert isinstance(source, Linear)
@@ -187,8 +187,8 @@ def _computed(problem: Problem, chosen: Route) -> Tensor:
         else:
             values = rule.row_values(source, target, lse, chosen.kernels)
         loss = loss_of_values(values, terms, problem.options.reduction)
-    if terms.of_no_rows is not None:
-        loss = loss + terms.of_no_rows
+    if terms.nan_if_empty is not None:
+        loss = loss + terms.nan_if_empty
     if problem.options.reduction == "none":
         loss = loss.reshape(problem.shape)
     return loss.to(problem.dtype)
@@ -217,8 +217,8 @@ def route_of(function: Callable[..., Tensor], /, *args: Any, **kwargs: Any) -> R
     linear = Linear(given["input"], given["linear_weight"], given["linear_bias"])
     arguments.check_options(options)
     arguments.check_linear(linear)
-    if linear.weight.dim() > 2 or _keeps_few_logits(linear, options):
-        logits = _logits_second(linear)
+    if linear.weight.dim() > 2 or _keeps_logits(linear, options):
+        logits = _layer_logits(linear)
         return _logits_route(logits, target, options)._replace(logits="kept")
     return route(arguments.linear_problem(linear, target, options))
 

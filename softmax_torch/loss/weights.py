@@ -35,7 +35,7 @@ class LossTerms(NamedTuple):
     target: Target
     weights: RowWeights
     counted: Tensor | None  # False in rows that are ignored; None if there are none
-    of_no_rows: RowWeight  # NaN for a mean over no rows, else 0; None if rows are known to count
+    nan_if_empty: RowWeight  # NaN for a mean over no rows, else 0; None if rows are known to count
 
 
 def loss_terms(problem: Problem) -> LossTerms:
@@ -67,7 +67,7 @@ def loss_terms(problem: Problem) -> LossTerms:
     if options.sample_weight is not None:
         count = _times(count, upcast(options.sample_weight))
     mean = options.reduction == "mean"
-    scale, of_no_rows = _reciprocal(_times(share, count), rows) if mean else (None, None)
+    scale, nan_if_empty = _reciprocal(_times(share, count), rows) if mean else (None, None)
     a = None if nll is None else _times(nll, _times(count, scale))
     b = None if smooth is None else _times(smooth, _times(count, scale))
     c: RowWeight = None
@@ -75,7 +75,7 @@ def loss_terms(problem: Problem) -> LossTerms:
         if mean and share is not None:
             scale, _ = _reciprocal(count, rows)
         c = _times(options.z_loss, _times(count, scale))
-    return LossTerms(target, RowWeights(a, b, c), problem.counted, of_no_rows)
+    return LossTerms(target, RowWeights(a, b, c), problem.counted, nan_if_empty)
 
 
 def _times(x: RowWeight, y: RowWeight) -> RowWeight:

@@ -66,7 +66,7 @@ def _row_limit(numel: int) -> int:
     return min(max(low, numel // (3 * 21)), high)
 
 
-def _blocks(z: Tensor) -> Iterator[tuple[Index, Index]]:
+def _block_indices(z: Tensor) -> Iterator[tuple[Index, Index]]:
     """Yield for each block of z its indices into z, and into a tensor of one number per row."""
     most = min(max(1, BLOCK // z.shape[1]), _row_limit(z.numel()))
     if z.dim() == 2:
@@ -201,7 +201,7 @@ def _to_gradient(
     return e
 
 
-class _Part(NamedTuple):
+class _FilledBlock(NamedTuple):
     """A block of the logits: its rows, its part of z and u, and its exponentials."""
 
     rows: Index
@@ -211,14 +211,16 @@ class _Part(NamedTuple):
     dz: Tensor | None  # where to copy the gradient of this block, if that is not block.e itself
 
 
-def _parts(z: Tensor, target: Target, dz: Tensor | None, lse: bool = False) -> Iterator[_Part]:
+def _filled_blocks(
+    z: Tensor, target: Target, dz: Tensor | None, lse: bool = False
+) -> Iterator[_FilledBlock]:
     """Yield z in blocks, filled in dz where its layout allows that, else in one scratch block."""
     y, u = target
     dtype = sum_dtype(z.dtype)
     if u is not None and u.dim() == 1:
         u = u.to(dtype)
     scratch = None
-    for at, rows in _blocks(z):
+    for at, rows in _block_indices(z):
         z_b = z[at].to(dtype)
         u_b = u if u is None or u.dim() == 1 else u[at].to(dtype)
         dz_b = None if dz is None else dz[at]
@@ -229,7 +231,7 @@ def _parts(z: Tensor, target: Target, dz: Tensor | None, lse: bool = False) -> I
                 scratch = z.new_empty(z_b.numel(), dtype=dtype)
             e = scratch[: z_b.numel()].view(z_b.shape)
         block = _fill(z_b, None if y is None else y[rows], e, lse)
-        yield _Part(rows, z_b, u_b, block, dz_b)
+        yield _FilledBlock(rows, z_b, u_b, block, dz_b)
 
 
 def _of_rows(weights: RowWeights | RowValues, rows: Index) -> RowWeights:
@@ -244,7 +246,7 @@ def row_values(z: Tensor, target: Target, lse: bool = False) -> RowValues:
     shape, dtype = z.shape[:1] + z.shape[2:], sum_dtype(z.dtype)
     needed = (target.y is not None, target.u is not None, lse)
     result = RowValues(*[z.new_empty(shape, dtype=dtype) if n else None for n in needed])
-    for rows, z_b, u_b, block, _ in _parts(z, target, None, lse):
+    for rows, z_b, u_b, block, _ in _filled_blocks(z, target, None, lse):
         for whole, part in zip(result, _values(block, z_b, u_b, lse), strict=True):
             if whole is not None and part is not None:
                 whole[rows] = part.squeeze(1)
@@ -254,7 +256,7 @@ def row_values(z: Tensor, target: Target, lse: bool = False) -> RowValues:
 def row_vjp(z: Tensor, target: Target, g: RowValues, dz: Tensor | None = None) -> Tensor:
     """Return the gradient dz, of z's shape and dtype; write it into ``dz`` if given."""
     dz = torch.empty_like(z) if dz is None else dz
-    for rows, _, u_b, block, dz_b in _parts(z, target, dz):
+    for rows, _, u_b, block, dz_b in _filled_blocks(z, target, dz):
         e = _to_gradient(block, u_b, _of_rows(g, rows))
         if dz_b is not None:
             dz_b.copy_(e)
@@ -275,7 +277,7 @@ def weighted_total(
         if nll_total is not None:
             return nll_total
     total = 0.0
-    for rows, z_b, u_b, block, dz_b in _parts(z, target, dz, c is not None):
+    for rows, z_b, u_b, block, dz_b in _filled_blocks(z, target, dz, c is not None):
         a_b, b_b, c_b = _of_rows(weights, rows)
         nll, smooth, lse = _values(block, z_b, u_b, c is not None)
         g_lse = None

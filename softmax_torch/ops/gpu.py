@@ -96,7 +96,7 @@ def _on(z: Tensor) -> AbstractContextManager[object]:
     return torch.cuda.device(z.device) if z.is_cuda else nullcontext()
 
 
-def _of_rows(weight: RowWeight, z: Tensor) -> tuple[Tensor | None, int]:
+def _weight_and_stride(weight: RowWeight, z: Tensor) -> tuple[Tensor | None, int]:
     """Return a weight as a kernel reads it: its numbers, and the stride between rows."""
     if weight is None:
         return None, 0
@@ -163,7 +163,7 @@ def _gradients(
     totals = None
     if total:
         totals = torch.empty(programs, dtype=sum_dtype(z.dtype), device=z.device)
-    tensors, strides = zip(*(_of_rows(weight, z) for weight in (a, b, c)), strict=True)
+    tensors, strides = zip(*(_weight_and_stride(weight, z) for weight in (a, b, c)), strict=True)
     if programs > 0:
         with _on(z):
             triton_kernels.row_gradients[(programs,)](

@@ -121,8 +121,8 @@ def _loss(problem: Problem, shard: ClassShard) -> Tensor:
         u = to_shards(u, group)[start:stop]
     values = _row_values(linear, Target(y, u), shard)
     loss = loss_of_values(values, terms, options.reduction)
-    if terms.of_no_rows is not None:
-        loss = loss + terms.of_no_rows
+    if terms.nan_if_empty is not None:
+        loss = loss + terms.nan_if_empty
     loss = loss.to(problem.dtype)
     return loss.reshape(problem.shape) if options.reduction == "none" else loss
 

@@ -101,8 +101,8 @@ def certify(objective: Objective, theta: Tensor, penalty: Penalty) -> Certificat
     objective.weight_of(gradient).add_(W, alpha=penalty.l2)
     if penalty.l1 == 0:
         g = objective.weight_of(gradient).abs()
-        beyond, within = (g - rounding).clamp_min(0), _within(objective, W, rounding)
-        each = torch.minimum(g.square(), beyond.square() + 2 * penalty.l2 * within)
+        beyond, cost = (g - rounding).clamp_min(0), _rounding_cost(objective, W, rounding)
+        each = torch.minimum(g.square(), beyond.square() + 2 * penalty.l2 * cost)
         gap = float(each.sum()) / (2 * penalty.l2)
     residual = float(subgradient(objective, theta, gradient, penalty.l1).abs().max())
     return Certificate(theta, value, gradient, max(gap, 0.0) + left, residual)
@@ -114,7 +114,7 @@ def _rounding(objective: Objective, z: Tensor) -> Tensor:
     return EPS * (SUMS + largest) * objective.spread
 
 
-def _within(objective: Objective, W: Tensor, rounding: Tensor) -> Tensor:
+def _rounding_cost(objective: Objective, W: Tensor, rounding: Tensor) -> Tensor:
     """Return by how much ``rounding`` raises the bound, for each weight (K, D): r_kd R_kd."""
     return REACH * (
         W.abs() * rounding + torch.where(objective.spread > 0, rounding / objective.spread, 0)
@@ -146,8 +146,8 @@ def _dual(
         return float(objective.summed(w @ -torch.special.xlogy(q, q).sum(1)))
 
     size, best = V.abs(), -math.inf
-    within = float(_within(objective, W, rounding)[size > penalty.l1].sum())
-    for off, price in ((torch.zeros_like(rounding), 0.0), (rounding, within)):
+    cost = float(_rounding_cost(objective, W, rounding)[size > penalty.l1].sum())
+    for off, price in ((torch.zeros_like(rounding), 0.0), (rounding, cost)):
         excess = (size - penalty.l1 - off).clamp_min(0)
         feasible = not excess.any()
         if penalty.l2 > 0 or feasible:

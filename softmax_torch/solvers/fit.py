@@ -38,7 +38,7 @@ from torch import Tensor
 from softmax_torch.modules import SoftmaxRegression
 from softmax_torch.solvers.certificate import Certificate, subgradient
 from softmax_torch.solvers.objective import Penalty
-from softmax_torch.solvers.problem import check_options, make_solver, objective_of, theta_of
+from softmax_torch.solvers.problem import check_fit_options, make_solver, objective_of, theta_of
 from softmax_torch.solvers.run import Progress, Run, progress
 from softmax_torch.solvers.solver import Solver
 
@@ -152,7 +152,7 @@ def fit(
         ConvergenceWarning: ``max_iter`` was reached, or rounding in float64 prevents progress,
             before the optimum was certified to ``tol``.
     """
-    options = check_options(C, l1_ratio, tol, max_iter, solver)
+    options = check_fit_options(C, l1_ratio, tol, max_iter, solver)
     objective = objective_of(
         X, y, fit_intercept, sample_weight, class_weight, device, dtype, distributed
     )

@@ -30,7 +30,7 @@ from softmax_torch.solvers.line_search import SHORTEST
 from softmax_torch.solvers.objective import Objective, Penalty
 from softmax_torch.solvers.preconditioner import Preconditioner, sketch
 from softmax_torch.solvers.problem import (
-    check_options,
+    check_fit_options,
     make_solver,
     objective_of,
     solver_class,
@@ -67,7 +67,7 @@ def path(
     Raises:
         ValueError, TypeError: as ``fit``; ``Cs`` is empty or holds inf.
     """
-    Cs, l1_ratio, tol, max_iter = _checked(Cs, l1_ratio, tol, max_iter)
+    Cs, l1_ratio, tol, max_iter = _check_strengths(Cs, l1_ratio, tol, max_iter)
     objective = objective_of(X, y, fit_intercept, sample_weight, class_weight, device, dtype)
     return _sweep(objective, Cs, l1_ratio, tol, max_iter)
 
@@ -123,10 +123,10 @@ def cross_validate(
         ValueError, TypeError: as ``fit``; fewer than 2 folds, or more folds than some class has
             samples of weight > 0.
     """
-    Cs, l1_ratio, tol, max_iter = _checked(Cs, l1_ratio, tol, max_iter)
+    Cs, l1_ratio, tol, max_iter = _check_strengths(Cs, l1_ratio, tol, max_iter)
     objective = objective_of(X, y, fit_intercept, sample_weight, class_weight, device, dtype)
     weight = objective.weights
-    part = _deal(objective.y, weight, folds, seed)
+    part = _assign_folds(objective.y, weight, folds, seed)
     training = [objective.reweighted(weight * (part != fold)) for fold in range(folds)]
     for C in Cs:  # raises before any fit if a penalty cannot be computed
         for total in (objective.total, *(fold.total for fold in training)):
@@ -139,16 +139,18 @@ def cross_validate(
         solutions = _sweep(training[fold], Cs, l1_ratio, tol, max_iter, starts)
         held_out = objective.reweighted(weight * (part == fold))
         for i, solution in enumerate(solutions):
-            nll[fold, i], accuracy[fold, i] = _figures(held_out, theta_of(solution, objective))
+            nll[fold, i], accuracy[fold, i] = _nll_and_accuracy(
+                held_out, theta_of(solution, objective)
+            )
     best = int(nll.mean(0).argmin())
     return CrossValidation(list(Cs), nll, accuracy, Cs[best], whole[best])
 
 
-def _checked(
+def _check_strengths(
     Cs: Sequence[float], l1_ratio: float, tol: float, max_iter: int
 ) -> tuple[list[float], float, float, int]:
-    """Return the strengths and the other options as Python numbers; see ``check_options``."""
-    options = [check_options(C, l1_ratio, tol, max_iter, "auto") for C in Cs]
+    """Return the strengths and the other options as Python numbers; see ``check_fit_options``."""
+    options = [check_fit_options(C, l1_ratio, tol, max_iter, "auto") for C in Cs]
     if not options:
         raise ValueError("Cs: expected at least one strength, got none")
     strengths = [each.C for each in options]
@@ -255,7 +257,7 @@ def predicted(solved: list[tuple[float, Tensor]], at: float, objective: Objectiv
     return theta
 
 
-def _deal(y: Tensor, weight: Tensor, folds: int, seed: int) -> Tensor:
+def _assign_folds(y: Tensor, weight: Tensor, folds: int, seed: int) -> Tensor:
     """Return the fold of each sample (n,).
 
     The samples of each class are dealt to the folds in turn, in random order. Samples of weight 0
@@ -277,7 +279,7 @@ def _deal(y: Tensor, weight: Tensor, folds: int, seed: int) -> Tensor:
     return part
 
 
-def _figures(objective: Objective, theta: Tensor) -> tuple[float, float]:
+def _nll_and_accuracy(objective: Objective, theta: Tensor) -> tuple[float, float]:
     """Return the weighted mean NLL and the weighted accuracy at theta."""
     z, y, weight = objective.logits(theta, torch.float64), objective.y, objective.weights
     nll, correct = metrics.nll(z, y), metrics.correct(z, y).double()

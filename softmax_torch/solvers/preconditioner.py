@@ -40,7 +40,7 @@ import torch
 from torch import Tensor
 
 from softmax_torch.solvers.objective import Objective
-from softmax_torch.solvers.sampled_hessian import ALL_ROWS, SampledHessian, lacking
+from softmax_torch.solvers.sampled_hessian import ALL_ROWS, SampledHessian, shortfall
 
 __all__ = ["Preconditioner", "Sketch", "sketch", "sketch_of"]
 
@@ -94,7 +94,7 @@ def sketch_of(sampled: SampledHessian, full: int = FULL) -> Sketch:
     bits, n = torch.finfo(objective.samples.dtype).bits, objective.samples.n
     for grams, kind in ((K, Blocks), (1, Kronecker)):
         # products of x with itself, and a factorization
-        work = grams * P * P * (1.25 * min(n, sampled.wanted) + 2 * P)
+        work = grams * P * P * (1.25 * min(n, sampled.rows_to_draw) + 2 * P)
         if grams * P * P * bits // 8 <= GRAM_BYTES and work <= max(CHEAP, PASSES * 4 * n * K * P):
             return kind(sampled)
     return Diagonal(sampled)
@@ -109,7 +109,7 @@ class Full:
         self.scale = _scale(sampled.diagonal(sampled.curvatures)).flatten()
         H /= self.scale
         H /= self.scale.unsqueeze(1)
-        H.diagonal().add_(lacking(H.diagonal()))
+        H.diagonal().add_(shortfall(H.diagonal()))
         # H is 0 for moving all classes alike. Curvature is added in these directions, which are
         # orthogonal to all centred ones.
         alike = self.scale.reciprocal().view(K, P)

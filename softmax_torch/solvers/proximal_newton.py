@@ -96,7 +96,7 @@ class ProximalNewton(Solver):
             return True
         while not self._line_search(self._renewed(r)):
             # If F cannot show the descent, its subgradient may. Otherwise the step was too long.
-            shows = 2 * self._descent > ROUNDING[self.dtype] * abs(self._total_here())
+            shows = 2 * self._descent > ROUNDING[self.dtype] * abs(self._current_total())
             if not shows or self.damping > MOST:
                 return self._polish()
             self._damp(max(DAMPED * self.damping, LEAST))
@@ -205,7 +205,7 @@ class ProximalNewton(Solver):
         state |= {"descent": self._descent, "least": self.least, "idle": self.idle}
         state["damping"] = self.damping
         if self.model is not None:
-            made = (self.made, self.made_at, self.made_total, self.made_damping)
+            made = (self.model_iteration, self.model_theta, self.model_total, self.model_damping)
             state["model"] = (*made, self.model.at)
             state["pairs"] = list(self.model.pairs)
         return state
@@ -216,13 +216,14 @@ class ProximalNewton(Solver):
         self.damping = state["damping"]
         self.model = None
         if "model" in state:
-            self.made, self.made_at, self.made_total, self.made_damping, at = state["model"]
+            *made, at = state["model"]
+            self.model_iteration, self.model_theta, self.model_total, self.model_damping = made
             self.model = self._model(at)
             for s, y in state["pairs"]:
                 self.model.update(s, y)
         self.objective.passes = state["passes"]
 
-    def _total_here(self) -> float:
+    def _current_total(self) -> float:
         return self._total(self.theta.view(-1), self.value)
 
     def _total(self, x: Tensor, value: float) -> float:
@@ -238,12 +239,12 @@ class ProximalNewton(Solver):
 
     def _renewed(self, r: Tensor) -> HessianModel:
         """Return the model, renewed if it is old or much of the subgradient r lies outside it."""
-        F = self._total_here()
+        F = self._current_total()
         if self.model is not None:
             outside = r.clone()
             outside[self.model.at] = 0
-            life = RENEW_FALLEN if self.made_total - F > FALLEN * F else RENEW
-            young = self.iterations - self.made < min(life, self.model.life)
+            life = RENEW_FALLEN if self.model_total - F > FALLEN * F else RENEW
+            young = self.iterations - self.model_iteration < min(life, self.model.life)
             if young and 2 * float(outside.max()) <= float(r.max()):
                 return self.model
         score = self.gradient.view(-1).abs() - self.l1
@@ -253,13 +254,13 @@ class ProximalNewton(Solver):
         most = max(FIRST, 2 * int(inside.sum()))
         if len(at) > most:
             at = score.topk(most).indices.sort().values
-        self.made, self.made_at, self.made_total = self.iterations, self.theta, F
-        self.made_damping = self.damping * self._residual()
+        self.model_iteration, self.model_theta, self.model_total = self.iterations, self.theta, F
+        self.model_damping = self.damping * self._residual()
         self.model = self._model(at)
         return self.model
 
     def _model(self, at: Tensor) -> HessianModel:
-        seed = self.seed + self.made
+        seed = self.seed + self.model_iteration
         unit = self.unit[at]  # 0 for a column of zeros
-        damping = self.made_damping * torch.where(unit > 0, unit, math.inf).reciprocal().square()
-        return hessian_model(self.objective, self.penalty, self.made_at, at, seed, damping)
+        damping = self.model_damping * torch.where(unit > 0, unit, math.inf).reciprocal().square()
+        return hessian_model(self.objective, self.penalty, self.model_theta, at, seed, damping)

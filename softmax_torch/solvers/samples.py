@@ -109,7 +109,7 @@ class _Dense:
         self.x, self.exact, self.offset = x, exact, offset
 
     def _in(self, dtype: torch.dtype) -> Tensor:
-        return _less(self.exact, self.offset) if dtype == torch.float64 else self.x.to(dtype)
+        return _subtract(self.exact, self.offset) if dtype == torch.float64 else self.x.to(dtype)
 
     def dot(self, W: Tensor) -> Tensor:
         return self._in(W.dtype) @ W.T
@@ -217,13 +217,13 @@ class DenseSamples:
     def rows(self, index: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         dtype = dtype or self.dtype
         if dtype == torch.float64:
-            return _less(self.X[index], self.offset)
+            return _subtract(self.X[index], self.offset)
         return self.fast[index].to(dtype)
 
     def shifted(self, offset: Tensor) -> Samples:
         if self.dtype == torch.float64:
-            return DenseSamples(_less(self.X, offset))
-        parts = [_less(self.X[at], offset).float() for at, _ in self.blocks()]
+            return DenseSamples(_subtract(self.X, offset))
+        parts = [_subtract(self.X[at], offset).float() for at, _ in self.blocks()]
         return DenseSamples(self.X, torch.cat(parts), offset)
 
 
@@ -319,16 +319,16 @@ class StreamedSamples:
     def shifted(self, offset: Tensor) -> Samples:
         read, pick = self.read, self.pick
         return StreamedSamples(
-            lambda: (_less(x, offset) for x in read()),
+            lambda: (_subtract(x, offset) for x in read()),
             self.sizes,
             self.d,
             self.device,
             self.dtype,
-            None if pick is None else lambda index: _less(pick(index), offset),
+            None if pick is None else lambda index: _subtract(pick(index), offset),
         )
 
 
-def _less(x: Tensor, offset: Tensor | None) -> Tensor:
+def _subtract(x: Tensor, offset: Tensor | None) -> Tensor:
     """Return x - offset, or x without an offset, in float64."""
     return x.double() if offset is None else x.double() - offset
 
