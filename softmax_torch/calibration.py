@@ -28,7 +28,7 @@ tensor([0.7500, 0.2500])
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ from torch.nn import functional as F
 __all__ = ["METHODS", "Calibration", "Method", "fit", "fit_temperature", "fit_vector_scaling"]
 
 Method = Literal["temperature", "vector"]
-METHODS = ("temperature", "vector")
+METHODS: tuple[Method, ...] = get_args(Method)
 
 STEPS = 100
 """Newton steps at most; about 10 are needed. Where a step would leave the bracket of a temperature,
@@ -51,7 +51,7 @@ class Calibration(NamedTuple):
     shift: Tensor
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """Return calibrated logits (..., C) in the dtype of the logits given."""
+        """Return the calibrated logits (..., C), in the dtype of ``logits``."""
         scale, shift = (t.to(logits) for t in self)
         return logits * scale + shift
 
@@ -133,7 +133,7 @@ def fit_vector_scaling(logits: Tensor, y: Tensor) -> Calibration:
     """Return scale and shift of each class with the least penalized NLL.
 
     Takes O(n C^2 + C^3) time a step and O(n C + C^2) memory. Arguments and errors are as in
-    ``fit_temperature``, but there always is an optimum.
+    ``fit_temperature``, but an optimum always exists.
     """
     z, y = _check_arguments(logits, y)
     C = z.shape[1]

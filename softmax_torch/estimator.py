@@ -67,8 +67,8 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
             a fixed seed.
         solver: "lbfgs", "newton" or "gradient_descent"; with L1 "proximal_newton"; or "auto".
         device: where to fit, such as "cuda"; None for the CPU. Predictions are made on the CPU.
-        dtype: dtype of the passes, torch.float32 or torch.float64 or the name of one; None for
-            float32, or float64 if X is small.
+        dtype: dtype of the passes, torch.float32, torch.float64 or their names; None for float32,
+            or float64 if X is small.
 
     Attributes:
         classes_: sorted labels (K,). For K = 2 the shapes below have 1 in place of K.

@@ -150,7 +150,7 @@ class LossRequest:
 
 
 class LossContext:
-    """The context of ``SoftmaxHead.target``: a class, so that torch.compile of 2.11 can trace it."""
+    """The context of ``SoftmaxHead.target``: a class, for torch.compile of 2.11 to trace it."""
 
     def __init__(self, head: SoftmaxHead, request: LossRequest) -> None:
         self.head, self.request = head, request

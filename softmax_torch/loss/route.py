@@ -1,9 +1,10 @@
 """Choose how a call of cross-entropy is computed, and compute it.
 
 A call is parsed into a ``Problem``; ``route`` chooses its rule and kernels; ``weights`` turns its
-options into weights of row numbers; the rule runs. Two shortcuts come first, for small batches, on
-which calls cost more than arithmetic: they skip parsing and weights. No other file decides about
-routes.
+options into weights of row numbers; the rule runs. Two shortcuts come first, because on small
+batches calls cost more than arithmetic: the mean NLL skips parsing and weights, and a layer with
+few logits keeps them. No other file decides about routes.
+
 ``route_of`` returns the route of a call without running it:
 
 >>> import torch
@@ -122,9 +123,9 @@ def _takes_mean_nll(input: Tensor, target: Tensor, options: Options) -> bool:
 
 
 def _keeps_logits(linear: Linear, options: Options) -> bool:
-    """Return whether a layer has so few logits that not keeping them would cost more."""
+    """Return whether ``logits_loss`` computes a layer: it has positions, or few logits."""
     x, W, _ = linear
-    return (
+    return W.dim() > 2 or (
         backends.plain()
         and options.weight is None
         and options.sample_weight is None
@@ -148,7 +149,7 @@ def linear_loss(linear: Linear, target: Tensor, options: Options) -> Tensor:
     """Return the loss of a linear layer: ``functional.linear_cross_entropy``."""
     arguments.check_options(options)
     arguments.check_linear(linear)
-    if linear.weight.dim() > 2 or _keeps_logits(linear, options):
+    if _keeps_logits(linear, options):
         return logits_loss(_layer_logits(linear), target, options)
     problem = arguments.linear_problem(linear, target, options)
     return _compute(problem, route(problem))
@@ -175,7 +176,7 @@ def _compute(problem: Problem, chosen: Route) -> Tensor:
     terms = loss_terms(problem)
     target, weights = terms.target, terms.weights
     lse = weights.c is not None
-    # Each module of rules takes the source of its own routes, which mypy cannot see.
+    # mypy cannot see that each module of rules gets the source of its own routes.
     rule: Any = linear_rows if chosen.logits == "in blocks" else rows
     loss: Tensor
     if chosen.rule == "weighted total":
@@ -217,9 +218,8 @@ def route_of(function: Callable[..., Tensor], /, *args: Any, **kwargs: Any) -> R
     linear = Linear(given["input"], given["linear_weight"], given["linear_bias"])
     arguments.check_options(options)
     arguments.check_linear(linear)
-    if linear.weight.dim() > 2 or _keeps_logits(linear, options):
-        logits = _layer_logits(linear)
-        return _logits_route(logits, target, options)._replace(logits="kept")
+    if _keeps_logits(linear, options):
+        return _logits_route(_layer_logits(linear), target, options)._replace(logits="kept")
     return route(arguments.linear_problem(linear, target, options))
 
 

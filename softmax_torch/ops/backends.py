@@ -1,6 +1,6 @@
-"""The choice of kernels for a device, and the questions about the mode torch runs in.
+"""Choose the kernels for a device, and query the mode that torch runs in.
 
-All of torch's private state that the package reads is read here.
+No other file of the package reads torch's private state.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Kernels(Protocol):
 
 
 class GPUKernels(Kernels, Protocol):
-    """The functions of the GPU backend: one more."""
+    """The functions of the GPU backend: ``scale_`` besides those of ``Kernels``."""
 
     def scale_(self, x: Tensor, factor: Tensor) -> Tensor: ...
 

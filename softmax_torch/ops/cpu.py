@@ -9,9 +9,9 @@ follows from e_y and the sum of the others (``maths`` says why the true class is
 How to fill a block was measured (2 cores, AVX-512, torch 2.15, float32):
 
  - wide rows by ``torch.softmax``: 80 us for 262 rows of 1000 in cache. exp takes 20 us on one make
-   of processor and 110 on another, and needs the range of the logits first.
+   of processor and 110 us on another, and needs the range of the logits first.
  - narrow rows by exp2(z log2 e): softmax costs 75 ns per row whatever its length, 5300 us for 60000
-   rows of 10, where exp takes 250 us, multiplication and exp2 120. Besides, torch.exp starts the
+   rows of 10. exp takes 250 us, multiplication and exp2 120 us. Besides, torch.exp starts the
    threads of another library from 1000 elements on, which stalls for milliseconds where the other
    core is busy, and is up to 200 times slower where float32 underflows; exp2 does neither.
 
@@ -38,8 +38,8 @@ BLOCK = 1 << 20
 quarter of this takes 1.25 times as long: each block costs some twenty calls."""
 
 BLOCK_ROWS = (8192, 65536)
-"""Least and most rows of a block (if the block has the elements). Between the two, as many rows as
-keep the scratch for their numbers below a 20th of the gradient. torch uses all threads from 32768
+"""Least and most rows of a block (unless BLOCK allows fewer). Between the two, as many rows as keep
+the scratch for their numbers below a 20th of the gradient. torch uses all threads from 32768
 rows on: 60000 x 10 in one block takes 0.7 ms, in blocks of 8192 rows 1.2 ms."""
 
 NARROW = 64
@@ -214,7 +214,7 @@ class _FilledBlock(NamedTuple):
 def _filled_blocks(
     z: Tensor, target: Target, dz: Tensor | None, lse: bool = False
 ) -> Iterator[_FilledBlock]:
-    """Yield z in blocks, filled in dz where its layout allows that, else in one scratch block."""
+    """Yield the filled blocks of z, in the memory of dz if its layout allows, else in scratch."""
     y, u = target
     dtype = sum_dtype(z.dtype)
     if u is not None and u.dim() == 1:
@@ -339,9 +339,9 @@ def mean_nll(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
             raise IndexError("class index out of range")
         dz = torch.empty_like(z)
         return weighted_total(z, Target(y), RowWeights(1 / N), dz), dz
-    # Few logits cost their calls, 3 to 10 us each between a forward and a backward pass. Hence the
-    # calls that do most at once, and the sum q = 1 - p_y of the other classes, which keeps its
-    # digits where p_y rounds to 1.
+    # For few logits the time is that of the calls, 3 to 10 us each in a training step. Hence calls
+    # that do much at once, and the sum q = 1 - p_y of the other classes, which keeps its digits
+    # where p_y rounds to 1.
     log_p = torch.log_softmax(z, 1)
     total = F.nll_loss(log_p, y)
     dz = log_p.mul_(LOG2E).exp2_()

@@ -38,8 +38,8 @@ TILE = 8192
 """Classes of a tile for more classes: 16 bytes of bfloat16 for each of 1024 threads."""
 
 POSITIONS = (16, 128)
-"""Classes and rows of a tile for adjacent positions. With 32 classes the compiler spills; where a
-tile does not hold all classes, with more than half as many."""
+"""Classes and rows of a tile for adjacent positions. With 32 classes the compiler spills, and with
+16 if the tile does not hold all classes."""
 
 
 class _Tiling(NamedTuple):
@@ -57,18 +57,18 @@ def _tiling(z: Tensor) -> _Tiling:
     C = z.shape[1]
     class_stride = z.stride(1)
     wide = 1 << (C - 1).bit_length()
-    half = 2 if z.dtype == torch.float64 else 1  # a number takes two registers
+    registers = 2 if z.dtype == torch.float64 else 1  # of a number
     if class_stride != 1 and (z.dim() == 3 or C > NARROW) and wide > 1:
-        one = wide <= POSITIONS[0] // half
-        tile = wide if one else POSITIONS[0] // 2 // half  # m and s take registers too
+        one = wide <= POSITIONS[0] // registers
+        tile = wide if one else POSITIONS[0] // 2 // registers  # m and s take registers too
         return _Tiling(one, False, tile, POSITIONS[1], 4)
-    if wide <= NARROW // half:
+    if wide <= NARROW // registers:
         # Not told that classes are adjacent, the compiler gives neighbouring threads other rows.
         return _Tiling(True, False, wide, 128, 4)
-    one = wide <= ONE_TILE // half
-    tile = wide if one else TILE // half**2  # each sum takes two registers as well
+    one = wide <= ONE_TILE // registers
+    tile = wide if one else TILE // registers**2  # each sum takes two registers as well
     rows = max(1, 2048 // tile)
-    warps = 32 if not one else min(32, max(4, tile * rows * half // 512))
+    warps = 32 if not one else min(32, max(4, tile * rows * registers // 512))
     return _Tiling(one, class_stride == 1, tile, rows, warps)
 
 
@@ -97,7 +97,7 @@ def _on(z: Tensor) -> AbstractContextManager[object]:
 
 
 def _weight_and_stride(weight: RowWeight, z: Tensor) -> tuple[Tensor | None, int]:
-    """Return a weight as a kernel reads it: its numbers, and the stride between rows."""
+    """Return the numbers of a weight on the device, and their stride between rows."""
     if weight is None:
         return None, 0
     if not isinstance(weight, Tensor):

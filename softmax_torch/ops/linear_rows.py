@@ -115,7 +115,7 @@ class GradientSums:
 
 
 class LogitsBlock(NamedTuple):
-    """A block of rows: their places, their logits, and memory for dz, possibly the logits' own."""
+    """A block: its rows, their logits, and memory for dz, which may be that of the logits."""
 
     at: slice
     z: Tensor
@@ -150,7 +150,7 @@ def _weights_of(weights: RowWeights, at: slice) -> RowWeights:
 
 
 def formula_gradients(linear: Linear, dz_of: Callable[[Tensor], Tensor]) -> Gradients:
-    """Return the gradients as differentiable functions, from the formula of dz in the logits."""
+    """Return differentiable gradients, from a function that computes dz from the logits."""
     dz = dz_of(linear.logits())
     dbias = None if linear.bias is None else dz.sum(0)
     return dz @ linear.weight, dz.t() @ linear.x, dbias

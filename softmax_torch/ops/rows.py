@@ -66,12 +66,12 @@ def needed(target: Target, lse: bool) -> tuple[bool, bool, bool]:
 
 
 def packed(values: RowValues) -> tuple[Tensor, ...]:
-    """Return the row numbers without the None: the outputs of an autograd Function."""
+    """Return the row numbers that are not None: the outputs of an autograd Function."""
     return tuple(value for value in values if value is not None)
 
 
 def unpacked(outputs: tuple[Tensor | None, ...], needed: tuple[bool, bool, bool]) -> RowValues:
-    """Return the row numbers, or their gradients, that ``packed`` has packed."""
+    """Return row numbers, or their gradients, from a tuple as ``packed`` returns it."""
     found = iter(outputs)
     return RowValues(*[next(found) if n else None for n in needed])
 
@@ -142,7 +142,7 @@ def save_arguments(ctx: Any, target: Target, weights: RowWeights, *tensors: Tens
 
 
 def saved_arguments(ctx: Any) -> tuple[Target, RowWeights, list[Any]]:
-    """Return what ``save_arguments`` saved: the target, the weights and the tensors."""
+    """Return the target, the weights and the tensors that ``save_arguments`` saved."""
     y, u, a, b, c, *tensors = ctx.saved_tensors
     weights = [n if w is None else w for w, n in zip((a, b, c), ctx.numbers, strict=True)]
     return Target(y, u), RowWeights(*weights), tensors
