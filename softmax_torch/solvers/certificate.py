@@ -109,13 +109,13 @@ def certify(objective: Objective, theta: Tensor, penalty: Penalty) -> Certificat
 
 
 def _rounding(objective: Objective, z: Tensor) -> Tensor:
-    """Return about the error of the entries of V in each column (D,) in float64."""
+    """Estimate the float64 rounding error of the entries of V in each column (D,)."""
     largest = float(objective.processes.largest(z.abs().max()))
     return EPS * (SUMS + largest) * objective.spread
 
 
 def _rounding_cost(objective: Objective, W: Tensor, rounding: Tensor) -> Tensor:
-    """Return by how much ``rounding`` raises the bound, for each weight (K, D): r_kd R_kd."""
+    """Return r_kd R_kd, by which ``rounding`` raises the bound, for each weight (K, D)."""
     return REACH * (
         W.abs() * rounding + torch.where(objective.spread > 0, rounding / objective.spread, 0)
     )
@@ -133,7 +133,7 @@ def _dual(
     """Return the larger D(q) of q = p and of q = (1 - s) e_y + s p.
 
     Args:
-        V: minus the V of p (K, D); its sign does not matter.
+        V: minus V for q = p (K, D); the sign does not matter.
         W: (K, D).
         z: logits (n, K).
         w: weights over S (n,).

@@ -132,8 +132,8 @@ def fit(
         max_iter: outer iterations at most.
         warm_start: a solution of the same shape to start from; None for zeros.
         device: where to compute; by default where X is.
-        dtype: dtype of the passes, torch.float32 or torch.float64 or the name of one; by default
-            float32, or float64 if X is small. The last digits are found in float64 in any case.
+        dtype: dtype of the passes, torch.float32, torch.float64 or their names; by default float32,
+            or float64 if X is small. The last digits are found in float64 in any case.
         seed: seed of the draw of rows for preconditioners, if there are many rows. The answer
             depends on it by less than ``tol``.
         callback: called with a ``Progress`` after each iteration; the fit ends if it returns true.
@@ -169,7 +169,7 @@ def minimize(
     callback: Callable[[Progress], Any] | None = None,
     category: type[Warning] = ConvergenceWarning,
 ) -> Solution:
-    """Step until the certificate is within ``tol``, or warn in this category; see ``fit``.
+    """Step until the certificate is within ``tol``, or warn; see ``fit``.
 
     Passes begin in the solver's dtype and continue in float64 once float32 shows no more progress.
     """

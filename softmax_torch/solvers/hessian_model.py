@@ -1,4 +1,4 @@
-"""The Hessian model B of proximal Newton: about the Hessian of the smooth F on a working set.
+"""The Hessian model B of proximal Newton: approximately that of the smooth F on a working set.
 
 B has the coordinates (class, column) of the working set, and l2 and a damping on its diagonal.
 
@@ -44,7 +44,7 @@ CG_STEPS, CG_ENOUGH = 50, 0.1
 
 
 class HessianModel(ABC):
-    """B at theta on the coordinates ``at``, ascending. Its diagonal blocks are held as matrices.
+    """B at theta on the coordinates ``at``, with its diagonal blocks as matrices.
 
     Args:
         objective: the samples.
@@ -57,7 +57,7 @@ class HessianModel(ABC):
     Attributes:
         diagonal: (M,) of B without the corrections by curvature pairs.
         pairs: the curvature pairs so far.
-        life: steps after which it is to be renewed.
+        life: steps after which the model must be renewed.
     """
 
     life = RENEW
@@ -112,13 +112,13 @@ class HessianModel(ABC):
 
     @abstractmethod
     def largest_eigenvalue(self) -> float:
-        """Return about an upper bound on the eigenvalues of B with its diagonal scaled to 1."""
+        """Return an approximate upper bound on the eigenvalues of B scaled to a diagonal of 1."""
 
     def median_centred(self, x: Tensor) -> Tensor:
         """Return x (M,) with the median over the classes subtracted, feature by feature.
 
-        Without an l2 penalty this changes nothing but the L1 norm, which it minimizes. With one x
-        is returned as it is.
+        Without an l2 penalty this changes nothing but the L1 norm, which it minimizes. With an l2
+        penalty x is returned unchanged.
         """
         if self.penalty.l2 > 0:
             return x
@@ -231,7 +231,7 @@ def hessian_model(
 ) -> HessianModel:
     """Return B as a matrix if factoring it costs less than passes, otherwise as products.
 
-    With many classes and few samples it does not: 600 x 20 with 300 classes took 226 s with
+    With many classes and few samples it costs more: 600 x 20 with 300 classes took 226 s with
     matrices of 5000 x 5000. For the arguments see ``HessianModel``.
     """
     (K, P), m = objective.shape, len(at)
@@ -263,7 +263,7 @@ def _factor(A: Tensor) -> Tensor:
 
 
 def _largest(product: Callable[[Tensor], Tensor], diagonal: Tensor) -> float:
-    """Return about the largest eigenvalue of a matrix with its diagonal scaled to 1, at least 1.
+    """Estimate the largest eigenvalue of a matrix scaled to a diagonal of 1; at least 1.
 
     The power iteration starts from a random vector: a vector of ones lies in the null space if all
     classes of a feature are in the working set.

@@ -38,7 +38,7 @@ ROWS = 1024
 """Rows that are multiplied at a time; each takes K - 1 times its own memory."""
 
 TOL, MAX_ITER = 1e-13, 200
-"""Relative duality gap of the fit, and Newton steps at most; it takes some ten."""
+"""Relative duality gap of the fit, and Newton steps at most; about ten are needed."""
 
 SINGULAR = 1e-12
 """Columns are collinear if their correlation matrix has an eigenvalue below this."""
@@ -231,7 +231,7 @@ def _refuse_collinear(objective: Objective) -> None:
 
 
 def _collinear(names: list[str]) -> ValueError:
-    """Return the error for columns of which one is a linear combination of the others."""
+    """Return the error for columns that are linearly dependent."""
     if len(names) > NAMED:
         names = [*names[:NAMED], f"{len(names) - NAMED} more"]
     return ValueError(

@@ -13,7 +13,7 @@ unless the margins of the separating direction have many scales.
 
 Both programs are solved together by a primal-dual interior-point method with a predictor and a
 corrector (Mehrotra 1992, "On the implementation of a primal-dual interior point method"). It ends
-as soon as its current point proves one of the answers:
+as soon as its point proves one of the answers:
 
  - Separation is proved by delta if no margin is below 0 by more than rounding.
  - Overlap is proved by lambda (1 - c), with c = A v and A^T diag(lambda) A v = A^T lambda, if c is

@@ -8,8 +8,8 @@ its inverse, which hardly does (one inverse for five strengths: 5.2 s for the sw
 6.6 s).
 
 Neighbours also share passes where more columns make a pass little more expensive: for dense rows
-(1.6 times the time for 5 times the columns), and for rows that are read from elsewhere. Sparse rows
-take 4.5 times the time, so their fits run one after the other, with better predictions.
+(1.6 times the time for 5 times the columns), and for streamed rows. Sparse rows take 4.5 times the
+time, so their fits run one after the other, with better predictions.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from softmax_torch.solvers.problem import (
 )
 from softmax_torch.solvers.samples import SparseSamples
 from softmax_torch.solvers.solver import Solver
+from softmax_torch.solvers.stopping_criterion import MARGIN
 
 __all__ = ["CrossValidation", "cross_validate", "path", "predicted"]
 
@@ -110,8 +111,8 @@ def cross_validate(
     """Choose C by the negative log-likelihood of held-out samples.
 
     The samples of each class with weight > 0 are dealt to the folds evenly and at random. A fold is
-    held out by weights of 0, so that X is in memory once. The fit without it starts from the
-    solutions on all samples.
+    held out by weights of 0, so that X is in memory once. Fits without it start from the solutions
+    on all samples.
 
     Args:
         folds: number of folds; each is held out once.
@@ -149,7 +150,7 @@ def cross_validate(
 def _check_strengths(
     Cs: Sequence[float], l1_ratio: float, tol: float, max_iter: int
 ) -> tuple[list[float], float, float, int]:
-    """Return the strengths and the other options as Python numbers; see ``check_fit_options``."""
+    """Return the strengths and the other options as Python numbers."""
     options = [check_fit_options(C, l1_ratio, tol, max_iter, "auto") for C in Cs]
     if not options:
         raise ValueError("Cs: expected at least one strength, got none")
@@ -201,7 +202,7 @@ def _sweep(
 
 
 def _groups(order: list[int], size: int) -> list[list[int]]:
-    """Return groups of strengths that share passes. The first two are alone: none is predicted."""
+    """Return groups of strengths that share passes; the first two, without predictions, alone."""
     first = min(2, len(order))
     return [[i] for i in order[:first]] + [
         order[i : i + size] for i in range(first, len(order), size)
@@ -226,7 +227,7 @@ def _joint_iterations(
             j
             for j, (member, penalty) in enumerate(zip(members, penalties, strict=True))
             if estimated_gap(objective, member.theta, member.gradient, penalty)
-            > 0.9 * tol * member.value
+            > MARGIN * tol * member.value
             and member.steps < STEPS
             and member.step > SHORTEST
         ]

@@ -45,7 +45,7 @@ from softmax_torch.solvers.sampled_hessian import ALL_ROWS, SampledHessian, shor
 __all__ = ["Preconditioner", "Sketch", "sketch", "sketch_of"]
 
 Preconditioner = Callable[[Tensor], Tensor]
-"""A function from a gradient g (K, P) to about H^-1 g, float64; linear, symmetric, positive."""
+"""A function from g (K, P) to approximately H^-1 g, float64; linear, symmetric, positive."""
 
 GRAM_BYTES = 1 << 30
 """Memory of the Gram matrices, at most."""
@@ -71,7 +71,7 @@ class Sketch(Protocol):
     """An approximation of the Hessian of the mean NLL at one theta, without the penalty."""
 
     def inverse(self, l2: float) -> Preconditioner:
-        """Return about (H + l2)^-1, with l2 on the weights and not on the bias."""
+        """Return approximately (H + l2)^-1, with l2 on the weights and not on the bias."""
         ...
 
 
@@ -110,8 +110,8 @@ class Full:
         H /= self.scale
         H /= self.scale.unsqueeze(1)
         H.diagonal().add_(shortfall(H.diagonal()))
-        # H is 0 for moving all classes alike. Curvature is added in these directions, which are
-        # orthogonal to all centred ones.
+        # H is 0 in directions that move all classes alike. Curvature is added there; all centred
+        # directions are orthogonal to them.
         alike = self.scale.reciprocal().view(K, P)
         alike /= alike.norm(dim=0)
         H.view(K, P, K, P).diagonal(dim1=1, dim2=3).add_(alike * alike.unsqueeze(1))

@@ -67,10 +67,10 @@ class Coefficients(Protocol):
 
 
 def check_fit_options(C: Any, l1_ratio: Any, tol: Any, max_iter: Any, solver: str) -> FitOptions:
-    """Return the options as Python numbers; no data are read.
+    """Return the options as Python numbers.
 
-    Numbers of numpy and torch keep their precision in arithmetic: in float16 C times a sum of
-    weights is infinite beyond 65504. Hence they are converted.
+    Numbers of numpy and torch would keep their precision in arithmetic: in float16 C times a sum of
+    weights is infinite beyond 65504.
 
     Raises:
         TypeError: an option is not a number.

@@ -103,7 +103,7 @@ class Samples(Protocol):
 
 
 class _Dense:
-    """Rows for passes in float32, with the offset subtracted, and the same rows as given."""
+    """A dense block: ``x`` minus the offset, for passes in float32, and ``exact`` as given."""
 
     def __init__(self, x: Tensor, exact: Tensor, offset: Tensor | None = None) -> None:
         self.x, self.exact, self.offset = x, exact, offset
@@ -132,7 +132,7 @@ class _Dense:
 
 
 class _Sparse:
-    """Rows and their transpose, both in CSR, as given and in the dtype of the passes."""
+    """A sparse block: rows and their transpose in CSR, as given and in the dtype of the passes."""
 
     def __init__(self, x: Tensor, xt: Tensor, dtype: torch.dtype) -> None:
         self.x, self.xt = x, xt
@@ -329,7 +329,7 @@ class StreamedSamples:
 
 
 def _subtract(x: Tensor, offset: Tensor | None) -> Tensor:
-    """Return x - offset, or x without an offset, in float64."""
+    """Return x - offset in float64; x if there is no offset."""
     return x.double() if offset is None else x.double() - offset
 
 

@@ -154,7 +154,7 @@ def _no_optimum(why: str, remedy: str = "drop or merge columns or classes") -> V
 
 
 def _named(classes: list[int]) -> str:
-    """Return how messages name classes; more than five are counted."""
+    """Return the names of classes for messages; more than five are counted."""
     if len(classes) == 1:
         return f"class {classes[0]}"
     if len(classes) > 5:

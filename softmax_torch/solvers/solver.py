@@ -21,8 +21,7 @@ class Solver(ABC):
         penalty: the penalty that is added.
         theta: the starting point (K, P), float64. Without an L1 term the mean over the classes is
             subtracted from it, which changes no probability and lowers the penalty.
-        dtype: dtype of the passes. ``dtype`` may be set to float64 between steps, followed by
-            ``restart``.
+        dtype: dtype of the passes. It may be set to float64 between steps, before ``restart``.
         seed: seed of all random draws.
 
     Attributes:
