@@ -17,7 +17,8 @@ sample:
                         with the rows [p z, p] of M (n, 2C)
 
 The penalty of vector scaling is a normal prior of variance 1 around a = 1, b = 0. It determines
-what the NLL leaves open (a constant added to b, a class without samples), and fades as n grows.
+the directions that the NLL leaves open (a constant added to b, a class without samples), and fades
+as n grows.
 Temperature scaling never changes which class is the most probable; vector scaling may.
 
 >>> z = torch.tensor([[4.0, 0.0], [4.0, 0.0], [4.0, 0.0], [0.0, 4.0]])  # overconfident

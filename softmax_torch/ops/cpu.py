@@ -46,7 +46,7 @@ NARROW = 64
 """Rows of at most this many classes are narrow."""
 
 FEW = 32768
-"""Up to so many logits (128 KiB of float32) only the number of calls matters for the time."""
+"""Logits (128 KiB of float32) up to which only the number of calls matters for the time."""
 
 NEAR = 8.0
 """Narrow logits are passed to exp2 unshifted where all lie within +-NEAR: rounding z log2 e makes
@@ -298,7 +298,7 @@ def weighted_total(
 def _near_nll_total(z: Tensor, y: Tensor, a: Tensor | float, dz: Tensor) -> Tensor | None:
     """Return ``weighted_total`` of nll alone for narrow rows within +-NEAR, else None.
 
-    The same steps as for the blocks above, in the fewest calls.
+    It takes the same steps as the blocks above, in the fewest calls.
     """
     N, C = z.shape[:2]
     if not _narrow(z) or z.dtype != dz.dtype or dz is z or z.dtype != sum_dtype(z.dtype):
@@ -315,7 +315,7 @@ def _near_nll_total(z: Tensor, y: Tensor, a: Tensor | float, dz: Tensor) -> Tens
 
 
 def _near_nll_block(z: Tensor, true: Tensor, a: Tensor | float, e: Tensor) -> float:
-    """Return the total of one block and write its dz to e; scratch is three numbers per row."""
+    """Return the total of one block, write its dz to e; scratch is three numbers per row."""
     torch.mul(z, LOG2E, out=e).exp2_()
     e_y = e.gather(1, true)
     e.scatter_(1, true, torch.zeros_like(e_y))
@@ -339,9 +339,9 @@ def mean_nll(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
             raise IndexError("class index out of range")
         dz = torch.empty_like(z)
         return weighted_total(z, Target(y), RowWeights(1 / N), dz), dz
-    # For few logits the time is that of the calls, 3 to 10 us each in a training step. Hence calls
-    # that do much at once, and the sum q = 1 - p_y of the other classes, which keeps its digits
-    # where p_y rounds to 1.
+    # For few logits the time goes into calls, 3 to 10 us each in a training step. Hence few calls
+    # that do much, and the sum q = 1 - p_y of the other classes, which keeps its digits where p_y
+    # rounds to 1.
     log_p = torch.log_softmax(z, 1)
     total = F.nll_loss(log_p, y)
     dz = log_p.mul_(LOG2E).exp2_()

@@ -5,8 +5,8 @@ With the gradient dz of the rows (see ``maths``):
     dx = dz W        dW = dz^T x        db = sum_n dz_n
 
 A scalar loss forms all three in the forward pass, block by block: three matrix products, where
-rebuilding the logits in a backward pass would take a fourth. Numbers per row (no reduction) do need
-that fourth product. Only gradients that are needed are computed: a frozen input or weight saves its
+rebuilding the logits in a backward pass would take a fourth. Numbers per row (no reduction) need
+that fourth product. Only gradients that are needed are computed: a frozen input or weight saves a
 product.
 
 Shapes: x (N, D), W (C, D), b (C,) or None; targets and weights as in ``maths``, for z (N, C).
@@ -115,7 +115,7 @@ class GradientSums:
 
 
 class LogitsBlock(NamedTuple):
-    """A block: its rows, their logits, and memory for dz, which may be that of the logits."""
+    """A block: its rows, their logits, and memory for dz, possibly the logits' own."""
 
     at: slice
     z: Tensor

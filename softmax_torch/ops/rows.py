@@ -152,7 +152,7 @@ class _WeightedTotal(Function):
     """A scalar loss whose gradient is formed in the forward pass.
 
     The first backward pass hands out that gradient, scaled in place: it may become a ``.grad``,
-    which its owner then changes. Later passes over a retained graph compute it anew.
+    which its owner then changes. Later passes over a retained graph compute it again.
 
     forward takes the ctx itself, which torch.func does not allow, because a separate setup_context
     costs 11 us a call (torch binds the arguments with ``inspect``): a quarter of the whole time of

@@ -112,7 +112,7 @@ def _loss(problem: Problem, shard: ClassShard) -> Tensor:
     linear = problem.source
     assert isinstance(linear, Linear)
     options = problem.options
-    if problem.soft and options.weight is not None:  # the target too has only the shard's classes
+    if problem.soft and options.weight is not None:  # the target has only the shard's classes
         own = to_shards(options.weight, group)[start:stop]
         problem = problem._replace(options=options._replace(weight=own))
     terms = loss_terms(problem)

@@ -116,7 +116,7 @@ def fit(
 
     Args:
         X: samples (n, D). A torch or numpy array, a memory map, a sparse matrix (torch CSR, scipy),
-            or blocks of rows: an iterable that yields arrays (B, D) anew each time.
+            or blocks of rows: arrays (B, D) from an object that can be iterated repeatedly.
         y: class indices (n,) in [0, K). Each class must occur.
         C: inverse strength of the penalty, as in scikit-learn; ``math.inf`` for no penalty. C times
             the sum of the weights must be at least 1e-30.
@@ -127,8 +127,8 @@ def fit(
         solver: "lbfgs", "newton" or "gradient_descent"; with L1 "proximal_newton". "auto" is the
             fastest of them. Accurate Newton steps finish a fit by "lbfgs" or "newton" whose
             progress has become slow, and every fit without a penalty.
-        tol: relative duality gap to reach (see ``Solution.converged``). The bound is described in
-            ``certificate`` for a penalty and in ``newton_bound`` for none.
+        tol: relative duality gap to reach (see ``Solution.converged``). For the bound see
+            ``certificate``, or ``newton_bound`` without a penalty.
         max_iter: outer iterations at most.
         warm_start: a solution of the same shape to start from; None for zeros.
         device: where to compute; by default where X is.

@@ -1,6 +1,7 @@
-"""The Hessian model B of proximal Newton: approximately that of the smooth F on a working set.
+"""The model B of proximal Newton: an approximation to the Hessian of F on a working set.
 
-B has the coordinates (class, column) of the working set, and l2 and a damping on its diagonal.
+Only the smooth part of F counts. B has the coordinates (class, column) of the working set, and l2
+and a damping on its diagonal.
 
 ``SampledModel``  for small working sets: B is a matrix, estimated from drawn rows (see
                   ``sampled_hessian``). Sampling errors, and changes of the Hessian since, are
@@ -27,7 +28,7 @@ from softmax_torch.solvers.sampled_hessian import SampledHessian
 __all__ = ["RENEW", "ExactModel", "HessianModel", "SampledModel", "hessian_model"]
 
 RENEW = 25
-"""Steps after which B is estimated anew in any case."""
+"""Steps after which B is estimated again in any case."""
 
 MATRIX = 5000
 """Coordinates up to which B is a matrix. At the limit it takes 200 MB."""

@@ -2,9 +2,9 @@
 
 X is a dense array in memory (a tensor, a numpy array, nested lists, a pandas or polars frame), a
 ``numpy.memmap``, a sparse matrix (torch CSR, any format of scipy, a sparse pandas frame), or blocks
-of rows: an iterable that yields 2-dimensional arrays anew each time. Arrays in memory are moved to
-the device at once. Memory maps and blocks are read piece by piece in every pass, and one piece is
-held at a time.
+of rows: 2-dimensional arrays from an object that can be iterated repeatedly. Arrays in memory are
+moved to the device at once. Memory maps and blocks are read piece by piece in every pass, and one
+piece is held at a time.
 
 All numbers of X reach ``Samples`` exactly: whole numbers stay integers, or become float64 if
 float32 would round them.

@@ -52,8 +52,8 @@ SOLVED = 1e-2
 """Largest norm of the residual, relative to the norm of g."""
 
 NOISE, SINGULAR = 1e-13, 1e-12
-"""The norm of g that may be rounding alone, and the least eigenvalue of H, in units of h, with
-which such a g is turned into a bound."""
+"""The norm of g that may be rounding alone, and the least eigenvalue of H, in units of h, that is
+assumed for a bound from such a g."""
 
 FULL = 2048
 """K P up to which CG is preconditioned by the whole Hessian. At the limit it is inverted in

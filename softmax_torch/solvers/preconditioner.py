@@ -55,7 +55,7 @@ FULL = 256
 whole Hessian and 0.08 s with the blocks."""
 
 CHEAP = 10**11
-"""Multiplications and additions up to which a sketch is always built: half a second of two
+"""Multiplications and additions up to which a sketch is always built: half a second on two
 cores."""
 
 PASSES = 60

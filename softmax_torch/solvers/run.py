@@ -41,12 +41,11 @@ bound, half the length of a step, or a fall of F by this share."""
 OVERLAP = 1e-3
 """Length of an accurate Newton step, in differences of logits, below which its bound counts without
 a penalty. If there is an optimum, steps become short fast. If classes are separated in a direction
-with little curvature, CG may miss it in one step, but not in the next one, which then consists of
-it alone."""
+with little curvature, CG may miss it in one step, but not in the next, which is that direction."""
 
 UNDECIDED = 20
-"""Newton steps without a penalty after which ``refuse_separated`` decides about separation. Each of
-1,500 small problems was decided after at most 15."""
+"""Newton steps without a penalty after which ``refuse_separated`` is called. Each of 1,500 small
+problems was decided after at most 15."""
 
 SEPARATION = 100
 """Newton steps without a penalty after which a fit ends undecided."""

@@ -40,10 +40,10 @@ ROWS_PER_COLUMN = 4
 """Rows drawn per column of the estimated matrix, at least."""
 
 ALL_ROWS = 5 * 10**9
-"""Multiplications up to which ``whole`` sums over all rows: 50 ms of two cores."""
+"""Multiplications up to which ``whole`` sums over all rows: 50 ms on two cores."""
 
 PART_NUMBERS = 1 << 25
-"""Numbers held at a time where the drawn rows are read in parts."""
+"""Numbers held at a time when the drawn rows are read in parts."""
 
 
 class RowSample(NamedTuple):

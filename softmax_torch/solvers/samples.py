@@ -5,9 +5,9 @@ r (n, M),
 
     X W^T    and    r^T X,
 
-and sometimes single rows. ``blocks`` cuts X into pieces. Both products of a piece are computed one
-after the other, so that the second one finds the piece in the cache. Measured on MNIST (60000 x
-784, 10 classes, float32, 2 cores; both products):
+and sometimes single rows. ``blocks`` cuts X into blocks of rows. The two products of a block are
+computed one after the other, so that the second finds the block in the cache. Measured on MNIST
+(60000 x 784, 10 classes, float32, 2 cores; both products):
 
  - dense, in blocks of 2048 rows: 36 ms; as a whole 50 ms;
  - sparse (19% of the pixels are not 0): 12 ms, from a matrix with 32-bit indices and its transpose.
@@ -269,7 +269,7 @@ class SparseSamples:
 
 
 class StreamedSamples:
-    """Blocks (B, D) that are read anew in each pass; one is held at a time.
+    """Blocks (B, D) that are read again in each pass; one is held at a time.
 
     Args:
         read: a function that yields the blocks as tensors on the device, in any dtype.

@@ -46,7 +46,7 @@ class Solver(ABC):
         self._prepare()
 
     def _prepare(self) -> None:  # noqa: B027 # most solvers have nothing to prepare
-        """Compute what the first step needs, at the starting point."""
+        """Prepare the first step, at the starting point."""
 
     def _evaluate(self, theta: Tensor) -> Evaluated:
         return self.objective.evaluate(theta, self.penalty, self.dtype)
