@@ -78,8 +78,7 @@ class HessianModel(ABC):
         self.pairs: list[tuple[Tensor, Tensor]] = []
         (K, P), D = objective.shape, objective.samples.d
         k, column = at // P, at % P
-        generator = torch.Generator().manual_seed(seed)
-        sampled = SampledHessian(objective, theta, generator, objective.samples.dtype)
+        sampled = SampledHessian(objective, theta, seed, objective.samples.dtype)
         self.blocks: list[Tensor] = []
         parts = (torch.split(t, sizes) for t in (k, column, damping))
         for k_b, column_b, damping_b in zip(*parts, strict=True):
@@ -124,9 +123,8 @@ class HessianModel(ABC):
         if self.penalty.l2 > 0:
             return x
         x_features = x[self.features]
-        middle = x_features.sort(1).values[
-            :, [(x_features.shape[1] - 1) // 2, x_features.shape[1] // 2]
-        ]
+        K = x_features.shape[1]
+        middle = x_features.sort(1).values[:, [(K - 1) // 2, K // 2]]
         x = x.clone()
         x[self.features] = x_features - middle[:, :1].clamp_min(0) - middle[:, 1:].clamp_max(0)
         return x

@@ -222,10 +222,8 @@ def _refuse_collinear(objective: Objective) -> None:
         involved = (v.abs() > 0.01 * v.abs().max()).nonzero().flatten().tolist()
         names = [f"column {i}" for i in involved]
         level = mean if objective.offset is None else mean + objective.offset
-        if (
-            objective.bias
-            and (level * v / scale).sum().abs() > 1e-6 * (level * v / scale).abs().max()
-        ):
+        terms = level * v / scale
+        if objective.bias and terms.sum().abs() > 1e-6 * terms.abs().max():
             names.append("the intercept")
         raise _collinear(names)
 

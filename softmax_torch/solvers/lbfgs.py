@@ -130,8 +130,8 @@ class PreconditionedLBFGS(Solver):
         self._begin(self._inverse())
 
     def _inverse(self) -> Preconditioner:
-        generator = torch.Generator().manual_seed(self.seed + self.sketched)
-        return sketch(self.objective, self.sketched_theta, generator).inverse(self.penalty.l2)
+        seed = self.seed + self.sketched
+        return sketch(self.objective, self.sketched_theta, seed).inverse(self.penalty.l2)
 
     def _begin(self, precondition: Preconditioner) -> None:
         self.lbfgs = LBFGS(self.theta, Evaluated(self.value, self.gradient), precondition)

@@ -100,8 +100,7 @@ def newton_bound(
     """
     theta = theta - theta.mean(0)
     value, g = objective.evaluate(theta, penalty, torch.float64)
-    generator = torch.Generator().manual_seed(seed)
-    sampled = SampledHessian(objective, theta, generator, torch.float64)
+    sampled = SampledHessian(objective, theta, seed, torch.float64)
     h = sampled.diagonal(sampled.curvatures)
     objective.weight_of(h).add_(penalty.l2)
     precondition = sketch_of(sampled, FULL).inverse(penalty.l2)

@@ -185,8 +185,7 @@ def _sweep(
         if by_lbfgs:
             # The first solutions differ from each other more than later ones.
             if inverse is None or age >= GROUP or len(solved) < 2:
-                generator = torch.Generator().manual_seed(len(solved))
-                sketched = sketch(objective, begin[len(group) // 2], generator)
+                sketched = sketch(objective, begin[len(group) // 2], seed=len(solved))
                 inverse, age = sketched.inverse(own[len(group) // 2].l2), 0
             age += len(group)
             solvers = _joint_iterations(objective, own, begin, inverse, tol)

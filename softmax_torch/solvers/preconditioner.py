@@ -75,9 +75,9 @@ class Sketch(Protocol):
         ...
 
 
-def sketch(objective: Objective, theta: Tensor, generator: torch.Generator) -> Sketch:
+def sketch(objective: Objective, theta: Tensor, seed: int) -> Sketch:
     """Return the most accurate sketch at theta that is worth its cost."""
-    return sketch_of(SampledHessian(objective, theta, generator, objective.samples.dtype))
+    return sketch_of(SampledHessian(objective, theta, seed, objective.samples.dtype))
 
 
 def sketch_of(sampled: SampledHessian, full: int = FULL) -> Sketch:

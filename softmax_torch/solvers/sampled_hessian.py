@@ -63,10 +63,8 @@ class SampledHessian:
         rows_to_draw: number of rows to draw.
     """
 
-    def __init__(
-        self, objective: Objective, theta: Tensor, generator: torch.Generator, dtype: torch.dtype
-    ) -> None:
-        self.objective, self.generator = objective, generator
+    def __init__(self, objective: Objective, theta: Tensor, seed: int, dtype: torch.dtype) -> None:
+        self.objective, self.generator = objective, torch.Generator().manual_seed(seed)
         self.p = objective.probabilities(theta, dtype)
         self.w = objective.weights.to(dtype)
         self.n = len(self.p)

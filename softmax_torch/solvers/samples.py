@@ -256,12 +256,8 @@ class SparseSamples:
         dtype = dtype or self.dtype
         if self.dense is not None and dtype == self.dtype:
             return self.dense[index].to(dtype)
-        return torch.cat(
-            [
-                self.pieces[i].rows(here, dtype)
-                for i, here in _by_piece(index, [piece.x.shape[0] for piece in self.pieces])
-            ]
-        )
+        sizes = [piece.x.shape[0] for piece in self.pieces]
+        return torch.cat([self.pieces[i].rows(at, dtype) for i, at in _by_piece(index, sizes)])
 
     def shifted(self, offset: Tensor) -> Samples:
         pieces = (csr_shifted(piece.x, offset) for piece in self.pieces)

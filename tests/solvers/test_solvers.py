@@ -85,7 +85,7 @@ def centre() -> Tensor:
 
 
 def estimated(own: Objective, seed: int = 0) -> SampledHessian:
-    return SampledHessian(own, somewhere(), torch.Generator().manual_seed(seed), torch.float64)
+    return SampledHessian(own, somewhere(), seed, torch.float64)
 
 
 def test_full_sketch_is_the_hessian() -> None:
