@@ -144,7 +144,7 @@ def _values(block: _Exponentials, z: Tensor, u: Tensor | None, lse: bool) -> Row
     nll = smooth = log_sum = None
     if block.e_y is not None and block.true is not None:
         nll = torch.div(block.others, block.e_y).log1p_()
-        if not block.e_y.amin().item() >= RARE:  # recompute these rows, and NaN, by the formulas
+        if not block.e_y.amin().item() >= RARE:  # recompute these rows by the formulas
             rare = (block.e_y < RARE).squeeze(1)
             y = block.true.squeeze(1)[rare]
             exact = maths.row_values(z.movedim(1, -1)[rare], Target(y)).nll

@@ -84,7 +84,7 @@ def linear_cross_entropy(
         RuntimeError: under torch.compile, torch.func and forward-mode AD, where collectives would
             be lost.
 
-    Logits exist in blocks of rows, at least one row of the shard's logits. Derivatives of every
+    Logits of the shard are held in blocks of at least one row. Derivatives of every
     order are right in reverse mode; all ranks must differentiate in the same tensors. Second
     derivatives need plain local tensors: ``DTensor.to_local`` can be differentiated only once.
     """

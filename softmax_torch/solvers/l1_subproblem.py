@@ -9,8 +9,8 @@ the first points where weights change their sign, which are set to 0. So zeros a
 
 Without an l2 penalty, moving the weights of a feature by the same amount for all classes changes
 nothing but their L1 norm, which is least where their median is 0. B is 0 along that direction, and
-a solve would go far astray. So the median is subtracted first, which saves three quarters of the
-rounds where C is large.
+a solve would move far along it. So the median is subtracted first, which saves three quarters of
+the rounds where C is large.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 The sweep begins with the strongest penalty. As a function of log C the solution is smooth, so each
 warm start is predicted by the polynomial through the last three solutions. Over four decades in 20
-steps on MNIST, F is then within 3e-5 of its minimum at the start, and 4 to 8 steps of L-BFGS find
-the rest. Neighbouring strengths share the sketch of the Hessian, which does not depend on C, and
+steps on MNIST, F is then within 3e-5 of its minimum at the start, and 4 to 8 steps of L-BFGS
+finish. Neighbouring strengths share the sketch of the Hessian, which does not depend on C, and
 its inverse, which hardly does (one inverse for five strengths: 5.2 s for the sweep; one for each:
 6.6 s).
 

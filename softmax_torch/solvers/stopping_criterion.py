@@ -19,7 +19,7 @@ rounding."""
 
 
 class StoppingCriterion:
-    """The relative duality gap is at most ``tol``; with L1 the relative KKT residual too.
+    """The condition that the relative duality gap is at most ``tol``, with L1 the KKT residual too.
 
     The KKT residual is relative to the largest entry of the gradient at W = 0, or to l1 if that is
     larger.
