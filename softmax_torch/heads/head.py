@@ -49,10 +49,7 @@ class SoftmaxHead(SoftmaxOfLinear, nn.Linear):
         device: device of the parameters.
         dtype: floating-point type of the parameters.
 
-    Attributes:
-        weight, bias: (C, D) and (C,), as in ``nn.Linear``.
-
-    Inputs are (..., D).
+    Inputs are (..., D); the parameters are those of ``nn.Linear``.
     """
 
     _request: LossRequest | None = None

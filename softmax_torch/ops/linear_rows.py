@@ -127,7 +127,7 @@ def logits_blocks(linear: Linear) -> Iterator[LogitsBlock]:
     x, weight, _ = linear
     N, C, D = x.shape[0], weight.shape[0], x.shape[1]
     of_logits = backends.logits_budget(x) // (max(C, 1) * x.element_size())
-    of_input = backends.input_budget(x) // (D * x.element_size())
+    of_input = backends.input_budget(x) // (max(D, 1) * x.element_size())
     step = max(1, min(N, of_logits, of_input))
     z = x.new_empty(step, C)
     dz = None if C > D else torch.empty_like(z)  # up to D classes it is no larger than the input
