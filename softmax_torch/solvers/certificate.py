@@ -59,7 +59,7 @@ EPS, SUMS = 2.2e-16, 8.0
 """Rounding of float64, and how many times as large it is in a sum over all samples."""
 
 STALLED = 50
-"""Consecutive Newton steps of the bias without half its gradient, after which they end."""
+"""Consecutive Newton steps of the bias that did not halve its gradient, after which they end."""
 
 
 class Certificate(NamedTuple):

@@ -201,7 +201,7 @@ def _sweep(
 
 
 def _groups(order: list[int], size: int) -> list[list[int]]:
-    """Return groups of strengths that share passes; the first two, without predictions, alone."""
+    """Return groups of strengths that share passes. The first two, not predicted, are alone."""
     first = min(2, len(order))
     return [[i] for i in order[:first]] + [
         order[i : i + size] for i in range(first, len(order), size)

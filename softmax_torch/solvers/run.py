@@ -1,4 +1,4 @@
-"""A fit in progress: decides on certificates, the dtype of the passes, and the end.
+"""A fit in progress, which decides on certificates, the dtype of the passes, and the end.
 
 A solver makes steps in the dtype of its passes. When an estimate says that the requested accuracy
 is reached, a certificate in float64 decides. If it does not suffice, or if the passes
@@ -41,7 +41,7 @@ bound, half the length of a step, or a fall of F by this share."""
 OVERLAP = 1e-3
 """Length of an accurate Newton step, in differences of logits, below which its bound counts without
 a penalty. If there is an optimum, steps become short fast. If classes are separated in a direction
-with little curvature, CG may miss it in one step, but not in the next, which is that direction."""
+with little curvature, CG may miss it in one step, but not in the next, which consists of it."""
 
 UNDECIDED = 20
 """Newton steps without a penalty after which ``refuse_separated`` is called. Each of 1,500 small
