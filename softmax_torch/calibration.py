@@ -17,7 +17,8 @@ sample:
                         with the rows [p z, p] of M (n, 2C)
 
 The penalty of vector scaling is a normal prior of variance 1 around a = 1, b = 0. It determines
-what the NLL leaves open (a constant added to b, a class without samples), and fades as n grows.
+the directions that the NLL leaves open (a constant added to b, a class without samples), and fades
+as n grows.
 Temperature scaling never changes which class is the most probable; vector scaling may.
 
 >>> z = torch.tensor([[4.0, 0.0], [4.0, 0.0], [4.0, 0.0], [0.0, 4.0]])  # overconfident
@@ -28,7 +29,7 @@ tensor([0.7500, 0.2500])
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -37,7 +38,7 @@ from torch.nn import functional as F
 __all__ = ["METHODS", "Calibration", "Method", "fit", "fit_temperature", "fit_vector_scaling"]
 
 Method = Literal["temperature", "vector"]
-METHODS = ("temperature", "vector")
+METHODS: tuple[Method, ...] = get_args(Method)
 
 STEPS = 100
 """Newton steps at most; about 10 are needed. Where a step would leave the bracket of a temperature,
@@ -51,7 +52,7 @@ class Calibration(NamedTuple):
     shift: Tensor
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """Return calibrated logits (..., C) in the dtype of the logits given."""
+        """Return the calibrated logits (..., C), in the dtype of ``logits``."""
         scale, shift = (t.to(logits) for t in self)
         return logits * scale + shift
 
@@ -99,7 +100,7 @@ def fit_temperature(logits: Tensor, y: Tensor) -> Calibration:
             chance (T = infinity).
         IndexError: a class index is out of range.
     """
-    z, y = _checked(logits, y)
+    z, y = _check_arguments(logits, y)
     d = z - z.gather(1, y[:, None])
     if d.amax() <= 0:
         raise ValueError(
@@ -133,9 +134,9 @@ def fit_vector_scaling(logits: Tensor, y: Tensor) -> Calibration:
     """Return scale and shift of each class with the least penalized NLL.
 
     Takes O(n C^2 + C^3) time a step and O(n C + C^2) memory. Arguments and errors are as in
-    ``fit_temperature``, but there always is an optimum.
+    ``fit_temperature``, but an optimum always exists.
     """
-    z, y = _checked(logits, y)
+    z, y = _check_arguments(logits, y)
     C = z.shape[1]
     theta = torch.stack([torch.ones(C), torch.zeros(C)]).to(z)  # a, b
     value, gradient, H = _vector_objective(z, y, theta)
@@ -177,7 +178,7 @@ def _vector_objective(z: Tensor, y: Tensor, theta: Tensor) -> tuple[float, Tenso
     return float(value), gradient, H + torch.eye(len(H)).to(H)
 
 
-def _checked(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def _check_arguments(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Return logits in float64 and y in int64, both on a CPU; raise for unusable ones."""
     if logits.dim() != 2 or y.shape != logits.shape[:1] or len(y) == 0:
         raise ValueError(

@@ -44,7 +44,7 @@ except ImportError as error:
 from softmax_torch.solvers.arrays import refuse_masked, refuse_unreal
 from softmax_torch.solvers.fit import Solution, minimize
 from softmax_torch.solvers.objective import Objective, Penalty
-from softmax_torch.solvers.problem import check_options, make_solver, objective_of
+from softmax_torch.solvers.problem import check_fit_options, make_solver, objective_of
 
 __all__ = ["SoftmaxClassifier"]
 
@@ -67,8 +67,8 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
             a fixed seed.
         solver: "lbfgs", "newton" or "gradient_descent"; with L1 "proximal_newton"; or "auto".
         device: where to fit, such as "cuda"; None for the CPU. Predictions are made on the CPU.
-        dtype: dtype of the passes, torch.float32 or torch.float64 or the name of one; None for
-            float32, or float64 if X is small.
+        dtype: dtype of the passes, torch.float32, torch.float64 or their names; None for float32,
+            or float64 if X is small.
 
     Attributes:
         classes_: sorted labels (K,). For K = 2 the shapes below have 1 in place of K.
@@ -132,12 +132,12 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         Warns:
             sklearn.exceptions.ConvergenceWarning: the fit ended before ``tol`` was reached.
         """
-        C, l1_ratio, tol, max_iter = check_options(
+        C, l1_ratio, tol, max_iter = check_fit_options(
             self.C, self.l1_ratio, self.tol, self.max_iter, self.solver
         )
-        X, y = validate_data(self, _unwrapped("X", X), _unwrapped("y", y), accept_sparse="csr")
+        X, y = validate_data(self, _from_torch("X", X), _from_torch("y", y), accept_sparse="csr")
         check_classification_targets(y)
-        weight = self._weight(y, _unwrapped("sample_weight", sample_weight))
+        weight = self._weight(y, _from_torch("sample_weight", sample_weight))
         if weight is not None and not weight.all():
             kept = weight > 0
             X, y, weight = X[kept], y[kept], weight[kept]
@@ -156,7 +156,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
             penalty = penalty._replace(l2=2 * penalty.l2)
         theta = self._start(objective, classes)
         solver = make_solver(self.solver, objective, penalty, theta, self._seed())
-        self._set(
+        self._set_attributes(
             minimize(solver, tol, max_iter, category=ConvergenceWarning),
             np.float32 if X.dtype == np.float32 else np.float64,
         )
@@ -166,7 +166,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
     def decision_function(self, X: Any) -> NDArray[Any]:
         """Return logits (n, K); for two classes w.x + b (n,), above 0 for ``classes_[1]``."""
         check_is_fitted(self)
-        X = validate_data(self, _unwrapped("X", X), accept_sparse="csr", reset=False)
+        X = validate_data(self, _from_torch("X", X), accept_sparse="csr", reset=False)
         scores: NDArray[Any] = X @ self.coef_.T + self.intercept_
         return scores[:, 0] if len(self.classes_) == 2 else scores
 
@@ -231,7 +231,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
             return 0
         return int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
 
-    def _set(self, solution: Solution, dtype: type[np.floating[Any]]) -> None:
+    def _set_attributes(self, solution: Solution, dtype: type[np.floating[Any]]) -> None:
         W, b = solution.weight.cpu(), solution.bias.cpu()
         if len(W) == 2:
             W, b = W[1:] - W[:1], b[1:] - b[:1]
@@ -242,7 +242,7 @@ class SoftmaxClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] #
         self.n_iter_ = np.array([solution.iterations], np.int32)
 
 
-def _unwrapped(name: str, given: Any) -> Any:
+def _from_torch(name: str, given: Any) -> Any:
     """Return a tensor as an array or a scipy CSR matrix, on the CPU and without its gradient.
 
     Anything else is returned as it is. Masked arrays with masked entries raise ValueError, because

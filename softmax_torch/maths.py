@@ -28,8 +28,8 @@ there is no nll, without u no smooth.
 Half-precision logits are upcast: the row numbers are float32 then. A gradient has the dtype of the
 tensor it belongs to.
 
-These functions are plain torch: autograd, forward AD, vmap and the compiler see through them. Each
-is the plain twin of a fast function in ``ops`` with the same name and arguments.
+These functions are plain torch: autograd, forward AD, vmap and the compiler see through them. Fast
+functions in ``ops`` have the names and arguments of their plain twins here.
 
 >>> z = torch.tensor([[0.0, 40.0]])
 >>> rows = row_values(z, Target(torch.tensor([1])))
@@ -50,6 +50,8 @@ __all__ = [
     "RowWeights",
     "ShardValues",
     "Target",
+    "class_sum",
+    "class_view",
     "log1pexp",
     "row_values",
     "row_vjp",
@@ -161,13 +163,13 @@ def _nll(z: Tensor, y: Tensor) -> Tensor:
     shift = torch.where(without_rivals, 0.0, largest)
     total = (rivals - shift.unsqueeze(1)).exp().sum(1)  # at least 1, or 0 without rivals
     z_y = z.gather(1, y.unsqueeze(1)).squeeze(1)
-    # The difference first: it is exact where the two are near, and at 1e4 a sum loses 3 digits.
+    # shift - z_y is exact where the two are near; log + shift would lose 3 digits at 1e4.
     L = torch.where(without_rivals, 1.0, total).log() + (shift - z_y)
     return torch.where(without_rivals & finite, 0.0, log1pexp(L))
 
 
 def log1pexp(L: Tensor) -> Tensor:
-    """Return log(1 + exp(L)) to full precision; F.softplus is the identity above a threshold."""
+    """Return log(1 + exp(L)) to full precision; F.softplus returns L above a threshold."""
     # exp of non-positive numbers only; relu and abs would have the wrong slope at L = 0
     positive = L > 0
     return torch.where(positive, L, 0.0) + torch.where(positive, -L, L).exp().log1p()
@@ -217,8 +219,9 @@ def weighted_total(
     """
     a, b, c = weights
     rows = row_values(z, target, lse=c is not None)
+    squared = None if rows.lse is None else rows.lse * rows.lse
     total = upcast(z.new_zeros(()))
-    for weight, value in ((a, rows.nll), (b, rows.smooth), (c, _square(rows.lse))):
+    for weight, value in ((a, rows.nll), (b, rows.smooth), (c, squared)):
         if weight is not None and value is not None:
             term = weight * value
             if isinstance(weight, Tensor):
@@ -227,10 +230,6 @@ def weighted_total(
     if dz is not None:
         row_vjp(z, target, value_gradients(z, weights, rows.lse), dz)
     return total
-
-
-def _square(value: Tensor | None) -> Tensor | None:
-    return None if value is None else value * value
 
 
 def value_gradients(z: Tensor, weights: RowWeights, lse: Tensor | None) -> RowValues:
@@ -257,7 +256,7 @@ def shard_shift(largest: Tensor) -> Tensor:
 
 
 def shard_values(z: Tensor, target: Target) -> ShardValues:
-    """Return the numbers that the shard with logits z contributes to each row; see the class."""
+    """Return the ``ShardValues`` of each row for a shard with logits z."""
     y, u = target
     assert y is not None
     z = upcast(z)

@@ -13,8 +13,8 @@ equal width:
     gap_b         1/n times the sum of (correct_i - confidence_i) over the samples i of bin b
     ECE           sum_b |gap_b|
 
-The sums are integers and so exact, in any order of the samples. Processes add up one number a bin;
-they need not exchange their samples.
+The sums are kept as integers, so they are exact in any order of the samples, and processes exchange
+one number a bin.
 
 >>> z = torch.tensor([[3.0, 1.0], [3.0, 1.0]]).log()  # p = (3/4, 1/4), twice
 >>> y = torch.tensor([0, 1])
@@ -116,15 +116,14 @@ def gaps(sums: Tensor, n: int) -> Tensor:
 
 
 def ece(gaps: Tensor) -> Tensor:
-    """Return the ECE (...) of sets with these gaps (..., BINS)."""
+    """Return the ECE (...) from the gaps of the bins (..., BINS)."""
     return gaps.abs().sum(-1)
 
 
 def fixed_point(x: Tensor, unit: int) -> Tensor:
     """Return x as int64 in units of 1 / unit, rounded to the nearest.
 
-    Integers add up to the same sum in any order, floating-point numbers do not. A power of 2 as
-    unit loses no digits of x before the rounding. Float16 ends at 65504 and is multiplied in
-    float32.
+    Integers have the same sum in any order; floating-point numbers do not. If the unit is a power
+    of 2, x loses no digits before the rounding. x is upcast because float16 ends at 65504.
     """
     return (upcast(x) * unit).round().long()

@@ -72,11 +72,7 @@ class SoftmaxOfLinear(nn.Module):
             A scalar, or one number per sample with ``reduction="none"``.
         """
         return linear_cross_entropy(
-            self._features(x),
-            self.linear.weight,
-            target,
-            linear_bias=self.linear.bias,
-            **options,
+            self._features(x), self.linear.weight, target, linear_bias=self.linear.bias, **options
         )
 
 

@@ -1,10 +1,9 @@
 """Find and replace a network's head.
 
 The rule: the head is the last module with parameters of its own in the order of
-``named_modules()``, and an ``nn.Linear``. That is the order in which the net's author wrote the
-modules, so that auxiliary classifiers and attention projections come first. The rule knows no
-family of nets. It holds for every classifier of torchvision except SqueezeNet, which ends in a
-convolution.
+``named_modules()``, and an ``nn.Linear``. The author of the net wrote the modules in that order, so
+auxiliary classifiers and attention projections come first. The rule knows no family of nets. It
+holds for every classifier of torchvision except SqueezeNet, which ends in a convolution.
 """
 
 from __future__ import annotations
@@ -40,21 +39,23 @@ def find_head(model: nn.Module, name: str | None = None) -> tuple[str, nn.Linear
         if isinstance(layer, nn.Linear):
             return name, layer
         linear = [n for n, module in modules.items() if isinstance(module, nn.Linear)]
-        kind = f"no module of {_a(model)}" if layer is None else _a(layer)
+        kind = f"no module of {_kind(model)}" if layer is None else _kind(layer)
         raise ValueError(
             "name: expected the name of an nn.Linear"
             f"{f', such as {linear[-1]!r}' if linear else ''}, got {name!r}, {kind}"
         )
     owners = [n for n, module in modules.items() if any(True for _ in module.parameters(False))]
     if not owners:
-        raise ValueError(f"model: expected an nn.Linear at its end, got {_a(model)}, no parameters")
+        raise ValueError(
+            f"model: expected an nn.Linear at its end, got {_kind(model)}, no parameters"
+        )
     layer = modules[owners[-1]]
     if isinstance(layer, nn.Linear):
         return owners[-1], layer
     raise ValueError(
         "model: expected an nn.Linear as the last module with parameters, "
-        f"got {owners[-1]!r}, {_a(layer)}. If the head is another layer, give its name; if it is "
-        "not an nn.Linear, end the model in one: replace a convolution over positions, for "
+        f"got {owners[-1]!r}, {_kind(layer)}. If the head is another layer, give its name; if it "
+        "is not an nn.Linear, end the model in one: replace a convolution over positions, for "
         "example, by their mean, nn.Flatten and nn.Linear"
     )
 
@@ -62,7 +63,7 @@ def find_head(model: nn.Module, name: str | None = None) -> tuple[str, nn.Linear
 def replace_head(
     model: nn.Module, num_classes: int | None = None, *, name: str | None = None
 ) -> SoftmaxHead:
-    """Replace the net's final linear layer by a ``SoftmaxHead`` and return that.
+    """Replace the net's final linear layer by a ``SoftmaxHead`` and return the head.
 
     Args:
         model: the net, not yet wrapped in DDP or sharded. It is changed in place.
@@ -89,8 +90,8 @@ def replace_head(
     if not plain or any(type(p) is not nn.Parameter for p in parameters) or _wrapped(model):
         raise ValueError(
             f"model: expected {name!r} to be a plain nn.Linear of a net not wrapped, got "
-            f"{_a(layer)} with a weight of type {type(layer.weight).__name__} in {_a(model)}; "
-            "replace the head first, then wrap, shard or parametrize"
+            f"{_kind(layer)} with a weight of type {type(layer.weight).__name__} in "
+            f"{_kind(model)}; replace the head first, then wrap, shard or parametrize"
         )
     head = SoftmaxHead(
         layer.in_features,
@@ -108,14 +109,14 @@ def replace_head(
 
 
 def _wrapped(model: nn.Module) -> bool:
-    """Return whether DDP or FSDP2 has lists of the parameters, which would miss new ones."""
+    """Return whether DDP or FSDP2 wraps a module: their lists of parameters would miss new ones."""
     return any(
         isinstance(m, nn.parallel.DistributedDataParallel)
-        # identifies an FSDPModule without importing that, which takes 0.7 s
+        # identifies an FSDPModule without importing it, which takes 0.7 s
         or hasattr(m, "set_requires_gradient_sync")
         for m in model.modules()
     )
 
 
-def _a(module: nn.Module) -> str:
+def _kind(module: nn.Module) -> str:
     return f"a {type(module).__name__}"

@@ -6,8 +6,8 @@
 A loss that never forms logits needs the features, and a net's ``forward`` does not return them. So
 the target is passed to the head instead, and the net is called as usual: by DDP, which has to see
 that call; by FSDP, which gathers a layer's weights only for its forward; by ``torch.compile``,
-autocast and hooks. The parameters keep their names in the net: code that loads, splits or saves the
-net need not know of the head.
+autocast and hooks. The parameters keep their names, so code that loads, splits or saves the net
+need not know of the head.
 
 >>> import torch
 >>> _ = torch.manual_seed(0)
@@ -49,10 +49,7 @@ class SoftmaxHead(SoftmaxOfLinear, nn.Linear):
         device: device of the parameters.
         dtype: floating-point type of the parameters.
 
-    Attributes:
-        weight, bias: (C, D) and (C,), as in ``nn.Linear``.
-
-    Inputs are (..., D).
+    Inputs are (..., D); the parameters are those of ``nn.Linear``.
     """
 
     _request: LossRequest | None = None
@@ -69,7 +66,7 @@ class SoftmaxHead(SoftmaxOfLinear, nn.Linear):
         nn.Linear.__init__(self, in_features, num_classes, bias, device, dtype)
 
     @property
-    def linear(self) -> nn.Linear:  # type: ignore[override] # an attribute there, set by nobody here
+    def linear(self) -> nn.Linear:  # type: ignore[override] # an attribute in the base class
         """The head itself."""
         return self
 
@@ -150,7 +147,7 @@ class LossRequest:
 
 
 class LossContext:
-    """The context of ``SoftmaxHead.target``; a class, which torch.compile can trace in 2.11 too."""
+    """The context of ``SoftmaxHead.target``: a class, for torch.compile of 2.11 to trace it."""
 
     def __init__(self, head: SoftmaxHead, request: LossRequest) -> None:
         self.head, self.request = head, request

@@ -56,11 +56,11 @@ class Problem(NamedTuple):
     target: Tensor  # int64 class indices (N,) or (N, M), all valid, or probabilities like logits
     soft: bool  # whether target holds class probabilities
     counted: Tensor | None  # False in rows that are ignored; None if there are none
-    classes: int  # C; of all shards where source has a shard of the classes
+    classes: int  # C; counts all shards if source has one shard of the classes
     options: Options  # with sample_weight (N,) or (N, M)
     dtype: torch.dtype  # of the loss
     shape: torch.Size  # of the loss with reduction="none"
-    autocast: bool  # whether autocast is on, and has to be off while the loss is computed
+    autocast: bool  # whether autocast is on; the loss must be computed with it off
 
 
 def logits_problem(input: Tensor, target: Tensor, options: Options) -> Problem:
@@ -84,7 +84,7 @@ def logits_problem(input: Tensor, target: Tensor, options: Options) -> Problem:
         target = _class_second(target, input)
     else:
         target, counted = _class_indices(target.reshape(row_shape), classes, options.ignore_index)
-    options = _with_rows(options, row_shape)
+    options = _with_weight_shape(options, row_shape)
     return Problem(z, target, soft, counted, classes, options, dtype, rows, autocast)
 
 
@@ -97,8 +97,8 @@ def linear_problem(
 ) -> Problem:
     """Parse a call of ``linear_cross_entropy`` whose layer ``check_linear`` has passed.
 
-    For a shard of the classes ``classes`` counts all shards' classes, and ``whole_target`` is
-    checked in place of target, which has the class probabilities of the shard only.
+    For a shard of the classes, ``classes`` counts those of all shards, and ``whole_target`` is
+    checked in place of ``target``, which has the probabilities of the shard only.
     """
     x, rows = linear.x, linear.x.shape[:-1]
     N = math.prod(rows)
@@ -119,12 +119,12 @@ def linear_problem(
         target = target.reshape(N, target.shape[-1])
     else:
         target, counted = _class_indices(target.reshape(-1), C, options.ignore_index)
-    options = _with_rows(options, (N,))
+    options = _with_weight_shape(options, (N,))
     return Problem(linear, target, soft, counted, C, options, dtype, rows, autocast)
 
 
-def _with_rows(options: Options, shape: tuple[int, ...]) -> Options:
-    """Return the options with a sample weight of this shape."""
+def _with_weight_shape(options: Options, shape: tuple[int, ...]) -> Options:
+    """Return the options with the sample weight in this shape."""
     if options.sample_weight is None:
         return options
     return options._replace(sample_weight=options.sample_weight.reshape(shape))
@@ -245,8 +245,8 @@ def _class_second(x: Tensor, z: Tensor) -> Tensor:
 def _class_indices(y: Tensor, classes: int, ignore_index: int) -> tuple[Tensor, Tensor | None]:
     """Return y in int64, with class 0 in ignored rows, and the mask of the rows that count.
 
-    The mask is None where no row is ignored. Raise IndexError where a class index is out of range
-    and values are readable.
+    The mask is None if no row is ignored. Raise IndexError if a class index is out of range and
+    values are readable.
     """
     y = y.to(torch.int64)
     if not _may_ignore(y, classes, ignore_index):

@@ -1,9 +1,10 @@
 """Choose how a call of cross-entropy is computed, and compute it.
 
 A call is parsed into a ``Problem``; ``route`` chooses its rule and kernels; ``weights`` turns its
-options into weights of row numbers; the rule runs. Two shortcuts come first, for small batches, on
-which calls cost more than arithmetic: they skip parsing and weights. No other file decides about
-routes.
+options into weights of row numbers; the rule runs. Two shortcuts come first, because on small
+batches calls cost more than arithmetic: the mean NLL skips parsing and weights, and a layer with
+few logits keeps them. No other file decides about routes.
+
 ``route_of`` returns the route of a call without running it:
 
 >>> import torch
@@ -121,10 +122,10 @@ def _takes_mean_nll(input: Tensor, target: Tensor, options: Options) -> bool:
     return not (0 <= options.ignore_index < C or torch.is_autocast_enabled("cpu"))
 
 
-def _keeps_few_logits(linear: Linear, options: Options) -> bool:
-    """Return whether a layer has so few logits that not keeping them would cost more."""
+def _keeps_logits(linear: Linear, options: Options) -> bool:
+    """Return whether ``logits_loss`` computes a layer: it has positions, or few logits."""
     x, W, _ = linear
-    return (
+    return W.dim() > 2 or (
         backends.plain()
         and options.weight is None
         and options.sample_weight is None
@@ -141,20 +142,20 @@ def logits_loss(input: Tensor, target: Tensor, options: Options) -> Tensor:
         except (IndexError, RuntimeError):  # the general route names the index
             pass
     problem = arguments.logits_problem(input, target, options)
-    return _computed(problem, route(problem))
+    return _compute(problem, route(problem))
 
 
 def linear_loss(linear: Linear, target: Tensor, options: Options) -> Tensor:
     """Return the loss of a linear layer: ``functional.linear_cross_entropy``."""
     arguments.check_options(options)
     arguments.check_linear(linear)
-    if linear.weight.dim() > 2 or _keeps_few_logits(linear, options):
-        return logits_loss(_logits_second(linear), target, options)
+    if _keeps_logits(linear, options):
+        return logits_loss(_layer_logits(linear), target, options)
     problem = arguments.linear_problem(linear, target, options)
-    return _computed(problem, route(problem))
+    return _compute(problem, route(problem))
 
 
-def _logits_second(linear: Linear) -> Tensor:
+def _layer_logits(linear: Linear) -> Tensor:
     """Return the logits (N, C) of a layer, or (N, C, d1, ..., dK) of one with positions."""
     x, W, b = linear
     if W.dim() == 2:
@@ -163,11 +164,11 @@ def _logits_second(linear: Linear) -> Tensor:
     return z.view(*x.shape[:-1], *W.shape[:-1])
 
 
-def _computed(problem: Problem, chosen: Route) -> Tensor:
+def _compute(problem: Problem, chosen: Route) -> Tensor:
     """Return the loss of a problem, computed on the chosen route."""
     if problem.autocast:
         with torch.autocast(problem.target.device.type, enabled=False):
-            return _computed(problem._replace(autocast=False), chosen)
+            return _compute(problem._replace(autocast=False), chosen)
     source = problem.source
     if chosen.logits == "kept":
         assert isinstance(source, Linear)
@@ -175,7 +176,7 @@ def _computed(problem: Problem, chosen: Route) -> Tensor:
     terms = loss_terms(problem)
     target, weights = terms.target, terms.weights
     lse = weights.c is not None
-    # Each module of rules takes the source of its own routes, which mypy cannot see.
+    # mypy cannot see that each module of rules gets the source of its own routes.
     rule: Any = linear_rows if chosen.logits == "in blocks" else rows
     loss: Tensor
     if chosen.rule == "weighted total":
@@ -187,8 +188,8 @@ def _computed(problem: Problem, chosen: Route) -> Tensor:
         else:
             values = rule.row_values(source, target, lse, chosen.kernels)
         loss = loss_of_values(values, terms, problem.options.reduction)
-    if terms.of_no_rows is not None:
-        loss = loss + terms.of_no_rows
+    if terms.nan_if_empty is not None:
+        loss = loss + terms.nan_if_empty
     if problem.options.reduction == "none":
         loss = loss.reshape(problem.shape)
     return loss.to(problem.dtype)
@@ -205,7 +206,7 @@ def route_of(function: Callable[..., Tensor], /, *args: Any, **kwargs: Any) -> R
         The rule, where the logits are, the kernels, and the reason; ``print`` shows them as a line.
 
     Raises:
-        Exception: as the call, for arguments that do not fit.
+        ValueError, IndexError, TypeError, RuntimeError: as the call, for arguments that do not fit.
     """
     bound = inspect.signature(function).bind(*args, **kwargs)
     bound.apply_defaults()
@@ -217,9 +218,8 @@ def route_of(function: Callable[..., Tensor], /, *args: Any, **kwargs: Any) -> R
     linear = Linear(given["input"], given["linear_weight"], given["linear_bias"])
     arguments.check_options(options)
     arguments.check_linear(linear)
-    if linear.weight.dim() > 2 or _keeps_few_logits(linear, options):
-        logits = _logits_second(linear)
-        return _logits_route(logits, target, options)._replace(logits="kept")
+    if _keeps_logits(linear, options):
+        return _logits_route(_layer_logits(linear), target, options)._replace(logits="kept")
     return route(arguments.linear_problem(linear, target, options))
 
 

@@ -30,12 +30,12 @@ __all__ = ["LossTerms", "loss_of_values", "loss_terms"]
 
 
 class LossTerms(NamedTuple):
-    """The terms of a loss: their targets and weights."""
+    """The target and the weights of a loss."""
 
     target: Target
     weights: RowWeights
     counted: Tensor | None  # False in rows that are ignored; None if there are none
-    of_no_rows: RowWeight  # NaN for a mean over no rows, else 0; None if rows are known to count
+    nan_if_empty: RowWeight  # NaN for a mean over no rows, else 0; None if rows are known to count
 
 
 def loss_terms(problem: Problem) -> LossTerms:
@@ -67,7 +67,7 @@ def loss_terms(problem: Problem) -> LossTerms:
     if options.sample_weight is not None:
         count = _times(count, upcast(options.sample_weight))
     mean = options.reduction == "mean"
-    scale, of_no_rows = _reciprocal(_times(share, count), rows) if mean else (None, None)
+    scale, nan_if_empty = _reciprocal(_times(share, count), rows) if mean else (None, None)
     a = None if nll is None else _times(nll, _times(count, scale))
     b = None if smooth is None else _times(smooth, _times(count, scale))
     c: RowWeight = None
@@ -75,7 +75,7 @@ def loss_terms(problem: Problem) -> LossTerms:
         if mean and share is not None:
             scale, _ = _reciprocal(count, rows)
         c = _times(options.z_loss, _times(count, scale))
-    return LossTerms(target, RowWeights(a, b, c), problem.counted, of_no_rows)
+    return LossTerms(target, RowWeights(a, b, c), problem.counted, nan_if_empty)
 
 
 def _times(x: RowWeight, y: RowWeight) -> RowWeight:
@@ -86,11 +86,11 @@ def _times(x: RowWeight, y: RowWeight) -> RowWeight:
 
 
 def _reciprocal(count: RowWeight, rows: int) -> tuple[RowWeight, RowWeight]:
-    """Return 1 over the sum of ``count``, and NaN if that sum is 0.
+    """Return 1 over the sum of ``count``, and NaN if that sum is 0, else 0 or None.
 
     ``count`` is one number per row, or None for 1. torch's mean over rows that are all ignored is
-    NaN with a gradient of 0. Hence two numbers: a scale that stays finite, and a NaN to add to the
-    loss, through which no gradient passes.
+    NaN with a gradient of 0. Hence two numbers: a scale that stays finite, and a NaN without a
+    gradient, which is added to the loss.
     """
     if count is None:
         return (1.0 / rows, None) if rows > 0 else (1.0, torch.nan)
@@ -101,7 +101,7 @@ def _reciprocal(count: RowWeight, rows: int) -> tuple[RowWeight, RowWeight]:
 
 
 def loss_of_values(values: RowValues, terms: LossTerms, reduction: str) -> Tensor:
-    """Return the loss of rows with these numbers; lse among them where there is a z-loss."""
+    """Return the loss from the row numbers; they include lse if there is a z-loss."""
     nll, smooth, lse = values
     total: Tensor | None = None
     squared = None if lse is None else lse * lse

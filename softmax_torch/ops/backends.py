@@ -1,6 +1,6 @@
-"""The choice of kernels for a device, and the questions about the mode torch runs in.
+"""Choose the kernels for a device, and query the mode that torch runs in.
 
-All of torch's private state that the package reads is read here.
+No other file of the package reads torch's private state.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Kernels(Protocol):
 
 
 class GPUKernels(Kernels, Protocol):
-    """The functions of the GPU backend: one more."""
+    """The functions of the GPU backend: ``scale_`` besides those of ``Kernels``."""
 
     def scale_(self, x: Tensor, factor: Tensor) -> Tensor: ...
 
@@ -93,7 +93,7 @@ def traced() -> bool:
     jvp, but torch runs it with forward AD switched off: the jvp of a jvp through it silently loses
     its second tangent (``jacfwd(jacfwd(f))``, torch 2.15).
 
-    True under a dispatch mode too, such as that of fake tensors, which have no values.
+    True under a dispatch mode too: fake tensors, for example, have no values.
     """
     return is_compiling() or forward_ad._current_level >= 0 or _len_torch_dispatch_stack() > 0
 
@@ -101,7 +101,7 @@ def traced() -> bool:
 def plain() -> bool:
     """Return whether this is plain eager code: not ``traced``, and no torch.func transform.
 
-    A kernel writes into plain memory and would lose batches and tangents. Elsewhere only the
+    A kernel writes into plain memory and would lose batches and tangents. In other code only the
     autograd rule with a vmap, or the formulas, may run.
     """
     return not (_are_functorch_transforms_active() or traced())

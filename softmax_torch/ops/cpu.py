@@ -9,9 +9,9 @@ follows from e_y and the sum of the others (``maths`` says why the true class is
 How to fill a block was measured (2 cores, AVX-512, torch 2.15, float32):
 
  - wide rows by ``torch.softmax``: 80 us for 262 rows of 1000 in cache. exp takes 20 us on one make
-   of processor and 110 on another, and needs the range of the logits first.
+   of processor and 110 us on another, and needs the range of the logits first.
  - narrow rows by exp2(z log2 e): softmax costs 75 ns per row whatever its length, 5300 us for 60000
-   rows of 10, where exp takes 250 us, multiplication and exp2 120. Besides, torch.exp starts the
+   rows of 10. exp takes 250 us, multiplication and exp2 120 us. Besides, torch.exp starts the
    threads of another library from 1000 elements on, which stalls for milliseconds where the other
    core is busy, and is up to 200 times slower where float32 underflows; exp2 does neither.
 
@@ -29,14 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from softmax_torch import maths
-from softmax_torch.maths import (
-    RowValues,
-    RowWeights,
-    Target,
-    class_sum,
-    class_view,
-    sum_dtype,
-)
+from softmax_torch.maths import RowValues, RowWeights, Target, class_sum, class_view, sum_dtype
 
 __all__ = ["mean_nll", "row_values", "row_vjp", "weighted_total"]
 
@@ -45,15 +38,15 @@ BLOCK = 1 << 20
 quarter of this takes 1.25 times as long: each block costs some twenty calls."""
 
 BLOCK_ROWS = (8192, 65536)
-"""Least and most rows of a block (if the block has the elements). Between the two, as many rows as
-keep the scratch for their numbers below a 20th of the gradient. torch uses all threads from 32768
+"""Least and most rows of a block (unless BLOCK allows fewer). Between the two, as many rows as keep
+the scratch for their numbers below a 20th of the gradient. torch uses all threads from 32768
 rows on: 60000 x 10 in one block takes 0.7 ms, in blocks of 8192 rows 1.2 ms."""
 
 NARROW = 64
 """Rows of at most this many classes are narrow."""
 
 FEW = 32768
-"""Up to so many logits (128 KiB of float32) only the number of calls matters for the time."""
+"""Logits (128 KiB of float32) up to which only the number of calls matters for the time."""
 
 NEAR = 8.0
 """Narrow logits are passed to exp2 unshifted where all lie within +-NEAR: rounding z log2 e makes
@@ -73,7 +66,7 @@ def _row_limit(numel: int) -> int:
     return min(max(low, numel // (3 * 21)), high)
 
 
-def _blocks(z: Tensor) -> Iterator[tuple[Index, Index]]:
+def _block_indices(z: Tensor) -> Iterator[tuple[Index, Index]]:
     """Yield for each block of z its indices into z, and into a tensor of one number per row."""
     most = min(max(1, BLOCK // z.shape[1]), _row_limit(z.numel()))
     if z.dim() == 2:
@@ -151,7 +144,7 @@ def _values(block: _Exponentials, z: Tensor, u: Tensor | None, lse: bool) -> Row
     nll = smooth = log_sum = None
     if block.e_y is not None and block.true is not None:
         nll = torch.div(block.others, block.e_y).log1p_()
-        if not block.e_y.amin().item() >= RARE:  # recompute these rows, and NaN, by the formulas
+        if not block.e_y.amin().item() >= RARE:  # recompute these rows by the formulas
             rare = (block.e_y < RARE).squeeze(1)
             y = block.true.squeeze(1)[rare]
             exact = maths.row_values(z.movedim(1, -1)[rare], Target(y)).nll
@@ -208,7 +201,7 @@ def _to_gradient(
     return e
 
 
-class _Part(NamedTuple):
+class _FilledBlock(NamedTuple):
     """A block of the logits: its rows, its part of z and u, and its exponentials."""
 
     rows: Index
@@ -218,14 +211,16 @@ class _Part(NamedTuple):
     dz: Tensor | None  # where to copy the gradient of this block, if that is not block.e itself
 
 
-def _parts(z: Tensor, target: Target, dz: Tensor | None, lse: bool = False) -> Iterator[_Part]:
-    """Yield z in blocks, filled in dz where its layout allows that, else in one scratch block."""
+def _filled_blocks(
+    z: Tensor, target: Target, dz: Tensor | None, lse: bool = False
+) -> Iterator[_FilledBlock]:
+    """Yield the filled blocks of z, in the memory of dz if its layout allows, else in scratch."""
     y, u = target
     dtype = sum_dtype(z.dtype)
     if u is not None and u.dim() == 1:
         u = u.to(dtype)
     scratch = None
-    for at, rows in _blocks(z):
+    for at, rows in _block_indices(z):
         z_b = z[at].to(dtype)
         u_b = u if u is None or u.dim() == 1 else u[at].to(dtype)
         dz_b = None if dz is None else dz[at]
@@ -236,7 +231,7 @@ def _parts(z: Tensor, target: Target, dz: Tensor | None, lse: bool = False) -> I
                 scratch = z.new_empty(z_b.numel(), dtype=dtype)
             e = scratch[: z_b.numel()].view(z_b.shape)
         block = _fill(z_b, None if y is None else y[rows], e, lse)
-        yield _Part(rows, z_b, u_b, block, dz_b)
+        yield _FilledBlock(rows, z_b, u_b, block, dz_b)
 
 
 def _of_rows(weights: RowWeights | RowValues, rows: Index) -> RowWeights:
@@ -251,7 +246,7 @@ def row_values(z: Tensor, target: Target, lse: bool = False) -> RowValues:
     shape, dtype = z.shape[:1] + z.shape[2:], sum_dtype(z.dtype)
     needed = (target.y is not None, target.u is not None, lse)
     result = RowValues(*[z.new_empty(shape, dtype=dtype) if n else None for n in needed])
-    for rows, z_b, u_b, block, _ in _parts(z, target, None, lse):
+    for rows, z_b, u_b, block, _ in _filled_blocks(z, target, None, lse):
         for whole, part in zip(result, _values(block, z_b, u_b, lse), strict=True):
             if whole is not None and part is not None:
                 whole[rows] = part.squeeze(1)
@@ -261,7 +256,7 @@ def row_values(z: Tensor, target: Target, lse: bool = False) -> RowValues:
 def row_vjp(z: Tensor, target: Target, g: RowValues, dz: Tensor | None = None) -> Tensor:
     """Return the gradient dz, of z's shape and dtype; write it into ``dz`` if given."""
     dz = torch.empty_like(z) if dz is None else dz
-    for rows, _, u_b, block, dz_b in _parts(z, target, dz):
+    for rows, _, u_b, block, dz_b in _filled_blocks(z, target, dz):
         e = _to_gradient(block, u_b, _of_rows(g, rows))
         if dz_b is not None:
             dz_b.copy_(e)
@@ -282,7 +277,7 @@ def weighted_total(
         if nll_total is not None:
             return nll_total
     total = 0.0
-    for rows, z_b, u_b, block, dz_b in _parts(z, target, dz, c is not None):
+    for rows, z_b, u_b, block, dz_b in _filled_blocks(z, target, dz, c is not None):
         a_b, b_b, c_b = _of_rows(weights, rows)
         nll, smooth, lse = _values(block, z_b, u_b, c is not None)
         g_lse = None
@@ -303,7 +298,7 @@ def weighted_total(
 def _near_nll_total(z: Tensor, y: Tensor, a: Tensor | float, dz: Tensor) -> Tensor | None:
     """Return ``weighted_total`` of nll alone for narrow rows within +-NEAR, else None.
 
-    The same steps as for the blocks above, in the fewest calls.
+    It takes the same steps as the blocks above, in the fewest calls.
     """
     N, C = z.shape[:2]
     if not _narrow(z) or z.dtype != dz.dtype or dz is z or z.dtype != sum_dtype(z.dtype):
@@ -320,7 +315,7 @@ def _near_nll_total(z: Tensor, y: Tensor, a: Tensor | float, dz: Tensor) -> Tens
 
 
 def _near_nll_block(z: Tensor, true: Tensor, a: Tensor | float, e: Tensor) -> float:
-    """Return the total of one block and write its dz to e; scratch is three numbers per row."""
+    """Return the total of one block, write its dz to e; scratch is three numbers per row."""
     torch.mul(z, LOG2E, out=e).exp2_()
     e_y = e.gather(1, true)
     e.scatter_(1, true, torch.zeros_like(e_y))
@@ -344,9 +339,9 @@ def mean_nll(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
             raise IndexError("class index out of range")
         dz = torch.empty_like(z)
         return weighted_total(z, Target(y), RowWeights(1 / N), dz), dz
-    # Few logits cost their calls, 3 to 10 us each between a forward and a backward pass. Hence the
-    # calls that do most at once, and the sum q = 1 - p_y of the other classes, which keeps its
-    # digits where p_y rounds to 1.
+    # For few logits the time goes into calls, 3 to 10 us each in a training step. Hence few calls
+    # that do much, and the sum q = 1 - p_y of the other classes, which keeps its digits where p_y
+    # rounds to 1.
     log_p = torch.log_softmax(z, 1)
     total = F.nll_loss(log_p, y)
     dz = log_p.mul_(LOG2E).exp2_()

@@ -38,8 +38,8 @@ TILE = 8192
 """Classes of a tile for more classes: 16 bytes of bfloat16 for each of 1024 threads."""
 
 POSITIONS = (16, 128)
-"""Classes and rows of a tile for adjacent positions. With 32 classes the compiler spills; where a
-tile does not hold all classes, with more than half as many."""
+"""Classes and rows of a tile for adjacent positions. With 32 classes the compiler spills, and with
+16 if the tile does not hold all classes."""
 
 
 class _Tiling(NamedTuple):
@@ -57,18 +57,18 @@ def _tiling(z: Tensor) -> _Tiling:
     C = z.shape[1]
     class_stride = z.stride(1)
     wide = 1 << (C - 1).bit_length()
-    half = 2 if z.dtype == torch.float64 else 1  # a number takes two registers
+    registers = 2 if z.dtype == torch.float64 else 1  # of a number
     if class_stride != 1 and (z.dim() == 3 or C > NARROW) and wide > 1:
-        one = wide <= POSITIONS[0] // half
-        tile = wide if one else POSITIONS[0] // 2 // half  # m and s take registers too
+        one = wide <= POSITIONS[0] // registers
+        tile = wide if one else POSITIONS[0] // 2 // registers  # m and s take registers too
         return _Tiling(one, False, tile, POSITIONS[1], 4)
-    if wide <= NARROW // half:
+    if wide <= NARROW // registers:
         # Not told that classes are adjacent, the compiler gives neighbouring threads other rows.
         return _Tiling(True, False, wide, 128, 4)
-    one = wide <= ONE_TILE // half
-    tile = wide if one else TILE // half**2  # each sum takes two registers as well
+    one = wide <= ONE_TILE // registers
+    tile = wide if one else TILE // registers**2  # each sum takes two registers as well
     rows = max(1, 2048 // tile)
-    warps = 32 if not one else min(32, max(4, tile * rows * half // 512))
+    warps = 32 if not one else min(32, max(4, tile * rows * registers // 512))
     return _Tiling(one, class_stride == 1, tile, rows, warps)
 
 
@@ -96,8 +96,8 @@ def _on(z: Tensor) -> AbstractContextManager[object]:
     return torch.cuda.device(z.device) if z.is_cuda else nullcontext()
 
 
-def _of_rows(weight: RowWeight, z: Tensor) -> tuple[Tensor | None, int]:
-    """Return a weight as a kernel reads it: its numbers, and the stride between rows."""
+def _weight_and_stride(weight: RowWeight, z: Tensor) -> tuple[Tensor | None, int]:
+    """Return the numbers of a weight on the device, and their stride between rows."""
     if weight is None:
         return None, 0
     if not isinstance(weight, Tensor):
@@ -149,11 +149,7 @@ def weighted_total(
 
 
 def _gradients(
-    z: Tensor,
-    target: Target,
-    weights: RowWeights | RowValues,
-    dz: Tensor | None,
-    total: bool,
+    z: Tensor, target: Target, weights: RowWeights | RowValues, dz: Tensor | None, total: bool
 ) -> Tensor | None:
     """Write the gradient to dz if given; return the total of each program if ``total``."""
     (y, u), (a, b, c) = target, weights
@@ -167,7 +163,7 @@ def _gradients(
     totals = None
     if total:
         totals = torch.empty(programs, dtype=sum_dtype(z.dtype), device=z.device)
-    tensors, strides = zip(*(_of_rows(weight, z) for weight in (a, b, c)), strict=True)
+    tensors, strides = zip(*(_weight_and_stride(weight, z) for weight in (a, b, c)), strict=True)
     if programs > 0:
         with _on(z):
             triton_kernels.row_gradients[(programs,)](

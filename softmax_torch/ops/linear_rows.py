@@ -5,8 +5,8 @@ With the gradient dz of the rows (see ``maths``):
     dx = dz W        dW = dz^T x        db = sum_n dz_n
 
 A scalar loss forms all three in the forward pass, block by block: three matrix products, where
-rebuilding the logits in a backward pass would take a fourth. Numbers per row (no reduction) do need
-that fourth product. Only gradients that are needed are computed: a frozen input or weight saves its
+rebuilding the logits in a backward pass would take a fourth. Numbers per row (no reduction) need
+that fourth product. Only gradients that are needed are computed: a frozen input or weight saves a
 product.
 
 Shapes: x (N, D), W (C, D), b (C,) or None; targets and weights as in ``maths``, for z (N, C).
@@ -115,7 +115,7 @@ class GradientSums:
 
 
 class LogitsBlock(NamedTuple):
-    """A block of rows: their places, their logits, and memory for dz, possibly the logits' own."""
+    """A block: its rows, their logits, and memory for dz, possibly the logits' own."""
 
     at: slice
     z: Tensor
@@ -127,7 +127,7 @@ def logits_blocks(linear: Linear) -> Iterator[LogitsBlock]:
     x, weight, _ = linear
     N, C, D = x.shape[0], weight.shape[0], x.shape[1]
     of_logits = backends.logits_budget(x) // (max(C, 1) * x.element_size())
-    of_input = backends.input_budget(x) // (D * x.element_size())
+    of_input = backends.input_budget(x) // (max(D, 1) * x.element_size())
     step = max(1, min(N, of_logits, of_input))
     z = x.new_empty(step, C)
     dz = None if C > D else torch.empty_like(z)  # up to D classes it is no larger than the input
@@ -150,7 +150,7 @@ def _weights_of(weights: RowWeights, at: slice) -> RowWeights:
 
 
 def formula_gradients(linear: Linear, dz_of: Callable[[Tensor], Tensor]) -> Gradients:
-    """Return the gradients as differentiable functions, from the formula of dz in the logits."""
+    """Return differentiable gradients, from a function that computes dz from the logits."""
     dz = dz_of(linear.logits())
     dbias = None if linear.bias is None else dz.sum(0)
     return dz @ linear.weight, dz.t() @ linear.x, dbias
@@ -191,11 +191,7 @@ class _WeightedTotal(Function):
 
 
 def _total_and_gradients(
-    linear: Linear,
-    target: Target,
-    weights: RowWeights,
-    kernels: Kernels,
-    needed: tuple[bool, ...],
+    linear: Linear, target: Target, weights: RowWeights, kernels: Kernels, needed: tuple[bool, ...]
 ) -> tuple[Tensor, Gradients]:
     """Return the weighted total and the gradients that are needed."""
     sums = GradientSums(linear, needed)

@@ -66,12 +66,12 @@ def needed(target: Target, lse: bool) -> tuple[bool, bool, bool]:
 
 
 def packed(values: RowValues) -> tuple[Tensor, ...]:
-    """Return the row numbers without the None: the outputs of an autograd Function."""
+    """Return the row numbers that are not None: the outputs of an autograd Function."""
     return tuple(value for value in values if value is not None)
 
 
 def unpacked(outputs: tuple[Tensor | None, ...], needed: tuple[bool, bool, bool]) -> RowValues:
-    """Return the row numbers, or their gradients, that ``packed`` has packed."""
+    """Return row numbers, or their gradients, from a tuple as ``packed`` returns it."""
     found = iter(outputs)
     return RowValues(*[next(found) if n else None for n in needed])
 
@@ -142,7 +142,7 @@ def save_arguments(ctx: Any, target: Target, weights: RowWeights, *tensors: Tens
 
 
 def saved_arguments(ctx: Any) -> tuple[Target, RowWeights, list[Any]]:
-    """Return what ``save_arguments`` saved: the target, the weights and the tensors."""
+    """Return the target, the weights and the tensors that ``save_arguments`` saved."""
     y, u, a, b, c, *tensors = ctx.saved_tensors
     weights = [n if w is None else w for w, n in zip((a, b, c), ctx.numbers, strict=True)]
     return Target(y, u), RowWeights(*weights), tensors
@@ -152,7 +152,7 @@ class _WeightedTotal(Function):
     """A scalar loss whose gradient is formed in the forward pass.
 
     The first backward pass hands out that gradient, scaled in place: it may become a ``.grad``,
-    which its owner then changes. Later passes over a retained graph compute it anew.
+    which its owner then changes. Later passes over a retained graph compute it again.
 
     forward takes the ctx itself, which torch.func does not allow, because a separate setup_context
     costs 11 us a call (torch binds the arguments with ``inspect``): a quarter of the whole time of

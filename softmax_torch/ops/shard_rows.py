@@ -1,7 +1,7 @@
 """The autograd rule over rows of z = x W^T + b of a shard of the classes: four numbers per row.
 
 ``maths.ShardValues`` defines the numbers; from their sums over shards all three row numbers follow
-(see ``parallel.functional``). Their gradient, with m as there:
+(see ``parallel.functional``). Their gradient, with m as in ``maths``:
 
     dz_c = g_rivals exp(z_c - m) [c != y] + g_zy [c = y] - g_spread u_c
     du_c = g_spread (m - z_c)                      summed over the rows that share u
@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from softmax_torch import maths
-from softmax_torch.maths import ShardValues, Target, shard_shift, upcast
+from softmax_torch.maths import ShardValues, Target, shard_shift, sum_dtype, upcast
 from softmax_torch.ops import backends
 from softmax_torch.ops.linear_rows import (
     GradientSums,
@@ -40,7 +40,7 @@ __all__ = ["linear_shard_values", "shard_values", "shard_vjp"]
 
 
 def linear_shard_values(linear: Linear, target: Target) -> ShardValues:
-    """Return the shard's numbers, differentiable in x, weight, bias and u, but for ``largest``."""
+    """Return the shard's numbers; all but ``largest`` are differentiable in x, W, b and u."""
     return ShardValues(*_LinearShardValues.apply(*linear, *target))
 
 
@@ -99,7 +99,7 @@ class _LinearShardValues(Function):
     def forward(
         x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, u: Tensor | None
     ) -> tuple[Tensor, ...]:
-        numbers = upcast(x.new_zeros(())).new_zeros(4, len(x))
+        numbers = x.new_zeros(4, len(x), dtype=sum_dtype(x.dtype))
         numbers[0] = -torch.inf
         target = Target(y, u)
         for at, z, _ in logits_blocks(Linear(x, weight, bias)) if len(weight) > 0 else ():

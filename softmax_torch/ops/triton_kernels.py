@@ -127,7 +127,7 @@ def _nll(m, s, z_y):
     alone = s == 0.0
     L = tl.log(tl.where(alone, 1.0, s)) + (m - z_y)
     nll = tl.where(L > 0, L, 0.0) + _log1p(tl.exp(-tl.abs(L)))
-    nll = tl.where(L == L, nll, L)  # keep NaN, for which the comparisons above choose anything
+    nll = tl.where(L == L, nll, L)  # keep NaN, which the comparisons above may lose
     nll = tl.where(alone & (z_y == z_y), 0.0, nll)
     return tl.where((z_y == float("inf")) | (alone & (z_y == -float("inf"))), float("nan"), nll)
 

@@ -1,6 +1,6 @@
 """Softmax regression whose classes are split over the ranks of a process group.
 
-A group of one rank does what ``functional.linear_cross_entropy`` does:
+A group of one rank computes the same as ``functional.linear_cross_entropy``:
 
 >>> import os, tempfile, torch
 >>> import torch.distributed as dist

@@ -84,7 +84,7 @@ def linear_cross_entropy(
         RuntimeError: under torch.compile, torch.func and forward-mode AD, where collectives would
             be lost.
 
-    Logits exist in blocks of rows, at least one row of the shard's logits. Derivatives of every
+    Logits of the shard are held in blocks of at least one row. Derivatives of every
     order are right in reverse mode; all ranks must differentiate in the same tensors. Second
     derivatives need plain local tensors: ``DTensor.to_local`` can be differentiated only once.
     """
@@ -112,7 +112,7 @@ def _loss(problem: Problem, shard: ClassShard) -> Tensor:
     linear = problem.source
     assert isinstance(linear, Linear)
     options = problem.options
-    if problem.soft and options.weight is not None:  # the target too has only the shard's classes
+    if problem.soft and options.weight is not None:  # the target has only the shard's classes
         own = to_shards(options.weight, group)[start:stop]
         problem = problem._replace(options=options._replace(weight=own))
     terms = loss_terms(problem)
@@ -121,8 +121,8 @@ def _loss(problem: Problem, shard: ClassShard) -> Tensor:
         u = to_shards(u, group)[start:stop]
     values = _row_values(linear, Target(y, u), shard)
     loss = loss_of_values(values, terms, options.reduction)
-    if terms.of_no_rows is not None:
-        loss = loss + terms.of_no_rows
+    if terms.nan_if_empty is not None:
+        loss = loss + terms.nan_if_empty
     loss = loss.to(problem.dtype)
     return loss.reshape(problem.shape) if options.reduction == "none" else loss
 

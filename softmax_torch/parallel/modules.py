@@ -29,7 +29,7 @@ class ShardedSoftmaxRegression(nn.Module):
 
     Args:
         in_features: D, the number of features of a sample.
-        num_classes: C, the number of all classes; it need not be a multiple of the ranks.
+        num_classes: C, the number of all classes; not necessarily a multiple of the ranks.
         bias: whether the logits have an intercept per class.
         mesh: the ranks that share the classes: a process group, or a DeviceMesh of one dimension
             (such as ``mesh["classes"]`` of a larger mesh); None for all ranks.
@@ -102,9 +102,7 @@ class ShardedSoftmaxRegression(nn.Module):
         assert isinstance(parameter, DTensor)
         local, (_, start, stop, C) = parameter.to_local(), self.shard
         step = min(C, max(1, DRAW_BLOCK // math.prod(local.shape[1:])))
-        block = local.new_empty(
-            step, *local.shape[1:]
-        )  # reused: a second one would take memory too
+        block = local.new_empty(step, *local.shape[1:])  # reused, to save memory
         for first in range(0, C, step):
             last = min(first + step, C)
             drawn = block[: last - first].uniform_(-bound, bound)

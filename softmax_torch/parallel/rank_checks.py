@@ -1,7 +1,7 @@
 """Check that no rank of a sharded loss has an error and that all ranks have the same arguments.
 
-The first call in a group begins with an all-reduce of 24 bytes. By it a mistake on one rank becomes
-an error on all, and no rank waits for another that has stopped. On a GPU this waits for the device.
+The first call in a group begins with an all-reduce of 24 bytes. It turns a mistake on one rank into
+an error on all, so that no rank waits for one that has stopped. On a GPU this waits for the device.
 After a call in which the ranks of a group had the same arguments, later calls compare nothing: each
 rank checks its own arguments alone.
 """
@@ -29,10 +29,7 @@ COMPARED: weakref.WeakSet[dist.ProcessGroup] = weakref.WeakSet()
 
 
 def parse_on_all_ranks(
-    linear: Linear,
-    target: Tensor,
-    shard: ClassShard,
-    options: Options,
+    linear: Linear, target: Tensor, shard: ClassShard, options: Options
 ) -> Problem:
     """Parse the arguments of every rank; ``classes`` of the problem counts all shards' classes.
 
@@ -57,12 +54,7 @@ def parse_on_all_ranks(
     return problem
 
 
-def _parse(
-    linear: Linear,
-    target: Tensor,
-    shard: ClassShard,
-    options: Options,
-) -> Problem:
+def _parse(linear: Linear, target: Tensor, shard: ClassShard, options: Options) -> Problem:
     """Check and parse this rank's arguments."""
     arguments.check_options(options)
     arguments.check_linear(linear)
@@ -80,16 +72,11 @@ def _parse(
                 f"target: expected probabilities of the shard's classes of shape "
                 f"{(*rows, C_r)}, got {tuple(target.shape)}"
             )
-        whole = target.new_zeros(()).expand(*rows, shard.classes)  # checked like all classes'
+        whole = target.new_zeros(()).expand(*rows, shard.classes)  # of the shape that is checked
     return arguments.linear_problem(linear, target, options, shard.classes, whole)
 
 
-def _description(
-    linear: Linear,
-    target: Tensor,
-    options: Options,
-    soft: bool,
-) -> dict[str, str]:
+def _description(linear: Linear, target: Tensor, options: Options, soft: bool) -> dict[str, str]:
     """Return the properties of the arguments that must be the same on all ranks, by name."""
 
     def kind(x: object) -> str:

@@ -22,7 +22,7 @@ __all__ = ["ClassShard", "from_shards", "initialised", "reduced", "to_shards"]
 
 
 class ClassShard(NamedTuple):
-    """The classes [start, stop) of this rank, out of ``classes``, and the group with all."""
+    """The classes [start, stop) of this rank, out of ``classes``, and the group that has all."""
 
     group: dist.ProcessGroup
     start: int
@@ -70,7 +70,7 @@ class ClassShard(NamedTuple):
 
 
 def initialised(group: dist.ProcessGroup | None) -> dist.ProcessGroup:
-    """Return the group, or that of all ranks; raise ValueError unless this rank is in it."""
+    """Return the group, by default of all ranks; raise ValueError unless this rank is in it."""
     if not (dist.is_available() and dist.is_initialized()):
         raise ValueError(
             "group: expected a process group of torch.distributed "

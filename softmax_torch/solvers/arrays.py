@@ -209,7 +209,7 @@ def column_names(X: Any) -> list[Any] | None:
 
 
 def column(index: int, names: Sequence[Any] | None = None) -> str:
-    """Return how messages name a column: by its index, and its name if that is a string."""
+    """Return a column's index, and its name if that is a string, for messages."""
     if names is None or not isinstance(names[index], str):
         return f"column {index}"
     return f"column {index} ({names[index]!r})"

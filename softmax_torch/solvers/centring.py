@@ -6,7 +6,7 @@ with x - o for columns whose mean is many times their spread, such as years or t
 column is almost a multiple of the intercept, and in float32 its values are almost equal: on iris +
 1e5 L-BFGS ended 20% above the optimum, and an L1 fit of iris + 1e3 took 1000 iterations.
 
-If no mean is many times the spread this gains nothing, and X stays as it is.
+Other columns would gain nothing, and stay as they are.
 """
 
 from __future__ import annotations

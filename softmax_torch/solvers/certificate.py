@@ -59,7 +59,7 @@ EPS, SUMS = 2.2e-16, 8.0
 """Rounding of float64, and how many times as large it is in a sum over all samples."""
 
 STALLED = 50
-"""Newton steps of the bias that did not halve its gradient, after which it stays where it is."""
+"""Consecutive Newton steps of the bias that did not halve its gradient, after which they end."""
 
 
 class Certificate(NamedTuple):
@@ -101,21 +101,21 @@ def certify(objective: Objective, theta: Tensor, penalty: Penalty) -> Certificat
     objective.weight_of(gradient).add_(W, alpha=penalty.l2)
     if penalty.l1 == 0:
         g = objective.weight_of(gradient).abs()
-        beyond, within = (g - rounding).clamp_min(0), _within(objective, W, rounding)
-        each = torch.minimum(g.square(), beyond.square() + 2 * penalty.l2 * within)
+        beyond, cost = (g - rounding).clamp_min(0), _rounding_cost(objective, W, rounding)
+        each = torch.minimum(g.square(), beyond.square() + 2 * penalty.l2 * cost)
         gap = float(each.sum()) / (2 * penalty.l2)
     residual = float(subgradient(objective, theta, gradient, penalty.l1).abs().max())
     return Certificate(theta, value, gradient, max(gap, 0.0) + left, residual)
 
 
 def _rounding(objective: Objective, z: Tensor) -> Tensor:
-    """Return about the error of the entries of V in each column (D,) in float64."""
+    """Estimate the float64 rounding error of the entries of V in each column (D,)."""
     largest = float(objective.processes.largest(z.abs().max()))
     return EPS * (SUMS + largest) * objective.spread
 
 
-def _within(objective: Objective, W: Tensor, rounding: Tensor) -> Tensor:
-    """Return by how much ``rounding`` raises the bound, for each weight (K, D): r_kd R_kd."""
+def _rounding_cost(objective: Objective, W: Tensor, rounding: Tensor) -> Tensor:
+    """Return r_kd R_kd, by which ``rounding`` raises the bound, for each weight (K, D)."""
     return REACH * (
         W.abs() * rounding + torch.where(objective.spread > 0, rounding / objective.spread, 0)
     )
@@ -133,7 +133,7 @@ def _dual(
     """Return the larger D(q) of q = p and of q = (1 - s) e_y + s p.
 
     Args:
-        V: minus the V of p (K, D); its sign does not matter.
+        V: minus V for q = p (K, D); the sign does not matter.
         W: (K, D).
         z: logits (n, K).
         w: weights over S (n,).
@@ -146,8 +146,8 @@ def _dual(
         return float(objective.summed(w @ -torch.special.xlogy(q, q).sum(1)))
 
     size, best = V.abs(), -math.inf
-    within = float(_within(objective, W, rounding)[size > penalty.l1].sum())
-    for off, price in ((torch.zeros_like(rounding), 0.0), (rounding, within)):
+    cost = float(_rounding_cost(objective, W, rounding)[size > penalty.l1].sum())
+    for off, price in ((torch.zeros_like(rounding), 0.0), (rounding, cost)):
         excess = (size - penalty.l1 - off).clamp_min(0)
         feasible = not excess.any()
         if penalty.l2 > 0 or feasible:

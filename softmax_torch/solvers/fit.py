@@ -38,7 +38,7 @@ from torch import Tensor
 from softmax_torch.modules import SoftmaxRegression
 from softmax_torch.solvers.certificate import Certificate, subgradient
 from softmax_torch.solvers.objective import Penalty
-from softmax_torch.solvers.problem import check_options, make_solver, objective_of, theta_of
+from softmax_torch.solvers.problem import check_fit_options, make_solver, objective_of, theta_of
 from softmax_torch.solvers.run import Progress, Run, progress
 from softmax_torch.solvers.solver import Solver
 
@@ -116,7 +116,7 @@ def fit(
 
     Args:
         X: samples (n, D). A torch or numpy array, a memory map, a sparse matrix (torch CSR, scipy),
-            or blocks of rows: an iterable that yields arrays (B, D) anew each time.
+            or blocks of rows: arrays (B, D) from an object that can be iterated repeatedly.
         y: class indices (n,) in [0, K). Each class must occur.
         C: inverse strength of the penalty, as in scikit-learn; ``math.inf`` for no penalty. C times
             the sum of the weights must be at least 1e-30.
@@ -127,13 +127,13 @@ def fit(
         solver: "lbfgs", "newton" or "gradient_descent"; with L1 "proximal_newton". "auto" is the
             fastest of them. Accurate Newton steps finish a fit by "lbfgs" or "newton" whose
             progress has become slow, and every fit without a penalty.
-        tol: relative duality gap to reach (see ``Solution.converged``). The bound is described in
-            ``certificate`` for a penalty and in ``newton_bound`` for none.
+        tol: relative duality gap to reach (see ``Solution.converged``). For the bound see
+            ``certificate``, or ``newton_bound`` without a penalty.
         max_iter: outer iterations at most.
         warm_start: a solution of the same shape to start from; None for zeros.
         device: where to compute; by default where X is.
-        dtype: dtype of the passes, torch.float32 or torch.float64 or the name of one; by default
-            float32, or float64 if X is small. The last digits are found in float64 in any case.
+        dtype: dtype of the passes, torch.float32, torch.float64 or their names; by default float32,
+            or float64 if X is small. The last digits are found in float64 in any case.
         seed: seed of the draw of rows for preconditioners, if there are many rows. The answer
             depends on it by less than ``tol``.
         callback: called with a ``Progress`` after each iteration; the fit ends if it returns true.
@@ -152,7 +152,7 @@ def fit(
         ConvergenceWarning: ``max_iter`` was reached, or rounding in float64 prevents progress,
             before the optimum was certified to ``tol``.
     """
-    options = check_options(C, l1_ratio, tol, max_iter, solver)
+    options = check_fit_options(C, l1_ratio, tol, max_iter, solver)
     objective = objective_of(
         X, y, fit_intercept, sample_weight, class_weight, device, dtype, distributed
     )
@@ -169,7 +169,7 @@ def minimize(
     callback: Callable[[Progress], Any] | None = None,
     category: type[Warning] = ConvergenceWarning,
 ) -> Solution:
-    """Step until the certificate is within ``tol``, or warn in this category; see ``fit``.
+    """Step until the certificate is within ``tol``, or warn; see ``fit``.
 
     Passes begin in the solver's dtype and continue in float64 once float32 shows no more progress.
     """

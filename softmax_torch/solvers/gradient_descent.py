@@ -21,7 +21,7 @@ class GradientDescent(Solver):
     """Gradient descent with a backtracking line search."""
 
     length = 0.5
-    newton_takes_over = False  # it is there to show what gradient descent does
+    newton_takes_over = False  # they would hide how gradient descent fares
 
     def step(self) -> bool:
         slope = -float(self.gradient.square().sum())

@@ -1,6 +1,7 @@
-"""The Hessian model B of proximal Newton: about the Hessian of the smooth F on a working set.
+"""The model B of proximal Newton: an approximation to the Hessian of F on a working set.
 
-B has the coordinates (class, column) of the working set, and l2 and a damping on its diagonal.
+Only the smooth part of F counts. B has the coordinates (class, column) of the working set, and l2
+and a damping on its diagonal.
 
 ``SampledModel``  for small working sets: B is a matrix, estimated from drawn rows (see
                   ``sampled_hessian``). Sampling errors, and changes of the Hessian since, are
@@ -27,7 +28,7 @@ from softmax_torch.solvers.sampled_hessian import SampledHessian
 __all__ = ["RENEW", "ExactModel", "HessianModel", "SampledModel", "hessian_model"]
 
 RENEW = 25
-"""Steps after which B is estimated anew in any case."""
+"""Steps after which B is estimated again in any case."""
 
 MATRIX = 5000
 """Coordinates up to which B is a matrix. At the limit it takes 200 MB."""
@@ -44,7 +45,7 @@ CG_STEPS, CG_ENOUGH = 50, 0.1
 
 
 class HessianModel(ABC):
-    """B at theta on the coordinates ``at``, ascending. Its diagonal blocks are held as matrices.
+    """B at theta on the coordinates ``at``, with its diagonal blocks as matrices.
 
     Args:
         objective: the samples.
@@ -57,7 +58,7 @@ class HessianModel(ABC):
     Attributes:
         diagonal: (M,) of B without the corrections by curvature pairs.
         pairs: the curvature pairs so far.
-        life: steps after which it is to be renewed.
+        life: steps after which the model must be renewed.
     """
 
     life = RENEW
@@ -77,8 +78,7 @@ class HessianModel(ABC):
         self.pairs: list[tuple[Tensor, Tensor]] = []
         (K, P), D = objective.shape, objective.samples.d
         k, column = at // P, at % P
-        generator = torch.Generator().manual_seed(seed)
-        sampled = SampledHessian(objective, theta, generator, objective.samples.dtype)
+        sampled = SampledHessian(objective, theta, seed, objective.samples.dtype)
         self.blocks: list[Tensor] = []
         parts = (torch.split(t, sizes) for t in (k, column, damping))
         for k_b, column_b, damping_b in zip(*parts, strict=True):
@@ -112,20 +112,19 @@ class HessianModel(ABC):
 
     @abstractmethod
     def largest_eigenvalue(self) -> float:
-        """Return about an upper bound on the eigenvalues of B with its diagonal scaled to 1."""
+        """Return an approximate upper bound on the eigenvalues of B scaled to a diagonal of 1."""
 
     def median_centred(self, x: Tensor) -> Tensor:
         """Return x (M,) with the median over the classes subtracted, feature by feature.
 
-        Without an l2 penalty this changes nothing but the L1 norm, which it minimizes. With one x
-        is returned as it is.
+        Without an l2 penalty this changes nothing but the L1 norm, which it minimizes. With an l2
+        penalty x is returned unchanged.
         """
         if self.penalty.l2 > 0:
             return x
         x_features = x[self.features]
-        middle = x_features.sort(1).values[
-            :, [(x_features.shape[1] - 1) // 2, x_features.shape[1] // 2]
-        ]
+        K = x_features.shape[1]
+        middle = x_features.sort(1).values[:, [(K - 1) // 2, K // 2]]
         x = x.clone()
         x[self.features] = x_features - middle[:, :1].clamp_min(0) - middle[:, 1:].clamp_max(0)
         return x
@@ -227,16 +226,11 @@ class ExactModel(HessianModel):
 
 
 def hessian_model(
-    objective: Objective,
-    penalty: Penalty,
-    theta: Tensor,
-    at: Tensor,
-    seed: int,
-    damping: Tensor,
+    objective: Objective, penalty: Penalty, theta: Tensor, at: Tensor, seed: int, damping: Tensor
 ) -> HessianModel:
     """Return B as a matrix if factoring it costs less than passes, otherwise as products.
 
-    With many classes and few samples it does not: 600 x 20 with 300 classes took 226 s with
+    With many classes and few samples it costs more: 600 x 20 with 300 classes took 226 s with
     matrices of 5000 x 5000. For the arguments see ``HessianModel``.
     """
     (K, P), m = objective.shape, len(at)
@@ -268,7 +262,7 @@ def _factor(A: Tensor) -> Tensor:
 
 
 def _largest(product: Callable[[Tensor], Tensor], diagonal: Tensor) -> float:
-    """Return about the largest eigenvalue of a matrix with its diagonal scaled to 1, at least 1.
+    """Estimate the largest eigenvalue of a matrix scaled to a diagonal of 1; at least 1.
 
     The power iteration starts from a random vector: a vector of ones lies in the null space if all
     classes of a feature are in the working set.

@@ -38,7 +38,7 @@ ROWS = 1024
 """Rows that are multiplied at a time; each takes K - 1 times its own memory."""
 
 TOL, MAX_ITER = 1e-13, 200
-"""Relative duality gap of the fit, and Newton steps at most; it takes some ten."""
+"""Relative duality gap of the fit, and Newton steps at most; about ten are needed."""
 
 SINGULAR = 1e-12
 """Columns are collinear if their correlation matrix has an eigenvalue below this."""
@@ -222,16 +222,14 @@ def _refuse_collinear(objective: Objective) -> None:
         involved = (v.abs() > 0.01 * v.abs().max()).nonzero().flatten().tolist()
         names = [f"column {i}" for i in involved]
         level = mean if objective.offset is None else mean + objective.offset
-        if (
-            objective.bias
-            and (level * v / scale).sum().abs() > 1e-6 * (level * v / scale).abs().max()
-        ):
+        terms = level * v / scale
+        if objective.bias and terms.sum().abs() > 1e-6 * terms.abs().max():
             names.append("the intercept")
         raise _collinear(names)
 
 
 def _collinear(names: list[str]) -> ValueError:
-    """Return the error for columns of which one is a linear combination of the others."""
+    """Return the error for columns that are linearly dependent."""
     if len(names) > NAMED:
         names = [*names[:NAMED], f"{len(names) - NAMED} more"]
     return ValueError(

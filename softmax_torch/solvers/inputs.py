@@ -2,9 +2,9 @@
 
 X is a dense array in memory (a tensor, a numpy array, nested lists, a pandas or polars frame), a
 ``numpy.memmap``, a sparse matrix (torch CSR, any format of scipy, a sparse pandas frame), or blocks
-of rows: an iterable that yields 2-dimensional arrays anew each time. Arrays in memory are moved to
-the device at once. Memory maps and blocks are read piece by piece in every pass, and one piece is
-held at a time.
+of rows: 2-dimensional arrays from an object that can be iterated repeatedly. Arrays in memory are
+moved to the device at once. Memory maps and blocks are read piece by piece in every pass, and one
+piece is held at a time.
 
 All numbers of X reach ``Samples`` exactly: whole numbers stay integers, or become float64 if
 float32 would round them.
@@ -32,12 +32,7 @@ from softmax_torch.solvers.arrays import (
     refuse_unreal,
 )
 from softmax_torch.solvers.csr import csr, csr_of_dense, csr_transposed
-from softmax_torch.solvers.samples import (
-    DenseSamples,
-    Samples,
-    SparseSamples,
-    StreamedSamples,
-)
+from softmax_torch.solvers.samples import DenseSamples, Samples, SparseSamples, StreamedSamples
 
 __all__ = ["as_dtype", "as_samples"]
 
@@ -100,7 +95,7 @@ def _dense(x: Tensor, dtype: torch.dtype | None) -> Samples:
     mkl: bool = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call] # torch's own
     worth_it = x.device.type == "cpu" and x.numel() > SMALL and mkl
     if worth_it and _density(x) < samples.SPARSE_BELOW:
-        pieces = _in_rows(x, samples.SPARSE_ROWS)
+        pieces = torch.split(x, samples.SPARSE_ROWS)
         return SparseSamples(
             ((csr_of_dense(piece), csr_of_dense(piece.T.contiguous())) for piece in pieces),
             dtype,
@@ -131,8 +126,7 @@ def _sparse(
     # A GPU multiplies dense pieces faster than sparse ones.
     step = samples.dense_rows(d, device)
     pieces = [piece.to(device) for piece in _csr_in_rows(x, step)]
-    # Passes in float32 are faster on blocks in float32. Whole numbers are not converted: they would
-    # be rounded.
+    # Passes in float32 are faster on blocks in float32, but whole numbers would be rounded.
     kept = x.dtype if whole else dtype
 
     def read() -> Iterator[Tensor]:
@@ -225,11 +219,6 @@ def _csr_in_rows(x: Tensor, step: int) -> Iterator[Tensor]:
             x.values()[at],
             (last - first, x.shape[1]),
         )
-
-
-def _in_rows(x: Tensor, step: int) -> Iterator[Tensor]:
-    """Yield the rows of a dense x in pieces of ``step`` rows."""
-    return (x[start : start + step] for start in range(0, len(x), step))
 
 
 def _density(x: Tensor) -> float:

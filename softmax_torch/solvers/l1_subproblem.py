@@ -9,8 +9,8 @@ the first points where weights change their sign, which are set to 0. So zeros a
 
 Without an l2 penalty, moving the weights of a feature by the same amount for all classes changes
 nothing but their L1 norm, which is least where their median is 0. B is 0 along that direction, and
-a solve would go far astray. So the median is subtracted first, which saves three quarters of the
-rounds where C is large.
+a solve would move far along it. So the median is subtracted first, which saves three quarters of
+the rounds where C is large.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from softmax_torch.solvers.hessian_model import HessianModel
 __all__ = ["minimize_model"]
 
 INNER = 0.1
-"""Largest subgradient of m at which the iteration stops, relative to that at its beginning."""
+"""Largest subgradient of m at which the iteration stops, relative to the first one."""
 
 ROUNDS, GRADIENT_STEPS, SOLVES = 30, 10, 5
 """Rounds at most, and proximal gradient steps and solves in each of them."""
 
 
 def minimize_model(model: HessianModel, g: Tensor, x: Tensor, l1: Tensor) -> Tensor:
-    """Return about the u (M,) that minimizes g.(u - x) + (u - x).B (u - x) / 2 + sum l1 |u|."""
+    """Return a u (M,) that approximately minimizes m, with B given by ``model``."""
 
     def at(u: Tensor) -> tuple[Tensor, Tensor, float]:
         """Return u, the gradient of the quadratic part of m there, and m."""

@@ -38,7 +38,7 @@ RENEW = 50
 class LBFGS:
     """The iteration without the objective: the caller evaluates F at ``trial`` and calls ``tell``.
 
-    It makes no passes itself, so that several of these can share passes over the samples.
+    It makes no passes itself, so that several iterations can share passes over the samples.
 
     Attributes:
         theta, value, gradient: the last accepted point, F there and its gradient.
@@ -57,10 +57,7 @@ class LBFGS:
         self._propose()
 
     def tell(self, at_trial: Evaluated) -> bool:
-        """Take F and its gradient at ``trial``; return whether it was accepted.
-
-        Sets the next ``trial`` in either case.
-        """
+        """Take F and its gradient at ``trial`` and set the next; return whether it was accepted."""
         value, gradient = at_trial
         # float32's rounding in either dtype: passes of a path may be in float32.
         error = ROUNDING[torch.float32] * abs(self.value)
@@ -118,7 +115,7 @@ class PreconditionedLBFGS(Solver):
     def continuing(
         cls, lbfgs: LBFGS, objective: Objective, penalty: Penalty, dtype: torch.dtype
     ) -> PreconditionedLBFGS:
-        """Return a solver that continues an iteration that others have begun."""
+        """Return a solver that continues this iteration."""
         self = cls.__new__(cls)
         self.objective, self.penalty, self.dtype, self.seed = objective, penalty, dtype, 0
         self.iterations = self.sketched = lbfgs.steps
@@ -133,8 +130,8 @@ class PreconditionedLBFGS(Solver):
         self._begin(self._inverse())
 
     def _inverse(self) -> Preconditioner:
-        generator = torch.Generator().manual_seed(self.seed + self.sketched)
-        return sketch(self.objective, self.sketched_theta, generator).inverse(self.penalty.l2)
+        seed = self.seed + self.sketched
+        return sketch(self.objective, self.sketched_theta, seed).inverse(self.penalty.l2)
 
     def _begin(self, precondition: Preconditioner) -> None:
         self.lbfgs = LBFGS(self.theta, Evaluated(self.value, self.gradient), precondition)

@@ -13,7 +13,7 @@ unless the margins of the separating direction have many scales.
 
 Both programs are solved together by a primal-dual interior-point method with a predictor and a
 corrector (Mehrotra 1992, "On the implementation of a primal-dual interior point method"). It ends
-as soon as its current point proves one of the answers:
+as soon as its point proves one of the answers:
 
  - Separation is proved by delta if no margin is below 0 by more than rounding.
  - Overlap is proved by lambda (1 - c), with c = A v and A^T diag(lambda) A v = A^T lambda, if c is
@@ -183,10 +183,8 @@ class _Program:
             reached = float(((slacks + p * dx) * (multipliers + q * dy)).sum()) / count
             aim = mean * (reached / mean) ** 3
             d_delta, dx, dy = step.towards(aim * others - products - dx * dy)
-            p, q = (
-                min(1.0, SHARE * _longest(slacks, dx)),
-                min(1.0, SHARE * _longest(multipliers, dy)),
-            )
+            p = min(1.0, SHARE * _longest(slacks, dx))
+            q = min(1.0, SHARE * _longest(multipliers, dy))
             delta, slacks, multipliers = delta + p * d_delta, slacks + p * dx, multipliers + q * dy
         raise ArithmeticError("rounding prevents a proof")
 
@@ -213,7 +211,7 @@ class _NewtonStep:
         self.program, self.slacks, self.multipliers = program, slacks, multipliers
         (s, t, u), (lam, mu, nu), others = slacks, multipliers, (~program.own).double()
         # The residuals of the equations for s, u and lambda.
-        self.lacks = margins - t - s, others - t - u, lam - others - mu + nu
+        self.residuals = margins - t - s, others - t - u, lam - others - mu + nu
         self.a, self.b = _divided(lam, s), _divided(mu, t) + _divided(nu, u)
         self.factored = program.factored(_divided(self.a * self.b, self.a + self.b))
 
@@ -224,14 +222,14 @@ class _NewtonStep:
             change: change of each product slack * multiplier (3, n, K), to first order.
         """
         (s, t, u), (lam, _, nu), a, b = self.slacks, self.multipliers, self.a, self.b
-        lack_s, lack_u, lack_lam = self.lacks
-        f = _divided(change[0] - lam * lack_s, s)
-        e = _divided(change[1], t) - _divided(change[2] - nu * lack_u, u) - lack_lam
+        r_s, r_u, r_lam = self.residuals
+        f = _divided(change[0] - lam * r_s, s)
+        e = _divided(change[1], t) - _divided(change[2] - nu * r_u, u) - r_lam
         sums = self.program.transposed(lam + _divided(b * f + a * e, a + b))
         d_delta = self.factored.solve(sums)
         grow = self.program.margins(d_delta)
         dt = _divided(a * grow - f + e, a + b)
-        dx = torch.stack([grow - dt + lack_s, dt, lack_u - dt])
+        dx = torch.stack([grow - dt + r_s, dt, r_u - dt])
         return d_delta, dx, _divided(change - self.multipliers * dx, self.slacks)
 
 

@@ -47,8 +47,8 @@ class NewtonCG(Solver):
 
     def _direction(self) -> tuple[Tensor, float]:
         """Return a descent direction d and its slope g.d."""
-        generator = torch.Generator().manual_seed(self.seed + self.iterations)
-        sampled = SampledHessian(self.objective, self.theta, generator, self.dtype)
+        seed = self.seed + self.iterations
+        sampled = SampledHessian(self.objective, self.theta, seed, self.dtype)
         precondition = sketch_of(sampled).inverse(self.penalty.l2)
 
         def product(v: Tensor) -> Tensor:

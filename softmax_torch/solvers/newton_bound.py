@@ -45,15 +45,15 @@ REACH = 10.0
 """Distance from theta, in lengths of the Newton step, within which the bound holds."""
 
 ACCURACY = 0.1
-"""Largest term of the residual, relative to the larger of the promised descent and the gap that is
-asked for."""
+"""Largest term of the residual, relative to the promised descent or the requested gap, whichever is
+larger."""
 
 SOLVED = 1e-2
 """Largest norm of the residual, relative to the norm of g."""
 
 NOISE, SINGULAR = 1e-13, 1e-12
-"""The norm of g that may be rounding alone, and the least eigenvalue of H, in units of h, with
-which such a g is turned into a bound."""
+"""The norm of g that may be rounding alone, and the least eigenvalue of H, in units of h, that is
+assumed for a bound from such a g."""
 
 FULL = 2048
 """K P up to which CG is preconditioned by the whole Hessian. At the limit it is inverted in
@@ -70,7 +70,7 @@ class NewtonBound(NamedTuple):
     """The point after an accurate Newton step, and the bound from the step.
 
     Attributes:
-        theta, value, gradient: the point after the step, which is shortened as long as F rises.
+        theta, value, gradient: the point after the step, which is shortened while F rises.
         gap: an upper bound on F - F* at ``theta``; inf if the step was too long for a bound.
         d: the full step (K, P).
         z: logits of the full step (n, K).
@@ -95,13 +95,12 @@ def newton_bound(
 
     Args:
         penalty: a penalty without an L1 term.
-        enough: the gap that is asked for; CG stops where its residual adds little to it.
+        enough: the requested gap; CG stops where its residual adds little to it.
         seed: seed of the draw of rows for the preconditioner.
     """
     theta = theta - theta.mean(0)
     value, g = objective.evaluate(theta, penalty, torch.float64)
-    generator = torch.Generator().manual_seed(seed)
-    sampled = SampledHessian(objective, theta, generator, torch.float64)
+    sampled = SampledHessian(objective, theta, seed, torch.float64)
     h = sampled.diagonal(sampled.curvatures)
     objective.weight_of(h).add_(penalty.l2)
     precondition = sketch_of(sampled, FULL).inverse(penalty.l2)
@@ -136,7 +135,7 @@ def newton_bound(
     W = objective.weight_of(d)
     gap = divergence + penalty.l2 / 2 * float(W.square().sum()) + slack
     after, point = theta, Evaluated(value, g)
-    # Bach's bound guarantees descent at length log(1 + reach) / reach; mostly F falls at far
+    # Bach's bound guarantees descent at length log(1 + reach) / reach; F usually falls at far
     # greater lengths too.
     halvings = range(2 + math.ceil(math.log2(1 + reach))) if math.isfinite(reach) else range(0)
     for length in (0.5**i for i in halvings):

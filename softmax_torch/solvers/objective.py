@@ -160,7 +160,7 @@ class Objective:
     def class_ranges(self) -> tuple[Tensor, Tensor]:
         """Return the least and the largest entry of each column per class (K, D), float64.
 
-        Samples of weight 0 do not count. It takes half a pass.
+        Samples of weight 0 do not count. This takes half a pass.
         """
         group = self.y
         if self.weight is not None:
@@ -193,10 +193,7 @@ class Objective:
     def evaluate_many(
         self, thetas: Sequence[Tensor], penalties: Sequence[Penalty], dtype: torch.dtype
     ) -> list[Evaluated]:
-        """Return the same as ``evaluate`` for several theta, with their penalties, from one pass.
-
-        The products have more columns, and X is read once.
-        """
+        """Return ``evaluate`` of several theta with their penalties, from one pass."""
         J, (K, P) = len(thetas), self.shape
         stacked = torch.cat(list(thetas)).to(dtype)
         sums = stacked.new_zeros(J * K * P + J, dtype=torch.float64)
@@ -223,9 +220,9 @@ class Objective:
         return results
 
     def gradient_at_zero(self) -> Tensor:
-        """Return the gradient (K, P) of the mean NLL where all weights are 0, from half a pass.
+        """Return the gradient (K, P) of the mean NLL at W = 0, from half a pass.
 
-        The bias is at its optimum for these weights, where the probabilities are the weighted class
+        The bias is at its optimum for W = 0, where the probabilities are the weighted class
         frequencies. Products are computed in the dtype of the samples.
         """
         w = self.weights / self.divisor

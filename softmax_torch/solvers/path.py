@@ -2,14 +2,14 @@
 
 The sweep begins with the strongest penalty. As a function of log C the solution is smooth, so each
 warm start is predicted by the polynomial through the last three solutions. Over four decades in 20
-steps on MNIST, F is then within 3e-5 of its minimum at the start, and 4 to 8 steps of L-BFGS find
-the rest. Neighbouring strengths share the sketch of the Hessian, which does not depend on C, and
+steps on MNIST, F is then within 3e-5 of its minimum at the start, and 4 to 8 steps of L-BFGS
+finish. Neighbouring strengths share the sketch of the Hessian, which does not depend on C, and
 its inverse, which hardly does (one inverse for five strengths: 5.2 s for the sweep; one for each:
 6.6 s).
 
 Neighbours also share passes where more columns make a pass little more expensive: for dense rows
-(1.6 times the time for 5 times the columns), and for rows that are read from elsewhere. Sparse rows
-take 4.5 times the time, so their fits run one after the other, with better predictions.
+(1.6 times the time for 5 times the columns), and for streamed rows. Sparse rows take 4.5 times the
+time, so their fits run one after the other, with better predictions.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from softmax_torch.solvers.line_search import SHORTEST
 from softmax_torch.solvers.objective import Objective, Penalty
 from softmax_torch.solvers.preconditioner import Preconditioner, sketch
 from softmax_torch.solvers.problem import (
-    check_options,
+    check_fit_options,
     make_solver,
     objective_of,
     solver_class,
@@ -38,6 +38,7 @@ from softmax_torch.solvers.problem import (
 )
 from softmax_torch.solvers.samples import SparseSamples
 from softmax_torch.solvers.solver import Solver
+from softmax_torch.solvers.stopping_criterion import MARGIN
 
 __all__ = ["CrossValidation", "cross_validate", "path", "predicted"]
 
@@ -67,7 +68,7 @@ def path(
     Raises:
         ValueError, TypeError: as ``fit``; ``Cs`` is empty or holds inf.
     """
-    Cs, l1_ratio, tol, max_iter = _checked(Cs, l1_ratio, tol, max_iter)
+    Cs, l1_ratio, tol, max_iter = _check_strengths(Cs, l1_ratio, tol, max_iter)
     objective = objective_of(X, y, fit_intercept, sample_weight, class_weight, device, dtype)
     return _sweep(objective, Cs, l1_ratio, tol, max_iter)
 
@@ -110,8 +111,8 @@ def cross_validate(
     """Choose C by the negative log-likelihood of held-out samples.
 
     The samples of each class with weight > 0 are dealt to the folds evenly and at random. A fold is
-    held out by weights of 0, so that X is in memory once. The fit without it starts from the
-    solutions on all samples.
+    held out by weights of 0, so that X is in memory once. Fits without it start from the solutions
+    on all samples.
 
     Args:
         folds: number of folds; each is held out once.
@@ -123,10 +124,10 @@ def cross_validate(
         ValueError, TypeError: as ``fit``; fewer than 2 folds, or more folds than some class has
             samples of weight > 0.
     """
-    Cs, l1_ratio, tol, max_iter = _checked(Cs, l1_ratio, tol, max_iter)
+    Cs, l1_ratio, tol, max_iter = _check_strengths(Cs, l1_ratio, tol, max_iter)
     objective = objective_of(X, y, fit_intercept, sample_weight, class_weight, device, dtype)
     weight = objective.weights
-    part = _deal(objective.y, weight, folds, seed)
+    part = _assign_folds(objective.y, weight, folds, seed)
     training = [objective.reweighted(weight * (part != fold)) for fold in range(folds)]
     for C in Cs:  # raises before any fit if a penalty cannot be computed
         for total in (objective.total, *(fold.total for fold in training)):
@@ -139,16 +140,18 @@ def cross_validate(
         solutions = _sweep(training[fold], Cs, l1_ratio, tol, max_iter, starts)
         held_out = objective.reweighted(weight * (part == fold))
         for i, solution in enumerate(solutions):
-            nll[fold, i], accuracy[fold, i] = _figures(held_out, theta_of(solution, objective))
+            nll[fold, i], accuracy[fold, i] = _nll_and_accuracy(
+                held_out, theta_of(solution, objective)
+            )
     best = int(nll.mean(0).argmin())
     return CrossValidation(list(Cs), nll, accuracy, Cs[best], whole[best])
 
 
-def _checked(
+def _check_strengths(
     Cs: Sequence[float], l1_ratio: float, tol: float, max_iter: int
 ) -> tuple[list[float], float, float, int]:
-    """Return the strengths and the other options as Python numbers; see ``check_options``."""
-    options = [check_options(C, l1_ratio, tol, max_iter, "auto") for C in Cs]
+    """Return the strengths and the other options as Python numbers."""
+    options = [check_fit_options(C, l1_ratio, tol, max_iter, "auto") for C in Cs]
     if not options:
         raise ValueError("Cs: expected at least one strength, got none")
     strengths = [each.C for each in options]
@@ -182,8 +185,7 @@ def _sweep(
         if by_lbfgs:
             # The first solutions differ from each other more than later ones.
             if inverse is None or age >= GROUP or len(solved) < 2:
-                generator = torch.Generator().manual_seed(len(solved))
-                sketched = sketch(objective, begin[len(group) // 2], generator)
+                sketched = sketch(objective, begin[len(group) // 2], seed=len(solved))
                 inverse, age = sketched.inverse(own[len(group) // 2].l2), 0
             age += len(group)
             solvers = _joint_iterations(objective, own, begin, inverse, tol)
@@ -199,7 +201,7 @@ def _sweep(
 
 
 def _groups(order: list[int], size: int) -> list[list[int]]:
-    """Return groups of strengths that share passes. The first two are alone: none is predicted."""
+    """Return groups of strengths that share passes. The first two, not predicted, are alone."""
     first = min(2, len(order))
     return [[i] for i in order[:first]] + [
         order[i : i + size] for i in range(first, len(order), size)
@@ -224,7 +226,7 @@ def _joint_iterations(
             j
             for j, (member, penalty) in enumerate(zip(members, penalties, strict=True))
             if estimated_gap(objective, member.theta, member.gradient, penalty)
-            > 0.9 * tol * member.value
+            > MARGIN * tol * member.value
             and member.steps < STEPS
             and member.step > SHORTEST
         ]
@@ -255,7 +257,7 @@ def predicted(solved: list[tuple[float, Tensor]], at: float, objective: Objectiv
     return theta
 
 
-def _deal(y: Tensor, weight: Tensor, folds: int, seed: int) -> Tensor:
+def _assign_folds(y: Tensor, weight: Tensor, folds: int, seed: int) -> Tensor:
     """Return the fold of each sample (n,).
 
     The samples of each class are dealt to the folds in turn, in random order. Samples of weight 0
@@ -277,7 +279,7 @@ def _deal(y: Tensor, weight: Tensor, folds: int, seed: int) -> Tensor:
     return part
 
 
-def _figures(objective: Objective, theta: Tensor) -> tuple[float, float]:
+def _nll_and_accuracy(objective: Objective, theta: Tensor) -> tuple[float, float]:
     """Return the weighted mean NLL and the weighted accuracy at theta."""
     z, y, weight = objective.logits(theta, torch.float64), objective.y, objective.weights
     nll, correct = metrics.nll(z, y), metrics.correct(z, y).double()

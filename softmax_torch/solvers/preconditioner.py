@@ -40,12 +40,12 @@ import torch
 from torch import Tensor
 
 from softmax_torch.solvers.objective import Objective
-from softmax_torch.solvers.sampled_hessian import ALL_ROWS, SampledHessian, lacking
+from softmax_torch.solvers.sampled_hessian import ALL_ROWS, SampledHessian, shortfall
 
 __all__ = ["Preconditioner", "Sketch", "sketch", "sketch_of"]
 
 Preconditioner = Callable[[Tensor], Tensor]
-"""A function from a gradient g (K, P) to about H^-1 g, float64; linear, symmetric, positive."""
+"""A function from g (K, P) to approximately H^-1 g, float64; linear, symmetric, positive."""
 
 GRAM_BYTES = 1 << 30
 """Memory of the Gram matrices, at most."""
@@ -55,7 +55,7 @@ FULL = 256
 whole Hessian and 0.08 s with the blocks."""
 
 CHEAP = 10**11
-"""Multiplications and additions up to which a sketch is always built: half a second of two
+"""Multiplications and additions up to which a sketch is always built: half a second on two
 cores."""
 
 PASSES = 60
@@ -71,13 +71,13 @@ class Sketch(Protocol):
     """An approximation of the Hessian of the mean NLL at one theta, without the penalty."""
 
     def inverse(self, l2: float) -> Preconditioner:
-        """Return about (H + l2)^-1, with l2 on the weights and not on the bias."""
+        """Return approximately (H + l2)^-1, with l2 on the weights and not on the bias."""
         ...
 
 
-def sketch(objective: Objective, theta: Tensor, generator: torch.Generator) -> Sketch:
+def sketch(objective: Objective, theta: Tensor, seed: int) -> Sketch:
     """Return the most accurate sketch at theta that is worth its cost."""
-    return sketch_of(SampledHessian(objective, theta, generator, objective.samples.dtype))
+    return sketch_of(SampledHessian(objective, theta, seed, objective.samples.dtype))
 
 
 def sketch_of(sampled: SampledHessian, full: int = FULL) -> Sketch:
@@ -94,7 +94,7 @@ def sketch_of(sampled: SampledHessian, full: int = FULL) -> Sketch:
     bits, n = torch.finfo(objective.samples.dtype).bits, objective.samples.n
     for grams, kind in ((K, Blocks), (1, Kronecker)):
         # products of x with itself, and a factorization
-        work = grams * P * P * (1.25 * min(n, sampled.wanted) + 2 * P)
+        work = grams * P * P * (1.25 * min(n, sampled.rows_to_draw) + 2 * P)
         if grams * P * P * bits // 8 <= GRAM_BYTES and work <= max(CHEAP, PASSES * 4 * n * K * P):
             return kind(sampled)
     return Diagonal(sampled)
@@ -109,9 +109,9 @@ class Full:
         self.scale = _scale(sampled.diagonal(sampled.curvatures)).flatten()
         H /= self.scale
         H /= self.scale.unsqueeze(1)
-        H.diagonal().add_(lacking(H.diagonal()))
-        # H is 0 for moving all classes alike. Curvature is added in these directions, which are
-        # orthogonal to all centred ones.
+        H.diagonal().add_(shortfall(H.diagonal()))
+        # H is 0 in directions that move all classes alike. Curvature is added there; all centred
+        # directions are orthogonal to them.
         alike = self.scale.reciprocal().view(K, P)
         alike /= alike.norm(dim=0)
         H.view(K, P, K, P).diagonal(dim1=1, dim2=3).add_(alike * alike.unsqueeze(1))

@@ -1,6 +1,6 @@
 """From the caller's arguments to a problem and a solver: the steps that all fits share.
 
-``check_options`` checks the numbers, ``objective_of`` the data, ``Penalty.of_strength`` the
+``check_fit_options`` checks the numbers, ``objective_of`` the data, ``Penalty.of_strength`` the
 penalty; ``theta_of`` takes a starting point from a solution, and ``make_solver`` returns the solver
 that begins there.
 """
@@ -28,8 +28,8 @@ from softmax_torch.solvers.targets import as_class_indices, as_sample_weight
 __all__ = [
     "SOLVERS",
     "WITH_L1",
-    "Options",
-    "check_options",
+    "FitOptions",
+    "check_fit_options",
     "make_solver",
     "objective_of",
     "solver_class",
@@ -48,7 +48,7 @@ WITH_L1 = {"proximal_newton"}
 """The solvers for an objective with an L1 term; the others are for smooth objectives."""
 
 
-class Options(NamedTuple):
+class FitOptions(NamedTuple):
     """Checked options as Python numbers; see ``fit``."""
 
     C: float
@@ -66,11 +66,11 @@ class Coefficients(Protocol):
     def bias(self) -> Tensor: ...
 
 
-def check_options(C: Any, l1_ratio: Any, tol: Any, max_iter: Any, solver: str) -> Options:
-    """Return the options as Python numbers; no data are read.
+def check_fit_options(C: Any, l1_ratio: Any, tol: Any, max_iter: Any, solver: str) -> FitOptions:
+    """Return the options as Python numbers.
 
-    Numbers of numpy and torch keep their precision in arithmetic: in float16 C times a sum of
-    weights is infinite beyond 65504. Hence they are converted.
+    Numbers of numpy and torch would keep their precision in arithmetic: in float16 C times a sum of
+    weights is infinite beyond 65504.
 
     Raises:
         TypeError: an option is not a number.
@@ -96,7 +96,7 @@ def check_options(C: Any, l1_ratio: Any, tol: Any, max_iter: Any, solver: str) -
             f"solver: expected auto, {expected} for C={strength:g} and l1_ratio={ratio:g}; got "
             f"{solver!r}"
         )
-    return Options(strength, ratio, tolerance, as_whole_number("max_iter", max_iter))
+    return FitOptions(strength, ratio, tolerance, as_whole_number("max_iter", max_iter))
 
 
 def objective_of(

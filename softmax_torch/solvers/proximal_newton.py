@@ -4,19 +4,19 @@ With f the smooth part of F and x = theta as one vector, a step from x to u mini
 
     m(u)  =  g.(u - x) + (u - x).B (u - x) / 2 + l1 ||u||_1
 
-with g the gradient of f and B about its Hessian (Lee, Sun & Saunders 2014, "Proximal Newton-type
-methods for minimizing composite functions"). u may differ from x on a working set of coordinates:
-the bias, the weights that are not 0, and of the other weights those with |g| above l1 or close to
-it. The set has at most twice as many coordinates as there are weights that are not 0, or ``FIRST``
-(Johnson & Guestrin 2015, "Blitz"). A backtracking line search along u - x follows (Tseng & Yun
-2009).
+with g the gradient of f and B approximately its Hessian (Lee, Sun & Saunders 2014, "Proximal
+Newton-type methods for minimizing composite functions"). u may differ from x on a working set of
+coordinates: the bias, the weights that are not 0, and of the other weights those with |g| above l1
+or close to it. The set has at most ``FIRST`` coordinates, or twice as many as there are weights
+that are not 0, if that is more (Johnson & Guestrin 2015, "Blitz"). A backtracking line search along
+u - x follows (Tseng & Yun 2009).
 
 Far from the optimum many probabilities are 0 or 1 to rounding. Then B may be almost 0, and a step
 far too long. If the line search fails or ends with a short step, B is damped by a multiple of the
 subgradient, in units of a logit, so that the damping vanishes at the optimum (Doikov 2023,
 "Minimizing quasi-self-concordant functions by gradient regularization of Newton method").
 
-``hessian_model`` has B, ``l1_subproblem`` minimizes m.
+``hessian_model`` estimates B, ``l1_subproblem`` minimizes m.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ RENEW_FALLEN, FALLEN = 3, 0.002
 """B is renewed after so many steps if F has fallen by this share since."""
 
 SHORT, LEAST, DAMPED, MOST = 0.1, 1 / 64, 8.0, 1e6
-"""Length of a step below which the next one is damped; the least damping, the factor by which it
-grows, and the largest."""
+"""Length of a step below which the next step is damped; the least damping, the factor by which it
+grows, and the largest damping."""
 
 POLISH, POLISHED = 200, 1e-6
 """CG iterations of an accurate step (``_polish``) at most, and the relative residual it aims at."""
 
 LATE, OFTEN = 30, 10
-"""Iteration from which accurate steps are tried, and every how many iterations. Ordinary problems
-have ended before."""
+"""Iteration from which accurate steps are tried, and every how many iterations. Ordinary
+problems end before."""
 
 IDLE = 3
 """Consecutive steps that lower neither F nor its subgradient, after which only accurate steps are
@@ -70,7 +70,7 @@ class ProximalNewton(Solver):
     time goes into the preparation of the data.
     """
 
-    newton_takes_over = False  # those steps are for a smooth objective
+    newton_takes_over = False  # they need a smooth objective
 
     def _prepare(self) -> None:
         objective = self.objective
@@ -96,7 +96,7 @@ class ProximalNewton(Solver):
             return True
         while not self._line_search(self._renewed(r)):
             # If F cannot show the descent, its subgradient may. Otherwise the step was too long.
-            shows = 2 * self._descent > ROUNDING[self.dtype] * abs(self._total_here())
+            shows = 2 * self._descent > ROUNDING[self.dtype] * abs(self._current_total())
             if not shows or self.damping > MOST:
                 return self._polish()
             self._damp(max(DAMPED * self.damping, LEAST))
@@ -135,7 +135,7 @@ class ProximalNewton(Solver):
         return True
 
     def _damp(self, damping: float) -> None:
-        """Set the damping, and drop the model, which has the old one."""
+        """Set the damping, and drop the model with the old damping."""
         self.damping, self.model = damping, None
 
     def _polish(self) -> bool:
@@ -205,7 +205,7 @@ class ProximalNewton(Solver):
         state |= {"descent": self._descent, "least": self.least, "idle": self.idle}
         state["damping"] = self.damping
         if self.model is not None:
-            made = (self.made, self.made_at, self.made_total, self.made_damping)
+            made = (self.model_iteration, self.model_theta, self.model_total, self.model_damping)
             state["model"] = (*made, self.model.at)
             state["pairs"] = list(self.model.pairs)
         return state
@@ -216,13 +216,14 @@ class ProximalNewton(Solver):
         self.damping = state["damping"]
         self.model = None
         if "model" in state:
-            self.made, self.made_at, self.made_total, self.made_damping, at = state["model"]
+            *made, at = state["model"]
+            self.model_iteration, self.model_theta, self.model_total, self.model_damping = made
             self.model = self._model(at)
             for s, y in state["pairs"]:
                 self.model.update(s, y)
         self.objective.passes = state["passes"]
 
-    def _total_here(self) -> float:
+    def _current_total(self) -> float:
         return self._total(self.theta.view(-1), self.value)
 
     def _total(self, x: Tensor, value: float) -> float:
@@ -238,12 +239,12 @@ class ProximalNewton(Solver):
 
     def _renewed(self, r: Tensor) -> HessianModel:
         """Return the model, renewed if it is old or much of the subgradient r lies outside it."""
-        F = self._total_here()
+        F = self._current_total()
         if self.model is not None:
             outside = r.clone()
             outside[self.model.at] = 0
-            life = RENEW_FALLEN if self.made_total - F > FALLEN * F else RENEW
-            young = self.iterations - self.made < min(life, self.model.life)
+            life = RENEW_FALLEN if self.model_total - F > FALLEN * F else RENEW
+            young = self.iterations - self.model_iteration < min(life, self.model.life)
             if young and 2 * float(outside.max()) <= float(r.max()):
                 return self.model
         score = self.gradient.view(-1).abs() - self.l1
@@ -253,13 +254,13 @@ class ProximalNewton(Solver):
         most = max(FIRST, 2 * int(inside.sum()))
         if len(at) > most:
             at = score.topk(most).indices.sort().values
-        self.made, self.made_at, self.made_total = self.iterations, self.theta, F
-        self.made_damping = self.damping * self._residual()
+        self.model_iteration, self.model_theta, self.model_total = self.iterations, self.theta, F
+        self.model_damping = self.damping * self._residual()
         self.model = self._model(at)
         return self.model
 
     def _model(self, at: Tensor) -> HessianModel:
-        seed = self.seed + self.made
+        seed = self.seed + self.model_iteration
         unit = self.unit[at]  # 0 for a column of zeros
-        damping = self.made_damping * torch.where(unit > 0, unit, math.inf).reciprocal().square()
-        return hessian_model(self.objective, self.penalty, self.made_at, at, seed, damping)
+        damping = self.model_damping * torch.where(unit > 0, unit, math.inf).reciprocal().square()
+        return hessian_model(self.objective, self.penalty, self.model_theta, at, seed, damping)

@@ -1,7 +1,7 @@
-"""A fit in progress: when a certificate is computed, in which dtype it continues, when it ends.
+"""A fit in progress, which decides on certificates, the dtype of the passes, and the end.
 
-A solver makes steps in the dtype of its passes. When they estimate that the optimum is reached to
-the requested accuracy, a certificate in float64 decides. If it does not suffice, or if the passes
+A solver makes steps in the dtype of its passes. When an estimate says that the requested accuracy
+is reached, a certificate in float64 decides. If it does not suffice, or if the passes
 show no more progress, the fit continues in float64 from the certified point. Accurate Newton steps,
 each of which comes with a bound (``newton_bound``), finish a smooth fit whose progress is slow or
 has stopped, and every fit without a penalty. Without a penalty there may be no optimum; then the
@@ -31,22 +31,21 @@ by slopes where rounding hides the descent of F, went on for hundreds: on MNIST 
 reaches 2e-9 of F in iteration 35 and stays there."""
 
 SLOW_CHECK, SLOW = 50, 300
-"""Progress is extrapolated every so many iterations, and is slow if more than so many more would be
-needed. Steps from an inaccurate Hessian make hardly any progress near separation."""
+"""Iterations between extrapolations of the progress, and iterations left above which it is slow.
+Steps from an inaccurate Hessian make hardly any progress near separation."""
 
 FRUITLESS, FALLEN = 3, 1e-12
-"""The run ends after so many consecutive accurate Newton steps that neither halved the bound nor
-lowered F by this share."""
+"""Consecutive accurate Newton steps without progress after which the run ends. Progress is half the
+bound, half the length of a step, or a fall of F by this share."""
 
 OVERLAP = 1e-3
 """Length of an accurate Newton step, in differences of logits, below which its bound counts without
 a penalty. If there is an optimum, steps become short fast. If classes are separated in a direction
-with little curvature, CG may miss it in one step, but not in the next one, which then consists of
-it alone."""
+with little curvature, CG may miss it in one step, but not in the next, which consists of it."""
 
 UNDECIDED = 20
-"""Newton steps without a penalty after which ``refuse_separated`` decides about separation. Each of
-1,500 small problems was decided after at most 15."""
+"""Newton steps without a penalty after which ``refuse_separated`` is called. Each of 1,500 small
+problems was decided after at most 15."""
 
 SEPARATION = 100
 """Newton steps without a penalty after which a fit ends undecided."""
@@ -59,7 +58,7 @@ class Progress(NamedTuple):
         iteration: number of iterations so far.
         objective: F, as the passes computed it.
         gradient_norm: Euclidean norm of the gradient (of the least subgradient with L1).
-        duality_gap: as the passes' dtype shows it; None if only a certificate gives one.
+        duality_gap: computed in the dtype of the passes; None if only a certificate gives one.
         passes: passes over X so far.
         seconds: time so far.
     """
@@ -134,7 +133,7 @@ class Run:
         solver.restart(certificate.theta)
 
     def _idle(self) -> bool:
-        """Return whether the last iterations made no progress that their dtype can show."""
+        """Return whether the last iterations made no progress that the dtype can show."""
         solver = self.solver
         now, F, estimate = solver.iterations, solver.objective_value, self.criterion.estimate()
         since, best, least = self._improved
@@ -188,7 +187,7 @@ class Run:
         return self._certificate
 
     def _newton_certificate(self) -> Certificate:
-        """Make an accurate Newton step, and return the certificate that it gives."""
+        """Make an accurate Newton step, and return its certificate."""
         solver, objective, penalty = self.solver, self.solver.objective, self.solver.penalty
         enough = self.criterion.tol * solver.value
         seed = solver.seed + solver.iterations

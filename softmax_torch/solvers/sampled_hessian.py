@@ -6,7 +6,7 @@ coupled by the block (P, P)
     H_kl  =  1/S sum_i w_i p_ik ([k = l] - p_il) [x_i, 1] [x_i, 1]^T
 
 Its sums over all samples are estimated from rows that are drawn by their curvatures c_i >= 0: row i
-is drawn with probability pi_i and has the sampling weight 1 / pi_i, where
+is drawn with probability pi_i and has the sampling weight 1 / pi_i:
 
     pi_i  =  min(1, N (c_i / sum c + l_i / sum l) / 2),    l_i = c_i/S sum_j [x_i, 1]_j^2 / G_jj
 
@@ -31,7 +31,7 @@ from torch import Tensor
 
 from softmax_torch.solvers.objective import Objective
 
-__all__ = ["RowSample", "SampledHessian", "lacking"]
+__all__ = ["RowSample", "SampledHessian", "shortfall"]
 
 ROWS = 3000
 """Rows drawn, at least."""
@@ -40,10 +40,10 @@ ROWS_PER_COLUMN = 4
 """Rows drawn per column of the estimated matrix, at least."""
 
 ALL_ROWS = 5 * 10**9
-"""Multiplications up to which ``whole`` sums over all rows: 50 ms of two cores."""
+"""Multiplications up to which ``whole`` sums over all rows: 50 ms on two cores."""
 
 PART_NUMBERS = 1 << 25
-"""Numbers held at a time where the drawn rows are read in parts."""
+"""Numbers held at a time when the drawn rows are read in parts."""
 
 
 class RowSample(NamedTuple):
@@ -60,30 +60,20 @@ class SampledHessian:
         p: class probabilities at theta (n, K).
         w: weights (n,).
         n: number of samples in this process.
-        wanted: number of rows to draw.
+        rows_to_draw: number of rows to draw.
     """
 
-    def __init__(
-        self,
-        objective: Objective,
-        theta: Tensor,
-        generator: torch.Generator,
-        dtype: torch.dtype,
-    ) -> None:
-        self.objective, self.generator = objective, generator
+    def __init__(self, objective: Objective, theta: Tensor, seed: int, dtype: torch.dtype) -> None:
+        self.objective, self.generator = objective, torch.Generator().manual_seed(seed)
         self.p = objective.probabilities(theta, dtype)
         self.w = objective.weights.to(dtype)
         self.n = len(self.p)
-        self.want_rows(objective.shape[1])
-
-    def want_rows(self, columns: int) -> None:
-        """Set ``wanted`` for a matrix of so many columns."""
-        self.wanted = max(ROWS, ROWS_PER_COLUMN * columns)
+        self.rows_to_draw = max(ROWS, ROWS_PER_COLUMN * objective.shape[1])
 
     @property
     def uses_all_rows(self) -> bool:
         """Whether ``draw`` returns all rows."""
-        return self.n <= self.wanted
+        return self.n <= self.rows_to_draw
 
     @cached_property
     def curvatures(self) -> Tensor:
@@ -103,9 +93,9 @@ class SampledHessian:
         return self.objective.squares(c)
 
     def leverages(self, c: Tensor, diagonal: Tensor) -> Tensor:
-        """Return l_im (n, M) up to a factor, from half a pass unless all rows are used anyway."""
+        """Return l_im (n, M) up to a factor, from half a pass."""
         if self.uses_all_rows:
-            return c
+            return c  # ``draw`` ignores it
         inverse = torch.where(diagonal > 0, diagonal, torch.inf).reciprocal().to(c.dtype)
         return self.objective.leverages(inverse).mul_(c)
 
@@ -115,13 +105,13 @@ class SampledHessian:
         return RowSample(index, torch.full_like(self.p[:, 0], 1 / self.objective.divisor))
 
     def draw(self, c: Tensor, leverage: Tensor) -> RowSample:
-        """Return about ``wanted`` rows, drawn by curvature c (n,) and leverage; or all of them."""
+        """Return about ``rows_to_draw`` rows, drawn by curvature and leverage (n,); or all rows."""
         if self.uses_all_rows:
             return self.all_rows()
-        probability = (_share(c) + _share(leverage)) * (self.wanted / 2)
-        for _ in range(3):  # what is cut off at 1 goes to the other rows
+        probability = (_share(c) + _share(leverage)) * (self.rows_to_draw / 2)
+        for _ in range(3):  # probability above 1 goes to the other rows
             probability.clamp_max_(1)
-            probability *= self.wanted / probability.sum().clamp_min(1)
+            probability *= self.rows_to_draw / probability.sum().clamp_min(1)
         chance = torch.rand(self.n, generator=self.generator).to(c.device)
         index = (chance < probability).nonzero().squeeze(1)
         factor = probability[index].clamp_max(1).reciprocal()
@@ -144,13 +134,13 @@ class SampledHessian:
         left_out = 1 - (drawn.factor * self.objective.divisor).reciprocal()
         noise = left_out.to(x.dtype) @ x.square_().square_()
         gram, noise = self.objective.summed(gram), self.objective.summed(noise)
-        # A column of which few rows were drawn looks like a combination of others. Its diagonal is
-        # raised by the variance of the estimate.
-        gram.diagonal().add_(lacking(gram.diagonal()) + noise.square())
+        # With few drawn rows a column looks like a combination of others. Its diagonal is raised by
+        # the variance of the estimate.
+        gram.diagonal().add_(shortfall(gram.diagonal()) + noise.square())
         return gram
 
     def whole(self) -> Tensor:
-        """Return H (K P, K P), float64, over all rows where these are few."""
+        """Return H (K P, K P), float64, over all rows if that is cheap."""
         K, P = self.objective.shape
         if self.n * (K * P) ** 2 <= ALL_ROWS:
             drawn = self.all_rows()
@@ -172,7 +162,7 @@ class SampledHessian:
         objective, counts = self.objective, torch.bincount(k)
         classes = counts.nonzero().squeeze(1)
         counts = counts[classes]
-        self.want_rows(len(k))
+        self.rows_to_draw = max(ROWS, ROWS_PER_COLUMN * len(k))
         c = self.curvatures[:, classes].sum(1)
         drawn = self.draw(c, c if self.uses_all_rows else c * objective.influence)
         H = torch.zeros(len(k), len(k), dtype=torch.float64, device=k.device)
@@ -192,7 +182,7 @@ class SampledHessian:
     def _parts(
         self, drawn: RowSample, numbers_a_row: int, dtype: torch.dtype
     ) -> Iterator[tuple[Tensor, Tensor, Tensor, RowSample]]:
-        """Yield the drawn rows in parts that fit into little memory at so many numbers a row.
+        """Yield the drawn rows in parts of at most ``PART_NUMBERS`` numbers.
 
         Each part has [x, 1] (N, P), p (N, K), the roots (N, 1) of its weights times its sampling
         weights, and its rows.
@@ -209,8 +199,8 @@ class SampledHessian:
         return torch.cat([x, x.new_ones(len(x), 1)], 1) if self.objective.bias else x
 
 
-def lacking(diagonal: Tensor) -> Tensor:
-    """Return what diagonal entries lack of 1 where the drawn rows hardly show the column."""
+def shortfall(diagonal: Tensor) -> Tensor:
+    """Return how far diagonal entries are below 1 in columns that the drawn rows hardly show."""
     return torch.where(diagonal < 0.5, 1 - diagonal, 0.0)
 
 

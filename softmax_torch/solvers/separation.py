@@ -36,12 +36,7 @@ from softmax_torch.solvers.linear_program import separating_direction
 from softmax_torch.solvers.newton_bound import newton_bound
 from softmax_torch.solvers.objective import Objective, Penalty
 
-__all__ = [
-    "refuse_complete",
-    "refuse_direction",
-    "refuse_separated",
-    "refuse_separating_columns",
-]
+__all__ = ["refuse_complete", "refuse_direction", "refuse_separated", "refuse_separating_columns"]
 
 ROUNDING = 1e-8
 """Share of the largest margin below which a negative margin is rounding."""
@@ -73,7 +68,7 @@ def refuse_separating_columns(objective: Objective) -> None:
     first = int(separates[:, column].nonzero()[0]) + 1
     classes = sorted(order[:first, column].tolist()), sorted(order[first:, column].tolist())
     few, others = sorted(classes, key=len)
-    raise no_optimum(
+    raise _no_optimum(
         f"column {column} separates {_named(few)} from {_named(others)}",
         f"drop column {column}, merge it with another or merge classes",
     )
@@ -88,7 +83,7 @@ def refuse_complete(objective: Objective, value: float) -> None:
     w = objective.weight
     lightest = 1.0 if w is None else float(w[w > 0].min())
     if value * objective.divisor < math.log(2) * lightest:
-        raise no_optimum("a combination of columns separates all classes")
+        raise _no_optimum("a combination of columns separates all classes")
 
 
 def refuse_direction(objective: Objective, d: Tensor, z: Tensor) -> None:
@@ -108,7 +103,7 @@ def refuse_direction(objective: Objective, d: Tensor, z: Tensor) -> None:
     involved = ((W[a] - W[b]) * objective.spread).abs()
     columns = involved.topk(min(3, len(involved))).indices
     columns = columns[involved[columns] > 0.01 * involved.max()].sort().values
-    raise no_optimum(
+    raise _no_optimum(
         f"a combination of columns separates samples of {_named([a])} from {_named([b])}, most of "
         f"all column{'s' * (len(columns) > 1)} {', '.join(map(str, columns.tolist()))}"
     )
@@ -149,7 +144,7 @@ def _margins(objective: Objective, z: Tensor) -> Tensor:
     return margins
 
 
-def no_optimum(why: str, remedy: str = "drop or merge columns or classes") -> ValueError:
+def _no_optimum(why: str, remedy: str = "drop or merge columns or classes") -> ValueError:
     """Return the error for data that have no optimum without a penalty."""
     return ValueError(
         "X, y: expected classes that overlap, because otherwise there is no optimum without a "
@@ -159,7 +154,7 @@ def no_optimum(why: str, remedy: str = "drop or merge columns or classes") -> Va
 
 
 def _named(classes: list[int]) -> str:
-    """Return how messages name classes; more than five are counted."""
+    """Return the names of classes for messages; more than five are counted."""
     if len(classes) == 1:
         return f"class {classes[0]}"
     if len(classes) > 5:

@@ -21,8 +21,7 @@ class Solver(ABC):
         penalty: the penalty that is added.
         theta: the starting point (K, P), float64. Without an L1 term the mean over the classes is
             subtracted from it, which changes no probability and lowers the penalty.
-        dtype: dtype of the passes. ``dtype`` may be set to float64 between steps, followed by
-            ``restart``.
+        dtype: dtype of the passes. It may be set to float64 between steps, before ``restart``.
         seed: seed of all random draws.
 
     Attributes:
@@ -47,7 +46,7 @@ class Solver(ABC):
         self._prepare()
 
     def _prepare(self) -> None:  # noqa: B027 # most solvers have nothing to prepare
-        """Compute what the first step needs, at the starting point."""
+        """Prepare the first step, at the starting point."""
 
     def _evaluate(self, theta: Tensor) -> Evaluated:
         return self.objective.evaluate(theta, self.penalty, self.dtype)

@@ -1,4 +1,4 @@
-"""When a fit has converged: an estimate from the passes, and the decision by a certificate."""
+"""Decide whether a fit has converged: estimate it from the passes, prove it by a certificate."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from softmax_torch.solvers.line_search import ROUNDING
 from softmax_torch.solvers.objective import Penalty
 from softmax_torch.solvers.solver import Solver
 
-__all__ = ["StoppingCriterion"]
+__all__ = ["MARGIN", "StoppingCriterion"]
 
 MARGIN = 0.9
-"""Largest estimate, in units of tol, at which a certificate is computed; below 1 for rounding."""
+"""Largest estimate, in units of tol, at which a certificate is computed; below 1 to allow for
+rounding."""
 
 
 class StoppingCriterion:
-    """The relative duality gap is at most ``tol``; with L1 the relative KKT residual too.
+    """The condition that the relative duality gap is at most ``tol``, with L1 the KKT residual too.
 
     The KKT residual is relative to the largest entry of the gradient at W = 0, or to l1 if that is
     larger.
@@ -51,11 +52,11 @@ class StoppingCriterion:
         return max(relative, self._relative(float(s.abs().max())) / self.tol)
 
     def certificate_due(self) -> bool:
-        """Return whether the estimate is so low that a certificate is to decide."""
+        """Return whether the estimate is low enough for a certificate to be computed."""
         return self.estimate() <= self.margin
 
     def tighten(self) -> bool:
-        """Lower the margin, as a certificate did not suffice; return whether it was low already."""
+        """Lower the margin because a certificate failed; return whether one had failed before."""
         again = self.margin < MARGIN
         self.margin /= 3
         return again
@@ -64,7 +65,7 @@ class StoppingCriterion:
         """Return whether the certificate proves convergence."""
         if certificate.gap > self.tol * certificate.value:
             return False
-        # If the gap is rounding, only weights on which F does not depend have a KKT residual.
+        # Where the gap is rounding, a KKT residual belongs to weights on which F does not depend.
         rounding = certificate.gap <= ROUNDING[torch.float64] * certificate.value
         return rounding or self._relative(certificate.residual) <= self.tol
 

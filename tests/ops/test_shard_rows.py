@@ -104,3 +104,14 @@ def test_the_rule_of_a_layer_is_the_formulas_of_its_logits(
         given = torch.autograd.grad(total, leaves, materialize_grads=True)
         results.append([values.largest, *(v.detach() for v in values[1:]), *given])
     torch.testing.assert_close(*results)
+
+
+def test_a_layer_without_features_has_its_bias_as_logits() -> None:
+    x, W = torch.zeros(N, 0).double(), torch.zeros(4, 0).double()
+    b = torch.randn(4, dtype=torch.float64, requires_grad=True)
+    linear, (_, target) = Linear(x, W, b), problem(4, "no u")
+    found = shard_rows.linear_shard_values(linear, target)
+    truth = maths.shard_values(linear.logits(), target)
+    torch.testing.assert_close([v.detach() for v in found], [v.detach() for v in truth])
+    slopes = [torch.autograd.grad(values.rivals.sum(), b)[0] for values in (found, truth)]
+    torch.testing.assert_close(*slopes)

@@ -11,7 +11,7 @@ from small_data import Array, N, data, solved
 
 from softmax_torch.solvers import cross_validate, inputs, path
 from softmax_torch.solvers.objective import Penalty
-from softmax_torch.solvers.problem import check_options
+from softmax_torch.solvers.problem import check_fit_options
 
 
 def changed(index: int, value: int, dtype: Any = np.int64) -> Array:
@@ -91,7 +91,7 @@ def test_names_of_dtypes(dtype: Any) -> None:
 
 @pytest.mark.parametrize("number", [np.float16, np.float64, torch.tensor, np.array, Decimal])
 def test_numbers_of_any_type(number: Any) -> None:
-    options = check_options(number(500.0), number(0.5), number(0.25), number(100.0), "auto")
+    options = check_fit_options(number(500.0), number(0.5), number(0.25), number(100.0), "auto")
     assert options == (500.0, 0.5, 0.25, 100)
     assert [type(option) for option in options] == [float, float, float, int]
 

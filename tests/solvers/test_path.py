@@ -72,9 +72,9 @@ def test_cross_validation_equals_fits_by_hand(digits: tuple[Tensor, Tensor]) -> 
     cv = cross_validate(X, y, [0.1, 10.0], folds=3, seed=5, tol=1e-9)
     assert cv.nll.shape == cv.accuracy.shape == (3, 2)
     # The folds are dealt class by class, so their sizes are known.
-    from softmax_torch.solvers.path import _deal
+    from softmax_torch.solvers.path import _assign_folds
 
-    part = _deal(y, torch.ones_like(y), 3, 5)
+    part = _assign_folds(y, torch.ones_like(y), 3, 5)
     for fold in range(3):
         counts = torch.bincount(y[part == fold])
         assert (counts - torch.bincount(y) / 3).abs().max() < 1
@@ -90,11 +90,11 @@ def test_cross_validation_equals_fits_by_hand(digits: tuple[Tensor, Tensor]) -> 
 
 def test_samples_of_weight_0_take_no_place_in_a_fold(digits: tuple[Tensor, Tensor]) -> None:
     """The numbers of samples of weight > 0 of a class in two folds differ by at most one."""
-    from softmax_torch.solvers.path import _deal
+    from softmax_torch.solvers.path import _assign_folds
 
     _, y = digits
     weight = (torch.arange(len(y)) % 9 == 0).double()  # 200 samples
-    part = _deal(y, weight, 4, 0)
+    part = _assign_folds(y, weight, 4, 0)
     for fold in range(4):
         counts = torch.bincount(y[(part == fold) & (weight > 0)], minlength=10)
         assert (counts - torch.bincount(y[weight > 0]) / 4).abs().max() < 1

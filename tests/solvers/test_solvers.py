@@ -85,7 +85,7 @@ def centre() -> Tensor:
 
 
 def estimated(own: Objective, seed: int = 0) -> SampledHessian:
-    return SampledHessian(own, somewhere(), torch.Generator().manual_seed(seed), torch.float64)
+    return SampledHessian(own, somewhere(), seed, torch.float64)
 
 
 def test_full_sketch_is_the_hessian() -> None:
@@ -129,7 +129,7 @@ def test_drawn_rows_stand_for_all() -> None:
     scale = diagonal[0].sqrt()
     exact = estimate.block(c, scale, c)
     torch.testing.assert_close(exact.diagonal(), torch.ones(5, dtype=torch.float64))
-    estimate.wanted = 200
+    estimate.rows_to_draw = 200
     leverage = estimate.leverages(c.unsqueeze(1), diagonal)[:, 0]
     assert float(leverage.sum()) / own.total == pytest.approx(5)  # one for each column
     sampled = [estimate.block(c, scale, leverage) for _ in range(300)]
@@ -151,7 +151,7 @@ def test_a_rare_column_is_drawn() -> None:
             c, estimate.leverages(c.unsqueeze(1), estimate.diagonal(c.unsqueeze(1)))[:, 0]
         )
         assert {5, 7000, 15_000} <= set(drawn.rows.tolist())
-        assert len(drawn.rows) == pytest.approx(estimate.wanted, rel=0.1)
+        assert len(drawn.rows) == pytest.approx(estimate.rows_to_draw, rel=0.1)
         assert float(drawn.factor.sum()) == pytest.approx(1, rel=0.1)
 
 
