@@ -42,6 +42,7 @@ from softmax_torch.preprocessing import (
     TablePreprocessing,
 )
 from softmax_torch.storage.atomic_files import name_in_errors
+from softmax_torch.storage.new_names import check_new_name
 
 __all__ = ["FORMATS", "Exported", "FormatModule", "check_output", "export"]
 
@@ -167,10 +168,7 @@ def check_output(output: Path) -> Format:
             f"output: expected a name that ends in {known}, or one without a suffix for a folder; "
             f"got {output.name}"
         )
-    if output.exists():
-        raise FileExistsError(f"output: expected a new name, got {output}, which exists")
-    if not output.absolute().parent.is_dir():
-        raise FileNotFoundError(f"output: expected a folder {output.parent}, got none")
+    check_new_name(output)
     format = FORMATS[output.suffix]
     missing = [name for name in format.packages if find_spec(name) is None]
     if missing:
