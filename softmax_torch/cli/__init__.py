@@ -1,4 +1,4 @@
-"""The command line: every command takes a YAML and flags, and is declared in ``cli.parser``.
+"""The command line: every command takes a YAML and flags, and is declared in ``cli.arguments``.
 
     fit                                    train; without --config: on scikit-learn's digits
     fit --resume [RUN]                     resume a run, by default the newest of its name
@@ -48,8 +48,8 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run the program with these arguments, by default those of the command line.
 
     Raises:
-        SystemExit: the arguments are unusable; or, when started from the command line, the input
-            is: then with a message instead of a traceback.
+        SystemExit: the arguments are unusable. If the program was started from the command line,
+            unusable input raises it too, with a message instead of a traceback.
     """
     if args is None:
         # Lightning would exit with status 0 or 1.
@@ -69,7 +69,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def run(request: Request, closing: ExitStack) -> None:
-    """Run a command; a module is imported when its command runs."""
+    """Run a command, and import only the modules that it needs."""
     if request.command == "export":
         from softmax_torch.cli.exporting import export_checkpoint
 
