@@ -29,7 +29,7 @@ def write(path: Path, predictor: Predictor, input_module: InputModule) -> None:
     """Write a new file, or a folder if the name does not end in .safetensors.
 
     Raises:
-        ValueError: the net was made in Python, so that no configuration can rebuild it.
+        ValueError: the net was made in Python, and no configuration can rebuild it.
     """
     if predictor.hyper_parameters is None:
         raise ValueError(

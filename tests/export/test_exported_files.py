@@ -22,6 +22,7 @@ from export_cases import (
     net,
     pixels,
 )
+from pages import blocks
 from torch import nn
 
 import softmax_torch
@@ -188,14 +189,13 @@ numpy.save("p.npy", numpy.stack([p, q.numpy()]))
         (folder / name).unlink()
 
 
-def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    blocks = (ROOT / "README.md").read_text(encoding="utf-8").split("```python no-run\n")[1:]
-    blocks = [block.split("```")[0] for block in blocks]
-    [example] = [block for block in blocks if "onnxruntime" in block]
+def test_the_example_of_the_docs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = blocks(ROOT / "docs" / "prediction.md")
+    [example] = [b.code for b in page if b.language == "python" and "onnxruntime" in b.code]
     monkeypatch.chdir(tmp_path)
     predictor = linear(ImagePreprocessing((8, 8), False, "0123456789", 1 / 16))
-    export(predictor, "digits.onnx", pixels(8, 8) // 16)
-    names: dict[str, Any] = {}
+    names: dict[str, Any] = {"images": pixels(8, 8) // 16}
+    export(predictor, "digits.onnx", names["images"])
     exec(example, names)
     p = predictor.predict_proba(names["images"])
     torch.testing.assert_close(torch.from_numpy(names["probabilities"]), p, rtol=0, atol=1e-5)
