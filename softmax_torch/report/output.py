@@ -15,12 +15,11 @@ __all__ = ["write_report"]
 def write_report(page: Page, run: Path) -> Path:
     """Write a report into the directory of a run, and return its folder.
 
-    The folder is ``report``, or the first of ``report_1``, ``report_2``, ... that does not exist.
-    It contains index.html and figures/<name>.png and .svg. It is written under a temporary name and
-    renamed when it is complete.
+    The folder is ``report``, or the first of ``report_1``, ``report_2``, ... that does not exist,
+    with index.html and figures/<name>.png and .svg.
 
     Raises:
-        OSError: the report could not be written; then nothing of it remains.
+        OSError: the report could not be written; nothing of it remains.
     """
     with (
         name_in_errors(run / "report"),
