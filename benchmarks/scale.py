@@ -33,7 +33,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from scale_model import Hardware, Link, Step, arguments, paper, tabular
+from scale_model import Hardware, Link, Step, markdown_table, parse_arguments, predicted_table
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
@@ -61,7 +61,11 @@ def main() -> None:
     options = parser.parse_args()
     if options.million and (options.rows or options.features or options.classes):
         parser.error(f"--million: expected no sizes, as they are given: {MILLION}")
-    table = million() if options.million else f"{measured(options)}\n{paper(arguments([]))}"
+    table = (
+        million()
+        if options.million
+        else f"{measured(options)}\n{predicted_table(parse_arguments([]))}"
+    )
     print(table, end="")
     if options.markdown:
         options.markdown.write_text(table)
@@ -282,7 +286,7 @@ def measured(options: argparse.Namespace) -> str:
     head = ["data x class ranks", "type, optimizer", "memory, MB", "paper", "error"]
     head += ["memory / one rank", "Gflop", "paper", "messages", "MB", "paper"]
     head += ["s", "paper", "s / one rank", "paper"]
-    return tabular(head, rows)
+    return markdown_table(head, rows)
 
 
 def compare(step: Step, found: Measurement) -> None:
@@ -360,7 +364,7 @@ def million() -> str:
         rows.append([f"{ranks}", *sizes, f"{sum(taken) / 1e6:.0f}", first, last])
     print(f"{MILLION.classes} classes x {MILLION.features} features, {MILLION.rows} rows, SGD")
     head = ["ranks", "allocator, MB a rank", "paper", "/ one rank", "processes, MB together"]
-    return tabular([*head, "first loss", "sixth"], rows)
+    return markdown_table([*head, "first loss", "sixth"], rows)
 
 
 if __name__ == "__main__":
