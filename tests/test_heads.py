@@ -412,7 +412,7 @@ def test_an_output_without_the_loss_is_refused() -> None:
     assert beside.shape == ()  # the logits are NaN too
 
 
-def test_states_go_both_ways() -> None:
+def test_a_state_dict_loads_with_and_without_the_head() -> None:
     """between a net with the head and torchvision's own, through a file"""
     plain, ours = (build("shufflenet_v2_x0_5", num_classes=C) for _ in range(2))
     replace_head(ours)

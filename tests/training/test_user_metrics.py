@@ -141,7 +141,7 @@ def test_random_numbers_of_a_run_are_untouched() -> None:
 
 
 @pytest.mark.parametrize("kind", [LitClassifier, LitSoftmaxRegression])
-def test_checkpoints_know_nothing_of_them(kind: Any, tmp_path: Path) -> None:
+def test_checkpoints_do_not_hold_metrics(kind: Any, tmp_path: Path) -> None:
     """so that a run goes on, and is evaluated, with other metrics."""
     data = DigitsDataModule(batch_size=256)
     metrics = {"f1": MulticlassF1Score(10), "auroc": MulticlassAUROC(10, thresholds=5)}
