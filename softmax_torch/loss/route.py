@@ -205,7 +205,7 @@ def route_of(function: Callable[..., Tensor], /, *args: Any, **kwargs: Any) -> R
         The rule, where the logits are, the kernels, and the reason; ``print`` shows them as a line.
 
     Raises:
-        As the call does, for arguments that do not fit.
+        TypeError, ValueError, IndexError: the arguments do not fit; the call raises the same.
     """
     bound = inspect.signature(function).bind(*args, **kwargs)
     bound.apply_defaults()
