@@ -1,4 +1,4 @@
-"""A model on paper of a training step with split classes: memory, flops, messages, seconds.
+"""Predict a training step with split classes: memory, flops, messages, seconds.
 
     python benchmarks/scale_model.py [--classes 10000000] [--gpus 64] [--flops 989e12] ...
 
@@ -268,7 +268,7 @@ def predicted_table(options: argparse.Namespace) -> str:
             + [f"{t * 1e3:.2f}" for t in (*seconds.values(), sum(seconds.values()))]
         )
     head = (
-        f"On paper, {step.classes} classes x {step.features} features, {step.rows} rows per step, "
+        f"Predicted: {step.classes} classes x {step.features} features, {step.rows} rows per step, "
         f"{options.dtype}, {options.states} numbers of optimizer state per parameter, on "
         f"{options.gpus} GPUs of {options.flops:g} flop/s:\n\n"
         "    memory = parameters + gradients + optimizer + features + workspace\n"
