@@ -145,7 +145,7 @@ def test_metadata_are_complete(exported: tuple[Case, Path]) -> None:
 
 
 def test_files_hold_no_paths_and_no_data(exported: tuple[Case, Path]) -> None:
-    """torch would store the source lines of each operation, and the example inputs."""
+    """By default torch stores the source lines of each operation, and the example inputs."""
     case, folder = exported
     with zipfile.ZipFile(folder / "model.pt2") as archive:
         parts = [archive.read(name) for name in archive.namelist()]
@@ -194,7 +194,7 @@ def test_the_example_of_the_docs_runs(tmp_path: Path, monkeypatch: pytest.Monkey
     [example] = [b.code for b in page if b.language == "python" and "onnxruntime" in b.code]
     monkeypatch.chdir(tmp_path)
     predictor = linear(ImagePreprocessing((8, 8), False, "0123456789", 1 / 16))
-    names: dict[str, Any] = {"images": pixels(8, 8) // 16}
+    names: dict[str, Any] = {"images": (pixels(8, 8) // 16).numpy()}
     export(predictor, "digits.onnx", names["images"])
     exec(example, names)
     p = predictor.predict_proba(names["images"])
