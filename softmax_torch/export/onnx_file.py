@@ -12,7 +12,9 @@ The metadata are JSON under the key "softmax_torch".
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any
 
@@ -197,8 +199,9 @@ def interface(input_module: InputModule, C: int) -> Interface:
 
 
 def usage(path: Path, input_module: InputModule) -> str:
-    """Return a line of Python that uses the file."""
     names = [spec.name for spec in interface(input_module, 2)[0]]
-    given = names[0] if names[0].isidentifier() else "column"
+    name = names[0]
+    variable = name if name.isidentifier() and not iskeyword(name) else "column"
+    given = f"{json.dumps(name, ensure_ascii=False)}: {variable}"
     more = ", ..." if len(names) > 1 else ""
-    return f'onnxruntime.InferenceSession("{path}").run(None, {{"{names[0]}": {given}{more}}})'
+    return f'onnxruntime.InferenceSession("{path}").run(None, {{{given}{more}}})'

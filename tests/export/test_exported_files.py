@@ -1,5 +1,6 @@
 """Exported files of every format predict as the classifier does, without this package."""
 
+import ast
 import json
 import subprocess
 import sys
@@ -26,12 +27,14 @@ from pages import blocks
 from torch import nn
 
 import softmax_torch
-from softmax_torch.export import export
+from softmax_torch.export import export, input_module_of, onnx_file
 from softmax_torch.predictor import Predictor, load
 from softmax_torch.preprocessing import (
     FeaturesPreprocessing,
     ImagePreprocessing,
+    TablePreprocessing,
 )
+from softmax_torch.preprocessing.table import NumericColumn
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -200,6 +203,12 @@ def test_the_example_of_the_docs_runs(tmp_path: Path, monkeypatch: pytest.Monkey
     p = predictor.predict_proba(names["images"])
     torch.testing.assert_close(torch.from_numpy(names["probabilities"]), p, rtol=0, atol=1e-5)
     assert names["class_name"].tolist() == predictor.predict(names["images"])
+
+
+@pytest.mark.parametrize("name", ["size (cm)", "class", 'a "b"', "ä"])
+def test_the_line_that_uses_a_table_is_python(name: str) -> None:
+    preprocessing = TablePreprocessing((NumericColumn(name, 0.0, 1.0),), ("yes", "no"))
+    ast.parse(onnx_file.usage(Path("a.onnx"), input_module_of(preprocessing)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
