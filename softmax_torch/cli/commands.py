@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -199,20 +200,11 @@ def device_name(trainer: Trainer) -> str:
     return f"{root.type}, {torch.get_num_threads()} threads" if root.type == "cpu" else root.type
 
 
-def validate(session: Session) -> None:
-    """Print the metrics of the validation set."""
-    arguments = session.evaluation_arguments
-    [val] = session.trainer.validate(**arguments, ckpt_path=session.checkpoint_path)
+def evaluate(session: Session, method: Callable[..., Any], label: str) -> None:
+    """Print the metrics that a method of the trainer returns for the checkpoint."""
+    [metrics] = method(**session.evaluation_arguments, ckpt_path=session.checkpoint_path)
     if session.trainer.is_global_zero:
-        print_line("val", format_metrics(val))
-
-
-def test(session: Session) -> None:
-    """Print the metrics of the test set."""
-    arguments = session.evaluation_arguments
-    [test] = session.trainer.test(**arguments, ckpt_path=session.checkpoint_path)
-    if session.trainer.is_global_zero:
-        print_line("test", format_metrics(test))
+        print_line(label, format_metrics(metrics))
 
 
 def predict(session: Session) -> None:
@@ -260,10 +252,10 @@ def report(session: Session) -> None:
     print_line("report", f"{short_path(folder / 'index.html')}, {len(page.html) / 1e6:.1f} MB")
 
 
-COMMANDS = {
+COMMANDS: dict[str, Callable[[Session], None]] = {
     "fit": fit,
-    "validate": validate,
-    "test": test,
+    "validate": lambda session: evaluate(session, session.trainer.validate, "val"),
+    "test": lambda session: evaluate(session, session.trainer.test, "test"),
     "predict": predict,
     "calibrate": calibrate,
     "report": report,
