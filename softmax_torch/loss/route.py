@@ -205,7 +205,7 @@ def route_of(function: Callable[..., Tensor], /, *args: Any, **kwargs: Any) -> R
         The rule, where the logits are, the kernels, and the reason; ``print`` shows them as a line.
 
     Raises:
-        TypeError, ValueError, IndexError: the arguments do not fit; the call raises the same.
+        ValueError, IndexError, TypeError, RuntimeError: as the call, for arguments that do not fit.
     """
     bound = inspect.signature(function).bind(*args, **kwargs)
     bound.apply_defaults()

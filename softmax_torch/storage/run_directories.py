@@ -109,7 +109,7 @@ class RunDirectory:
 
 
 def create_run_directory(root: Path, name: str) -> RunDirectory:
-    """Create the first version of this name that does not exist."""
+    """Create and open the first version of this name that does not exist."""
     names = (root / name / f"version_{number}" for number in itertools.count())
     return RunDirectory(take_free_name(names, lambda path: path.mkdir(parents=True)))
 
