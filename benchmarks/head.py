@@ -70,11 +70,13 @@ def contestants(classes: int, device: str) -> dict[str, Step]:
         torch.manual_seed(0)
         backbone = backbones.make("small_cnn").to(device)
         head = SoftmaxRegression(backbone.out_features, classes).to(device)
-        steps[name] = stepper(backbone, head, torchs if name == "torch" else SoftmaxRegression.loss)
+        steps[name] = stepper(
+            backbone, head, torch_loss if name == "torch" else SoftmaxRegression.loss
+        )
     return steps
 
 
-def torchs(head: SoftmaxRegression, features: Tensor, y: Tensor) -> Tensor:
+def torch_loss(head: SoftmaxRegression, features: Tensor, y: Tensor) -> Tensor:
     """Return the loss by torch's own functions."""
     return F.cross_entropy(head.linear(features), y)
 

@@ -5,8 +5,8 @@
 
 Each case is first compared with torch in float64, loss and gradients; a difference stops the
 program. Each case prints the route that our call takes. Times are medians of loss + backward in one
-process, the contestants taking turns. A turn is as many calls as fill 20 ms: a training step, too,
-follows one of its own kind. Memory is the peak of torch's allocator during one call beyond what it
+process, the contestants taking turns. A turn is as many calls as fill 20 ms, since a training step
+follows another one too. Memory is the peak of torch's allocator during one call beyond what it
 held before, gradients included. "Bandwidth" is the least number of bytes that a loss and its
 gradient move (read the logits, write the gradient) over the time, as a share of the bandwidth of a
 copy of the same size in the same run.
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     parser.add_argument("--markdown", type=Path, help="write a table of the ratios to this file")
     options = parser.parse_args()
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # "no CUDA" is no news
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses CUDA
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     show_config()

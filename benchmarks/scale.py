@@ -1,15 +1,15 @@
-"""Resources of a head with split classes on several ranks: runs against the model on paper.
+"""Resources of a head with split classes on several ranks: measured, and as predicted.
 
     python benchmarks/scale.py [--rows 128] [--features 64] [--classes 40000] [--markdown FILE]
     python benchmarks/scale.py --million
 
 The first command runs training steps on gloo ranks of this machine, one thread each. Loss and
 gradients are compared with float64 in one process. Then torch's profiler counts the allocator's
-peak, the matrix products and the messages. They must equal the model of ``scale_model``, memory
-within 0.5%, flops and messages exactly, or the program stops. Seconds are medians, printed beside
-the model's for this machine's speed of products, copies and messages, and not asserted. At the end
-it prints the model for 10 million classes on 64 GPUs; ``python benchmarks/scale_model.py`` prints
-it for other numbers.
+peak, the matrix products and the messages. The program stops unless they equal the predictions of
+``scale_model``: memory within 0.5%, flops and messages exactly. Seconds are medians; they are
+printed beside the prediction for this machine's speed of products, copies and messages, and not
+checked. At the end it prints the prediction for 10 million classes on 64 GPUs; ``python
+benchmarks/scale_model.py`` prints others.
 
 ``--million`` trains a million classes of 64 features on 1, 2 and 4 ranks and checks the memory that
 the operating system gave the processes: less than 1.5e9 bytes on 2 ranks together.
@@ -33,7 +33,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from scale_model import Hardware, Link, Step, arguments, paper, tabular
+from scale_model import Hardware, Link, Step, markdown_table, parse_arguments, predicted_table
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
@@ -61,7 +61,11 @@ def main() -> None:
     options = parser.parse_args()
     if options.million and (options.rows or options.features or options.classes):
         parser.error(f"--million: expected no sizes, as they are given: {MILLION}")
-    table = million() if options.million else f"{measured(options)}\n{paper(arguments([]))}"
+    table = (
+        million()
+        if options.million
+        else f"{measured(options)}\n{predicted_table(parse_arguments([]))}"
+    )
     print(table, end="")
     if options.markdown:
         options.markdown.write_text(table)
@@ -259,10 +263,10 @@ def hardware(step: Step) -> Hardware:
 
 
 def measured(options: argparse.Namespace) -> str:
-    """Return a table of runs on 1, 2 and 4 ranks beside the model's numbers."""
+    """Return a table of runs on 1, 2 and 4 ranks beside the predictions."""
     alone = Step(options.rows or 128, options.features or 64, options.classes or 40_000)
     print(f"{alone.classes} classes x {alone.features} features, {alone.rows} rows; torch ", end="")
-    print(f"{torch.__version__}, a thread a rank, {os.cpu_count()} cores")
+    print(f"{torch.__version__}, one thread per rank, {os.cpu_count()} cores")
     two, four = alone._replace(ranks=2), alone._replace(ranks=4)
     others = [two._replace(states=1), two._replace(states=2)]
     others.append(two._replace(states=1, dtype=torch.bfloat16))
@@ -279,30 +283,30 @@ def measured(options: argparse.Namespace) -> str:
                 seconds = sum(step.seconds(found.on).values())
                 first = first or (found, seconds)
                 rows.append(line(step, found, seconds, *first))
-    head = ["data x class ranks", "type, optimizer", "memory, MB", "paper", "error"]
-    head += ["memory / one rank", "Gflop", "paper", "messages", "MB", "paper"]
-    head += ["s", "paper", "s / one rank", "paper"]
-    return tabular(head, rows)
+    head = ["data x class ranks", "type, optimizer", "memory, MB", "predicted", "error"]
+    head += ["memory / one rank", "Gflop", "predicted", "messages", "MB", "predicted"]
+    head += ["s", "predicted", "s / one rank", "predicted"]
+    return markdown_table(head, rows)
 
 
 def compare(step: Step, found: Measurement) -> None:
-    """Assert that a run agrees with the model."""
+    """Assert that a run agrees with the prediction."""
     expected = step.peak()
     error = found.memory / expected - 1
-    assert abs(error) < 0.005, f"{step}: {found.memory} bytes, {expected} on paper ({error:.1%})"
-    assert found.flops == step.flops(), f"{step}: {found.flops} flops, {step.flops()} on paper"
+    assert abs(error) < 0.005, f"{step}: {found.memory} bytes, {expected} predicted ({error:.1%})"
+    assert found.flops == step.flops(), f"{step}: {found.flops} flops, {step.flops()} predicted"
     messages = [(message.numbers, message.itemsize) for message in step.messages()]
-    assert found.messages == messages, f"{step}: sent {found.messages}, {messages} on paper"
+    assert found.messages == messages, f"{step}: sent {found.messages}, {messages} predicted"
     assert found.losses[-1] < found.losses[0], f"{step}: losses {found.losses}"
 
 
 def line(
     step: Step, found: Measurement, seconds: float, first: Measurement, first_seconds: float
 ) -> list[str]:
-    """Return a row of the table; ``seconds`` are the model's, ``first`` is the run on one rank."""
+    """Return a row of the table; ``seconds`` are predicted, ``first`` is the run on one rank."""
     memory = step.peak()
     sent = sum(torch.Size(shape).numel() * itemsize for shape, itemsize in found.messages)
-    on_paper = sum(message.size for message in step.messages())
+    predicted = sum(message.size for message in step.messages())
     optimizer = ("SGD", "momentum", "Adam")[step.states]
     return [
         f"{step.data} x {step.ranks}",
@@ -315,7 +319,7 @@ def line(
         f"{step.flops() / 1e9:.3f}",
         f"{len(found.messages)}",
         f"{sent / 1e6:.3f}",
-        f"{on_paper / 1e6:.3f}",
+        f"{predicted / 1e6:.3f}",
         f"{found.seconds:.3f}",
         f"{seconds:.3f}",
         f"{found.seconds / first.seconds:.2f}",
@@ -344,23 +348,23 @@ def train(step: Step) -> tuple[int, int, list[float]]:
 
 
 def million() -> str:
-    """Train on 1, 2 and 4 ranks."""
+    """Return a table of training a million classes on 1, 2 and 4 ranks."""
     rows: list[list[str]] = []
     alone = 0
     for ranks in (1, 2, 4):
         step = MILLION._replace(ranks=ranks)
         taken, held, losses = zip(*spawn(train, [step])[0], strict=True)
-        on_paper = step.peak()
+        predicted = step.peak()
         assert losses[0][-1] < losses[0][0] / 2, losses[0]
-        assert abs(max(held) / on_paper - 1) < 0.005, (held, on_paper)
+        assert abs(max(held) / predicted - 1) < 0.005, (held, predicted)
         assert ranks != 2 or sum(taken) < 1.5e9, taken
         alone = alone or max(held)
-        sizes = [f"{max(held) / 1e6:.1f}", f"{on_paper / 1e6:.1f}", f"{max(held) / alone:.3f}"]
+        sizes = [f"{max(held) / 1e6:.1f}", f"{predicted / 1e6:.1f}", f"{max(held) / alone:.3f}"]
         first, last = (f"{losses[0][i]:.2f}" for i in (0, -1))
         rows.append([f"{ranks}", *sizes, f"{sum(taken) / 1e6:.0f}", first, last])
     print(f"{MILLION.classes} classes x {MILLION.features} features, {MILLION.rows} rows, SGD")
-    head = ["ranks", "allocator, MB a rank", "paper", "/ one rank", "processes, MB together"]
-    return tabular([*head, "first loss", "sixth"], rows)
+    head = ["ranks", "allocator, MB a rank", "predicted", "/ one rank", "processes, MB together"]
+    return markdown_table([*head, "first loss", "sixth"], rows)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A model on paper of a training step with split classes: memory, flops, messages, seconds.
+"""Predict a training step with split classes: memory, flops, messages, seconds.
 
     python benchmarks/scale_model.py [--classes 10000000] [--gpus 64] [--flops 989e12] ...
 
@@ -61,7 +61,15 @@ import torch
 from softmax_torch.ops import backends
 from softmax_torch.parallel.modules import DRAW_BLOCK
 
-__all__ = ["Hardware", "Link", "Message", "Step", "tabular"]
+__all__ = [
+    "Hardware",
+    "Link",
+    "Message",
+    "Step",
+    "markdown_table",
+    "parse_arguments",
+    "predicted_table",
+]
 
 
 class Link(NamedTuple):
@@ -200,14 +208,14 @@ class Step(NamedTuple):
 
 
 def main() -> None:
-    options = arguments()
-    text = paper(options)
+    options = parse_arguments()
+    text = predicted_table(options)
     print(text, end="")
     if options.markdown:
         options.markdown.write_text(text)
 
 
-def arguments(args: list[str] | None = None) -> argparse.Namespace:
+def parse_arguments(args: list[str] | None = None) -> argparse.Namespace:
     """Parse the step and the hardware, by default from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=16384, help="of a step, on all ranks together")
@@ -222,13 +230,13 @@ def arguments(args: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--gigabytes", type=float, default=80, help="its memory, in 1e9 bytes")
     parser.add_argument("--link", type=float, default=450e9, help="in a node, one way, bytes/s")
     parser.add_argument("--network", type=float, default=50e9, help="between nodes, one way")
-    parser.add_argument("--link-latency", type=float, default=5e-6, help="seconds a message")
+    parser.add_argument("--link-latency", type=float, default=5e-6, help="seconds per message")
     parser.add_argument("--network-latency", type=float, default=15e-6)
     parser.add_argument("--markdown", type=Path, help="write the table to this file too")
     return parser.parse_args(args)
 
 
-def paper(options: argparse.Namespace) -> str:
+def predicted_table(options: argparse.Namespace) -> str:
     """Return a table of memory and seconds for every layout of the GPUs."""
     rows = []
     for data in (2**i for i in range(options.gpus.bit_length())):
@@ -260,8 +268,8 @@ def paper(options: argparse.Namespace) -> str:
             + [f"{t * 1e3:.2f}" for t in (*seconds.values(), sum(seconds.values()))]
         )
     head = (
-        f"On paper, {step.classes} classes x {step.features} features, {step.rows} rows a step, "
-        f"{options.dtype}, {options.states} numbers of optimizer state to a parameter, on "
+        f"Predicted: {step.classes} classes x {step.features} features, {step.rows} rows per step, "
+        f"{options.dtype}, {options.states} numbers of optimizer state per parameter, on "
         f"{options.gpus} GPUs of {options.flops:g} flop/s:\n\n"
         "    memory = parameters + gradients + optimizer + features + workspace\n"
         f"    step   = max(flops / {options.flops:g}, products' bytes / {options.bandwidth:g})\n"
@@ -270,12 +278,12 @@ def paper(options: argparse.Namespace) -> str:
         "bandwidth\n\n"
     )
     parts = [f"{name}, GB" for name in (*memory, "memory")]
-    return head + tabular(
+    return head + markdown_table(
         ["data x class ranks", *parts, *(f"{name}, ms" for name in (*seconds, "step"))], rows
     )
 
 
-def tabular(head: list[str], rows: list[list[str]]) -> str:
+def markdown_table(head: list[str], rows: list[list[str]]) -> str:
     """Return a table in markdown with aligned columns."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     lines = [

@@ -67,13 +67,13 @@ def main() -> None:
             compare(expected, outcome(own))
     print(
         f"{options.runs} runs in {options.processes} process(es): killed {kills} times, {saves} of "
-        f"them while a checkpoint was being written; resumed, all equal an undisturbed one "
+        f"them while a checkpoint was being written; resumed, all equal the undisturbed run "
         f"({seconds:.1f} s, {len(expected['metrics'])} rows), to the last bit"
     )
 
 
 def survive(folder: Path, processes: int, rng: random.Random, seconds: float) -> tuple[int, int]:
-    """Run to the end through kills; return how many there were, and how many during a save."""
+    """Kill and resume a run until it completes; return all kills, and those during a save."""
     kills = saves = 0
     while True:
         resume = (folder / "runs").exists() and any(folder.glob("runs/*/*/config.yaml"))
@@ -153,7 +153,7 @@ def finish(children: list[int], may_wait: bool = False) -> list[int]:
 
     Args:
         children: ids of the processes.
-        may_wait: whether they may wait in vain for one that is dead. Then they are killed.
+        may_wait: whether they may be waiting for a process that is dead. Then they are killed.
 
     Returns:
         The exit status of each, or minus the signal that ended it.

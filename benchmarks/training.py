@@ -136,7 +136,7 @@ def bare(options: argparse.Namespace, batch_size: int) -> tuple[list[float], nn.
 
 
 class Epochs(Callback):
-    """Callback that notes when each epoch begins, and the parameters after the first."""
+    """A callback that records when each epoch begins, and the parameters after the first."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options

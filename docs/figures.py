@@ -84,8 +84,8 @@ MARGINS = (-5.0, 0.0, 5.0)
 MARK_NAMES = ("confidently wrong", "undecided: $\\log\\,2$", "confidently right")
 
 MARK_OFFSETS = ((9, 3, "left"), (7, 9, "left"))
-"""Offset of a name from its mark, in points, and the side of the name that is there. The offset of
-the last name depends on the panel."""
+"""Offset of a name from its mark, in points, and its alignment there. The offset of the last name
+depends on the panel."""
 
 C = 1.0
 """Inverse strength of the penalty, as in scikit-learn."""

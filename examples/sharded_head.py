@@ -69,7 +69,7 @@ def load(
 
 if __name__ == "__main__":
     main()
-    # DTensor's meshes keep gloo threads alive, one of which may abort a process while Python shuts
-    # down (https://github.com/pytorch/pytorch/issues/190489). The work is done: leave at once.
+    # A gloo thread that DTensor's meshes keep alive may abort the process while Python shuts down
+    # (https://github.com/pytorch/pytorch/issues/190489). The work is done: leave at once.
     sys.stdout.flush()
     os._exit(0)

@@ -1,4 +1,4 @@
-"""What tests share: the real MNIST where it is at hand, one that is generated, and examples."""
+"""Shared fixtures: the real MNIST where it exists, and a generated one. Settings of hypothesis."""
 
 import os
 from pathlib import Path
@@ -27,7 +27,7 @@ def mnist_root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def real_mnist_root() -> Path:
-    """A root with the real MNIST: that of SOFTMAX_TORCH_DATA, or beside the checkout."""
+    """A root with the real MNIST, named by SOFTMAX_TORCH_DATA or beside the checkout."""
     beside = Path(__file__).parents[2] / "shared" / "data"
     root = Path(os.environ.get("SOFTMAX_TORCH_DATA", beside))
     if not (root / "MNIST" / "raw").is_dir():

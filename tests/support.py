@@ -1,4 +1,4 @@
-"""Helpers of several tests: a plain reference loss, sets of options, and groups of processes."""
+"""Helpers shared by tests: a plain reference loss, sets of options, and groups of processes."""
 
 import os
 import sys

@@ -177,7 +177,7 @@ def refused(message: str, ours: Callable[[], Tensor], torchs: Callable[[], Tenso
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize(("arguments", "message"), MISTAKES.values(), ids=MISTAKES)
 def test_mistakes_that_torch_knows(arguments: tuple, message: str, training: bool) -> None:
-    """with and without a gradient, which take different routes"""
+    """Calls with and without a gradient take different routes."""
     logits, *rest = arguments
     if training and logits.is_floating_point():
         logits = logits.clone().requires_grad_()

@@ -65,7 +65,7 @@ def test_class_indices(shape: tuple[int, ...], chosen: dict, dtype: torch.dtype)
 @torchs_options
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_class_probabilities(shape: tuple[int, ...], chosen: dict, dtype: torch.dtype) -> None:
-    """differentiable in the target too"""
+    """The loss is differentiable in the target too."""
     z, t = problem(shape, dtype, soft=True)
     given = options(chosen, classes_of(shape), rows_of(shape), dtype)
     ours, torchs = both(lambda f, z, t: f(z, t, **given), z, t)
@@ -138,7 +138,7 @@ def test_empty_batches(shape: tuple[int, ...], soft: bool, reduction: str) -> No
 )
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 def test_class_indices_of_any_integer_type(dtype: torch.dtype, label_smoothing: float) -> None:
-    """also with ignored rows, which in uint8 need a number such as 255"""
+    """Ignored rows are included; in uint8 they need a number such as 255."""
     z, y = problem((50, 7))
     ignore_index = -100 if dtype.is_signed else 255
     y[::3] = ignore_index
@@ -152,7 +152,7 @@ def test_class_indices_of_any_integer_type(dtype: torch.dtype, label_smoothing: 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 def test_one_sample_with_a_target_of_one_element(reduction: str, label_smoothing: float) -> None:
-    """torch accepts a target (1,) for logits (C,), and its loss has no dimension."""
+    """F.cross_entropy accepts a target (1,) for logits (C,), and its loss has no dimension."""
     z, y = problem((7,))
     given = {"reduction": reduction, "label_smoothing": label_smoothing}
     ours = results(lambda z: cross_entropy(z, y.view(1), **given), z)
@@ -163,7 +163,7 @@ def test_one_sample_with_a_target_of_one_element(reduction: str, label_smoothing
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("shape", [(7,), (5, 3), (4, 3, 6)], ids=str)
 def test_definition(shape: tuple[int, ...], soft: bool, chosen: dict) -> None:
-    """differentiable in every tensor: class weights and sample weights too"""
+    """The loss is differentiable in every tensor: class weights and sample weights too."""
     z, target = problem(shape, soft=soft)
     given = options(chosen, classes_of(shape), rows_of(shape), z.dtype)
     leaves, fixed = ((z, target), ()) if soft else ((z,), (target,))

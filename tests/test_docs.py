@@ -138,7 +138,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_every_figure_is_shown() -> None:
-    """tests/test_docs_figures.py compares the figures with what docs/figures.py draws."""
+    """The pages name each file; test_docs_figures.py compares it with a new drawing."""
     page = (DOCS / "softmax_regression.md").read_text()
     assert len(FIGURES) == 3
     assert all(f"({name}.svg)" in page for name in FIGURES)

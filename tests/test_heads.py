@@ -412,8 +412,8 @@ def test_an_output_without_the_loss_is_refused() -> None:
     assert beside.shape == ()  # the logits are NaN too
 
 
-def test_states_go_both_ways() -> None:
-    """between a net with the head and torchvision's own, through a file"""
+def test_a_state_dict_loads_with_and_without_the_head() -> None:
+    """Each of a net with the head and torchvision's own loads the other's, through a file."""
     plain, ours = (build("shufflenet_v2_x0_5", num_classes=C) for _ in range(2))
     replace_head(ours)
     for source, goal in ((ours, plain), (plain, ours)):
@@ -546,7 +546,7 @@ def test_functional_calls_and_gradients_of_samples() -> None:
 
 
 def test_many_classes_need_no_memory_for_their_logits() -> None:
-    """the logits have 80 MB; two blocks of 32 MiB and the gradients have less"""
+    """The logits have 80 MB; two blocks of 32 MiB and the gradients have less."""
     model, x, y = net(), torch.randn(1000, 4), torch.randint(20000, (1000,))
     head = replace_head(model, 20000)
     assert peak_memory(lambda: F.cross_entropy(model(x), y).backward()) > 160e6

@@ -121,7 +121,7 @@ def test_numbers_of_batches_are_known(options: dict[str, Any], counts: bool) -> 
 
 @pytest.mark.parametrize("options", [{"gradient_clip_val": 0.1}, {"accumulate_grad_batches": 2}])
 def test_a_module_that_clips_by_itself_is_accepted(options: dict[str, Any]) -> None:
-    """where Lightning refuses, right after the hook, whoever optimizes manually."""
+    """Lightning refuses clipping under manual optimization right after the hook."""
     with pytest.raises(MisconfigurationException, match=r"gradient .* not supported for manual"):
         trainer(**options).fit(Module(), loader())
     module = Passing()
@@ -162,7 +162,7 @@ def test_a_backward_pass_that_is_watched_is_known(
 
 
 def test_plain_precision_does_nothing_else_in_a_backward_pass(monkeypatch: Any) -> None:
-    """and the default is the class that is compared with, on a single device."""
+    """The default on a single device is the class that the check compares with."""
     run, module = trainer(max_epochs=1), Module()
     assert type(run.precision_plugin) is Precision
     assert isinstance(run.strategy, SingleDeviceStrategy)
@@ -178,7 +178,7 @@ def test_plain_precision_does_nothing_else_in_a_backward_pass(monkeypatch: Any) 
 
 
 def test_loaders_are_told_the_epoch_and_keep_their_place(tmp_path: Path) -> None:
-    """by ``sampler.set_epoch`` and ``state_dict``, which Lightning looks for in any loader."""
+    """Lightning looks for ``sampler.set_epoch`` and ``state_dict`` in any loader."""
     data = loader(steps=2)
     saving = Saving(tmp_path / "a.ckpt", 5)
     trainer(saving).fit(Recounting(2), data)
@@ -292,7 +292,7 @@ class Recounting(Module):
 
 
 def test_a_finished_epoch_is_not_repeated(tmp_path: Path) -> None:
-    """as Lightning does where the number of steps ended the fit with the epoch."""
+    """Lightning repeats it if the number of steps ended the fit together with the epoch."""
     path = tmp_path / "a.ckpt"
     epochs = {}
     for complete in (False, True):
@@ -314,7 +314,7 @@ def test_an_epoch_is_not_complete_within_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (2, 6), (3, 2)])
 def test_an_epoch_goes_on_with_other_batches(before: int, after: int, tmp_path: Path) -> None:
-    """each step once, with one validation at the end of each epoch."""
+    """Each step runs once, with one validation at the end of each epoch."""
     path, data = tmp_path / "a.ckpt", partial(loader, steps=before)
     saving = Saving(path, 2 if before == 1 else 1)
     trainer(saving).fit(Recounting(before), data())

@@ -103,7 +103,7 @@ def test_class_probabilities(C: int, chosen: dict, blocks: None) -> None:
 @classes
 @pytest.mark.parametrize("soft", [False, True])
 def test_every_tensor_has_a_gradient(soft: bool, C: int, chosen: dict, blocks: None) -> None:
-    """class probabilities, class weights and sample weights too"""
+    """Class probabilities, class weights and sample weights have one too."""
     tensors, target = problem((5,), C, soft=soft)
     leaves, fixed = ((target,), ()) if soft else ((), (target,))
     given = options(chosen, C, (5,), torch.float64)
@@ -129,7 +129,7 @@ LAYOUTS = {
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 @pytest.mark.parametrize("chosen", [{}, {"reduction": "none"}], ids=str)
 def test_layouts(chosen: dict, layout, C: int, blocks: None) -> None:
-    """of the input and of the weight"""
+    """The input and the weight have each layout."""
     tensors, y = problem((5,), C)
 
     def call(f, change):

@@ -66,7 +66,7 @@ def test_device_and_dtype_are_those_of_the_parameters() -> None:
 
 
 def test_a_model_on_the_meta_device_has_a_loss() -> None:
-    """so that shapes are known before memory is allocated"""
+    """Shapes are then known before memory is allocated."""
     with torch.device("meta"):
         model, x = SoftmaxRegression(4, 3), torch.randn(5, 4)
         loss = model.loss(x, torch.zeros(5, dtype=torch.long))

@@ -1,4 +1,4 @@
-"""The command line: every command takes a YAML and flags, and is declared in ``cli.parser``.
+"""The command line: every command takes a YAML and flags, and is declared in ``cli.arguments``.
 
     fit                                    train; without --config: on scikit-learn's digits
     fit --resume [RUN]                     resume a run, by default the newest of its name
@@ -48,8 +48,8 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run the program with these arguments, by default those of the command line.
 
     Raises:
-        SystemExit: the arguments are unusable; or, when started from the command line, the input
-            is: then with a message instead of a traceback.
+        SystemExit: the arguments are unusable. If the program was started from the command line,
+            unusable input raises it too, with a message instead of a traceback.
     """
     if args is None:
         # Lightning would exit with status 0 or 1.
@@ -58,10 +58,7 @@ def main(args: Sequence[str] | None = None) -> None:
         end_with_parent()
     with ExitStack() as closing:  # run directories are unlocked at the end
         try:
-            given = list(sys.argv[1:] if args is None else args)
-            if given[:1] == ["fit"] and {"-h", "--help"} & set(given):
-                print_help_with_settings(given)
-            run(parse(given), closing)
+            run(parse(list(sys.argv[1:] if args is None else args)), closing)
         except CALLERS_MISTAKES as error:
             mistake = error_of_this_package(error)
             if args is not None or mistake is None:
@@ -71,15 +68,8 @@ def main(args: Sequence[str] | None = None) -> None:
         leave_group()
 
 
-def print_help_with_settings(args: list[str]) -> None:
-    """Print the help of a command with the settings of Lightning's classes, and exit."""
-    from softmax_torch.cli.settings import settings_parser
-
-    settings_parser(args[0])[0].parse_args(args)
-
-
 def run(request: Request, closing: ExitStack) -> None:
-    """Run a command; a module is imported when its command runs."""
+    """Run a command, and import only the modules that it needs."""
     if request.command == "export":
         from softmax_torch.cli.exporting import export_checkpoint
 

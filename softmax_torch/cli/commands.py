@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -55,9 +56,9 @@ class Session:
     Attributes:
         request: the command line.
         parser, config: the command's parser, and all of its arguments.
-        model, data, trainer: the instances.
+        model, data, trainer: instances made from these arguments.
         timer: measures the training.
-        recorder: writes the checkpoints of a fit; None where there are none.
+        recorder: writes the checkpoints of a fit; None if none are written.
     """
 
     def __init__(
@@ -95,8 +96,8 @@ class Session:
         return arguments
 
     @property
-    def evaluated(self) -> dict[str, Any]:
-        """The arguments that every evaluation of the trainer takes."""
+    def evaluation_arguments(self) -> dict[str, Any]:
+        """The arguments of ``trainer.validate`` and ``trainer.test``."""
         return {
             "model": self.model,
             "datamodule": self.data,
@@ -117,17 +118,17 @@ def fit(session: Session) -> None:
     trainer, model = session.trainer, session.model
     path = session.checkpoint_path
     trainer.fit(model, datamodule=session.data, ckpt_path=path, weights_only=True)
-    # Read now: a checkpoint that is loaded restores the timer's state.
+    # Before a checkpoint is loaded, which restores the timer's state.
     seconds = session.timer.time_elapsed("train") or 0.0
     last, best = model.reports_last_checkpoint, None
     if session.recorder is not None:
         recorder = session.recorder
         best = (recorder.last_model_path if last else recorder.best_model_path) or None
-    # The curve of the validation set ends with the training.
+    # Log no further point of the validation curve.
     loggers, trainer.loggers = trainer.loggers, []
-    [val] = trainer.validate(**session.evaluated, ckpt_path=best)
+    [val] = trainer.validate(**session.evaluation_arguments, ckpt_path=best)
     trainer.loggers = loggers
-    [test] = trainer.test(**session.evaluated)  # of the weights that validate loaded
+    [test] = trainer.test(**session.evaluation_arguments)  # with the weights that validate loaded
     if not trainer.is_global_zero:
         return
     steps = trainer.global_step
@@ -147,7 +148,7 @@ def record_settings(session: Session) -> None:
     """Write the settings to the run directory, or compare them with those of a resumed run.
 
     Raises:
-        ValueError: a run is resumed with other settings.
+        ValueError: the settings of a resumed run have changed.
     """
     trainer, resumed = session.trainer, session.request.resumed_run
     logger = trainer.logger
@@ -164,9 +165,9 @@ def record_settings(session: Session) -> None:
 
 
 def compare_settings(session: Session, run: Path) -> None:
-    """Print where a run is resumed; raise ValueError if its settings were others."""
+    """Print where a run is resumed; raise ValueError if its settings have changed."""
     path = run / CONFIG_FILE
-    # Parsed and dumped again, as an earlier version or a person may have written it shorter.
+    # Parsed and dumped again: an earlier version or a person may have left out defaults.
     before = settings_yaml(session.parser, session.parser.parse_args(["--config", str(path)]))
     now = settings_yaml(session.parser, session.config)
     changed = differences(yaml.safe_load(before), yaml.safe_load(now))
@@ -183,7 +184,7 @@ def compare_settings(session: Session, run: Path) -> None:
 
 
 def settings_yaml(parser: ArgumentParser, config: Namespace) -> str:
-    """Return the settings of a fit as YAML, without the checkpoint it starts from."""
+    """Return the settings of a fit as YAML, without the checkpoint that it starts from."""
     config = config.clone()
     for name in ("resume", "ckpt_path"):
         config.pop(name, None)
@@ -192,32 +193,25 @@ def settings_yaml(parser: ArgumentParser, config: Namespace) -> str:
 
 
 def device_name(trainer: Trainer) -> str:
-    """Return the device of the training, and how many there are of it."""
+    """Return the name of the training's device, and the number of GPUs or threads."""
     root = trainer.strategy.root_device
     if root.type == "cuda":
         return f"{trainer.num_devices} x {torch.cuda.get_device_name(root)}"
     return f"{root.type}, {torch.get_num_threads()} threads" if root.type == "cpu" else root.type
 
 
-def validate(session: Session) -> None:
-    """Print the metrics of the validation set."""
-    [val] = session.trainer.validate(**session.evaluated, ckpt_path=session.checkpoint_path)
+def evaluate(session: Session, method: Callable[..., Any], label: str) -> None:
+    """Print the metrics that a method of the trainer returns for the checkpoint."""
+    [metrics] = method(**session.evaluation_arguments, ckpt_path=session.checkpoint_path)
     if session.trainer.is_global_zero:
-        print_line("val", format_metrics(val))
-
-
-def test(session: Session) -> None:
-    """Print the metrics of the test set."""
-    [test] = session.trainer.test(**session.evaluated, ckpt_path=session.checkpoint_path)
-    if session.trainer.is_global_zero:
-        print_line("test", format_metrics(test))
+        print_line(label, format_metrics(metrics))
 
 
 def predict(session: Session) -> None:
     """Write predictions for the test set.
 
     Raises:
-        ValueError: several processes, each of which would have some of the rows.
+        ValueError: there are several processes, each with a part of the rows.
     """
     trainer, data = session.trainer, session.data
     if trainer.world_size > 1:
@@ -258,10 +252,10 @@ def report(session: Session) -> None:
     print_line("report", f"{short_path(folder / 'index.html')}, {len(page.html) / 1e6:.1f} MB")
 
 
-COMMANDS = {
+COMMANDS: dict[str, Callable[[Session], None]] = {
     "fit": fit,
-    "validate": validate,
-    "test": test,
+    "validate": lambda session: evaluate(session, session.trainer.validate, "val"),
+    "test": lambda session: evaluate(session, session.trainer.test, "test"),
     "predict": predict,
     "calibrate": calibrate,
     "report": report,

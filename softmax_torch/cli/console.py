@@ -16,13 +16,13 @@ def print_line(label: str, text: str) -> None:
 
 
 def format_metrics(results: Mapping[str, float]) -> str:
-    """Return the metrics of a stage in a line, without the name of the stage."""
+    """Return metrics such as "val/nll" in a line, without "val/"."""
     named = {name.partition("/")[2]: value for name, value in results.items() if "/" in name}
     return "  ".join(f"{name} {value:.4f}" for name, value in named.items())
 
 
 def short_path(path: str | Path) -> str:
-    """Return a path relative to the current folder, if it lies in it."""
+    """Return a path, relative to the current folder if it lies inside."""
     path, here = Path(path).absolute(), Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 

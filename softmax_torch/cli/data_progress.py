@@ -16,7 +16,7 @@ __all__ = ["ConsoleReporter"]
 
 
 class ConsoleReporter(Reporter):
-    """A reporter that prints messages and bars in the columns of the command line's reports."""
+    """A reporter that prints messages and bars in the columns of the program's other output."""
 
     @rank_zero_only
     def message(self, label: str, text: str) -> None:

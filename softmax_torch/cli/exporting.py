@@ -9,15 +9,15 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from softmax_torch import predictor
+from softmax_torch.cli.arguments import build_parser
 from softmax_torch.cli.console import print_line, short_path
-from softmax_torch.cli.parser import build_parser
 from softmax_torch.cli.requests import Request, config_beside, read_config
 from softmax_torch.export import check_output, export
 
 __all__ = ["export_checkpoint"]
 
 PRINTED_VALUES = 4
-"""Inputs or outputs that are printed by name."""
+"""Most inputs or outputs to print by name."""
 
 
 def export_checkpoint(request: Request) -> None:
@@ -46,7 +46,7 @@ def test_inputs(request: Request, rows: int) -> Any:
     """Return the first raw inputs of the test set of the run.
 
     Raises:
-        FileNotFoundError, ValueError: the configuration is missing, or has no settings of data.
+        FileNotFoundError, ValueError: the configuration is missing, or has no settings under data.
     """
     arguments = request.arguments
     config = (

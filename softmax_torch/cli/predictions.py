@@ -1,9 +1,9 @@
-"""Write predictions to a file as they are computed; it gets its name when it is complete.
+"""Write predictions to a file as they are computed; it is renamed into place when complete.
 
     id  predicted  probability  [predicted_2  probability_2  ...]  [p_<class>  ...]
 
-A row a sample: the most probable class and its probability, the next ones down to ``top_k``, and
-on request the probability of every class. The suffix says which format: .csv, .jsonl or .parquet.
+One row per sample: its ``top_k`` most probable classes and their probabilities, and on request the
+probability of every class. The suffix names the format: .csv, .jsonl or .parquet.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from softmax_torch.cli.console import print_line, short_path
 from softmax_torch.cli.requests import Request
 from softmax_torch.predictor import Predicted
 from softmax_torch.storage.atomic_files import PARTIAL_SUFFIX, name_in_errors
+from softmax_torch.storage.new_names import check_new_name, numbered_names, take_free_name
 
 __all__ = ["PredictionFile", "new_prediction_file", "predict_input"]
 
@@ -36,7 +37,7 @@ class PredictionFile(NamedTuple):
     """A file of predictions that is not written yet.
 
     Attributes:
-        path: where to; its suffix is one of ``FORMATS``.
+        path: the new file; its suffix is one of ``FORMATS``.
         top_k: number of classes to name for a sample, most probable first.
         probabilities: whether to write the probability of every class too.
     """
@@ -46,7 +47,7 @@ class PredictionFile(NamedTuple):
     probabilities: bool
 
     def write(self, batches: Iterable[Predicted], class_names: Sequence[str]) -> None:
-        """Write predictions as they come, and print where they are."""
+        """Write predictions as they are computed, and print the path."""
         # Another process may be writing its own under the same name.
         partial = self.path.with_name(f".{self.path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
         samples = 0
@@ -69,7 +70,7 @@ class PredictionFile(NamedTuple):
         )
 
     def columns(self, batch: Predicted, class_names: Sequence[str]) -> Columns:
-        """Return the rows of some samples as columns by name."""
+        """Return the rows of a batch as columns by name."""
         p = batch.probabilities
         # File names that are not UTF-8 hold surrogates, which no format can encode.
         ids = [name.encode("utf-8", "backslashreplace").decode() for name in batch.ids]
@@ -85,36 +86,33 @@ class PredictionFile(NamedTuple):
 
 
 def new_prediction_file(request: Request) -> PredictionFile:
-    """Return the file that the arguments describe, by default predictions.csv by the checkpoint.
+    """Return the file that the arguments describe; its default lies beside the checkpoint.
 
     Raises:
-        ValueError: no checkpoint, ``top_k`` below 1, or no format of this suffix.
+        ValueError: no checkpoint is given, ``top_k`` is below 1, or no format has this suffix.
         FileExistsError: the file exists.
-        FileNotFoundError: its folder does not.
+        FileNotFoundError: its folder does not exist.
     """
     arguments = request.arguments
     if arguments.ckpt_path is None:
         raise ValueError("predict: expected --ckpt_path and a checkpoint")
     if arguments.top_k < 1:
         raise ValueError(f"top_k: expected a number of at least 1, got {arguments.top_k}")
-    path = (
-        unused_name(Path(arguments.ckpt_path).parent)
-        if arguments.output is None
-        else Path(arguments.output)
-    )
+    if arguments.output is None:
+        default = Path(arguments.ckpt_path).with_name("predictions.csv")
+        path = take_free_name(numbered_names(default))
+    else:
+        path = Path(arguments.output)
     if path.suffix not in FORMATS:
         raise ValueError(
             f"output: expected a name that ends in {', '.join(FORMATS)}, got {path.name}"
         )
-    if path.exists():
-        raise FileExistsError(f"output: expected a new name, got {path}, which exists")
-    if not path.absolute().parent.is_dir():
-        raise FileNotFoundError(f"output: expected a folder {path.parent}, got none")
+    check_new_name(path)
     return PredictionFile(path, arguments.top_k, arguments.probabilities)
 
 
 def predict_input(request: Request) -> None:
-    """Predict a file or folder with a checkpoint alone."""
+    """Predict a file or folder; this needs nothing but a checkpoint."""
     arguments, output = request.arguments, new_prediction_file(request)
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     classifier = predictor.load(arguments.ckpt_path, arguments.calibrated, device)
@@ -136,18 +134,9 @@ def nine_digits(p: torch.Tensor) -> list[float]:
     return [float(f"{x:.9g}") for x in p.tolist()]
 
 
-def unused_name(folder: Path) -> Path:
-    """Return predictions.csv, or the first of predictions_1.csv, ... that does not exist."""
-    path, number = folder / "predictions.csv", 0
-    while path.exists():
-        number += 1
-        path = folder / f"predictions_{number}.csv"
-    return path
-
-
 @contextmanager
 def write_csv(path: Path) -> Iterator[Callable[[Columns], None]]:
-    """Open a CSV; yield a function that appends columns."""
+    """Open a CSV file; yield a function that appends columns."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
 

@@ -1,4 +1,4 @@
-"""Ends of processes: children end with their parent, and a gloo group ends before Python does."""
+"""End processes in order: children with their parent, and a gloo group before Python."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch.distributed as dist
 __all__ = ["end_with_parent", "leave_group"]
 
 PARENT, PR_SET_PDEATHSIG = "SOFTMAX_TORCH_PARENT", 1
-"""Environment variable with the id of the process that started this one; from <linux/prctl.h>."""
+"""Environment variable with the id of the parent process; an option from <linux/prctl.h>."""
 
 
 def end_with_parent() -> None:
@@ -29,7 +29,7 @@ def end_with_parent() -> None:
 
 
 def leave_group() -> None:
-    """End a process of a group at once with status 0; do nothing in a process alone.
+    """End this process at once with status 0 if it belongs to a group of processes.
 
     Lightning leaves gloo groups alive. While Python shuts down, one of their threads may abort the
     process after all work is done (https://github.com/pytorch/pytorch/issues/190489).

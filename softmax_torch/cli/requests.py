@@ -1,8 +1,7 @@
-"""A command line as it was parsed, and the files it names: configuration, run and checkpoint.
+"""A parsed command line, and the files it names: configuration, run and checkpoint.
 
-The configuration may be implied: a checkpoint is used as its run was configured, a run is resumed
-and reported on as it was configured, and fit alone trains on digits. A checkpoint is read here, the
-one time that a command reads it.
+Without --config, the configuration is the checkpoint's or the run's config.yaml, or digits.yaml for
+fit. A command reads its checkpoint once, here.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ MAY_DIFFER = {"ckpt_path", "resume", "runs", "name", "checkpoint_seconds"} | {
     f"trainer.{name}"
     for name in ("max_epochs", "max_steps", "max_time", "enable_progress_bar", "profiler")
 }
-"""Settings that may differ in a resumed run, since its steps stay the same."""
+"""Settings that may differ in a resumed run, since they change none of its steps."""
 
 DATA_LOCATIONS = ("root", "download", "cache", "file", "val_file", "test_file")
-"""Arguments of data modules that say where the data is, not which data it is."""
+"""Arguments of data modules that say where the data are, not which data they are."""
 
 
 class Request(NamedTuple):
@@ -36,8 +35,8 @@ class Request(NamedTuple):
         command: name of the command.
         arguments: its own arguments.
         settings: arguments that are settings, such as --trainer.max_epochs and its value.
-        args: all arguments after the command, with --config where it was implied.
-        checkpoint: the checkpoint, read; None without one.
+        args: all arguments after the command, with --config even if it was implied.
+        checkpoint: the checkpoint and its content; None without one.
         resumed_run: directory of the run to resume; None for a new one.
     """
 
@@ -64,7 +63,7 @@ class Request(NamedTuple):
         return self._replace(args=self._with_config(self._implied_config()), checkpoint=checkpoint)
 
     def _implied_config(self) -> Path | None:
-        """Return the configuration to use, None where --config names one."""
+        """Return the configuration that is implied; None if --config names one."""
         arguments, given = self.arguments, self.arguments.config is not None
         if self.command == "report":
             if arguments.run is None:

@@ -1,4 +1,4 @@
-"""Settings of the Trainer, the model and the data as arguments: the part that needs Lightning."""
+"""The settings of Trainer, model and data as arguments; their classes need Lightning."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import seed_everything
 from lightning.pytorch.cli import LightningArgumentParser
 
-from softmax_torch.cli.parser import CONFIG_HELP, HIDDEN_RUN_ARGUMENTS, build_parser
+from softmax_torch.cli.arguments import CONFIG_HELP, HIDDEN_RUN_ARGUMENTS, build_parser
 from softmax_torch.cli.requests import Request
 from softmax_torch.data import TensorDataModule
 from softmax_torch.report.trainer import ReportingTrainer
@@ -46,7 +46,7 @@ class SettingsParser(LightningArgumentParser):
 
 
 class Instances(NamedTuple):
-    """The instances that the settings describe; those of the Trainer are still its arguments."""
+    """The model and the data that the settings describe, and the arguments of the Trainer."""
 
     model: LitBase
     data: TensorDataModule
@@ -54,7 +54,7 @@ class Instances(NamedTuple):
 
 
 def settings_parser(command: str) -> tuple[ArgumentParser, ArgumentParser]:
-    """Return the parser of the program, with the settings of a command, and of that command."""
+    """Return the parser of the program and of one command, which has its settings."""
 
     def add_settings(parser: ArgumentParser) -> None:
         assert isinstance(parser, LightningArgumentParser)
@@ -99,9 +99,9 @@ def parse_settings(request: Request) -> tuple[ArgumentParser, Namespace]:
 
 
 def instantiate(parser: ArgumentParser, config: Namespace) -> Instances:
-    """Seed the random number generators, and make the model, the data and what the Trainer takes.
+    """Seed the random number generators, and make the model, the data and the Trainer's arguments.
 
-    The seed is written into ``config``, where it was random.
+    A random seed is written into ``config``.
     """
     seed = config["seed_everything"]
     if seed is not False:

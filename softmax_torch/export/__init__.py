@@ -42,6 +42,7 @@ from softmax_torch.preprocessing import (
     TablePreprocessing,
 )
 from softmax_torch.storage.atomic_files import name_in_errors
+from softmax_torch.storage.new_names import check_new_name
 
 __all__ = ["FORMATS", "Exported", "FormatModule", "check_output", "export"]
 
@@ -91,9 +92,9 @@ class Exported(NamedTuple):
 
     Attributes:
         path: the file or folder.
-        title: of the format.
-        inputs: of the exported program; none for weights, which take what the classifier takes.
-        outputs: of the exported program; none for weights.
+        title: name of the format.
+        inputs: tensors that the exported program takes; none for weights, which are no program.
+        outputs: tensors that it returns; none for weights.
         samples: number of real inputs on which it was compared with the classifier.
         difference: largest difference of a probability in this comparison.
         usage: a line of Python that uses the file.
@@ -113,14 +114,14 @@ def export(source: Predictor | str | Path, output: str | Path, inputs: Any) -> E
 
     Args:
         source: the classifier, on a CPU; or its checkpoint, which is used without a calibration.
-        output: a new name that ends in one of ``FORMATS``; a name without a suffix is a folder.
+        output: a new name with a suffix of ``FORMATS``; a name without a suffix is a folder.
         inputs: real raw inputs, a file or folder or in memory. The exported file and the classifier
             must agree on the first ``Predictor.rows`` of them.
 
     Raises:
         ValueError, FileExistsError, FileNotFoundError: the output cannot have this name, or the
             inputs do not fit the classifier.
-        OSError: for example, the disk is full; nothing is left of the output.
+        OSError: the output could not be written; nothing is left of it.
         ImportError: the format needs packages that are not installed.
         ArithmeticError: the written file predicts something else; it is deleted.
     """
@@ -160,17 +161,14 @@ def export(source: Predictor | str | Path, output: str | Path, inputs: Any) -> E
 
 
 def check_output(output: Path) -> Format:
-    """Return the format of an output; raise, as ``export`` does, if it cannot be written."""
+    """Return the format of an output; raise the errors of ``export`` for a name it cannot have."""
     if output.suffix not in FORMATS:
         known = ", ".join(filter(None, FORMATS))
         raise ValueError(
             f"output: expected a name that ends in {known}, or one without a suffix for a folder; "
             f"got {output.name}"
         )
-    if output.exists():
-        raise FileExistsError(f"output: expected a new name, got {output}, which exists")
-    if not output.absolute().parent.is_dir():
-        raise FileNotFoundError(f"output: expected a folder {output.parent}, got none")
+    check_new_name(output)
     format = FORMATS[output.suffix]
     missing = [name for name in format.packages if find_spec(name) is None]
     if missing:
@@ -190,7 +188,7 @@ def input_module_of(preprocessing: Preprocessing) -> InputModule:
     if isinstance(preprocessing, TablePreprocessing):
         return TableInput(preprocessing)
     raise ValueError(
-        "preprocessing: expected that of images, features or a table, got "
+        "preprocessing: expected one of images, features or a table, got "
         f"{type(preprocessing).__name__}"
     )
 

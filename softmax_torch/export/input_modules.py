@@ -77,7 +77,7 @@ class InputModule(nn.Module, ABC):
         """Return samples as the tensors that ``forward`` takes."""
 
     def arrays(self, samples: Any) -> dict[str, Array]:
-        """Return samples as onnxruntime takes them, with each column of a table under its name."""
+        """Return samples as arrays for onnxruntime, each column of a table under its name."""
         named = zip(self.inputs, self.tensors(samples), strict=True)
         return {spec.name: tensor.numpy() for spec, tensor in named}
 

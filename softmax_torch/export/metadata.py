@@ -1,11 +1,11 @@
 """The metadata of exported models, as JSON: preprocessing, class names, calibration and versions.
 
-format          1; other numbers stand for other layouts
-softmax_torch   version of this package, and ``torch`` that of torch
-class_names     one name for each class index
-preprocessing   its state (``softmax_torch.preprocessing``)
-calibration     scale and shift of the logits, or null
-inputs          name, type and shape of each
+format                 1; other numbers stand for other layouts
+softmax_torch, torch   versions of the two packages
+class_names            one name for each class index
+preprocessing          state of the preprocessing (``softmax_torch.preprocessing``)
+calibration            scale and shift of the logits, or null
+inputs                 name, type and shape of each input
 """
 
 from __future__ import annotations
@@ -43,5 +43,5 @@ def metadata_of(predictor: Predictor, inputs: Sequence[TensorSpec]) -> dict[str,
 
 
 def to_json(content: dict[str, Any], indent: int | None = None) -> str:
-    """Return JSON in which non-ASCII names are not escaped."""
+    """Return content as JSON, without escapes for non-ASCII names."""
     return json.dumps(content, ensure_ascii=False, allow_nan=False, indent=indent)

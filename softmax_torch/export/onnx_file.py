@@ -12,7 +12,9 @@ The metadata are JSON under the key "softmax_torch".
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +59,8 @@ def write(path: Path, predictor: Predictor, input_module: InputModule) -> None:
     """Write a new file.
 
     Raises:
-        ValueError: the net is too large for the format, or a column has no name or one that the
-            graph uses itself.
+        ValueError: the net is too large for the format, a column has no name, or its name is one
+            that the graph uses.
     """
     size = sum(weights.nbytes for weights in predictor.network.state_dict().values())
     if size > LIMIT:
@@ -101,7 +103,7 @@ def add_interface(
     for node in model.graph.node:
         for names in (node.input, node.output):
             names[:] = [outer.get(name, name) for name in names]
-        del node.metadata_props[:]  # the modules and operations that torch made the node from
+        del node.metadata_props[:]  # names of torch's modules and operations
     class_name = helper.make_node(
         "LabelEncoder",
         ["label"],
@@ -197,8 +199,9 @@ def interface(input_module: InputModule, C: int) -> Interface:
 
 
 def usage(path: Path, input_module: InputModule) -> str:
-    """Return a line of Python that uses the file."""
     names = [spec.name for spec in interface(input_module, 2)[0]]
-    given = ", ".join(f'"{name}": {name}' for name in names[:1])
+    name = names[0]
+    variable = name if name.isidentifier() and not iskeyword(name) else "column"
+    given = f"{json.dumps(name, ensure_ascii=False)}: {variable}"
     more = ", ..." if len(names) > 1 else ""
     return f'onnxruntime.InferenceSession("{path}").run(None, {{{given}{more}}})'

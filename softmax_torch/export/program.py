@@ -28,10 +28,10 @@ class Program(nn.Module):
 
     def __init__(self, input_module: InputModule, predictor: Predictor) -> None:
         super().__init__()
-        # The names ``front`` and ``network`` are part of exported files: of their buffers' names.
+        # Exported files name their buffers after ``front`` and ``network``.
         self.front = input_module
-        # A copy, since torch.export needs contiguous weights. None requires a gradient, or the
-        # outputs of the exported program could not be converted to NumPy.
+        # A copy, since torch.export needs contiguous weights; without gradients, so that the
+        # outputs of the exported program can be converted to NumPy.
         network = copy.deepcopy(predictor.network).requires_grad_(False)
         self.network = network.to(memory_format=torch.contiguous_format)
         self.dtype, self.calibrated = predictor.dtype, predictor.calibration is not None
@@ -57,10 +57,10 @@ def output_specs(C: int) -> tuple[TensorSpec, ...]:
 def trace(predictor: Predictor, input_module: InputModule) -> ExportedProgram:
     """Return the program as a graph for batches of any size.
 
-    The graph tells nothing of the machine that made it, nor of the data. torch stores the example
-    inputs of the trace, which are zeros, and a stack trace of each operation, which is removed.
+    The graph holds nothing about the machine or the data: the example inputs, which torch stores,
+    are zeros, and the stack trace of each operation is removed.
     """
-    # Two samples: tracing would take a batch size of 1 for a constant.
+    # Two samples: tracing would treat a batch size of 1 as a constant.
     example = tuple(
         torch.zeros(2, *map(int, spec.shape[1:]), dtype=getattr(torch, spec.dtype))
         for spec in input_module.inputs

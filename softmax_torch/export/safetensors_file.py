@@ -29,7 +29,7 @@ def write(path: Path, predictor: Predictor, input_module: InputModule) -> None:
     """Write a new file, or a folder if the name does not end in .safetensors.
 
     Raises:
-        ValueError: the net was made in Python, so that no configuration can rebuild it.
+        ValueError: the net was made in Python, and no configuration can rebuild it.
     """
     if predictor.hyper_parameters is None:
         raise ValueError(
@@ -52,7 +52,6 @@ def write(path: Path, predictor: Predictor, input_module: InputModule) -> None:
 
 
 def open_runner(path: Path, input_module: InputModule) -> Runner:
-    """Open a file for predictions."""
     predictor = load(path)
 
     def run(samples: Any) -> tuple[Tensor, Tensor]:
@@ -68,5 +67,4 @@ def interface(input_module: InputModule, C: int) -> Interface:
 
 
 def usage(path: Path, input_module: InputModule) -> str:
-    """Return a line of Python that uses the file or folder."""
     return f'softmax_torch.load("{path}").predict(inputs)'

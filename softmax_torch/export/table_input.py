@@ -86,7 +86,7 @@ class TableInput(InputModule):
         return chunk_in_memory(raw, self.preprocessing.names).table.slice(0, rows)
 
     def tensors(self, samples: pa.Table) -> tuple[Tensor, ...]:
-        """Return numbers (n, K) and codes (n, M), those of the two that have columns."""
+        """Return numbers (n, K) and codes (n, M), each only if it has columns."""
         chunk = chunk_in_memory(samples, self.preprocessing.names)
         return tuple(
             torch.from_numpy(np.stack([column_values(column, chunk) for column in columns], 1))

@@ -27,7 +27,6 @@ METADATA = "metadata.json"
 
 
 def write(path: Path, predictor: Predictor, input_module: InputModule) -> None:
-    """Write a new file."""
     extra = {METADATA: to_json(metadata_of(predictor, input_module.inputs))}
     content = BytesIO()  # torch reports a disk error as a C++ trace without the file's name
     torch.export.save(trace(predictor, input_module), content, extra_files=extra)
@@ -35,7 +34,6 @@ def write(path: Path, predictor: Predictor, input_module: InputModule) -> None:
 
 
 def open_runner(path: Path, input_module: InputModule) -> Runner:
-    """Open a file for predictions."""
     with warnings.catch_warnings():
         # torch 2.11 views the bytes that it read as a tensor, and copies them after that.
         warnings.filterwarnings("ignore", message="The given buffer is not writable")
@@ -55,6 +53,5 @@ def interface(input_module: InputModule, C: int) -> Interface:
 
 
 def usage(path: Path, input_module: InputModule) -> str:
-    """Return a line of Python that uses the file."""
     names = ", ".join(spec.name for spec in input_module.inputs)
     return f'label, probabilities = torch.export.load("{path}").module()({names})'

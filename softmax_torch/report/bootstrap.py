@@ -8,7 +8,7 @@ of one matrix with a row for each of n samples and B = 15 bins of confidence:
 A bootstrap resample is a vector of counts: how often it contains each sample. A thousand resamples
 are one product of their counts with A, and the interval lies between two percentiles of the results
 (Efron 1979). The ECE of a resample is biased upwards, as the ECE of few samples is: noise moves
-accuracy away from confidence in every bin. The interval of the ECE errs on the high side therefore.
+accuracy away from confidence in every bin. Its interval is therefore rather too high than too low.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ MAX_LOGITS = 1 << 22
 
 
 class SampleScores(NamedTuple):
-    """Scores of each sample, (n,), in float64: see ``softmax_torch.metrics``; and its bin."""
+    """Scores of each sample (see ``softmax_torch.metrics``), (n,) in float64, and its bin."""
 
     correct: Tensor
     nll: Tensor

@@ -1,8 +1,8 @@
 """The test set after calibration.
 
-A checkpoint that has a calibration is judged with that one, as its users would apply it. For any
-other, the temperature that the command ``calibrate`` would find is fitted to the validation set; no
-sample of the test set takes part. Some models have no best temperature; the report says why.
+A calibration in the checkpoint is applied as its users would. Without one, the temperature that the
+command ``calibrate`` would find is fitted to the validation set, without any test sample. Some
+models have no best temperature; the report says why.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["CalibratedTest", "calibrate_test"]
 
 
 class CalibratedTest(NamedTuple):
-    """The test set with calibrated logits, None if no calibration exists; and a sentence on it."""
+    """The test set with calibrated logits, None without a calibration; a sentence about it."""
 
     test: EvaluatedSet | None
     description: str

@@ -19,10 +19,10 @@ from softmax_torch.report.run_results import MAX_CLASSES, RunResults
 __all__ = ["draw"]
 
 MAX_WRITTEN_SHARES = 12
-"""Up to this many classes a cell has room for two lines."""
+"""Most classes with the share written in each cell: more leave no room for a second line."""
 
 PAIRS = 20
-"""Most confused pairs that are drawn as bars."""
+"""Number of most confused pairs to draw as bars."""
 
 
 def draw(results: RunResults, counts: npt.NDArray[np.int64]) -> CaptionedFigure:

@@ -2,7 +2,7 @@
 
 Gradient descent logs the objective, and NLL and accuracy of training and validation. A convex
 solver logs the objective, its relative duality gap, the norm of the gradient, and the validation
-metrics. Training metrics are those of each batch before its step, hence they lag validation by half
+metrics. Training metrics are computed on each batch before its step, so they lag validation by half
 an epoch.
 """
 
@@ -18,7 +18,7 @@ from softmax_torch.report.run_results import RunResults
 __all__ = ["PLOTS", "Plot", "draw", "logged_values"]
 
 MAX_MARKERS = 40
-"""Up to this many epochs each has a marker."""
+"""Most epochs for which each gets a marker."""
 
 
 class Plot(NamedTuple):

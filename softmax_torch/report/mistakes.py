@@ -1,6 +1,6 @@
 """The most confident mistakes: wrong predictions, ordered by the probability of their class.
 
-They are worth a look one by one: many have a wrong label, or could be told by nobody.
+They are worth a look one by one: many are mislabelled, or ambiguous to a person too.
 """
 
 from __future__ import annotations

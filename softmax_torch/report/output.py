@@ -7,6 +7,7 @@ from pathlib import Path
 
 from softmax_torch.report.page import Page
 from softmax_torch.storage.atomic_files import name_in_errors
+from softmax_torch.storage.new_names import numbered_names, take_free_name
 
 __all__ = ["write_report"]
 
@@ -14,12 +15,11 @@ __all__ = ["write_report"]
 def write_report(page: Page, run: Path) -> Path:
     """Write a report into the directory of a run, and return its folder.
 
-    The folder is ``report``, or the first of ``report_1``, ``report_2``, ... that does not exist.
-    It contains index.html and figures/<name>.png and .svg. It is written under a temporary name and
-    renamed when it is complete.
+    The folder is ``report``, or the first of ``report_1``, ``report_2``, ... that does not exist,
+    with index.html and figures/<name>.png and .svg.
 
     Raises:
-        OSError: the report could not be written; then nothing of it remains.
+        OSError: the report could not be written; nothing of it remains.
     """
     with (
         name_in_errors(run / "report"),
@@ -32,20 +32,4 @@ def write_report(page: Page, run: Path) -> Path:
         (folder / "index.html").write_text(page.html, encoding="utf-8")
         for name, content in page.files.items():
             (folder / "figures" / name).write_bytes(content)
-        return _rename_to_free_name(folder, run)
-
-
-def _rename_to_free_name(folder: Path, run: Path) -> Path:
-    number = 0
-    while True:
-        path = run / ("report" if number == 0 else f"report_{number}")
-        number += 1
-        if path.exists():
-            continue
-        try:
-            folder.rename(path)
-        except OSError:
-            if path.exists():  # another process has just taken the name
-                continue
-            raise
-        return path
+        return take_free_name(numbered_names(run / "report"), folder.rename)

@@ -1,4 +1,4 @@
-"""The look of figures, and how they become PNG and SVG.
+"""The look of all figures, and their conversion to PNG and SVG.
 
 Colours are those of Okabe & Ito, which can be told apart with any common colour vision. A line
 style, a marker or a hatch repeats what each colour means, for print in grey. Figures are made
@@ -118,8 +118,8 @@ def tiles(
 def label(name: str, limit: int = 24) -> str:
     """Return a name from the data as a figure can show it: on one line, as plain text.
 
-    matplotlib takes text between two dollars for a formula, and raises where it is none. A control
-    character would make an SVG that no browser reads. A name wider than ``limit`` columns keeps its
+    Between two dollars, matplotlib would read a formula, and raise if it is none. With a control
+    character, no browser would read the SVG. A name wider than ``limit`` columns keeps its
     beginning and its end, as related names often differ only in their end.
     """
     text = "".join(c if c.isprintable() else "\ufffd" for c in name)

@@ -39,7 +39,7 @@ def occupied_bins(scores: SampleScores) -> Bins:
 
 
 def draw(scores: SampleScores, name: str, title: str, ece: float) -> CaptionedFigure:
-    """Draw the diagram of a set; name and title tell it from the diagrams of other sets."""
+    """Draw the diagram of a set; name and title distinguish it from those of other sets."""
     bins = occupied_bins(scores)
     figure = blank(4.2, 4.4)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))

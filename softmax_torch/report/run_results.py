@@ -1,4 +1,4 @@
-"""Results of a trained run: everything that a report shows follows from them."""
+"""Results of a trained run, from which everything in a report is computed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from softmax_torch.calibration import Calibration
 __all__ = ["MAX_CLASSES", "EvaluatedSet", "RunResults"]
 
 MAX_CLASSES = 60
-"""Up to this many classes a report shows each class; of more, only those that matter most."""
+"""Most classes that a report shows one by one; of more, it shows those that matter most."""
 
 
 class EvaluatedSet(NamedTuple):
@@ -41,7 +41,7 @@ class RunResults:
         history: the rows of metrics.csv; each maps the columns that were logged to their text.
         step: the optimizer step after which the checkpoint was written.
         calibration: the calibration in the checkpoint; None without one.
-        facts: labels and values: data, preprocessing and versions.
+        facts: labels and values about the data, the preprocessing and versions.
         config: the configuration of the run, as YAML.
     """
 

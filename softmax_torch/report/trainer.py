@@ -16,7 +16,7 @@ from softmax_torch.data import TensorDataModule
 from softmax_torch.report.output import write_report
 from softmax_torch.report.page import compose
 from softmax_torch.report.run_results import EvaluatedSet, RunResults
-from softmax_torch.storage.run_directories import read_metrics
+from softmax_torch.storage.run_directories import CONFIG_FILE, METRICS_FILE, read_metrics
 from softmax_torch.training.base import LitBase
 from softmax_torch.training.calibrating_trainer import CalibratingTrainer
 from softmax_torch.training.checkpoint_io import atomic_checkpoint_io
@@ -24,7 +24,7 @@ from softmax_torch.training.checkpoint_io import atomic_checkpoint_io
 __all__ = ["ReportingTrainer", "default_checkpoint"]
 
 MAX_LISTED = 8
-"""Up to this many entries a list in the state of a preprocessing is written out."""
+"""Most entries of a list in the state of a preprocessing that are written out."""
 
 
 class ReportingTrainer(CalibratingTrainer):
@@ -42,15 +42,14 @@ class ReportingTrainer(CalibratingTrainer):
         Args:
             model: a model of the run's configuration.
             datamodule: the data that it was trained on.
-            run: the directory of the run, in which a folder ``report`` is made, or the first of
-                ``report_1``, ``report_2``, ... that does not exist.
-            ckpt_path: the checkpoint to report on; by default the one that ``fit`` names at its
+            run: the directory of the run, in which the folder is made (see ``write_report``).
+            ckpt_path: the checkpoint to report on; by default the one that ``fit`` prints at its
                 end.
 
         Raises:
             ValueError: there are several processes, each with a part of the samples.
-            FileNotFoundError: the run has no config.yaml, or not the checkpoint.
-            OSError: the report could not be written; then nothing of it remains.
+            FileNotFoundError: the run has no config.yaml, or the checkpoint does not exist.
+            OSError: the report could not be written; nothing of it remains.
         """
         path = ckpt_path or default_checkpoint(Path(run), model)
         return write_report(compose(self.run_results(model, datamodule, run, path)), Path(run))
@@ -63,9 +62,9 @@ class ReportingTrainer(CalibratingTrainer):
             raise ValueError(f"report: expected one process, got {self.world_size}")
         content = atomic_checkpoint_io(self).read(ckpt_path)
         folder = Path(run)
-        config = (folder / "config.yaml").read_text(encoding="utf-8")
+        config = (folder / CONFIG_FILE).read_text(encoding="utf-8")
         settings = yaml.safe_load(config)
-        metrics = folder / "metrics.csv"
+        metrics = folder / METRICS_FILE
         history = read_metrics(metrics)[1] if metrics.is_file() else []
         model.calibrated = False
         with self.collecting_logits() as collected:
@@ -94,12 +93,12 @@ class ReportingTrainer(CalibratingTrainer):
 
 
 def default_checkpoint(run: Path, model: LitBase) -> str:
-    """Return the checkpoint of a run to use where none is named."""
+    """Return the checkpoint of a run that is reported on by default."""
     return str(run / ("last.ckpt" if model.reports_last_checkpoint else "best.ckpt"))
 
 
 def input_weight(model: LitBase) -> Tensor | None:
-    """Return the weight (C, D) of the head if its inputs are the sample itself, else None."""
+    """Return the weight (C, D) of a model without a backbone; None for one with a backbone."""
     if not isinstance(model.backbone, nn.Identity):
         return None
     return model.model.linear.weight.detach().float().cpu()

@@ -1,9 +1,9 @@
-"""Plots of the weight vector of each class: what counts for the class, and what against it.
+"""Plots of the weights of each class: which inputs count for it, and which against it.
 
     z_c = w_c . x + b_c
 
-Softmax depends on differences of logits alone. What the weight vectors of all classes have in
-common changes no probability, so their mean is subtracted, and the vectors that are drawn sum to 0.
+Softmax depends on differences of logits alone. The mean of all weight vectors changes
+no probability, so it is subtracted, and the vectors that are drawn sum to 0.
 
 The weights of images are drawn as images, on one scale for all classes with 0 in its middle. For
 tables the features with the largest weights are drawn as bars, per standard deviation of the
@@ -39,10 +39,10 @@ __all__ = [
 ]
 
 FEATURES = 12
-"""Bars of a class."""
+"""Bars per class."""
 
 MAX_CHARTS = 20
-"""Most bar charts, one a class."""
+"""Most bar charts, one per class."""
 
 COLUMNS = 5
 """Images side by side."""
@@ -91,7 +91,7 @@ def largest_weights(w: Tensor) -> list[int]:
 
 
 def draw(results: RunResults) -> list[CaptionedFigure]:
-    """Draw images of all classes in one figure, or one bar chart a class.
+    """Draw images of all classes in one figure, or one bar chart per class.
 
     Nothing is drawn for a net, whose last weights say nothing about the inputs.
     """

@@ -19,6 +19,7 @@ from softmax_torch.storage.atomic_files import (
     name_in_errors,
     write_atomically,
 )
+from softmax_torch.storage.new_names import take_free_name
 
 __all__ = [
     "CONFIG_FILE",
@@ -108,17 +109,9 @@ class RunDirectory:
 
 
 def create_run_directory(root: Path, name: str) -> RunDirectory:
-    """Create the first version of this name that does not exist."""
-    for number in itertools.count():
-        path = root / name / f"version_{number}"
-        try:
-            path.mkdir(parents=True)
-        except FileExistsError:
-            if not root.is_dir() or not path.parent.is_dir():
-                raise
-        else:
-            break
-    return RunDirectory(path)
+    """Create and open the first version of this name that does not exist."""
+    names = (root / name / f"version_{number}" for number in itertools.count())
+    return RunDirectory(take_free_name(names, lambda path: path.mkdir(parents=True)))
 
 
 def read_metrics(path: Path) -> tuple[list[str], list[dict[str, str]]]:

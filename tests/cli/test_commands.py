@@ -27,7 +27,7 @@ def test_fit_alone_trains_on_digits(digits: tuple[Path, str]) -> None:
     assert "runs/digits/version_0/best.ckpt" in output.splitlines()[-1]
 
 
-def test_the_console_is_calm(digits: tuple[Path, str]) -> None:
+def test_fit_prints_its_progress_and_report_alone(digits: tuple[Path, str]) -> None:
     """One line of progress where there is no terminal, the report, and no advice."""
     _, output = digits
     assert len(output.splitlines()) == 7
@@ -59,7 +59,7 @@ def test_a_checkpoint_reproduces_the_logged_figures_exactly(
     assert {name: float(logged[name]) for name in results[0]} == results[0]
 
 
-def test_the_console_program_is_the_same(
+def test_the_installed_command_is_the_same_program(
     digits: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert 'softmax-torch = "softmax_torch.cli:main"' in (ROOT / "pyproject.toml").read_text()

@@ -1,11 +1,12 @@
-"""The one parser: what is a setting, and that each command declares and shows its arguments."""
+"""The parser tells settings from arguments, and each command shows its arguments in its help."""
 
 from typing import Any
 
 import pytest
 
 from softmax_torch import cli
-from softmax_torch.cli.parser import COMMANDS, split_settings
+from softmax_torch.cli.arguments import COMMANDS
+from softmax_torch.cli.parser import split_settings
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What must not wait for Lightning: help, refusals, predict --input and export --input."""
+"""Help, refusals, predict --input and export --input do not import Lightning."""
 
 import json
 import subprocess

@@ -37,7 +37,7 @@ def test_the_seed_draws_the_part() -> None:
     assert torch.bincount(y[first]).tolist() == [20, 20, 20]
 
 
-def test_a_class_that_does_not_occur_is_no_matter() -> None:
+def test_a_class_without_samples_is_allowed() -> None:
     rest, part = stratified(torch.tensor([0, 0, 2, 2]), 0.5, 0)
     assert len(rest) == len(part) == 2
     assert len(stratified(torch.tensor([0] * 5 + [2] * 5), 0.3, 0)[1]) == 3

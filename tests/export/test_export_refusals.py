@@ -93,7 +93,7 @@ def test_column_names_that_the_graph_uses(name: str, tmp_path: Path) -> None:
 
 def test_classifiers_that_cannot_be_exported(tmp_path: Path) -> None:
     predictor = Predictor(nn.Linear(5, 3), object())
-    with pytest.raises(ValueError, match="that of images, features or a table, got object"):
+    with pytest.raises(ValueError, match="one of images, features or a table, got object"):
         export(predictor, tmp_path / "model.onnx", torch.randn(N, 5))
     predictor.device = torch.device("cuda")
     with pytest.raises(ValueError, match="source: expected a classifier on a CPU, got cuda"):

@@ -1,5 +1,6 @@
 """Exported files of every format predict as the classifier does, without this package."""
 
+import ast
 import json
 import subprocess
 import sys
@@ -22,15 +23,18 @@ from export_cases import (
     net,
     pixels,
 )
+from pages import blocks
 from torch import nn
 
 import softmax_torch
-from softmax_torch.export import export
+from softmax_torch.export import export, input_module_of, onnx_file
 from softmax_torch.predictor import Predictor, load
 from softmax_torch.preprocessing import (
     FeaturesPreprocessing,
     ImagePreprocessing,
+    TablePreprocessing,
 )
+from softmax_torch.preprocessing.table import NumericColumn
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -144,7 +148,7 @@ def test_metadata_are_complete(exported: tuple[Case, Path]) -> None:
 
 
 def test_files_hold_no_paths_and_no_data(exported: tuple[Case, Path]) -> None:
-    """torch would store the source lines of each operation, and the example inputs."""
+    """By default torch stores the source lines of each operation, and the example inputs."""
     case, folder = exported
     with zipfile.ZipFile(folder / "model.pt2") as archive:
         parts = [archive.read(name) for name in archive.namelist()]
@@ -188,20 +192,23 @@ numpy.save("p.npy", numpy.stack([p, q.numpy()]))
         (folder / name).unlink()
 
 
-def test_the_example_of_the_page_about_export_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    page = (ROOT / "docs" / "prediction.md").read_text(encoding="utf-8")
-    blocks = [block.split("```")[0] for block in page.split("```python\n")[1:]]
-    [example] = [block for block in blocks if "onnxruntime" in block]
+def test_the_example_of_the_docs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = blocks(ROOT / "docs" / "prediction.md")
+    [example] = [b.code for b in page if b.language == "python" and "onnxruntime" in b.code]
     monkeypatch.chdir(tmp_path)
     predictor = linear(ImagePreprocessing((8, 8), False, "0123456789", 1 / 16))
-    export(predictor, "digits.onnx", pixels(8, 8) // 16)
-    names: dict[str, Any] = {"images": pixels(8, 8).numpy()}
+    names: dict[str, Any] = {"images": (pixels(8, 8) // 16).numpy()}
+    export(predictor, "digits.onnx", names["images"])
     exec(example, names)
     p = predictor.predict_proba(names["images"])
     torch.testing.assert_close(torch.from_numpy(names["probabilities"]), p, rtol=0, atol=1e-5)
     assert names["class_name"].tolist() == predictor.predict(names["images"])
+
+
+@pytest.mark.parametrize("name", ["size (cm)", "class", 'a "b"', "ä"])
+def test_the_line_that_uses_a_table_is_python(name: str) -> None:
+    preprocessing = TablePreprocessing((NumericColumn(name, 0.0, 1.0),), ("yes", "no"))
+    ast.parse(onnx_file.usage(Path("a.onnx"), input_module_of(preprocessing)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

@@ -283,7 +283,7 @@ def test_narrow_logits_take_exp2_and_wide_ones_softmax(name, shape, softmax, mon
 @pytest.mark.parametrize("shape", [(40, 10), (3, 2000), (5000, 12), (7, 1)], ids=str)
 @pytest.mark.parametrize("name", ["unshifted", "far from zero", "certain", "rare", "masked"])
 def test_mean_nll_is_the_total_at_equal_weights(shape, name):
-    """also for few logits, which have a path of their own"""
+    """Few logits, which have a path of their own, are among the shapes."""
     z, y, _ = problem(shape, KINDS[name])
     total, dz = cpu.mean_nll(z, y)
     z64, truth = z.double(), torch.empty_like(z, dtype=torch.float64)

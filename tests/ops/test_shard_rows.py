@@ -86,7 +86,7 @@ def test_half_precision_is_computed_in_float32() -> None:
 def test_the_rule_of_a_layer_is_the_formulas_of_its_logits(
     C: int, vector: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """also in blocks of two rows, and for an empty shard"""
+    """This includes blocks of two rows, and an empty shard."""
     monkeypatch.setattr(backends, "logits_budget", lambda x: 2 * max(C, 1) * x.element_size())
     _, (y, u) = problem(max(C, 1), vector)
     target = Target(torch.full_like(y, -1), None) if C == 0 else Target(y, u)

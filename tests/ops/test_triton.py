@@ -1,6 +1,6 @@
 """The GPU kernels without a GPU: run by Triton's interpreter, and compiled for devices.
 
-Each has a process of its own: Triton reads TRITON_INTERPRET when a kernel is defined.
+Each runs in a process of its own, since Triton reads TRITON_INTERPRET when a kernel is defined.
 """
 
 import importlib.metadata

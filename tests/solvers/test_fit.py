@@ -37,7 +37,7 @@ def test_options_that_are_not_numbers_are_named(wrong: dict) -> None:
 
 
 def test_digits_beyond_float32_are_found_in_float64() -> None:
-    """float64 takes over soon after float32 shows no more progress."""
+    """Passes change to float64 soon after float32 makes no more progress."""
     X, y = load_digits(return_X_y=True)
     in_float64 = fit(X / 16, y, tol=1e-12, dtype=torch.float64)
     solution = fit(X / 16, y, tol=1e-12, dtype=torch.float32)

@@ -81,7 +81,7 @@ def test_a_log_goes_on_from_the_rows_of_a_checkpoint(tmp_path: Path) -> None:
     ]
 
 
-def test_rows_that_were_lost_are_said(tmp_path: Path) -> None:
+def test_lost_rows_are_reported(tmp_path: Path) -> None:
     logger = RunLogger(tmp_path, "a")
     logger.log_metrics({"loss": 1.0}, 0)
     with pytest.warns(UserWarning, match=r"expected the 3 rows .* got 1"):

@@ -38,7 +38,7 @@ def test_the_mean_over_processes_is_the_objective(weight: Tensor | None, zeta: f
 
 
 def test_weights_in_half_precision_are_added_up_in_float32() -> None:
-    """bfloat16 has 8 bits: the sum over a batch was off by up to 0.4 %."""
+    """In bfloat16, which has 8 bits, the sum over a batch was off by up to 0.4 %."""
     (z, y), options = batch(), {"label_smoothing": 0.0, "z_loss": 0.0}
     weight = WEIGHT.bfloat16()
     with torch.autocast("cpu", torch.bfloat16):

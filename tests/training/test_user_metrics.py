@@ -56,7 +56,7 @@ class Each(Callback):
 
 
 def test_each_epoch_has_its_own_value() -> None:
-    """of the whole set, with class probabilities: AUROC depends on them."""
+    """The value is of the whole set and its class probabilities, as AUROC needs."""
     each, data = Each(), DigitsDataModule()
     metrics = {"f1": MulticlassF1Score(10), "auroc": MulticlassAUROC(10)}
     run, lit = trainer(3, each), model(metrics=metrics)
@@ -141,8 +141,8 @@ def test_random_numbers_of_a_run_are_untouched() -> None:
 
 
 @pytest.mark.parametrize("kind", [LitClassifier, LitSoftmaxRegression])
-def test_checkpoints_know_nothing_of_them(kind: Any, tmp_path: Path) -> None:
-    """so that a run goes on, and is evaluated, with other metrics."""
+def test_checkpoints_do_not_hold_metrics(kind: Any, tmp_path: Path) -> None:
+    """A run may therefore be resumed and evaluated with other metrics."""
     data = DigitsDataModule(batch_size=256)
     metrics = {"f1": MulticlassF1Score(10), "auroc": MulticlassAUROC(10, thresholds=5)}
     lits = [kind(64, 10, metrics=of) for of in (metrics, None)]
