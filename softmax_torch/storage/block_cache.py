@@ -99,7 +99,7 @@ class BlockFile:
             return "damaged: the file or its record cannot be read"
         differing = [name for name, value in self.made_of.items() if made_of.get(name) != value]
         if differing or len(digests) != self.blocks:
-            return f"made of something else: other {', '.join(differing) or 'rows'}"
+            return f"computed from other {', '.join(differing) or 'rows'}"
         if mapped.shape != self.shape or mapped.dtype != self.dtype:
             return f"damaged: expected {self.shape} of {self.dtype}, got {mapped.shape}"
         for i, recorded in enumerate(digests):
