@@ -1,8 +1,7 @@
 """Softmax regression as a LightningModule: no backbone, and therefore a convex objective.
 
-That allows what other classifiers do not have: the gradient as a formula
-(``training.closed_form``), and full-batch solvers that go to the optimum and prove it
-(``training.convex_training``).
+A convex objective allows two shortcuts: the gradient as a formula (``training.closed_form``), and
+full-batch solvers that reach the optimum and prove it (``training.convex_training``).
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ class LitSoftmaxRegression(LitBase):
     """``SoftmaxRegression``, the attribute ``model``, trained by gradient descent or a solver.
 
     Args:
-        in_features: D, the numbers of a sample.
+        in_features: D, number of values in a sample.
         num_classes: number of classes.
         bias: whether the logits have an intercept per class.
         optimizer: makes an optimizer of parameters; any class of ``torch.optim``. Gradient descent
@@ -44,8 +43,8 @@ class LitSoftmaxRegression(LitBase):
             ``ReduceLROnPlateau`` watches the validation NLL.
         lr_interval: whether the schedule counts epochs or steps.
         C: inverse strength of the L2 penalty on the weight, as in scikit-learn; None for none. With
-            a solver it may be a list of them: an epoch is then the fit of one to its optimum, from
-            the strongest penalty on, and the best checkpoint has the C of the least validation NLL.
+            a solver it may be a list: each epoch then fits one C to its optimum, beginning with the
+            strongest penalty, and the best checkpoint has the C of the least validation NLL.
         label_smoothing: share of the target that is spread over all classes, in [0, 1].
         class_weight: one weight a class; "balanced" for n / (num_classes * count), as in
             scikit-learn; None for none.
@@ -102,7 +101,7 @@ class LitSoftmaxRegression(LitBase):
             log_every_n_steps=log_every_n_steps,
             metrics=metrics,
         )
-        left_out = ["optimizer", "lr_scheduler", "metrics"]  # code is not kept in checkpoints
+        left_out = ["optimizer", "lr_scheduler", "metrics"]  # checkpoints keep no code
         self.save_hyperparameters(ignore=left_out, logger=False)
         self.convex: ConvexTraining | None = None
         if solver is not None:
@@ -121,7 +120,7 @@ class LitSoftmaxRegression(LitBase):
     # The gradient as a formula
 
     def gradient_function(self) -> GradientFunction:
-        """Return the function that computes gradients: a formula, where nothing would notice."""
+        """Return the function that computes gradients: the formula, where it applies."""
         return self._formula if self._has_formula() else self.backpropagate
 
     def _has_formula(self) -> bool:
@@ -139,23 +138,23 @@ class LitSoftmaxRegression(LitBase):
         try:
             return closed_form.set_gradient(self.model, batch.x, batch.y, self.criterion.penalty)
         except (IndexError, RuntimeError):
-            return self.backpropagate(optimizer, batch)  # its error says what is wrong
+            return self.backpropagate(optimizer, batch)  # for its error message
 
     # Training by a solver
 
     @property
     def certificate(self) -> str | None:
-        """What a solver proved about its solution, in words; None where there is none."""
+        """Statement of a solver about its solution; None where there is none."""
         return None if self.convex is None else self.convex.certificate
 
     @property
     def path(self) -> str | None:
-        """What a solver proved about its solutions for several values of C, in words."""
+        """Statement of a solver about its solutions for several values of C; None likewise."""
         return None if self.convex is None else self.convex.path
 
     @property
     def reports_last_checkpoint(self) -> bool:
-        """Whether the result is the last checkpoint: a solver with one C goes to the optimum."""
+        """Whether the result is the last checkpoint: with one C a solver ends at the optimum."""
         return self.convex is not None and not self.convex.chooses_strength
 
     def fit_summary(self) -> dict[str, str]:
@@ -163,15 +162,11 @@ class LitSoftmaxRegression(LitBase):
         return {} if self.convex is None else self.convex.summary()
 
     def configure_callbacks(self) -> list[Callback]:
-        """Return no callbacks; let Lightning refuse clipping and accumulation to a solver."""
+        """Let Lightning refuse clipping and accumulation where there is a solver."""
         return super().configure_callbacks() if self.convex is None else []
 
     def setup(self, stage: str) -> None:
-        """Prepare as any classifier.
-
-        Raises:
-            ValueError: see ``LitBase``; or there are several processes and a solver.
-        """
+        """Prepare as ``LitBase`` does; ValueError for a solver in several processes too."""
         super().setup(stage)
         if stage == "fit" and self.convex is not None:
             self.convex.check_processes(self)
@@ -183,7 +178,7 @@ class LitSoftmaxRegression(LitBase):
         return self.convex.optimizer(self.model.linear)
 
     def on_train_start(self) -> None:
-        """Start as any classifier; ValueError if there is no validation to choose C by."""
+        """Start as ``LitBase`` does; ValueError if there is no validation to choose C by."""
         super().on_train_start()
         if self.convex is not None:
             self.convex.check_validation(self)
@@ -196,7 +191,7 @@ class LitSoftmaxRegression(LitBase):
             self.record_metrics(self.convex.step(self, [*batches_of(batch)], self.criterion.weight))
 
     def on_train_epoch_end(self) -> None:
-        """End the epoch as any classifier; a solver has logged metrics of its own."""
+        """End the epoch as ``LitBase`` does, unless a solver has logged its own metrics."""
         if self.convex is None:
             super().on_train_epoch_end()
 
@@ -212,7 +207,7 @@ class LitSoftmaxRegression(LitBase):
             checkpoint["certificate"] = self.certificate
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Load as any classifier; outside of a fit, take the certificate of the solution too."""
+        """Load as ``LitBase`` does; outside of a fit, take the certificate of the solution too."""
         super().on_load_checkpoint(checkpoint)
         trainer = lightning_compat.trainer_of(self)
         if self.convex is not None and (trainer is None or trainer.state.fn != "fit"):
