@@ -96,7 +96,9 @@ def read_class_names(path: Path) -> list[str]:
         ValueError: the file is not UTF-8, or has an empty line or two equal lines.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"class_names: expected a text file, got {path}, which is none")
+        raise FileNotFoundError(
+            f"class_names: expected a text file, got {path}, which is not a file"
+        )
     try:
         names = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:

@@ -25,7 +25,7 @@ TEST_SEED = 0
 model was trained on could be in the test set."""
 
 CHECKED_ROWS = 8192
-"""Rows that are checked together: x may be mapped, and larger than memory."""
+"""Rows that are checked together: x may be mapped and larger than memory."""
 
 
 class Split(NamedTuple):
@@ -44,11 +44,11 @@ class Split(NamedTuple):
 
 
 def check_split(data: Split, name: str, in_features: int, num_classes: int) -> None:
-    """Raise unless a model of these sizes can be fitted to the data.
+    """Raise an error unless a model of these sizes can be fitted to the data.
 
     Args:
         data: the samples.
-        name: of the split or its file, for messages.
+        name: name of the split or its file for messages.
         in_features: D.
         num_classes: C.
 
@@ -104,13 +104,13 @@ def stratified(y: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     Args:
         y: class indices (N,), an integer type.
         fraction: share of the drawn part, in (0, 1).
-        seed: of the draw.
+        seed: seed of the draw.
 
     Returns:
         Row numbers of the rest and of the drawn part, int64, ascending.
 
     Raises:
-        ValueError: a fraction outside (0, 1), or a class with one sample only.
+        ValueError: the fraction is outside (0, 1), or a class has one sample only.
     """
     if not 0 < fraction < 1:
         raise ValueError(f"fraction: expected a number in (0, 1), got {fraction}")

@@ -1,8 +1,8 @@
 """Tables as data sets: a file with a column of classes, and columns to predict them from.
 
-    file  ->  numeric and categorical columns         decided on all rows of the file
+    file  ->  numeric and categorical columns         from all rows of the file
           ->  training, validation and test rows      given, or drawn class by class
-          ->  means, deviations, categories, classes  of the training rows alone
+          ->  means, deviations, categories, classes  from the training rows alone
           ->  x (n, D), y (n,)
 
 The file is read three times, in chunks of rows; memory holds x in float32 and a few bytes a row.
@@ -37,7 +37,7 @@ ROWS = 1 << 16
 """Rows of a file that are read together."""
 
 MAX_ENCODED = 1 << 24
-"""Numbers that rows are encoded to together; these are in memory twice besides x: 64 MiB each."""
+"""Numbers in the encoded rows of one chunk. Besides x, memory holds them twice, 64 MiB each."""
 
 
 class TableDataModule(TensorDataModule):
@@ -55,14 +55,14 @@ class TableDataModule(TensorDataModule):
         split_column: a column with the values train, val and test.
         ignore: columns to leave out.
         categorical: columns of numbers that are categories.
-        id_column: a column with the names of samples in predictions; None for row numbers.
+        id_column: a column that names the samples in predictions; None for row numbers.
         delimiter: between the columns of a .csv, such as ; or \t for a tab; None for a comma.
         batch_size, seed: see ``TensorDataModule``.
         val_fraction, test_fraction: share of each class that is drawn, in (0, 1): first the test
             set, which does not depend on ``seed``, then the validation set.
 
     ``setup``, and the first access to ``preprocessing`` or a size, read the files and raise
-    FileNotFoundError or ValueError for a file that cannot be used, with column and line.
+    FileNotFoundError or ValueError, with column and line, for a file that cannot be used.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class ColumnRoles(NamedTuple):
     categorical: Sequence[str]
 
     def features(self, chunk: Chunk) -> list[str]:
-        """Return all other columns; raise ValueError if there are none, or a role is ambiguous."""
+        """Return all other columns; ValueError if there are none, or a column has two roles."""
         named = [name for name in (self.target, self.split, self.id) if name is not None]
         chunk.require([*named, *self.ignore, *self.categorical])
         repeated = [name for name in named if named.count(name) > 1]
@@ -195,7 +195,7 @@ class LabelledRows:
     Args:
         source: the file.
         labels: distinct texts in the column of classes, in order of appearance.
-        label: index of each row's text, (n,).
+        label: index in ``labels`` of each row's text, (n,).
         split: code in ``SPLITS`` of each row, (n,).
     """
 
@@ -281,7 +281,7 @@ class LabelledRows:
         Args:
             y: class indices (n,).
             draws: fraction and seed of each split, in the order in which they are drawn.
-            names: of the classes, for messages.
+            names: names of the classes for messages.
 
         Raises:
             ValueError: a class has too few samples for all splits.
@@ -326,7 +326,7 @@ def fit_columns(survey: Survey, rows: LabelledRows) -> list[Column]:
 def encode(
     rows: LabelledRows, y: torch.Tensor, preprocessing: TablePreprocessing
 ) -> tuple[dict[str, Split], list[str]]:
-    """Return the splits that a file has rows of, and the names of its test rows."""
+    """Return the splits that have rows in a file, and the names of its test rows."""
     numbers = {name: torch.from_numpy(rows.in_split(name)) for name in SPLITS}
     D, ids = preprocessing.in_features, []
     x = {name: torch.empty(len(at), D) for name, at in numbers.items() if len(at)}

@@ -2,7 +2,7 @@
 
     x = scale * raw
 
-Files with arrays are mapped into memory; only the rows that are used are read.
+Files are mapped into memory; only the rows that are used are read.
 """
 
 from __future__ import annotations
@@ -37,15 +37,14 @@ class FeaturesPreprocessing(Preprocessing):
 
     @property
     def in_features(self) -> int:
-        """D, the numbers of one sample."""
         return self.width
 
     def tensor(self, raw: Any) -> Tensor:
         """Return an array or tensor of numbers (n, ...) as scaled floats of the same shape.
 
         Raises:
-            ValueError: a sample has not D numbers, or a row has NaN or infinity (the first such
-                row is named).
+            ValueError: a sample does not have D numbers, or a row has NaN or infinity (the first
+                such row is named).
         """
         x = torch.as_tensor(raw)
         if x.dim() < 2 or math.prod(x.shape[1:]) != self.width:
@@ -63,10 +62,7 @@ class FeaturesPreprocessing(Preprocessing):
         return x
 
     def read(self, path: Path, rows: int) -> Iterator[tuple[list[str], Tensor]]:
-        """Yield the rows of the array in a .npy file, or of x in a .pt or .safetensors file.
-
-        The file is mapped into memory and never read as a whole.
-        """
+        """Yield the rows of the array in a .npy file, or of x in a .pt or .safetensors file."""
         raw = read_inputs(path)
         for first in range(0, len(raw), rows):
             part = raw[first : first + rows]

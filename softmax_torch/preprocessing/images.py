@@ -32,7 +32,7 @@ class ImagePreprocessing(Preprocessing):
         size: (H, W).
         color: whether images have three channels (red, green, blue) or one (grey).
         class_names: one name for each class.
-        scale: factor for bytes in arrays; 1 / 255 unless another number is white.
+        scale: factor for bytes in arrays; 1 / 255 if white is 255.
     """
 
     kind = "images"

@@ -235,7 +235,7 @@ def damage(path: Path) -> None:
 
 
 DAMAGES = {
-    "a byte": (lambda path: damage(path), 2, "of 3 blocks do not have their digest"),
+    "a byte": (lambda path: damage(path), 2, "of 3 blocks do not match their digest"),
     "cut off": (lambda path: path.write_bytes(path.read_bytes()[:-9]), 24, "cannot be read"),
     "gone": (lambda path: path.unlink(), 24, "cannot be read"),
     "notes": (lambda path: path.with_suffix(".json").write_text("{"), 24, "cannot be read"),
