@@ -161,7 +161,7 @@ def fitted(found: FeaturesDataModule, **options: object) -> Tensor:
         torch.manual_seed(0)
         lit = LitSoftmaxRegression(4, 3, C=1.0, **options)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    epochs = 3 if lit.solver is None else 30  # a solver stops at its optimum
+    epochs = 3 if lit.convex is None else 30  # a solver stops at its optimum
     Trainer(max_epochs=epochs, accelerator="cpu", enable_checkpointing=False, **quiet).fit(
         lit, found
     )
@@ -243,7 +243,7 @@ def test_files_with_other_contents_are_refused(tmp_path: Path) -> None:
         torch.save({"x": other, "y": y}, tmp_path / f"{name}.pt")
         assert f"{name}.pt: expected tensors of real" in said(str(tmp_path / f"{name}.pt"))
     save_file({"x": x.sum(), "y": y}, tmp_path / "scalar.safetensors")
-    assert "scalar.safetensors: expected a tensor" in said(str(tmp_path / "scalar.safetensors"))
+    assert "scalar.safetensors: expected tensors" in said(str(tmp_path / "scalar.safetensors"))
     np.save(tmp_path / "other.npy", x.numpy().astype(">f4"))
     assert "other.npy: expected an array of numbers, a row a sample, got >f4" in said(
         [str(tmp_path / "other.npy")] * 2
@@ -252,7 +252,7 @@ def test_files_with_other_contents_are_refused(tmp_path: Path) -> None:
     (tmp_path / "noise.safetensors").write_bytes(b"noise")
     (tmp_path / "twice.txt").write_text("a\na\n")
     assert "x.pt: expected tensors x and y, got x" in said(str(tmp_path / "x.pt"))
-    assert "numbers.pt: expected a tensor" in said(str(tmp_path / "numbers.pt"))
+    assert "numbers.pt: expected tensors" in said(str(tmp_path / "numbers.pt"))
     for name in ("noise.pt", "noise.safetensors"):
         assert f"{name}: expected tensors, got a file that is damaged" in said(str(tmp_path / name))
     assert "none.pt: expected tensors, got no such file" in said(str(tmp_path / "none.pt"))
