@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from softmax_torch.data.progress import current_reporter
-from softmax_torch.data.splits import TEST_SEED, Split, check_class_counts, stratified
+from softmax_torch.data.splits import TEST_SEED, Split, draw_splits
 from softmax_torch.data.tensor_data_module import TensorDataModule
 from softmax_torch.preprocessing import ImagePreprocessing
 from softmax_torch.readers.images import images_in, read_headers
@@ -110,16 +110,10 @@ class ImageFolderDataModule(TensorDataModule):
         labels = {name: self._labels(name) for name in self.files}
         draws = {"test": (self.test_fraction, TEST_SEED), "val": (self.val_fraction, self.seed)}
         draws = {name: draw for name, draw in draws.items() if name not in labels}
-        try:
-            check_class_counts(labels["train"], 1 + len(draws), self.preprocessing.class_names)
-        except ValueError as error:
-            raise ValueError(f"{self.root}: {error}") from None
-        files = dict(self.files)
-        for name, (fraction, seed) in draws.items():
-            train, y = files["train"], labels["train"]
-            rest, drawn = stratified(y, fraction, seed)
-            files["train"], files[name] = ([train[row] for row in rows] for rows in (rest, drawn))
-            labels["train"], labels[name] = y[rest], y[drawn]
+        train, y = self.files["train"], labels["train"]
+        rows = draw_splits(y, draws, self.preprocessing.class_names, self.root)
+        files = self.files | {name: [train[row] for row in at] for name, at in rows.items()}
+        labels |= {name: y[at] for name, at in rows.items()}
         x = self._decode([path for paths in files.values() for path in paths])
         self.files = files
         parts = torch.split(x, [len(paths) for paths in files.values()])

@@ -12,13 +12,21 @@ round(fraction * n) samples are taken.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["TEST_SEED", "Split", "check_class_counts", "check_split", "random_split", "stratified"]
+__all__ = [
+    "TEST_SEED",
+    "Split",
+    "check_class_counts",
+    "check_split",
+    "draw_splits",
+    "random_split",
+    "stratified",
+]
 
 TEST_SEED = 0
 """Seed of every test set that is drawn. No argument changes it: with another seed, samples that a
@@ -96,6 +104,34 @@ def random_split(data: Split, fraction: float, seed: int) -> tuple[Split, Split]
         )
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     return data.rows(order[drawn:]), data.rows(order[:drawn])
+
+
+def draw_splits(
+    y: Tensor, draws: Mapping[str, tuple[float, int]], class_names: Sequence[str], source: object
+) -> dict[str, Tensor]:
+    """Draw splits from training samples, class by class; the rest is the split "train".
+
+    Args:
+        y: class indices (N,) of the samples.
+        draws: fraction and seed of each split, in the order in which they are drawn.
+        class_names: names of the classes for messages.
+        source: file or folder of the samples for messages.
+
+    Returns:
+        Row numbers of each split, int64, ascending.
+
+    Raises:
+        ValueError: a class has too few samples for all splits.
+    """
+    try:
+        check_class_counts(y, 1 + len(draws), class_names)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
+    rows = {"train": torch.arange(len(y))}
+    for name, (fraction, seed) in draws.items():
+        rest, drawn = stratified(y[rows["train"]], fraction, seed)
+        rows[name], rows["train"] = rows["train"][drawn], rows["train"][rest]
+    return rows
 
 
 def stratified(y: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from softmax_torch.data.splits import TEST_SEED, Split, check_class_counts, stratified
+from softmax_torch.data.splits import TEST_SEED, Split, draw_splits
 from softmax_torch.data.tensor_data_module import TensorDataModule
 from softmax_torch.preprocessing import TablePreprocessing
 from softmax_torch.preprocessing.table import Column
@@ -111,7 +111,7 @@ class TableDataModule(TensorDataModule):
         draws = {"test": (self.test_fraction, TEST_SEED), "val": (self.val_fraction, self.seed)}
         given = {*self.other_files, *(name for name in SPLITS if len(main.in_split(name)))}
         draws = {name: draw for name, draw in draws.items() if name not in given}
-        main.draw(labels[0], draws, class_names)
+        main.draw(torch.from_numpy(labels[0]), draws, class_names)
         preprocessing = TablePreprocessing(
             fit_columns(survey, main), class_names, roles.id, self.delimiter
         )
@@ -275,25 +275,13 @@ class LabelledRows:
             )
         return y
 
-    def draw(self, y: Array, draws: Mapping[str, tuple[float, int]], names: Sequence[str]) -> None:
-        """Draw splits from the training rows, class by class.
-
-        Args:
-            y: class indices (n,).
-            draws: fraction and seed of each split, in the order in which they are drawn.
-            names: names of the classes for messages.
-
-        Raises:
-            ValueError: a class has too few samples for all splits.
-        """
-        try:
-            check_class_counts(torch.from_numpy(y[self.in_split("train")]), 1 + len(draws), names)
-        except ValueError as error:
-            raise ValueError(f"{self.source.name}: {error}") from None
-        for name, (fraction, seed) in draws.items():
-            rows = self.in_split("train")
-            _, drawn = stratified(torch.from_numpy(y[rows]), fraction, seed)
-            self.split[rows[drawn.numpy()]] = SPLITS[name]
+    def draw(
+        self, y: torch.Tensor, draws: Mapping[str, tuple[float, int]], class_names: Sequence[str]
+    ) -> None:
+        """Draw splits from the training rows; see ``draw_splits``. y (n,) has class indices."""
+        training = self.in_split("train")
+        for name, at in draw_splits(y[training], draws, class_names, self.source.name).items():
+            self.split[training[at.numpy()]] = SPLITS[name]
 
 
 def split_codes(chunk: Chunk, column: str) -> Array:

@@ -49,6 +49,16 @@ class Preprocessing(ABC):
             FileNotFoundError, ValueError: the path does not exist or cannot be read.
         """
 
+    def read_rows(self, raw: Tensor, rows: int, path: Path) -> Iterator[tuple[list[str], Tensor]]:
+        """Yield the rows of a file's array as ``read`` does; ValueError with file and row."""
+        for first in range(0, len(raw), rows):
+            part = raw[first : first + rows]
+            names = [str(row) for row in range(first, first + len(part))]
+            try:
+                yield names, self.tensor(part)
+            except ValueError as error:
+                raise ValueError(f"{path}, rows from {first}: {error}") from None
+
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
         """Return serializable state, with its ``kind``; the inverse of ``from_state_dict``."""

@@ -63,14 +63,7 @@ class FeaturesPreprocessing(Preprocessing):
 
     def read(self, path: Path, rows: int) -> Iterator[tuple[list[str], Tensor]]:
         """Yield the rows of the array in a .npy file, or of x in a .pt or .safetensors file."""
-        raw = read_inputs(path)
-        for first in range(0, len(raw), rows):
-            part = raw[first : first + rows]
-            names = [str(row) for row in range(first, first + len(part))]
-            try:
-                yield names, self.tensor(part)
-            except ValueError as error:
-                raise ValueError(f"{path}, rows from {first}: {error}") from None
+        yield from self.read_rows(read_inputs(path), rows, path)
 
     def state_dict(self) -> dict[str, Any]:
         return {
