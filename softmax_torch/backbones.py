@@ -5,8 +5,8 @@
       -> (x - mean) / std, as the net was trained        for nets of torchvision
       -> features (N, D)                                 the net without its last linear layer
 
-A backbone is made by its name, so that a checkpoint holds no code. Nets of torchvision lose their
-heads here, for backbones that are trained and for the frozen nets of ``data.frozen``.
+A backbone is made by its name, so that a checkpoint holds no code. This file also removes the heads
+of the frozen nets in ``data.frozen``.
 
 >>> backbone = make("small_cnn")
 >>> backbone(torch.rand(2, 28, 28)).shape

@@ -61,14 +61,14 @@ class Batches:
         batch_size: samples of a batch, in training over all processes, in evaluation on each; None
             for all samples in one batch (gradient descent).
         shuffle: whether each epoch has another order.
-        seed: of the order.
+        seed: seed of the order.
         scale: factor that is applied to x on conversion to floating point (1 / 255 for bytes).
         rank, world_size: index of this process, and number of processes.
         steps: number of consecutive training batches in one item, a ``Steps``; None for evaluation
             and for loops that take single pairs (x, y). Shuffled pairs are padded so that every
             process gets the same number of them, since training steps wait for each other: at most
             R - 1 rows occur twice.
-        device: of the batches; None for that of x.
+        device: device of the batches; None for the device of x.
         rows: numbers (n,) of the rows of x to iterate over, where x is too large to copy them;
             y (n, ...) has the targets of these rows. None for all rows.
         ahead: whether x is too large for the device or for memory (a memory map). A thread then

@@ -39,7 +39,7 @@ class FrozenNet:
 
     Attributes:
         in_features: D, the number of features.
-        made_of: what the features depend on: name, layer, size, and a digest of the weights.
+        made_of: name, layer, size, and a digest of the weights, on which the features depend.
 
     Raises:
         ValueError: there is no such model, layer or weights, or images are too small for it.

@@ -150,7 +150,7 @@ class MNISTDataModule(TensorDataModule):
                 f"{tuple(x.shape)} of {x.dtype}"
             )
         if self.dataset == "QMNIST" and y.dim() == 2:
-            y = y[:, 0]  # the other columns are the writer, the position in NIST and the like
+            y = y[:, 0]  # the other columns are metadata, such as the writer
         y = y.long()
         letters = self.emnist_split == "letters"
         if self.dataset == "EMNIST":

@@ -32,7 +32,7 @@ class TensorDataModule(LightningDataModule):
     Files are opened at these times:
 
     - The constructor opens none; it checks the arguments that can be checked without files.
-    - ``prepare_data`` downloads what is missing. Lightning calls it on one process only, so it sets
+    - ``prepare_data`` downloads missing files. Lightning calls it on one process only, so it sets
       no state.
     - ``setup`` reads, checks and splits the data, on each process.
     - ``preprocessing``, ``in_features`` and ``num_classes`` may be needed before ``setup``, since a

@@ -61,7 +61,7 @@ class Survey:
             raise ValueError(
                 f"{source.name}: expected columns that tell classes apart, got "
                 f"{format_columns(identifiers)} with another value in each row, or with more than "
-                f"{MAX_CATEGORIES} categories; leave out columns that tell samples apart: "
+                f"{MAX_CATEGORIES} categories; leave out columns that identify samples: "
                 f"{argument('ignore', identifiers)}"
             )
         return [
@@ -124,7 +124,7 @@ class ColumnSurvey:
 class NumericFit:
     """Mean and standard deviation of a column, updated chunk by chunk.
 
-    The update is that of Chan, Golub, LeVeque (1979):
+    The update of Chan, Golub, LeVeque (1979):
 
     mean = mean_a + (mean_b - mean_a) n_b / n
     M    = M_a + M_b + (mean_b - mean_a)^2 n_a n_b / n         sum of squares around the mean

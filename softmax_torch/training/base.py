@@ -84,11 +84,11 @@ class LitBase(LitEvaluation, ABC):
 
     @property
     def reports_last_checkpoint(self) -> bool:
-        """Whether the result of a fit is its last checkpoint, not that of the least NLL."""
+        """Whether the result of a fit is its last checkpoint, rather than its best one."""
         return False
 
     def fit_summary(self) -> dict[str, str]:
-        """Return statements about the result of the fit, by a label."""
+        """Return statements about the result of the fit, by label."""
         return {}
 
     # Beginning of a fit

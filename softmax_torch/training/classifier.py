@@ -63,11 +63,11 @@ class LitClassifier(LitBase):
         backbone_lr: learning rate of the backbone; None for the one of ``optimizer``. Schedules
             scale both.
         bias: whether the logits have an intercept per class.
-        optimizer: makes an optimizer of parameters; any class of ``torch.optim`` that takes them
-            (``LBFGS`` refuses weights with channels last, which named backbones have). None is SGD
+        optimizer: function from parameters to an optimizer; any class of ``torch.optim`` (but
+            ``LBFGS`` refuses weights with channels last, which named backbones have). None is SGD
             with a learning rate of 0.1 and momentum 0.9.
-        lr_scheduler: makes a learning-rate schedule of that optimizer, or None for a constant rate.
-            ``ReduceLROnPlateau`` watches the validation NLL.
+        lr_scheduler: function from that optimizer to a learning-rate schedule; None for a constant
+            rate. ``ReduceLROnPlateau`` watches the validation NLL.
         lr_interval: whether the schedule counts epochs or steps.
         C: inverse strength of the L2 penalty on the weight of the head, as in scikit-learn; None
             for none.
@@ -77,19 +77,19 @@ class LitClassifier(LitBase):
             scikit-learn; None for none.
         mixup: alpha of Mixup, 0 for none (see ``training.mixing``).
         cutmix: alpha of CutMix, 0 for none; with both, each batch gets one of them.
-        steps_per_call: optimizer steps in one ``training_step``, which is what callbacks and the
-            profiler see as a batch. The result is the same to the last bit. Where the trainer
-            counts batches (``max_steps``, ``limit_train_batches``, ``val_check_interval``,
-            ``overfit_batches``) it is one. Signals and checkpoints wait for the end of a call.
-        log_every_n_steps: log the objective and the learning rate of the head of every so many
-            steps, as ``train/loss_step`` and ``train/lr``; None for epochs alone.
-        metrics: metrics of torchmetrics to log for ``val`` and ``test`` beside ours: one, a list,
-            or a dict from names to metrics. They get class probabilities (n, C) and class indices
-            (n,) of the whole set, and return one number. In a configuration each has a
+        steps_per_call: optimizer steps in one ``training_step``, which callbacks and the profiler
+            see as one batch. It does not change a bit of the result. Where the trainer counts
+            batches (``max_steps``, ``limit_train_batches``, ``val_check_interval``,
+            ``overfit_batches``) it is 1. Signals and checkpoints wait for the end of a call.
+        log_every_n_steps: log the objective and the head's learning rate of each n-th step, as
+            ``train/loss_step`` and ``train/lr``; None to log epochs alone.
+        metrics: torchmetrics to log for ``val`` and ``test`` besides the built-in ones: one, a
+            list, or a dict from names to metrics. They get class probabilities (n, C) and class
+            indices (n,) of the whole set, and return one number. In a configuration each has a
             ``class_path`` and ``init_args`` (see ``training.user_metrics``).
 
-    Logged once an epoch: ``train/loss`` (the objective, mean over the steps), ``accuracy`` and
-    ``nll`` for ``train``, of each batch before its step, and ``accuracy``, ``nll`` and ``ece`` (see
+    Each epoch logs ``train/loss`` (the objective, mean over the steps), ``train/accuracy`` and
+    ``train/nll``, of each batch before its step, and ``accuracy``, ``nll`` and ``ece`` (see
     ``softmax_torch.metrics``) for ``val`` and ``test``. With ``mixup`` or ``cutmix`` samples have
     no single class, and ``train`` has its loss alone.
 

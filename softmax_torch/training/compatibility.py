@@ -111,12 +111,12 @@ def process_state(checkpoint: dict[str, Any], rank: int, world_size: int) -> dic
     state = checkpoint.get("softmax_torch", {"format": None, "processes": []})
     if state["format"] != CHECKPOINT_FORMAT:
         raise ValueError(
-            f"checkpoint: expected one of format {CHECKPOINT_FORMAT} to go on from, got "
+            f"checkpoint: expected one of format {CHECKPOINT_FORMAT} to resume from, got "
             f"{state['format']}"
         )
     if len(state["processes"]) != world_size:
         raise ValueError(
-            f"checkpoint: expected one of {world_size} processes, as there are now, got one of "
+            f"checkpoint: expected one of {world_size} processes, the present number, got one of "
             f"{len(state['processes'])}"
         )
     found: dict[str, Any] = state["processes"][rank]

@@ -113,7 +113,7 @@ class ConvexSolver(Optimizer):
 def layer_objective(
     linear: nn.Linear, x: Tensor, y: Tensor, sample_weight: Tensor | None
 ) -> Objective:
-    """Return the objective of a layer's parameters; arguments are those of ``bind``."""
+    """Return the objective of a layer's parameters; see ``ConvexSolver.bind``."""
     samples = inputs.as_samples(x, None, None)
     return Objective(samples, y, linear.out_features, sample_weight, linear.bias is not None)
 

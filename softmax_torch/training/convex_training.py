@@ -112,7 +112,7 @@ class ConvexTraining:
             )
 
     def summary(self) -> dict[str, str]:
-        """Return the statements about the fit, by a label."""
+        """Return the statements about the fit, by label."""
         statements = {"path": self.path, "optimum": self.certificate}
         return {label: text for label, text in statements.items() if text is not None}
 

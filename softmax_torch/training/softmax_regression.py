@@ -36,11 +36,11 @@ class LitSoftmaxRegression(LitBase):
         in_features: D, number of values in a sample.
         num_classes: number of classes.
         bias: whether the logits have an intercept per class.
-        optimizer: makes an optimizer of parameters; any class of ``torch.optim``. Gradient descent
-            proper is ``SGD`` with a data module whose ``batch_size`` is None. None is SGD with a
-            learning rate of 0.1 and momentum 0.9.
-        lr_scheduler: makes a learning-rate schedule of that optimizer, or None for a constant rate.
-            ``ReduceLROnPlateau`` watches the validation NLL.
+        optimizer: function from parameters to an optimizer; any class of ``torch.optim``. Gradient
+            descent proper is ``SGD`` with a data module whose ``batch_size`` is None. None is SGD
+            with a learning rate of 0.1 and momentum 0.9.
+        lr_scheduler: function from that optimizer to a learning-rate schedule; None for a constant
+            rate. ``ReduceLROnPlateau`` watches the validation NLL.
         lr_interval: whether the schedule counts epochs or steps.
         C: inverse strength of the L2 penalty on the weight, as in scikit-learn; None for none. With
             a solver it may be a list: each epoch then fits one C to its optimum, beginning with the
@@ -51,22 +51,22 @@ class LitSoftmaxRegression(LitBase):
         solver: None for gradient descent by ``optimizer``. Otherwise a full-batch solver, "auto",
             "lbfgs", "newton" or "gradient_descent" (see ``softmax_torch.solvers``), which makes one
             outer iteration an epoch and ends the training at the optimum. It starts from weights
-            of 0 and wants a data module whose ``batch_size`` is None.
-        tol: the duality gap relative to the objective at which a solver ends.
-        steps_per_call: optimizer steps in one ``training_step``, which is what callbacks and the
-            profiler see as a batch. The result is the same to the last bit. Where the trainer
-            counts batches (``max_steps``, ``limit_train_batches``, ``val_check_interval``,
-            ``overfit_batches``) it is one. Signals and checkpoints wait for the end of a call.
-        log_every_n_steps: log the objective and the learning rate of every so many steps, as
-            ``train/loss_step`` and ``train/lr``; None for epochs alone.
-        metrics: metrics of torchmetrics to log for ``val`` and ``test`` beside ours: one, a list,
-            or a dict from names to metrics. They get class probabilities (n, C) and class indices
-            (n,) of the whole set, and return one number. In a configuration each has a
+            of 0 and needs a data module whose ``batch_size`` is None.
+        tol: the duality gap, relative to the objective, at which a solver ends.
+        steps_per_call: optimizer steps in one ``training_step``, which callbacks and the profiler
+            see as one batch. It does not change a bit of the result. Where the trainer counts
+            batches (``max_steps``, ``limit_train_batches``, ``val_check_interval``,
+            ``overfit_batches``) it is 1. Signals and checkpoints wait for the end of a call.
+        log_every_n_steps: log the objective and the learning rate of each n-th step, as
+            ``train/loss_step`` and ``train/lr``; None to log epochs alone.
+        metrics: torchmetrics to log for ``val`` and ``test`` besides the built-in ones: one, a
+            list, or a dict from names to metrics. They get class probabilities (n, C) and class
+            indices (n,) of the whole set, and return one number. In a configuration each has a
             ``class_path`` and ``init_args`` (see ``training.user_metrics``).
 
-    A solver logs ``train/loss`` (the objective), ``train/gap`` (the relative duality gap, as far as
-    the precision of its passes can tell) and ``train/gradient_norm`` in place of the metrics of
-    ``train``; where there are several values of C, ``C`` too.
+    A solver logs ``train/loss`` (the objective), ``train/gap`` (the relative duality gap, within
+    the precision of its passes) and ``train/gradient_norm`` in place of the metrics of ``train``;
+    with several values of C it logs ``C`` too.
 
     Logging, checkpoints and several processes: see ``LitClassifier``.
     """
@@ -158,7 +158,7 @@ class LitSoftmaxRegression(LitBase):
         return self.convex is not None and not self.convex.chooses_strength
 
     def fit_summary(self) -> dict[str, str]:
-        """Return statements about the result of a solver, by a label."""
+        """Return statements about the result of a solver, by label."""
         return {} if self.convex is None else self.convex.summary()
 
     def configure_callbacks(self) -> list[Callback]:

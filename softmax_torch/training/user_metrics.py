@@ -1,4 +1,4 @@
-"""Metrics of torchmetrics that a user names, logged for validation and test beside ours.
+"""Metrics of torchmetrics that a user adds to the logs of validation and test.
 
 In a configuration:
 

@@ -370,7 +370,7 @@ def test_a_checkpoint_of_another_format_is_refused(tmp_path: Path, monkeypatch: 
     content = torch.load(path, weights_only=True)
     content["softmax_torch"]["format"] = 99
     checkpoints.write_checkpoint(path, content | {"global_step": 999})
-    with pytest.raises(ValueError, match="expected one of format 1 to go on from, got 99"):
+    with pytest.raises(ValueError, match="expected one of format 1 to resume from, got 99"):
         Fit(tmp_path)
 
 
@@ -380,7 +380,7 @@ def test_a_checkpoint_of_more_processes_is_refused(tmp_path: Path) -> None:
     content = torch.load(path, weights_only=True)
     content["softmax_torch"]["processes"] *= 2
     checkpoints.write_checkpoint(path, content | {"global_step": 999})
-    with pytest.raises(ValueError, match="expected one of 1 processes, as there are now, got one"):
+    with pytest.raises(ValueError, match="expected one of 1 processes, the present number, got one"):
         Fit(tmp_path)
 
 
