@@ -190,8 +190,8 @@ class Batches:
 
     def _block(self, order: Tensor, group: range) -> Tensor:
         """Return this process's rows of some batches, in order; pinned for copies to a GPU."""
-        rows = torch.cat([self._own(self._batch(order, g)) for g in group])
-        ascending, position = self._in_x(rows).sort()
+        rows = torch.cat([self._own_rows(self._batch_rows(order, g)) for g in group])
+        ascending, position = self._rows_in_x(rows).sort()
         block = torch.empty(
             (len(rows), *self.x.shape[1:]),
             dtype=self.x.dtype,
@@ -204,11 +204,11 @@ class Batches:
             block.index_copy_(0, to, self.x.index_select(0, at))
         return block
 
-    def _batch(self, order: Tensor, g: int) -> Tensor:
+    def _batch_rows(self, order: Tensor, g: int) -> Tensor:
         """Return the rows of batch g, of all processes."""
         return order[g * self.batch_size : (g + 1) * self.batch_size]
 
-    def _own(self, batch: Tensor) -> Tensor:
+    def _own_rows(self, batch: Tensor) -> Tensor:
         """Return this process's rows of a batch."""
         return batch if self.world_size == 1 else batch[self.rank :: self.world_size]
 
@@ -232,12 +232,12 @@ class Batches:
         """Return the samples at these rows of y."""
         if len(rows) == len(self.y) and self.yields_x:
             if self._all_rows is None:  # converted once and kept
-                self._all_rows = self._floating(self.x), self.y
+                self._all_rows = self._to_float(self.x), self.y
             return self._all_rows
-        x = self.x.index_select(0, self._in_x(rows))
-        return self._floating(x), self.y.index_select(0, rows)
+        x = self.x.index_select(0, self._rows_in_x(rows))
+        return self._to_float(x), self.y.index_select(0, rows)
 
-    def _in_x(self, rows: Tensor) -> Tensor:
+    def _rows_in_x(self, rows: Tensor) -> Tensor:
         """Return the row numbers in x of rows of y."""
         rows = rows if self.row_numbers is None else self.row_numbers[rows]
         return rows if self.xy_on_one_device else rows.to(self.x.device)
@@ -245,7 +245,7 @@ class Batches:
     def _targets(self, rows: Tensor) -> Tensor:
         return self.y.index_select(0, rows).to(self.device)
 
-    def _floating(self, x: Tensor) -> Tensor:
+    def _to_float(self, x: Tensor) -> Tensor:
         """Return a batch of inputs as scaled floats."""
         if x.dtype in (torch.float16, torch.bfloat16):  # only the storage type of features
             x = x.float()
@@ -268,12 +268,12 @@ class Steps:
     def __iter__(self) -> Iterator[Batch]:
         source, start = self.source, 0
         for g in self.group:
-            rows = source._batch(self.order, g)
-            own = source._own(rows)
+            rows = source._batch_rows(self.order, g)
+            own = source._own_rows(rows)
             if self.block is None:
                 x, y = source._gather(own)
             else:
                 end = start + len(own)
-                x, y = source._floating(self.block[start:end]), source._targets(own)
+                x, y = source._to_float(self.block[start:end]), source._targets(own)
                 start = end
             yield Batch(x, y, y if source.world_size == 1 else source._targets(rows))

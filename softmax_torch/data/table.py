@@ -195,13 +195,13 @@ class LabelledRows:
     Args:
         source: the file.
         labels: distinct texts in the column of classes, in order of appearance.
-        label: index in ``labels`` of each row's text, (n,).
+        codes: index in ``labels`` of each row's text, (n,).
         split: code in ``SPLITS`` of each row, (n,).
     """
 
     source: Source
     labels: list[str]
-    label: Array
+    codes: Array
     split: Array
 
     @classmethod
@@ -226,7 +226,7 @@ class LabelledRows:
             ValueError: a row without a class, or with an unknown split; the message has its line.
         """
         known: dict[str, int] = {}
-        label, splits = [], []
+        all_codes, splits = [], []
         for chunk in read_chunks(source, ROWS):
             chunk.require([target])
             on_chunk(chunk)
@@ -236,13 +236,13 @@ class LabelledRows:
                     f"{chunk.locate(int((codes < 0).argmax()))}, column {target}: expected a class,"
                     " got a missing value"
                 )
-            label.append(codes)
+            all_codes.append(codes)
             splits.append(
                 np.full(len(chunk), SPLITS[split])
                 if split_column is None
                 else split_codes(chunk, split_column)
             )
-        return cls(source, [*known], np.concatenate(label), np.concatenate(splits))
+        return cls(source, [*known], np.concatenate(all_codes), np.concatenate(splits))
 
     def in_split(self, name: str) -> Array:
         """Return the numbers of the rows of a split."""
@@ -254,7 +254,7 @@ class LabelledRows:
         Raises:
             ValueError: there are fewer than two classes.
         """
-        names = [self.labels[k] for k in np.unique(self.label[self.in_split("train")])]
+        names = [self.labels[k] for k in np.unique(self.codes[self.in_split("train")])]
         if len(names) < 2:
             raise ValueError(
                 f"{self.source.name}: expected at least two classes in the training samples, got "
@@ -266,12 +266,12 @@ class LabelledRows:
     def class_indices(self, class_names: Sequence[str]) -> Array:
         """Return class indices (n,), int64; raise ValueError for a class not in ``class_names``."""
         index = {name: c for c, name in enumerate(class_names)}
-        y: Array = np.array([index.get(name, -1) for name in self.labels])[self.label]
+        y: Array = np.array([index.get(name, -1) for name in self.labels])[self.codes]
         if (y < 0).any():
             row = int((y < 0).argmax())
             raise ValueError(
                 f"{self.source.locate(row)}: expected a class that training samples have, got "
-                f"{self.labels[self.label[row]]}, none of {', '.join(class_names)}"
+                f"{self.labels[self.codes[row]]}, none of {', '.join(class_names)}"
             )
         return y
 

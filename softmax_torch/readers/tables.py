@@ -2,8 +2,7 @@
 
     .csv .tsv .tab   text in UTF-8; the first line names the columns
     .parquet         columns keep their types
-    .npz             one column for each array, under its name; a matrix gives name_0, name_1, ...
-    .npy             fields of a structured array, or a matrix with the columns 0, 1, ...
+    .npz .npy        arrays; see ``readers.arrays`` for the names of their columns
 
 A column of any type can be read as numbers or as text. The rules are the same for all formats:
 spaces around a text are dropped; a text in ``MISSING_TEXTS`` is a missing value, and so are null

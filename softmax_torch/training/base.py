@@ -78,7 +78,7 @@ class LitBase(LitEvaluation, ABC):
         self.max_steps_per_call, self.steps_per_call = steps_per_call, 1
         self.log_every_n_steps = log_every_n_steps
         self.accumulated = 0  # batches since the last optimizer step
-        self.sums = TrainingMetrics()
+        self.training_metrics = TrainingMetrics()
         self._restored: dict[str, Any] | None = None
         self._validated = False
 
@@ -110,14 +110,14 @@ class LitBase(LitEvaluation, ABC):
         if stage == "fit":
             self.automatic_optimization = False
             counted = lightning_compat.counts_batches(self.trainer)
-            self.steps_per_call = 1 if counted else self._most_steps(data)
+            self.steps_per_call = 1 if counted else self._limited_steps(data)
             self.criterion.prepare(data, self.trainer.world_size, self.device)
 
     def _sizes(self) -> dict[str, int]:
         """Return the sizes that the data and a checkpoint must share."""
         return {"num_classes": self.model.num_classes, "in_features": self.in_features}
 
-    def _most_steps(self, data: Any) -> int:
+    def _limited_steps(self, data: Any) -> int:
         """Return the number of steps in a ``training_step``, limited by ``MAX_LOGITS``."""
         batch_size = getattr(data, "batch_size", None) or 1
         most = MAX_LOGITS // (batch_size * self.model.num_classes)
@@ -157,7 +157,7 @@ class LitBase(LitEvaluation, ABC):
                 )
         if self._restored is not None:
             sums = self._restored["sums"]
-            self.sums.sums = None if sums is None else sums.to(self.device)
+            self.training_metrics.sums = None if sums is None else sums.to(self.device)
             set_rng_state(self._restored["random"])
             self._restored = None
 
@@ -177,7 +177,7 @@ class LitBase(LitEvaluation, ABC):
             history.step += 1
             if isinstance(each_step, LRScheduler):
                 each_step.step()
-        self._conclude(history)
+        self._finish_steps(history)
 
     def gradient_function(self) -> GradientFunction:
         """Return the function that computes gradients; by default ``backpropagate``."""
@@ -188,7 +188,7 @@ class LitBase(LitEvaluation, ABC):
         return StepHistory(self.global_step)
 
     def augmented(self, batch: Batch) -> Batch:
-        """Return the batch to train on in place of a batch of the data; the same by default."""
+        """Return the batch to train on, made from a batch of the data; by default the same."""
         return batch
 
     def _step(
@@ -261,15 +261,15 @@ class LitBase(LitEvaluation, ABC):
                 optimizer, self.trainer.gradient_clip_val, self.trainer.gradient_clip_algorithm
             )
 
-    def _conclude(self, history: StepHistory) -> None:
+    def _finish_steps(self, history: StepHistory) -> None:
         """Check and add up the objectives of the steps, and log every n-th of them.
 
         A NaN stops the run here, so that checkpoints are finite.
         """
         objectives = history.finite_objectives(self.parameters())
-        self.sums.add_steps(objectives)
+        self.training_metrics.add_steps(objectives)
         if history.logits:
-            self.sums.add_rows(torch.cat(history.logits), torch.cat(history.targets))
+            self.training_metrics.add_rows(torch.cat(history.logits), torch.cat(history.targets))
         every = self.log_every_n_steps
         if every is None:
             return
@@ -291,8 +291,8 @@ class LitBase(LitEvaluation, ABC):
         Both precede the callbacks that write checkpoints, so that a checkpoint never lacks metrics
         of the steps before it.
         """
-        if self.sums.sums is not None:  # None where a callback skipped the epoch
-            metrics = self.sums.result(self.sum_over_processes)
+        if self.training_metrics.sums is not None:  # None where a callback skipped the epoch
+            metrics = self.training_metrics.result(self.sum_over_processes)
             self.record_metrics({f"train/{name}": float(value) for name, value in metrics.items()})
         scheduler = self.lr_schedulers()
         if isinstance(scheduler, ReduceLROnPlateau):
@@ -307,7 +307,7 @@ class LitBase(LitEvaluation, ABC):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add sums of the epoch, random number generators and preprocessing to a checkpoint."""
         trainer = lightning_compat.trainer_of(self)
-        mine = {"sums": self.sums.sums, "random": get_rng_state()}
+        mine = {"sums": self.training_metrics.sums, "random": get_rng_state()}
         processes: list[Any] = [mine]
         if trainer is not None and trainer.world_size > 1:
             processes = [None] * trainer.world_size

@@ -264,16 +264,16 @@ class LitClassifier(LitBase):
     def step_history(self) -> StepHistory:
         """Return a history that keeps logits, unless none are formed or images are mixed."""
         counts = self.fuses_loss or self.mixing is not None
-        return StepHistory(self.global_step, self._count if counts else None)
+        return StepHistory(self.global_step, self._add_rows if counts else None)
 
     @torch.no_grad()
-    def _count(self, rows: Tensor, y: Tensor) -> None:
+    def _add_rows(self, rows: Tensor, y: Tensor) -> None:
         """Add features (b, D) and class indices (b,) to the metrics of the epoch, in blocks."""
         if self.mixing is not None:
             return
         size = max(1, BLOCK // self.model.num_classes)
         for part, targets in zip(torch.split(rows, size), torch.split(y, size), strict=True):
-            self.sums.add_rows(self.model.logits(part), targets)
+            self.training_metrics.add_rows(self.model.logits(part), targets)
 
     def objective_and_rows(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the objective on a batch, and its features (b, D) if the loss is fused."""

@@ -21,7 +21,7 @@ __all__ = [
 
 
 def check_sizes(data: Any, sizes: dict[str, int]) -> None:
-    """Raise ValueError unless the data has these sizes, as far as it has such attributes."""
+    """Raise ValueError if the data has an attribute of one of these names with another value."""
     for name, expected in sizes.items():
         got = getattr(data, name, None)
         if got is not None and got != expected:

@@ -20,10 +20,7 @@ with the operators' threads, and made a run on digits ten times slower."""
 
 
 class EpochBar(ProgressBar):
-    """A progress bar over all epochs of ``fit``, and none for validation, test and prediction.
-
-    Where the output is not a terminal, one line is written at the end.
-    """
+    """A progress bar over all epochs of ``fit``; without a terminal, one line at the end."""
 
     def __init__(self) -> None:
         super().__init__()

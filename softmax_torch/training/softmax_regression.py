@@ -134,7 +134,7 @@ class LitSoftmaxRegression(LitBase):
         )
 
     def _formula(self, optimizer: LightningOptimizer, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Do what ``backpropagate`` does, without autograd."""
+        """Set the gradient and return the same as ``backpropagate``, without autograd."""
         try:
             return closed_form.set_gradient(self.model, batch.x, batch.y, self.criterion.penalty)
         except (IndexError, RuntimeError):
