@@ -107,7 +107,7 @@ class RunDirectory:
 
 
 def create_run_directory(root: Path, name: str) -> RunDirectory:
-    """Create and open the first version of this name that does not exist."""
+    """Create the first version of this name that does not exist."""
     for number in itertools.count():
         path = root / name / f"version_{number}"
         try:
