@@ -5,8 +5,8 @@
       -> (x - mean) / std, as the net was trained        for nets of torchvision
       -> features (N, D)                                 the net without its last linear layer
 
-A backbone is made by its name, so that a checkpoint holds no code. Nets of torchvision lose their
-heads here, for backbones that are trained and for the frozen nets of ``data.frozen``.
+A backbone is made by its name, so that a checkpoint holds no code. This file also removes the heads
+of the frozen nets in ``data.frozen``.
 
 >>> backbone = make("small_cnn")
 >>> backbone(torch.rand(2, 28, 28)).shape
@@ -25,11 +25,19 @@ from torch import Tensor, nn
 from softmax_torch.heads import find_head
 from softmax_torch.storage.safe_read import read_torch_file
 
-__all__ = ["Backbone", "as_colour", "load", "make", "read_state_dict", "remove_head"]
+__all__ = [
+    "Backbone",
+    "as_colour",
+    "load",
+    "load_state_dict",
+    "make",
+    "read_state_dict",
+    "remove_head",
+]
 
 ROWS = 256
-"""Images that pass through a net together in evaluation: activations of 8192 images of 28 x 28 take
-800 MB in ``small_cnn``, and are no quicker."""
+"""Images that pass through a net together in evaluation: in ``small_cnn`` 8192 images of 28 x 28
+take 800 MB of activations, and are no faster."""
 
 SEVERAL_HEADS = ("googlenet", "inception_v3")
 """Nets of torchvision with auxiliary classifiers, which would remain beside the head."""
@@ -41,8 +49,8 @@ class Backbone(nn.Module):
     Args:
         net: from images (N, 3, H, W) to features (N, D).
         out_features: D.
-        head: the name of the linear layer that was removed, whose numbers a file of weights may
-            hold; empty if the net had none.
+        head: name of the removed linear layer, whose weights a file may hold; empty if there was
+            none.
         mean, std: of each channel, in the net's training.
 
     Input is (N, H, W), (N, 1, H, W) or (N, 3, H, W), floating point in [0, 1]; output (N, D).
@@ -74,7 +82,7 @@ class Backbone(nn.Module):
             ValueError: x has another shape than images.
         """
         images = as_colour(x)
-        # A net that is compiled or exported takes any N, which must not be branched on.
+        # A compiled or exported net takes any N, so that it must not branch on N.
         if self.training or torch.compiler.is_compiling() or len(x) <= ROWS:
             return self._features(images)
         return torch.cat([self._features(part) for part in torch.split(images, ROWS)])
@@ -112,10 +120,7 @@ def make(name: str) -> Backbone:
 
 
 def small_cnn() -> Backbone:
-    """Return three convolutions of 3 x 3 with BatchNorm, for images of some 8 x 8 to 64 x 64.
-
-    D = 128.
-    """
+    """Return three 3 x 3 convolutions with BatchNorm and D = 128, for about 8 x 8 to 64 x 64."""
 
     def block(into: int, out: int, pool: nn.Module) -> list[nn.Module]:
         convolution = nn.Conv2d(into, out, 3, padding=1, bias=False)
@@ -165,33 +170,46 @@ def load(backbone: nn.Module, path: str | Path) -> None:
     """Load the weights of a backbone from a file, which is read without running code from it.
 
     Args:
-        backbone: one made by ``make``, or a module of one's own.
-        path: a ``state_dict`` of the net, written by ``torch.save`` as torchvision's files are, in
-            which the numbers of the net's own head are ignored; or a checkpoint of a run.
+        backbone: made by ``make``, or a user's module.
+        path: a ``state_dict`` of the net, written by ``torch.save`` as torchvision's files are,
+            whose weights of the removed head are ignored; or a checkpoint of a run.
 
     Raises:
-        FileNotFoundError, ValueError: see ``read_state_dict``; or weights are missing, unexpected
-            or of another shape. The message names them, and the backbone is unchanged.
+        FileNotFoundError, ValueError: see ``read_state_dict`` and ``load_state_dict``.
     """
     found = read_state_dict(path)
-    net, head = backbone, ""
+    net, head, prefix = backbone, "", "backbone."
     if isinstance(backbone, Backbone):
-        net, head = backbone.net, backbone.head
+        net, head, prefix = backbone.net, backbone.head, "backbone.net."
     if "model.linear.weight" in found:  # a checkpoint of a run
-        prefix = "backbone.net." if isinstance(backbone, Backbone) else "backbone."
         found = {k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)}
+    ignored = {f"{head}.weight", f"{head}.bias"}
+    load_state_dict(net, found, ignored, f"backbone_weights {path}")
+
+
+def load_state_dict(
+    net: nn.Module, state_dict: dict[str, Tensor], ignored: set[str], label: str
+) -> None:
+    """Load a state_dict, without ``ignored`` names, into a net that lost a part of its layers.
+
+    Raises:
+        ValueError: weights are missing, unexpected or of another shape. The message begins with the
+            label and names them; the net is unchanged.
+    """
     expected = net.state_dict()
-    given = {k: v for k, v in found.items() if k not in (f"{head}.weight", f"{head}.bias")}
+    given = {k: v for k, v in state_dict.items() if k not in ignored}
     wrong = {
         "missing": [k for k in expected if k not in given],
         "unexpected": [k for k in given if k not in expected],
         "of another shape": [
-            k for k, v in given.items() if k in expected and v.shape != expected[k].shape
+            f"{k} {tuple(v.shape)} for {tuple(expected[k].shape)}"
+            for k, v in given.items()
+            if k in expected and v.shape != expected[k].shape
         ],
     }
     if any(wrong.values()):
         got = "; ".join(f"{fault}: {listed(names)}" for fault, names in wrong.items() if names)
-        raise ValueError(f"backbone_weights: expected those of the backbone in {path}, got {got}")
+        raise ValueError(f"{label}: expected the weights of the backbone, got {got}")
     net.load_state_dict(given)
 
 

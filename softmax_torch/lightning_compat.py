@@ -3,8 +3,8 @@
 Lightning documents hooks and attributes, and keeps them from one minor version to the next. The
 functions here depend on more: private attributes, progress counters in checkpoints, hooks that are
 used for another purpose. They were written for Lightning 2.6.6; tests/test_lightning_compat*.py
-fail where Lightning changes. Importing this file does not import Lightning, so that commands which
-do without it can import it too.
+fail where Lightning changes. Importing this file does not import Lightning, so that code that works
+without Lightning can import it too.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ __all__ = [
 
 
 def trainer_of(module: LightningModule) -> Trainer | None:
-    """Return the trainer that a module is attached to, None where there is none.
+    """Return the trainer that a module is attached to, or None.
 
-    ``module.trainer`` raises RuntimeError in the second case. Reads ``module._trainer``.
+    Reads ``module._trainer``, as ``module.trainer`` raises RuntimeError in place of None.
     """
     trainer: Trainer | None = module._trainer
     return trainer
 
 
 def callbacks_of(trainer: Trainer) -> list[Callback]:
-    """Return the list of a trainer's callbacks itself, to which more can be added.
+    """Return a trainer's own list of callbacks, to which more can be added.
 
     A connector sets the attribute, so that its type is not declared.
     """
@@ -58,7 +58,7 @@ def callbacks_of(trainer: Trainer) -> list[Callback]:
 
 
 def is_trial(trainer: Trainer) -> bool:
-    """Return whether the trainer makes a trial with a few batches (``fast_dev_run``).
+    """Return whether the trainer only tries a few batches (``fast_dev_run``).
 
     A connector sets the attribute, so that its type is not declared.
     """
@@ -66,10 +66,10 @@ def is_trial(trainer: Trainer) -> bool:
 
 
 def counts_batches(trainer: Trainer) -> bool:
-    """Return whether the trainer was given a number of batches, which users mean as steps.
+    """Return whether an option of the trainer counts batches, by which users mean steps.
 
-    Lightning counts calls of ``training_step`` as batches. A connector sets ``overfit_batches``,
-    so that its type is not declared.
+    Lightning counts calls of ``training_step`` as batches. A connector sets ``overfit_batches``, so
+    that its type is not declared.
     """
     return bool(
         trainer.max_steps != -1
@@ -82,19 +82,19 @@ def counts_batches(trainer: Trainer) -> bool:
 def pass_optimization_check(module: LightningModule) -> None:
     """Let Lightning accept gradient clipping and accumulation in a fit of this module.
 
-    To be called in ``configure_callbacks``, which runs right before Lightning checks its settings
-    and refuses both under manual optimization. A module that clips and accumulates by itself
-    pretends to be automatic until then, and sets ``automatic_optimization`` to False in ``setup``.
+    Call it in ``configure_callbacks``, which runs right before Lightning checks its settings and
+    refuses both under manual optimization. A module that clips and accumulates by itself pretends
+    to be automatic until then, and sets ``automatic_optimization`` to False in ``setup``.
     """
     if module.trainer.state.fn == "fit":
         module.automatic_optimization = True
 
 
 def backward_is_plain(module: LightningModule) -> bool:
-    """Return whether ``module.manual_backward(loss)`` is ``loss.backward()`` and no hook watches.
+    """Return whether ``module.manual_backward(loss)`` is ``loss.backward()`` without any hook.
 
-    So it is with full precision on a single device, where no callback and no method of the module
-    overrides ``on_before_backward`` or ``on_after_backward``. Then gradients may be computed
+    This holds with full precision on a single device, if neither the module nor a callback
+    overrides ``on_before_backward`` or ``on_after_backward``. Gradients may then be computed
     without a backward pass. Relies on the class of the precision plugin, and on ``is_overridden``,
     which Lightning does not document.
     """
@@ -118,7 +118,7 @@ def backward_is_plain(module: LightningModule) -> bool:
 
 
 def overrides(method: str, module: LightningModule, base: type[LightningModule]) -> bool:
-    """Return whether a module has a method of its own in the place of that of a base class.
+    """Return whether a module overrides a method of a base class.
 
     ``is_overridden`` also sees a method that was set on the instance, or is wrapped by a decorator.
     """
@@ -131,9 +131,9 @@ def overrides(method: str, module: LightningModule, base: type[LightningModule])
 
 
 def batches_done(trainer: Trainer) -> int:
-    """Return how many batches (calls of ``training_step``) the fit has completed or is in.
+    """Return the number of batches (calls of ``training_step``) so far, with the current one.
 
-    ``total_batch_idx`` of the fit loop is the index of the current one over all epochs.
+    ``total_batch_idx`` of the fit loop is the index of the current batch over all epochs.
     """
     return trainer.fit_loop.total_batch_idx + 1
 
@@ -142,7 +142,7 @@ def validates_after(trainer: Trainer, batch_idx: int) -> bool:
     """Return whether a validation may follow this batch, by the interval between validations.
 
     ``trainer.val_check_batch`` is that interval in batches, which Lightning derives from
-    ``val_check_interval``: None where the clock decides, and infinite where the data has no length
+    ``val_check_interval``: None if the interval is a time, and infinite if the data has no length
     and is validated after each epoch.
     """
     every = trainer.val_check_batch
@@ -154,10 +154,10 @@ def validates_after(trainer: Trainer, batch_idx: int) -> bool:
 
 
 def epoch_is_complete(trainer: Trainer) -> bool:
-    """Return whether all batches of the current epoch are over, though Lightning has not said so.
+    """Return whether the current epoch is finished, though Lightning has not counted it yet.
 
-    It counts an epoch as completed after the callbacks that write checkpoints at its end. Reads
-    the counters ``trainer.fit_loop.epoch_progress``.
+    Lightning counts an epoch as completed after the callbacks that write checkpoints at its end.
+    Reads the counters ``trainer.fit_loop.epoch_progress``.
     """
     progress: Any = trainer.fit_loop.epoch_progress.current
     return bool(progress.ready == progress.processed > progress.completed)
@@ -166,9 +166,9 @@ def epoch_is_complete(trainer: Trainer) -> bool:
 def complete_epoch(checkpoint: dict[str, Any]) -> None:
     """Mark the finished epoch complete in a checkpoint, or Lightning repeats it on resume.
 
-    Where the number of steps is limited Lightning would take the epoch up again. Writes to the
-    counters under ``checkpoint["loops"]["fit_loop"]``, and sets loaders of ``softmax_torch.data``
-    back to the start, where the next epoch begins.
+    That happens where the number of steps is limited. Writes to the counters under
+    ``checkpoint["loops"]["fit_loop"]``, and sets loaders of ``softmax_torch.data`` back to the
+    start, where the next epoch begins.
     """
     loop = checkpoint["loops"]["fit_loop"]
     epochs, batches = loop["epoch_progress"], loop["epoch_loop.batch_progress"]
@@ -182,12 +182,12 @@ def complete_epoch(checkpoint: dict[str, Any]) -> None:
 
 
 def recount_batches(checkpoint: dict[str, Any], steps: int) -> None:
-    """Let an epoch, begun with another number of steps a batch, go on with this number.
+    """Let an epoch continue with another number of steps a batch than it began with.
 
-    Lightning finds the last batch of an epoch by counting those before the checkpoint. Counted too
-    high, batches are lost; too low, the epoch is not validated. Writes to the counters under
-    ``checkpoint["loops"]["fit_loop"]``; the loaders of ``softmax_torch.data`` keep their position
-    in steps there.
+    Lightning finds the last batch of an epoch by counting the batches before the checkpoint. With
+    too high a count batches are lost; with too low a count the epoch is not validated. Writes to
+    the counters under ``checkpoint["loops"]["fit_loop"]``, where the loaders of
+    ``softmax_torch.data`` keep their position in steps.
     """
     loop = checkpoint["loops"]["fit_loop"]
     counters = loop["epoch_loop.batch_progress"]["current"]
@@ -199,18 +199,18 @@ def recount_batches(checkpoint: dict[str, Any], steps: int) -> None:
             counters.update({name: count + more for name, count in counters.items()})
 
 
-# Commands: what Lightning prints
+# Commands: Lightning's output
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silence Lightning's notes and advertisements, and three warnings that are wrong here.
 
-    The warnings have no class of their own, and are recognised by their text:
+    The warnings share general classes, and are recognised by their text:
 
     - "LeafSpec is deprecated": Lightning 2.6 uses an interface that torch 2.15 deprecates;
-    - "Be aware that when using `ckpt_path`": a checkpoint holds the state of callbacks, such as the
-      one that writes checkpoints, that an evaluation does not have;
+    - "Be aware that when using `ckpt_path`": a checkpoint holds the state of callbacks that an
+      evaluation does not have, such as ``RunCheckpoint``;
     - "It is recommended to use sync_dist=True": metrics are reduced over the processes before they
       are logged.
     """

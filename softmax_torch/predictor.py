@@ -32,14 +32,14 @@ except ImportError as error:
 __all__ = ["Predicted", "Predictor", "load", "network"]
 
 ROWS = 4096
-"""Samples of a file that are predicted together, at most."""
+"""Largest number of samples of a file that are predicted together."""
 
 PIXELS = 1 << 25
-"""Numbers in the samples that are predicted together, at most: 128 MiB in float32."""
+"""Largest number of values in those samples: 128 MiB in float32."""
 
 
 class Predicted(NamedTuple):
-    """Names (n,) and class probabilities (n, C) of some samples of a file."""
+    """Names (n,) and class probabilities (n, C) of samples of a file."""
 
     ids: list[str]
     probabilities: Tensor
@@ -57,10 +57,10 @@ class Predictor:
         preprocessing: from raw inputs to x, and names of classes.
         calibration: applied to logits; None for none.
         device: where the network works.
-        hyper_parameters: arguments of the network, as a checkpoint has them; None if unknown.
+        hyper_parameters: arguments of the network as stored in a checkpoint; None if unknown.
 
     Raises:
-        ValueError: there is no such device.
+        ValueError: the device does not exist.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Predictor:
             raise ValueError(f"device: expected one that is here, got {device}: {error}") from None
         self.preprocessing, self.calibration = preprocessing, calibration
         self.hyper_parameters = hyper_parameters
-        # A run in float64, for example, casts its batches as late as here.
+        # Inputs are cast to the dtype of the weights, such as float64, only in ``logits``.
         self.dtype = next((p.dtype for p in network.parameters()), torch.get_default_dtype())
 
     @property
@@ -124,7 +124,7 @@ def load(
 
     Raises:
         FileNotFoundError, ValueError: there is no such file, it is no checkpoint of a run, or it
-            lacks preprocessing or calibration; there is no such device.
+            lacks preprocessing or calibration; the device does not exist.
         ImportError: safetensors, which reads exported weights, is not installed.
     """
     path = Path(path)
@@ -140,8 +140,8 @@ def load(
         )
     if calibrated and "calibration" not in content:
         raise ValueError(
-            f"{path}: expected a checkpoint with a calibration, got one without; the command "
-            "calibrate puts one into it"
+            f"{path}: expected a checkpoint with a calibration, got one without; calibrate the run "
+            "first"
         )
     return Predictor(
         network(content["hyper_parameters"], content["state_dict"]),
@@ -153,11 +153,11 @@ def load(
 
 
 def network(hyper_parameters: dict[str, Any], state_dict: dict[str, Tensor]) -> Classifier:
-    """Return the net that was trained, from x (n, ...) to logits (n, C).
+    """Rebuild the trained net, from x (n, ...) to logits (n, C).
 
     Args:
-        hyper_parameters: with the name of the backbone, if there is one.
-        state_dict: of the net; dtype and sizes are those of its numbers.
+        hyper_parameters: hyper-parameters with the name of the backbone, if there is one.
+        state_dict: weights, which determine the dtype and the sizes.
 
     Raises:
         ValueError: the backbone was a user's module, which has no name to rebuild it by.
@@ -165,8 +165,8 @@ def network(hyper_parameters: dict[str, Any], state_dict: dict[str, Tensor]) -> 
     name = hyper_parameters.get("backbone")
     if name is None and any(key.startswith("backbone.") for key in state_dict):
         raise ValueError(
-            "checkpoint: expected a backbone with a name, got one that was a module; put the net "
-            "together in Python and give it to Predictor"
+            "checkpoint: expected a named backbone, got one that was a module; build the net in "
+            "Python and pass it to Predictor"
         )
     weight = state_dict["model.linear.weight"]
     C, D = weight.shape

@@ -290,7 +290,7 @@ def test_a_net_is_rebuilt_by_the_name_of_its_backbone(
     content = read_checkpoint(best)
     del content["hyper_parameters"]["backbone"]
     torch.save(content, "nameless.ckpt")
-    with pytest.raises(ValueError, match="expected a backbone with a name"):
+    with pytest.raises(ValueError, match="expected a named backbone"):
         softmax_torch.load("nameless.ckpt")
 
 

@@ -36,15 +36,15 @@ class BackboneFeaturesDataModule(TensorDataModule):
     Args:
         source: the images, (N, H, W) or (N, 1 | 3, H, W), and their labels.
         backbone, weights, backbone_seed, layer, size: see ``FrozenNet``.
-        limit: number of training images that are used, from the first; None for all. The images of
-            an ``ImageFolderDataModule`` are ordered by class.
+        limit: use only the first so many training images; None for all. The images of an
+            ``ImageFolderDataModule`` are ordered by class.
         cache: folder of the cached features.
         half: whether to cache them in float16.
         batch_size: see ``TensorDataModule``; None, all samples, suits solvers.
 
     Raises:
-        ValueError, FileNotFoundError: as ``FrozenNet``; in ``setup`` also for a class of which
-            ``limit`` leaves no images.
+        ValueError, FileNotFoundError: see ``FrozenNet``; in ``setup``, ``limit`` leaves no images
+            of a class.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class BackboneFeaturesDataModule(TensorDataModule):
 
 
 def digest_of(images: Tensor) -> str:
-    """Return a digest of shape, type and all bytes: a net may tell any two images apart."""
+    """Return a digest of shape, type and all bytes, since any byte may change the features."""
     head = f"{tuple(images.shape)} {images.dtype}".encode()
     blocks = (
         images[i : i + BLOCK_ROWS].contiguous().flatten().view(torch.uint8).numpy().data

@@ -3,8 +3,8 @@
     order = a permutation of the rows, drawn from (seed, epoch); or the rows in order
 
 In training, batch g consists of the rows order[g B : (g + 1) B], whatever the number of processes;
-rank r of R takes every R-th of them, beginning with the r-th. So no row is dropped or doubled, and
-the steps are those of a single process. In evaluation, rank r visits the rows r, r + R, ...
+rank r of R takes every R-th of them, beginning with the r-th. No row is dropped or doubled, and the
+steps are those of a single process. In evaluation, rank r visits the rows r, r + R, ...
 
 The order depends on the seed and the epoch alone. Iterating changes no state: iterating twice gives
 the same batches, and a run that resumes at epoch e needs no history.
@@ -61,16 +61,16 @@ class Batches:
         batch_size: samples of a batch, in training over all processes, in evaluation on each; None
             for all samples in one batch (gradient descent).
         shuffle: whether each epoch has another order.
-        seed: of the order.
+        seed: seed of the order.
         scale: factor that is applied to x on conversion to floating point (1 / 255 for bytes).
         rank, world_size: index of this process, and number of processes.
-        steps: number of consecutive training batches that an iteration yields, as ``Steps``; None
-            for evaluation and for loops that take single pairs (x, y). Shuffled pairs are padded so
-            that every process gets the same number of them, since training steps wait for each
-            other; so at most R - 1 rows come twice.
-        device: of the batches; None for that of x.
-        rows: numbers (n,) of the rows of x to iterate over, for an x that is too large to copy
-            them; y (n, ...) has the targets of these rows. None for all rows.
+        steps: number of consecutive training batches in one item, a ``Steps``; None for evaluation
+            and for loops that take single pairs (x, y). Shuffled pairs are padded so that every
+            process gets the same number of them, since training steps wait for each other: at most
+            R - 1 rows occur twice.
+        device: device of the batches; None for the device of x.
+        rows: numbers (n,) of the rows of x to iterate over, where x is too large to copy them;
+            y (n, ...) has the targets of these rows. None for all rows.
         ahead: whether x is too large for the device or for memory (a memory map). A thread then
             gathers the rows of the next ``steps`` batches at once, in ascending order, while the
             current ones are in use. A batch of all rows is x itself where possible.
@@ -110,18 +110,20 @@ class Batches:
         self.shuffle, self.seed, self.scale = shuffle, seed, scale
         self.rank, self.world_size = rank, world_size
         self.steps, self.device, self.ahead = steps, device or x.device, ahead
-        self.same_device = x.device == y.device
+        self.xy_on_one_device = x.device == y.device
         self.row_numbers = None if rows is None else rows.to(y.device)
         # Whether a batch of all rows can be x itself; the order within a batch does not matter.
         self.yields_x = world_size == 1 and rows is None and x.device == self.device
         self.epoch = 0
-        self.rows = n  # to iterate over, in batches of ``batch_size``
+        self.num_rows = n  # rows to iterate over
         if steps is None:
-            self.rows = len(range(0 if shuffle else rank, n, world_size))
+            self.num_rows = len(range(0 if shuffle else rank, n, world_size))
             if shuffle and batch_size is not None:
                 batch_size = math.ceil(batch_size / world_size)
-        self.batch_size = max(1, self.rows if batch_size is None else min(batch_size, self.rows))
-        self.batches = math.ceil(self.rows / self.batch_size)
+        self.batch_size = max(
+            1, self.num_rows if batch_size is None else min(batch_size, self.num_rows)
+        )
+        self.num_batches = math.ceil(self.num_rows / self.batch_size)
         self.position = 0  # batches that were yielded in this epoch
         self._start = 0  # first batch of the next epoch; not 0 after ``load_state_dict``
         self._all_rows: tuple[Tensor, Tensor] | None = None
@@ -137,7 +139,7 @@ class Batches:
 
     def state_dict(self) -> dict[str, int]:
         """Return the position within the epoch."""
-        return {"position": self.position, "batches": self.batches}
+        return {"position": self.position, "batches": self.num_batches}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Begin the next epoch at a saved position; the end of an epoch counts as the start.
@@ -145,29 +147,29 @@ class Batches:
         Raises:
             ValueError: the position is within an epoch whose batches had another size.
         """
-        batches = state.get("batches", self.batches)
+        batches = state.get("batches", self.num_batches)
         self._start = state["position"] % max(1, batches)
-        if self._start and batches != self.batches:
+        if self._start and batches != self.num_batches:
             raise ValueError(
-                f"batch_size: expected {batches} batches, as in the epoch that the checkpoint is "
-                f"from within, got {self.batches}"
+                f"batch_size: expected {batches} batches, as in the epoch that the checkpoint "
+                f"interrupted, got {self.num_batches}"
             )
 
     def __len__(self) -> int:
         """Return the number of items that an iteration yields."""
-        return math.ceil(self.batches / (self.steps or 1))
+        return math.ceil(self.num_batches / (self.steps or 1))
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor] | Steps]:
         start, self._start = self._start, 0
         order = self._order()
         size = self.batch_size
         if self.steps is None:
-            for first in range(0, self.rows, size):
+            for first in range(0, self.num_rows, size):
                 yield self._gather(order[first : first + size])
             return
         groups = [
-            range(first, min(first + self.steps, self.batches))
-            for first in range(start, self.batches, self.steps)
+            range(first, min(first + self.steps, self.num_batches))
+            for first in range(start, self.num_batches, self.steps)
         ]
         for group, steps in zip(groups, self._steps(order, groups), strict=True):
             self.position = group.stop
@@ -175,7 +177,7 @@ class Batches:
 
     def _steps(self, order: Tensor, groups: list[range]) -> Iterator[Steps]:
         """Yield the steps of each group of batches; read one group ahead if ``ahead``."""
-        if not self.ahead or (self.yields_x and self.batches == 1):
+        if not self.ahead or (self.yields_x and self.num_batches == 1):
             yield from (Steps(self, order, group) for group in groups)
             return
         with ThreadPoolExecutor(1) as pool:
@@ -188,8 +190,8 @@ class Batches:
 
     def _block(self, order: Tensor, group: range) -> Tensor:
         """Return this process's rows of some batches, in order; pinned for copies to a GPU."""
-        rows = torch.cat([self._own(self._batch(order, g)) for g in group])
-        ascending, position = self._in_x(rows).sort()
+        rows = torch.cat([self._own_rows(self._batch_rows(order, g)) for g in group])
+        ascending, position = self._rows_in_x(rows).sort()
         block = torch.empty(
             (len(rows), *self.x.shape[1:]),
             dtype=self.x.dtype,
@@ -202,11 +204,11 @@ class Batches:
             block.index_copy_(0, to, self.x.index_select(0, at))
         return block
 
-    def _batch(self, order: Tensor, g: int) -> Tensor:
+    def _batch_rows(self, order: Tensor, g: int) -> Tensor:
         """Return the rows of batch g, of all processes."""
         return order[g * self.batch_size : (g + 1) * self.batch_size]
 
-    def _own(self, batch: Tensor) -> Tensor:
+    def _own_rows(self, batch: Tensor) -> Tensor:
         """Return this process's rows of a batch."""
         return batch if self.world_size == 1 else batch[self.rank :: self.world_size]
 
@@ -222,7 +224,7 @@ class Batches:
             generator = torch.Generator().manual_seed(int(mixed[0]))
             order = torch.randperm(n, generator=generator)
             if self.steps is None:
-                order = torch.cat([order, order[: self.rows * self.world_size - n]])
+                order = torch.cat([order, order[: self.num_rows * self.world_size - n]])
                 order = order[self.rank :: self.world_size]
         return order.to(self.y.device)
 
@@ -230,20 +232,20 @@ class Batches:
         """Return the samples at these rows of y."""
         if len(rows) == len(self.y) and self.yields_x:
             if self._all_rows is None:  # converted once and kept
-                self._all_rows = self._floating(self.x), self.y
+                self._all_rows = self._to_float(self.x), self.y
             return self._all_rows
-        x = self.x.index_select(0, self._in_x(rows))
-        return self._floating(x), self.y.index_select(0, rows)
+        x = self.x.index_select(0, self._rows_in_x(rows))
+        return self._to_float(x), self.y.index_select(0, rows)
 
-    def _in_x(self, rows: Tensor) -> Tensor:
+    def _rows_in_x(self, rows: Tensor) -> Tensor:
         """Return the row numbers in x of rows of y."""
         rows = rows if self.row_numbers is None else self.row_numbers[rows]
-        return rows if self.same_device else rows.to(self.x.device)
+        return rows if self.xy_on_one_device else rows.to(self.x.device)
 
     def _targets(self, rows: Tensor) -> Tensor:
         return self.y.index_select(0, rows).to(self.device)
 
-    def _floating(self, x: Tensor) -> Tensor:
+    def _to_float(self, x: Tensor) -> Tensor:
         """Return a batch of inputs as scaled floats."""
         if x.dtype in (torch.float16, torch.bfloat16):  # only the storage type of features
             x = x.float()
@@ -256,22 +258,22 @@ class Steps:
     """Consecutive training batches, each gathered when the iteration reaches it."""
 
     def __init__(
-        self, batches: Batches, order: Tensor, group: range, block: Tensor | None = None
+        self, source: Batches, order: Tensor, group: range, block: Tensor | None = None
     ) -> None:
-        self.batches, self.order, self.group, self.block = batches, order, group, block
+        self.source, self.order, self.group, self.block = source, order, group, block
 
     def __len__(self) -> int:
         return len(self.group)
 
     def __iter__(self) -> Iterator[Batch]:
-        source, start = self.batches, 0
+        source, start = self.source, 0
         for g in self.group:
-            rows = source._batch(self.order, g)
-            own = source._own(rows)
+            rows = source._batch_rows(self.order, g)
+            own = source._own_rows(rows)
             if self.block is None:
                 x, y = source._gather(own)
             else:
                 end = start + len(own)
-                x, y = source._floating(self.block[start:end]), source._targets(own)
+                x, y = source._to_float(self.block[start:end]), source._targets(own)
                 start = end
             yield Batch(x, y, y if source.world_size == 1 else source._targets(rows))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
 
-from softmax_torch.data.splits import Split, check_class_counts, check_split, stratified
+from softmax_torch.data.splits import Split, check_split, draw_splits
 from softmax_torch.data.tensor_data_module import TensorDataModule
 from softmax_torch.preprocessing import FeaturesPreprocessing
 from softmax_torch.readers.tensor_files import read_pair
@@ -80,11 +80,10 @@ class FeaturesDataModule(TensorDataModule):
         for name, split in splits.items():
             check_split(split, str(self.files[name]), self.in_features, self.num_classes)
         if "val" not in splits:
-            train = splits["train"]
-            check_class_counts(train.y, 2, self.preprocessing.class_names)
-            rest, drawn = stratified(train.y, self.val_fraction, self.seed)
-            splits["train"] = self.subset("train", train, rest)
-            splits["val"] = self.subset("val", train, drawn)
+            train, draws = splits["train"], {"val": (self.val_fraction, self.seed)}
+            names = self.preprocessing.class_names
+            rows = draw_splits(train.y, draws, names, self.files["train"])
+            splits |= {name: self.subset(name, train, at) for name, at in rows.items()}
         return splits
 
 
@@ -96,7 +95,9 @@ def read_class_names(path: Path) -> list[str]:
         ValueError: the file is not UTF-8, or has an empty line or two equal lines.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"class_names: expected a text file, got {path}, which is none")
+        raise FileNotFoundError(
+            f"class_names: expected a text file, got {path}, which is not a file"
+        )
     try:
         names = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:

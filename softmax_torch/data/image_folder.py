@@ -3,8 +3,8 @@
     root/train/cat/1.jpg        or        root/cat/1.jpg
     root/test/dog/2.jpg                   root/dog/2.jpg
 
-On the left the splits are given by folders (also ``val``, if there is one); on the right they are
-drawn. All images are decoded once, on all cores, and stay in memory as bytes.
+On the left the splits are folders (also ``val``, if there is one); on the right they are drawn. All
+images are decoded once, on all cores, and stay in memory as bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from softmax_torch.data.progress import current_reporter
-from softmax_torch.data.splits import TEST_SEED, Split, check_class_counts, stratified
+from softmax_torch.data.splits import TEST_SEED, Split, draw_splits
 from softmax_torch.data.tensor_data_module import TensorDataModule
 from softmax_torch.preprocessing import ImagePreprocessing
 from softmax_torch.readers.images import images_in, read_headers
@@ -32,7 +32,7 @@ SPLIT_FOLDERS = {
     "test": "test",
     "testing": "test",
 }
-"""Split that a folder of this name holds; upper and lower case are the same."""
+"""Split of each folder name, in any case."""
 
 ROWS = 256
 """Images that are decoded between two steps of the progress bar."""
@@ -42,10 +42,10 @@ class ImageFolderDataModule(TensorDataModule):
     """Images in folders named after their classes.
 
     Args:
-        root: folder with a folder ``train`` and perhaps ``val`` and ``test``, each with one folder
-            for each class; or folder with the folders of the classes.
+        root: folder of ``train`` and perhaps ``val`` and ``test``, each with one folder for each
+            class; or folder of the classes' folders.
         size: pixels (H, W) that images are resized to; None for the size that all of them have.
-        color: whether to keep colours; None to keep them if a training image has some.
+        color: whether to keep colours; None to keep them if any training image has colours.
         batch_size, seed: see ``TensorDataModule``.
         val_fraction: share of each training class that is drawn for validation, if there is no
             folder ``val``.
@@ -110,23 +110,17 @@ class ImageFolderDataModule(TensorDataModule):
         labels = {name: self._labels(name) for name in self.files}
         draws = {"test": (self.test_fraction, TEST_SEED), "val": (self.val_fraction, self.seed)}
         draws = {name: draw for name, draw in draws.items() if name not in labels}
-        try:
-            check_class_counts(labels["train"], 1 + len(draws), self.preprocessing.class_names)
-        except ValueError as error:
-            raise ValueError(f"{self.root}: {error}") from None
-        files = dict(self.files)
-        for name, (fraction, seed) in draws.items():
-            train, y = files["train"], labels["train"]
-            rest, drawn = stratified(y, fraction, seed)
-            files["train"], files[name] = ([train[row] for row in rows] for rows in (rest, drawn))
-            labels["train"], labels[name] = y[rest], y[drawn]
+        train, y = self.files["train"], labels["train"]
+        rows = draw_splits(y, draws, self.preprocessing.class_names, self.root)
+        files = self.files | {name: [train[row] for row in at] for name, at in rows.items()}
+        labels |= {name: y[at] for name, at in rows.items()}
         x = self._decode([path for paths in files.values() for path in paths])
         self.files = files
         parts = torch.split(x, [len(paths) for paths in files.values()])
         return {name: Split(part, labels[name]) for name, part in zip(files, parts, strict=True)}
 
     def _decode(self, files: list[Path]) -> Tensor:
-        """Return all images in one tensor, filled batch by batch; joining takes twice the room."""
+        """Return all images in one tensor, filled in place: joining would double the memory."""
         x = torch.empty(len(files), *(self.preprocessing.image_shape or ()), dtype=torch.uint8)
         row = 0
         with current_reporter().bar("decoding", "", 0, len(files), transient=True) as advance:
@@ -166,7 +160,9 @@ def find_split_folders(root: Path) -> dict[str, Path]:
         ValueError: other splits without training, or two folders for one split.
     """
     if not root.is_dir():
-        raise FileNotFoundError(f"root: expected a folder with images, got {root}, which is none")
+        raise FileNotFoundError(
+            f"root: expected a folder with images, got {root}, which is not a folder"
+        )
     found: dict[str, Path] = {}
     for path in sorted(root.iterdir()):
         name = SPLIT_FOLDERS.get(path.name.lower())
@@ -190,7 +186,7 @@ def common_size(sizes: dict[tuple[int, int], Path]) -> tuple[int, int]:
     if others:
         (H, W), other = others[0]
         raise ValueError(
-            f"size: expected one to bring images to, as they have {len(sizes)} sizes: "
+            f"size: expected a size to resize images to, since they have {len(sizes)} sizes: "
             f"{size[0]} x {size[1]} ({path}), {H} x {W} ({other}), ...; got none"
         )
     return size

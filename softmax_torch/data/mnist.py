@@ -36,8 +36,8 @@ Variant = Literal[
 
 LETTERS = string.digits + string.ascii_uppercase + string.ascii_lowercase
 MERGED = string.digits + string.ascii_uppercase + "abdefghnqrt"
-"""Classes of EMNIST in order (Cohen et al. 2017, table II). The "merged" splits join the two cases
-of letters that look alike, under the capital."""
+"""Classes of EMNIST in order (Cohen et al. 2017, table II). The "merged" splits join the upper and
+lower case of letters that look alike, under the capital."""
 
 CLASS_NAMES: dict[str, tuple[str, ...]] = {
     "byclass": tuple(LETTERS),
@@ -82,8 +82,8 @@ class MNISTDataModule(TensorDataModule):
             environment variable SOFTMAX_TORCH_DATA, or ``data`` if it is not set.
         download: whether to download missing files with torchvision, which checks them.
         batch_size, val_fraction, seed: see ``TensorDataModule``.
-        sha256: hexadecimal digests that files must have, by file name (with .gz, if the file is
-            gzipped); files that are not listed may have any digest.
+        sha256: hexadecimal digests that files must have, by file name (with .gz for a gzipped
+            file); unlisted files are not checked.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class MNISTDataModule(TensorDataModule):
                 f"{tuple(x.shape)} of {x.dtype}"
             )
         if self.dataset == "QMNIST" and y.dim() == 2:
-            y = y[:, 0]  # the other columns are the writer, the position in NIST and the like
+            y = y[:, 0]  # the other columns are metadata, such as the writer
         y = y.long()
         letters = self.emnist_split == "letters"
         if self.dataset == "EMNIST":
@@ -209,7 +209,7 @@ class MNISTDataModule(TensorDataModule):
         options = {"split": self.emnist_split} if self.emnist_split else {}
         reason = ""
         try:
-            # torchvision prints each mirror that fails; one error names what is missing instead.
+            # torchvision prints each mirror that fails; here one error names the missing files.
             with contextlib.redirect_stdout(io.StringIO()):
                 for train in (True, False):
                     dataset(staging, train=train, download=True, **options)
@@ -243,5 +243,5 @@ class MNISTDataModule(TensorDataModule):
 
 
 def unpacked_files(raw: Path) -> list[Path]:
-    """Return the files in a folder that are no archives."""
+    """Return the files in a folder except archives."""
     return [path for path in raw.glob("*") if path.is_file() and path.suffix not in ARCHIVES]

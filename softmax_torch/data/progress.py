@@ -20,7 +20,7 @@ class Reporter:
     """A receiver of messages and progress."""
 
     def message(self, label: str, text: str) -> None:
-        """Show one line; the label says what is being prepared, such as "features"."""
+        """Show one line; the label names the data in preparation, such as "features"."""
         logger.info("%s: %s", label, text)
 
     def bar(

@@ -12,20 +12,28 @@ round(fraction * n) samples are taken.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["TEST_SEED", "Split", "check_class_counts", "check_split", "random_split", "stratified"]
+__all__ = [
+    "TEST_SEED",
+    "Split",
+    "check_class_counts",
+    "check_split",
+    "draw_splits",
+    "random_split",
+    "stratified",
+]
 
 TEST_SEED = 0
 """Seed of every test set that is drawn. No argument changes it: with another seed, samples that a
 model was trained on could be in the test set."""
 
 CHECKED_ROWS = 8192
-"""Rows that are checked together: x may be mapped, and larger than memory."""
+"""Rows that are checked together: x may be mapped and larger than memory."""
 
 
 class Split(NamedTuple):
@@ -44,11 +52,11 @@ class Split(NamedTuple):
 
 
 def check_split(data: Split, name: str, in_features: int, num_classes: int) -> None:
-    """Raise unless a model of these sizes can be fitted to the data.
+    """Raise an error unless a model of these sizes can be fitted to the data.
 
     Args:
         data: the samples.
-        name: of the split or its file, for messages.
+        name: name of the split or its file for messages.
         in_features: D.
         num_classes: C.
 
@@ -98,19 +106,47 @@ def random_split(data: Split, fraction: float, seed: int) -> tuple[Split, Split]
     return data.rows(order[drawn:]), data.rows(order[:drawn])
 
 
+def draw_splits(
+    y: Tensor, draws: Mapping[str, tuple[float, int]], class_names: Sequence[str], source: object
+) -> dict[str, Tensor]:
+    """Draw splits from training samples, class by class; the rest is the split "train".
+
+    Args:
+        y: class indices (N,) of the samples.
+        draws: fraction and seed of each split, in the order in which they are drawn.
+        class_names: names of the classes for messages.
+        source: file or folder of the samples for messages.
+
+    Returns:
+        Row numbers of each split, int64, ascending.
+
+    Raises:
+        ValueError: a class has too few samples for all splits.
+    """
+    try:
+        check_class_counts(y, 1 + len(draws), class_names)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
+    rows = {"train": torch.arange(len(y))}
+    for name, (fraction, seed) in draws.items():
+        rest, drawn = stratified(y[rows["train"]], fraction, seed)
+        rows[name], rows["train"] = rows["train"][drawn], rows["train"][rest]
+    return rows
+
+
 def stratified(y: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     """Draw a share of every class at random, so that every class stays in both parts.
 
     Args:
         y: class indices (N,), an integer type.
         fraction: share of the drawn part, in (0, 1).
-        seed: of the draw.
+        seed: seed of the draw.
 
     Returns:
         Row numbers of the rest and of the drawn part, int64, ascending.
 
     Raises:
-        ValueError: a fraction outside (0, 1), or a class with one sample only.
+        ValueError: the fraction is outside (0, 1), or a class has one sample only.
     """
     if not 0 < fraction < 1:
         raise ValueError(f"fraction: expected a number in (0, 1), got {fraction}")

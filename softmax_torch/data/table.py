@@ -1,8 +1,8 @@
 """Tables as data sets: a file with a column of classes, and columns to predict them from.
 
-    file  ->  numeric and categorical columns         decided on all rows of the file
+    file  ->  numeric and categorical columns         from all rows of the file
           ->  training, validation and test rows      given, or drawn class by class
-          ->  means, deviations, categories, classes  of the training rows alone
+          ->  means, deviations, categories, classes  from the training rows alone
           ->  x (n, D), y (n,)
 
 The file is read three times, in chunks of rows; memory holds x in float32 and a few bytes a row.
@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from softmax_torch.data.splits import TEST_SEED, Split, check_class_counts, stratified
+from softmax_torch.data.splits import TEST_SEED, Split, draw_splits
 from softmax_torch.data.tensor_data_module import TensorDataModule
 from softmax_torch.preprocessing import TablePreprocessing
 from softmax_torch.preprocessing.table import Column
@@ -37,7 +37,7 @@ ROWS = 1 << 16
 """Rows of a file that are read together."""
 
 MAX_ENCODED = 1 << 24
-"""Numbers that rows are encoded to together; these are in memory twice besides x: 64 MiB each."""
+"""Numbers in the encoded rows of one chunk. Besides x, memory holds them twice, 64 MiB each."""
 
 
 class TableDataModule(TensorDataModule):
@@ -55,14 +55,14 @@ class TableDataModule(TensorDataModule):
         split_column: a column with the values train, val and test.
         ignore: columns to leave out.
         categorical: columns of numbers that are categories.
-        id_column: a column with the names of samples in predictions; None for row numbers.
+        id_column: a column that names the samples in predictions; None for row numbers.
         delimiter: between the columns of a .csv, such as ; or \t for a tab; None for a comma.
         batch_size, seed: see ``TensorDataModule``.
         val_fraction, test_fraction: share of each class that is drawn, in (0, 1): first the test
             set, which does not depend on ``seed``, then the validation set.
 
     ``setup``, and the first access to ``preprocessing`` or a size, read the files and raise
-    FileNotFoundError or ValueError for a file that cannot be used, with column and line.
+    FileNotFoundError or ValueError, with column and line, for a file that cannot be used.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class TableDataModule(TensorDataModule):
         draws = {"test": (self.test_fraction, TEST_SEED), "val": (self.val_fraction, self.seed)}
         given = {*self.other_files, *(name for name in SPLITS if len(main.in_split(name)))}
         draws = {name: draw for name, draw in draws.items() if name not in given}
-        main.draw(labels[0], draws, class_names)
+        main.draw(torch.from_numpy(labels[0]), draws, class_names)
         preprocessing = TablePreprocessing(
             fit_columns(survey, main), class_names, roles.id, self.delimiter
         )
@@ -161,7 +161,7 @@ class ColumnRoles(NamedTuple):
     categorical: Sequence[str]
 
     def features(self, chunk: Chunk) -> list[str]:
-        """Return all other columns; raise ValueError if there are none, or a role is ambiguous."""
+        """Return all other columns; ValueError if there are none, or a column has two roles."""
         named = [name for name in (self.target, self.split, self.id) if name is not None]
         chunk.require([*named, *self.ignore, *self.categorical])
         repeated = [name for name in named if named.count(name) > 1]
@@ -195,13 +195,13 @@ class LabelledRows:
     Args:
         source: the file.
         labels: distinct texts in the column of classes, in order of appearance.
-        label: index of each row's text, (n,).
+        codes: index in ``labels`` of each row's text, (n,).
         split: code in ``SPLITS`` of each row, (n,).
     """
 
     source: Source
     labels: list[str]
-    label: Array
+    codes: Array
     split: Array
 
     @classmethod
@@ -226,7 +226,7 @@ class LabelledRows:
             ValueError: a row without a class, or with an unknown split; the message has its line.
         """
         known: dict[str, int] = {}
-        label, splits = [], []
+        all_codes, splits = [], []
         for chunk in read_chunks(source, ROWS):
             chunk.require([target])
             on_chunk(chunk)
@@ -236,13 +236,13 @@ class LabelledRows:
                     f"{chunk.locate(int((codes < 0).argmax()))}, column {target}: expected a class,"
                     " got a missing value"
                 )
-            label.append(codes)
+            all_codes.append(codes)
             splits.append(
                 np.full(len(chunk), SPLITS[split])
                 if split_column is None
                 else split_codes(chunk, split_column)
             )
-        return cls(source, [*known], np.concatenate(label), np.concatenate(splits))
+        return cls(source, [*known], np.concatenate(all_codes), np.concatenate(splits))
 
     def in_split(self, name: str) -> Array:
         """Return the numbers of the rows of a split."""
@@ -254,7 +254,7 @@ class LabelledRows:
         Raises:
             ValueError: there are fewer than two classes.
         """
-        names = [self.labels[k] for k in np.unique(self.label[self.in_split("train")])]
+        names = [self.labels[k] for k in np.unique(self.codes[self.in_split("train")])]
         if len(names) < 2:
             raise ValueError(
                 f"{self.source.name}: expected at least two classes in the training samples, got "
@@ -266,34 +266,22 @@ class LabelledRows:
     def class_indices(self, class_names: Sequence[str]) -> Array:
         """Return class indices (n,), int64; raise ValueError for a class not in ``class_names``."""
         index = {name: c for c, name in enumerate(class_names)}
-        y: Array = np.array([index.get(name, -1) for name in self.labels])[self.label]
+        y: Array = np.array([index.get(name, -1) for name in self.labels])[self.codes]
         if (y < 0).any():
             row = int((y < 0).argmax())
             raise ValueError(
                 f"{self.source.locate(row)}: expected a class that training samples have, got "
-                f"{self.labels[self.label[row]]}, none of {', '.join(class_names)}"
+                f"{self.labels[self.codes[row]]}, none of {', '.join(class_names)}"
             )
         return y
 
-    def draw(self, y: Array, draws: Mapping[str, tuple[float, int]], names: Sequence[str]) -> None:
-        """Draw splits from the training rows, class by class.
-
-        Args:
-            y: class indices (n,).
-            draws: fraction and seed of each split, in the order in which they are drawn.
-            names: of the classes, for messages.
-
-        Raises:
-            ValueError: a class has too few samples for all splits.
-        """
-        try:
-            check_class_counts(torch.from_numpy(y[self.in_split("train")]), 1 + len(draws), names)
-        except ValueError as error:
-            raise ValueError(f"{self.source.name}: {error}") from None
-        for name, (fraction, seed) in draws.items():
-            rows = self.in_split("train")
-            _, drawn = stratified(torch.from_numpy(y[rows]), fraction, seed)
-            self.split[rows[drawn.numpy()]] = SPLITS[name]
+    def draw(
+        self, y: torch.Tensor, draws: Mapping[str, tuple[float, int]], class_names: Sequence[str]
+    ) -> None:
+        """Draw splits from the training rows; see ``draw_splits``. y (n,) has class indices."""
+        training = self.in_split("train")
+        for name, at in draw_splits(y[training], draws, class_names, self.source.name).items():
+            self.split[training[at.numpy()]] = SPLITS[name]
 
 
 def split_codes(chunk: Chunk, column: str) -> Array:
@@ -326,7 +314,7 @@ def fit_columns(survey: Survey, rows: LabelledRows) -> list[Column]:
 def encode(
     rows: LabelledRows, y: torch.Tensor, preprocessing: TablePreprocessing
 ) -> tuple[dict[str, Split], list[str]]:
-    """Return the splits that a file has rows of, and the names of its test rows."""
+    """Return the splits that have rows in a file, and the names of its test rows."""
     numbers = {name: torch.from_numpy(rows.in_split(name)) for name in SPLITS}
     D, ids = preprocessing.in_features, []
     x = {name: torch.empty(len(at), D) for name, at in numbers.items() if len(at)}

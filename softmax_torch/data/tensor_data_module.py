@@ -1,7 +1,7 @@
 """The base class of all data modules: tensors in memory, checked and split, and their loaders.
 
-A data module also has a ``preprocessing``, which says how raw inputs become its tensors. It is
-stored in checkpoints, so that a trained model predicts raw inputs without the data module.
+A data module also has a ``preprocessing``, which turns raw inputs into its tensors. It is stored in
+checkpoints, so that a trained model predicts raw inputs without the data module.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ class TensorDataModule(LightningDataModule):
     Files are opened at these times:
 
     - The constructor opens none; it checks the arguments that can be checked without files.
-    - ``prepare_data`` downloads what is missing. Lightning calls it on one process only, so it sets
+    - ``prepare_data`` downloads missing files. Lightning calls it on one process only, so it sets
       no state.
     - ``setup`` reads, checks and splits the data, on each process.
-    - ``preprocessing``, ``in_features`` and ``num_classes`` may be needed before that, since a
+    - ``preprocessing``, ``in_features`` and ``num_classes`` may be needed before ``setup``, since a
       model is built for the sizes of its data. Where these depend on files, the first access on a
-      process reads as much of the files as it takes. Errors about files are raised then, and in
-      ``setup`` at the latest: always before training starts.
+      process reads as much of the files as necessary. Errors about files are raised then, or in
+      ``setup``: always before training starts.
 
     Args:
-        in_features: D, the numbers of one sample; None to take it from ``preprocessing``, which a
-            subclass then defines.
+        in_features: D, number of values in a sample; None to take it from ``preprocessing``, which
+            a subclass then defines.
         num_classes: C; None likewise.
         batch_size: samples of a batch, over all processes together; None for the whole training set
             (gradient descent).
-        val_fraction: share of the training set that is kept apart for validation, in (0, 1).
+        val_fraction: share of the training set that is set aside for validation, in (0, 1).
         seed: of the validation split and of the order of the training samples.
         scale: factor from the stored numbers to the numbers that the model sees.
     """
@@ -75,7 +75,7 @@ class TensorDataModule(LightningDataModule):
 
     @property
     def in_features(self) -> int:
-        """D, the numbers of one sample."""
+        """D, the number of values in a sample."""
         return self.preprocessing.in_features if self._in_features is None else self._in_features
 
     @property
@@ -86,7 +86,7 @@ class TensorDataModule(LightningDataModule):
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """How raw inputs become what the model sees; by default vectors, and numbered classes."""
+        """Map from raw inputs to the model's; by default vectors, with numbered classes."""
         if self._in_features is None or self._num_classes is None:
             raise NotImplementedError(
                 f"{type(self).__name__}: expected in_features and num_classes, or a property "
@@ -141,7 +141,7 @@ class TensorDataModule(LightningDataModule):
         return Split(data.x, data.y[rows])
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint stores to recognize the training set on resume."""
+        """Return the state by which a resumed run recognizes its training set."""
         return {"fingerprint": self.fingerprint, "samples": len(self.splits["train"])}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -203,16 +203,17 @@ class TensorDataModule(LightningDataModule):
 
 
 def has_room(device: torch.device, size: int) -> bool:
-    """Return whether a device has room for ``size`` bytes of data, and for as much again."""
+    """Return whether ``size`` bytes of data fit on a device, on a GPU in half its free memory."""
     if device.type != "cuda":
         return size <= MAX_COPIED_BYTES
     return 2 * size <= torch.cuda.mem_get_info(device)[0]
 
 
 def fingerprint(data: Split, rows: Tensor | None) -> str:
-    """Return a SHA-256 of all labels and a thousand samples: 2 ms on MNIST, where all take 100.
+    """Return a SHA-256 of all labels and about a thousand samples.
 
-    It does not depend on whether a split is a copy of its rows or rows of a larger x.
+    On MNIST it takes 2 ms, a digest of all samples 100 ms. It is the same for a split that copies
+    its rows and for one that indexes a larger x.
     """
     x, y = data
     sampled = slice(None, None, max(1, len(y) // 1000))

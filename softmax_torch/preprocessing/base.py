@@ -19,7 +19,7 @@ class Preprocessing(ABC):
     Attributes:
         kind: name of the kind of raw inputs, which selects the class when a state is loaded.
         class_names: one name for each class index.
-        feature_names: one name for each of the D features of a sample; None where they have none.
+        feature_names: one name for each of the D features of a sample; None if they have none.
         image_shape: (H, W), or (3, H, W) in colour; None unless samples are images.
     """
 
@@ -31,7 +31,7 @@ class Preprocessing(ABC):
     @property
     @abstractmethod
     def in_features(self) -> int:
-        """D, the numbers of one sample."""
+        """D, the number of values in a sample."""
 
     @abstractmethod
     def tensor(self, raw: Any) -> Tensor:
@@ -43,11 +43,21 @@ class Preprocessing(ABC):
 
         Args:
             path: the file or folder.
-            rows: samples that are yielded together at most.
+            rows: largest number of samples to yield together.
 
         Raises:
-            FileNotFoundError, ValueError: there is nothing, or something that cannot be read.
+            FileNotFoundError, ValueError: the path does not exist or cannot be read.
         """
+
+    def read_rows(self, raw: Tensor, rows: int, path: Path) -> Iterator[tuple[list[str], Tensor]]:
+        """Yield the rows of a file's array as ``read`` does; ValueError with file and row."""
+        for first in range(0, len(raw), rows):
+            part = raw[first : first + rows]
+            names = [str(row) for row in range(first, first + len(part))]
+            try:
+                yield names, self.tensor(part)
+            except ValueError as error:
+                raise ValueError(f"{path}, rows from {first}: {error}") from None
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
     x = scale * raw
 
-Files with arrays are mapped into memory; only the rows that are used are read.
+Files are mapped into memory; only the rows that are used are read.
 """
 
 from __future__ import annotations
@@ -37,15 +37,14 @@ class FeaturesPreprocessing(Preprocessing):
 
     @property
     def in_features(self) -> int:
-        """D, the numbers of one sample."""
         return self.width
 
     def tensor(self, raw: Any) -> Tensor:
         """Return an array or tensor of numbers (n, ...) as scaled floats of the same shape.
 
         Raises:
-            ValueError: a sample has not D numbers, or a row has NaN or infinity (the first such
-                row is named).
+            ValueError: a sample does not have D numbers, or a row has NaN or infinity (the first
+                such row is named).
         """
         x = torch.as_tensor(raw)
         if x.dim() < 2 or math.prod(x.shape[1:]) != self.width:
@@ -63,18 +62,8 @@ class FeaturesPreprocessing(Preprocessing):
         return x
 
     def read(self, path: Path, rows: int) -> Iterator[tuple[list[str], Tensor]]:
-        """Yield the rows of the array in a .npy file, or of x in a .pt or .safetensors file.
-
-        The file is mapped into memory and never read as a whole.
-        """
-        raw = read_inputs(path)
-        for first in range(0, len(raw), rows):
-            part = raw[first : first + rows]
-            names = [str(row) for row in range(first, first + len(part))]
-            try:
-                yield names, self.tensor(part)
-            except ValueError as error:
-                raise ValueError(f"{path}, rows from {first}: {error}") from None
+        """Yield the rows of the array in a .npy file, or of x in a .pt or .safetensors file."""
+        yield from self.read_rows(read_inputs(path), rows, path)
 
     def state_dict(self) -> dict[str, Any]:
         return {

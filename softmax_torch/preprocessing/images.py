@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -32,7 +31,7 @@ class ImagePreprocessing(Preprocessing):
         size: (H, W).
         color: whether images have three channels (red, green, blue) or one (grey).
         class_names: one name for each class.
-        scale: factor for bytes in arrays; 1 / 255 unless another number is white.
+        scale: factor for bytes in arrays; 1 / 255 if white is 255.
     """
 
     kind = "images"
@@ -101,14 +100,7 @@ class ImagePreprocessing(Preprocessing):
         The error for images that cannot be read comes last and names all of them.
         """
         if path.suffix.lower() == ".npy":
-            raw = map_numbers(path)
-            for first in range(0, len(raw), rows):
-                array = np.array(raw[first : first + rows])
-                names = [str(row) for row in range(first, first + len(array))]
-                try:
-                    yield names, self.tensor(array)
-                except ValueError as error:
-                    raise ValueError(f"{path}: {error}") from None
+            yield from self.read_rows(torch.from_numpy(map_numbers(path)), rows, path)
             return
         files = images.find_files(path)
         names = [str(file.relative_to(path if path.is_dir() else path.parent)) for file in files]

@@ -44,8 +44,9 @@ class NumericColumn:
     """A column of numbers, standardised.
 
     Args:
-        name: of the column.
-        mean, deviation: of the training samples; the deviation divides by n, not n - 1.
+        name: name of the column.
+        mean, deviation: mean and standard deviation of the training samples; the latter divides by
+            n, not n - 1.
     """
 
     name: str
@@ -90,7 +91,7 @@ class CategoricalColumn:
     """A column of categories, one-hot.
 
     Args:
-        name: of the column.
+        name: name of the column.
         values: the categories, sorted.
         missing: whether a missing value is a category of its own, the last one.
     """
@@ -109,8 +110,8 @@ class CategoricalColumn:
         """Return codes, int64 (n,): the category's index, len(values) if missing, -1 if unknown.
 
         Raises:
-            ValueError: all values are unknown and are numbers where training had words, or words
-                where training had numbers. Zeros would hide that the columns were confused.
+            ValueError: all values are unknown, and are numbers where training had words, or words
+                where training had numbers. Zeros would hide that columns were swapped.
         """
         text = chunk.text(self.name)
         known = pc.fill_null(pc.index_in(text, pa.array(self.values, pa.string())), -1).to_numpy()
@@ -180,7 +181,7 @@ class TablePreprocessing(Preprocessing):
 
     @property
     def in_features(self) -> int:
-        """D, the number of numeric columns and of the categories of all others."""
+        """D, the number of numeric columns plus that of all categories."""
         return len(self.feature_names or ())
 
     @property

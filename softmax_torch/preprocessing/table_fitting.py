@@ -5,9 +5,9 @@
     CategoricalFit   on the training rows         categories, and whether values are missing
 
 A column is numeric if all its values are numbers, and categorical if none is or the user lists it
-as categorical. A column with both is refused, since either choice would be wrong for some user: a
-"?" among ages would make each age a category, and a "12" may be a code. A column that tells samples
-apart rather than classes, such as a name, is refused too.
+as categorical. A column with both is refused, since either choice may be wrong: a "?" among ages
+would make each age a category, and a "12" may be a code. A column that identifies samples, such as
+a name, is refused too.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MAX_CATEGORIES = 1000
 """Largest number of categories of a column."""
 
 FEW_ROWS = 20
-"""In fewer rows than these, all values of a text column may differ."""
+"""With fewer rows, all values of a text column may differ by chance."""
 
 
 class Survey:
@@ -37,14 +37,14 @@ class Survey:
 
     Args:
         names: the columns.
-        categorical: the columns among them that are categorical whatever their values.
+        categorical: those of the columns that are categorical whatever their values.
     """
 
     def __init__(self, names: Sequence[str], categorical: Sequence[str]) -> None:
         self.surveyed = [ColumnSurvey(name, name in categorical) for name in names]
 
     def add(self, chunk: Chunk) -> None:
-        """Look at the rows of a chunk; raise ValueError for a column of an unusable type."""
+        """Add the rows of a chunk; raise ValueError for a column of an unusable type."""
         for column in self.surveyed:
             column.add(chunk)
 
@@ -61,7 +61,7 @@ class Survey:
             raise ValueError(
                 f"{source.name}: expected columns that tell classes apart, got "
                 f"{format_columns(identifiers)} with another value in each row, or with more than "
-                f"{MAX_CATEGORIES} categories; leave out columns that tell samples apart: "
+                f"{MAX_CATEGORIES} categories; leave out columns that identify samples: "
                 f"{argument('ignore', identifiers)}"
             )
         return [
@@ -122,9 +122,9 @@ class ColumnSurvey:
 
 
 class NumericFit:
-    """Mean and standard deviation of numbers that come chunk by chunk.
+    """Mean and standard deviation of a column, updated chunk by chunk.
 
-    The update is that of Chan, Golub, LeVeque (1979):
+    The update of Chan, Golub, LeVeque (1979):
 
     mean = mean_a + (mean_b - mean_a) n_b / n
     M    = M_a + M_b + (mean_b - mean_a)^2 n_a n_b / n         sum of squares around the mean
@@ -176,7 +176,7 @@ class NumericFit:
 
 
 class CategoricalFit:
-    """The categories in rows that come chunk by chunk."""
+    """The categories of a column, collected chunk by chunk."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -211,5 +211,5 @@ def has_decimal_comma(text: str) -> bool:
 
 
 def argument(name: str, columns: Sequence[str]) -> str:
-    """Return an argument that lists columns, as Python spells it."""
+    """Return Python code that passes columns as an argument."""
     return f"{name}={json.dumps(columns, ensure_ascii=False)}"

@@ -48,7 +48,7 @@ def tables_of_arrays(arrays: Mapping[str, Array], rows: int) -> Iterator[pa.Tabl
     """Yield tables of vectors, and of matrices column by column; all must have the same length."""
     columns: dict[str, Array] = {}
     for name, array in arrays.items():
-        if not isinstance(array, np.ndarray):  # NumPy gives bytes for other files in an archive
+        if not isinstance(array, np.ndarray):  # NumPy returns bytes for other files in an archive
             raise ValueError(f"{name}, which is no array")
         if array.ndim == 1:
             columns[name] = array

@@ -67,7 +67,7 @@ def read(path: Path, sha256: str | None = None) -> Tensor:
     if len(content) != expected:
         raise ValueError(
             f"{path}: expected {expected} bytes for shape {shape}, got {len(content)}: the file is "
-            "damaged or its download was cut off"
+            "damaged or its download is incomplete"
         )
     values = np.frombuffer(content, dtype, offset=start).reshape(shape)
     return torch.from_numpy(values.astype(dtype.newbyteorder("=")))  # a copy: bytes are read-only

@@ -28,10 +28,10 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".t
 """Suffixes of image files."""
 
 DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N")
-"""Pillow's modes of grey images with 16 or more bits a pixel, which it would clip at 255."""
+"""Modes of grey images with 16 or more bits a pixel, which Pillow's ``convert`` clips at 255."""
 
 GREY = ("1", "L", "LA", "La", *DEEP)
-"""Pillow's modes without colours."""
+"""Modes of images without colours."""
 
 ORIENTATION = 0x0112
 """EXIF tag of the orientation; values from 5 on swap width and height."""
@@ -45,10 +45,10 @@ PILLOW_ERRORS = (
     UnidentifiedImageError,
     Image.DecompressionBombError,
 )
-"""Exceptions that Pillow raises for files that are no images or damaged."""
+"""Exceptions that Pillow raises for damaged files and other kinds of files."""
 
 SHOWN = 20
-"""Unreadable files that a message names."""
+"""Largest number of unreadable files that a message names."""
 
 
 def decode(image: str | Path | Image.Image, size: tuple[int, int], color: bool) -> Tensor:
@@ -67,11 +67,11 @@ def decode(image: str | Path | Image.Image, size: tuple[int, int], color: bool) 
             return decode(opened, size, color)
     image = ImageOps.exif_transpose(image)
     if image.mode == "F":
-        raise ValueError("its pixels are floats, of which no range is known")
+        raise ValueError("its pixels are floats of unknown range")
     if image.mode in DEEP:
         values = np.asarray(image)
         if values.min() < 0 or values.max() >= 1 << 16:
-            raise ValueError("its pixels have 32 bits, of which no range is known")
+            raise ValueError("its pixels have 32 bits of unknown range")
         image = Image.fromarray((values >> 8).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -91,8 +91,8 @@ def decode_files(
     """Yield image files as bytes (n, ...) in batches of at most ``rows``, decoded by threads.
 
     Raises:
-        ValueError: after all files were tried, naming those that cannot be read. No batch is
-            yielded after the first such file.
+        ValueError: files cannot be read. All are tried first, and the message names those that
+            fail; no batch is yielded after the first of them.
     """
 
     def try_decode(file: Path) -> Tensor | Exception:
@@ -102,7 +102,7 @@ def decode_files(
             return error
 
     failures: list[str] = []
-    with ThreadPoolExecutor() as pool:  # Pillow releases the interpreter lock while it decodes
+    with ThreadPoolExecutor() as pool:  # Pillow decodes without the interpreter lock
         for first in range(0, len(files), rows):
             results = list(pool.map(try_decode, files[first : first + rows]))
             failures += [str(result) for result in results if isinstance(result, Exception)]
@@ -132,7 +132,7 @@ def read_headers(files: Sequence[Path]) -> tuple[dict[tuple[int, int], Path], bo
     """Return the sizes (H, W) of images, each with its first file, and whether any has colours.
 
     Raises:
-        ValueError: naming all files whose header cannot be read.
+        ValueError: headers cannot be read; the message names all such files.
     """
     sizes: dict[tuple[int, int], Path] = {}
     color, failures = False, []
@@ -140,7 +140,7 @@ def read_headers(files: Sequence[Path]) -> tuple[dict[tuple[int, int], Path], bo
         try:
             with open_image(path) as image:
                 W, H = image.size
-                # The getexif of a PNG would decode all pixels, for tags that may follow them.
+                # A PNG's own getexif would decode all pixels, since tags may follow them.
                 swapped = Image.Image.getexif(image).get(ORIENTATION, 1) >= 5
                 sizes.setdefault((W, H) if swapped else (H, W), path)
                 color = color or image.mode not in GREY

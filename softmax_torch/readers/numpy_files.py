@@ -19,7 +19,7 @@ __all__ = ["NUMPY_ERRORS", "Array", "load_numpy", "map_numbers"]
 Array = np.ndarray[Any, Any]
 
 NUMPY_ERRORS = (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error)
-"""Exceptions that NumPy raises for files that are damaged or not its own."""
+"""Exceptions that NumPy raises for damaged files and other kinds of files."""
 
 
 def map_numbers(path: Path) -> Array:

@@ -1,9 +1,8 @@
-"""Read tables, from files or memory, as chunks of rows that know their location for messages.
+"""Read tables, from files or memory, in chunks of rows that keep their location for messages.
 
     .csv .tsv .tab   text in UTF-8; the first line names the columns
     .parquet         columns keep their types
-    .npz             one column for each array, under its name; a matrix gives name_0, name_1, ...
-    .npy             fields of a structured array, or a matrix with the columns 0, 1, ...
+    .npz .npy        arrays; see ``readers.arrays`` for the names of their columns
 
 A column of any type can be read as numbers or as text. The rules are the same for all formats:
 spaces around a text are dropped; a text in ``MISSING_TEXTS`` is a missing value, and so are null
@@ -50,7 +49,7 @@ SUFFIXES = (*delimited.DELIMITERS, ".parquet", ".npz", ".npy")
 
 @dataclass(frozen=True)
 class Source:
-    """The origin of a table, for reading it and for messages about it.
+    """The origin of a table, to read it and to name it in messages.
 
     Args:
         name: path of the file, or a word for a table in memory.
@@ -187,7 +186,7 @@ class Chunk:
         return pc.if_else(pc.is_in(lower, pa.array(["true", "false"])), lower, column)
 
     def raw_text(self, name: str) -> list[str]:
-        """Return a column of text unchanged: in a column of names, NA may be a name."""
+        """Return a column of text unchanged, since NA may be a name of a row."""
         column = decode_column(self.table.column(name))
         column = column if pa.types.is_string(column.type) else self.text(name)
         return [value or "" for value in column.to_pylist()]

@@ -57,7 +57,7 @@ def read_inputs(path: Path) -> Tensor:
 
 
 def class_indices(y: Tensor, n: int, path: Path) -> Tensor:
-    """Return class indices (n,) as int64, copied into memory; raise unless y is such a vector."""
+    """Return class indices (n,) as int64, copied into memory; raise an error for any other y."""
     if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
         raise TypeError(f"{path}: expected class indices of an integer type, got {y.dtype}")
     if tuple(y.shape) != (n,):
@@ -89,8 +89,8 @@ def read_tensors(path: Path) -> Tensor | dict[str, Tensor]:
     tensors = content.values() if isinstance(content, dict) else [content]
     if not all(isinstance(x, Tensor) and has_real_rows(x) for x in tensors):
         raise ValueError(
-            f"{path}: expected a tensor, or tensors by name, of real numbers, a row a sample, got "
-            "something else"
+            f"{path}: expected tensors of real numbers with a row for each sample, got something "
+            "else"
         )
     return content
 

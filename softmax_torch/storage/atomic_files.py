@@ -1,8 +1,8 @@
 """Write files atomically, and lock folders that one process at a time may write to.
 
-A file is written under a temporary name in its own folder, synchronized with the disk (fsync) and
-renamed, which POSIX does atomically; then the folder is synchronized. A process that dies on the
-way leaves the old file and, perhaps, a temporary one whose name ends in ``.partial``.
+A file is written under a temporary name in its folder, synchronized with the disk (fsync) and
+renamed, which POSIX does atomically; then the folder is synchronized. A process that dies meanwhile
+leaves the old file and, perhaps, a temporary one whose name ends in ``.partial``.
 
 A folder is locked by a lock on itself (flock), which the kernel releases when the process ends.
 """
@@ -29,7 +29,7 @@ def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
 
     Args:
         path: the file; its folder exists.
-        parts: the content, in pieces that are written one after the other.
+        parts: the content, in pieces.
 
     Raises:
         OSError: the file could not be written; an existing file is unchanged.

@@ -1,11 +1,11 @@
 """Cache the rows of an expensive computation on disk, block by block, each with its digest.
 
     <name>.npy     the rows (N, D)
-    <name>.json    "made_of": what the rows depend on; "blocks": a BLAKE2b digest for each finished
-                   block, null for the others
+    <name>.json    the record: in "made_of" everything that the rows depend on, in "blocks" a
+                   BLAKE2b digest for each finished block and null for the others
 
 A block is synchronized with the disk before its digest is recorded, and the record is replaced
-atomically. A process that dies therefore loses the unfinished block alone. When the file is opened
+atomically, so that a process that dies loses the unfinished block alone. When the file is opened
 again, every block is compared with its digest; a damaged block counts as missing.
 """
 
@@ -28,22 +28,22 @@ from softmax_torch.storage.atomic_files import name_in_errors, write_atomically
 __all__ = ["BLOCK_ROWS", "BlockFile", "digest"]
 
 BLOCK_ROWS = 256
-"""Rows of a block: on two cores a second of ResNet-18 at 28 x 28 pixels, 4 at 64 x 64."""
+"""Rows of a block: with ResNet-18 on two cores 1 s of work at 28 x 28 pixels, 4 s at 64 x 64."""
 
 
 class BlockFile:
-    """N rows of D numbers in a file, some blocks of which may be missing.
+    """N rows of D numbers in a file, of which some blocks may be missing.
 
     Args:
         path: the .npy file; its record is the .json file beside it.
-        made_of: what the rows depend on, as JSON values; a file made of anything else is begun
-            again.
+        made_of: everything that the rows depend on, as JSON values; a file with another record is
+            started anew.
         shape: (N, D).
         dtype: dtype of the numbers.
 
     Attributes:
         missing: indices of the missing blocks, ascending.
-        complaint: what was wrong with an existing file, in words; empty where nothing was.
+        complaint: description of the fault of an existing file; empty if there was none.
 
     Raises:
         OSError: the file cannot be written, or the disk has no room for it.
@@ -90,7 +90,7 @@ class BlockFile:
         return mapped
 
     def _verify(self) -> str:
-        """Take over the digests of whole blocks; return what is wrong with the file."""
+        """Load the digests of whole blocks; return the complaint about the file."""
         try:
             record = json.loads(self.record.read_text())
             made_of, digests = record["made_of"], list(record["blocks"])
@@ -99,14 +99,14 @@ class BlockFile:
             return "damaged: the file or its record cannot be read"
         differing = [name for name, value in self.made_of.items() if made_of.get(name) != value]
         if differing or len(digests) != self.blocks:
-            return f"made with other {', '.join(differing) or 'rows'}"
+            return f"computed from other {', '.join(differing) or 'rows'}"
         if mapped.shape != self.shape or mapped.dtype != self.dtype:
             return f"damaged: expected {self.shape} of {self.dtype}, got {mapped.shape}"
         for i, recorded in enumerate(digests):
             if recorded is not None and digest(mapped[self.rows_of(i)].tobytes()) == recorded:
                 self.digests[i] = recorded
         bad = sum(entry is not None for entry in digests) - sum(map(bool, self.digests))
-        return f"damaged: {bad} of {self.blocks} blocks do not have their digest" if bad else ""
+        return f"damaged: {bad} of {self.blocks} blocks do not match their digest" if bad else ""
 
     def _begin(self) -> None:
         """Create a file of the full size, without any block."""

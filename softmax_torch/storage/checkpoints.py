@@ -38,7 +38,7 @@ CHECKPOINT_FORMAT = 1
 """Version of a checkpoint's content; a run is not resumed from a checkpoint of another version."""
 
 CHECKPOINT_SECONDS = 30.0
-"""Default time between two checkpoints within an epoch: the work that a crash may cost at most."""
+"""Default time between two checkpoints within an epoch, the most work that a crash may cost."""
 
 COMMENT = re.compile(rb"softmax_torch (\d+) step=(\d+) sha256=([0-9a-f]{64})")
 
@@ -99,8 +99,8 @@ def newest_checkpoint(folder: Path) -> tuple[CheckpointFile | None, list[str]]:
     """Find the newest whole checkpoint in a folder; each file is opened once.
 
     Returns:
-        The checkpoint with the most steps, ``last.ckpt`` among several with as many, or None; and a
-        sentence about each file that is damaged or no checkpoint of this program.
+        The checkpoint with the most steps, or None; among equals ``last.ckpt``. And a sentence
+        about each file that is damaged or no checkpoint of this program.
 
     Raises:
         ValueError: the newest file has the right digest, but is no checkpoint of a run.
@@ -114,7 +114,7 @@ def newest_checkpoint(folder: Path) -> tuple[CheckpointFile | None, list[str]]:
             if damage:
                 skipped.append(f"{path}: skipped: {damage}")
             else:
-                # The last one holds the state after a best one of the same step was written.
+                # last.ckpt is written after a best.ckpt of the same step.
                 whole.append((step, path.name == "last.ckpt", path, file))
         if not whole:
             return None, skipped
@@ -157,5 +157,5 @@ def _verify(file: IO[bytes]) -> tuple[int, str]:
         digest.update(chunk)
         remaining -= len(chunk)
     if digest.hexdigest().encode() != match[3]:
-        return 0, "damaged: its content does not have the digest it was written with"
+        return 0, "damaged: its content does not match its digest"
     return int(match[2]), ""

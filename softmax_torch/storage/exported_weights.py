@@ -1,7 +1,7 @@
 """Read exported weights: a .safetensors file with its configuration, or a folder with both.
 
     <name>.safetensors    the state_dict; in its metadata, under "config", the configuration as JSON
-    <folder>              the same as Hugging Face lays it out: model.safetensors and config.json
+    <folder>              the same in Hugging Face's layout: model.safetensors and config.json
 
 ``softmax_torch.export.safetensors_file`` writes them.
 """

@@ -37,14 +37,14 @@ CONFIG_FILE, METRICS_FILE = "config.yaml", "metrics.csv"
 class RunDirectory:
     """The directory of a run and its metrics.csv, locked until it is closed.
 
-    The file grows by rows and, where a row has new names, by columns.
+    A row with new names adds columns.
 
     Args:
         path: an existing directory; partial files of an earlier process are deleted.
 
     Attributes:
         metrics: path of metrics.csv, which need not exist.
-        rows: its rows, each with the columns that have a value in it.
+        rows: its rows, each without its empty values.
 
     Raises:
         BlockingIOError: another process is writing to it.
@@ -58,8 +58,7 @@ class RunDirectory:
             self._lock = lock_folder(path)
         except BlockingIOError:
             raise BlockingIOError(
-                f"{path}: expected a run directory that is free, got one that another process is "
-                "writing to"
+                f"{path}: expected a free run directory, got one that another process is writing to"
             ) from None
         for partial in path.glob(f".*{PARTIAL_SUFFIX}"):
             partial.unlink()
@@ -86,8 +85,8 @@ class RunDirectory:
         """Keep the first rows, those that were logged before a checkpoint."""
         if rows > len(self.rows):
             warnings.warn(
-                f"{self.metrics}: expected the {rows} rows that were there when the checkpoint was "
-                f"written, got {len(self.rows)}",
+                f"{self.metrics}: expected the {rows} rows that the checkpoint recorded, got "
+                f"{len(self.rows)}",
                 stacklevel=2,
             )
         self.rows = self.rows[:rows]

@@ -43,7 +43,7 @@ def unpickle(source: Path | IO[bytes], path: Path, expected: str, mmap: bool = F
     """
     try:
         return torch.load(source, map_location="cpu", mmap=mmap, weights_only=True)
-    except Exception as error:  # torch raises whatever its unpickler stumbles over
+    except Exception as error:  # torch lets errors of any type through
         raise ValueError(
             f"{path}: expected {expected}, got a file that is damaged or of another kind: "
             f"{type(error).__name__} on reading it"

@@ -2,9 +2,9 @@
 
 Several optimizer steps run per ``training_step``, so that Lightning's overhead is paid once for all
 of them: some 300 us for hooks, progress and profiling, where a step of 784 -> 10 at batch 128 takes
-200. Optimization is manual in Lightning's sense. The schedule, gradient clipping and accumulation,
-which Lightning does not do then, are done here as the trainer was told. The device is waited for
-once per ``training_step``, when the objectives of its steps are checked.
+200. Optimization is manual in Lightning's sense. Lightning then leaves the schedule, gradient
+clipping and accumulation to the module, which applies the trainer's settings. A ``training_step``
+waits for the device once, to check the objectives of its steps.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from softmax_torch.training.user_metrics import MetricsOption
 __all__ = ["LitBase"]
 
 MAX_LOGITS = 1 << 24
-"""Logits that the steps of a ``training_step`` may keep until its end, 64 MiB. Where one step has
-as many by itself, the overhead of a ``training_step`` is negligible."""
+"""Logits that a ``training_step`` may keep until its end, 64 MiB. Where a single step has as many,
+Lightning's overhead is negligible."""
 
 
 class LitBase(LitEvaluation, ABC):
@@ -49,7 +49,7 @@ class LitBase(LitEvaluation, ABC):
     compute gradients in another way.
 
     Args:
-        in_features: the numbers of a sample.
+        in_features: number of values in a sample.
         backbone, model: see ``modules.Classifier``.
         criterion: the objective.
         optimizer, lr_scheduler, lr_interval, steps_per_call, log_every_n_steps, metrics: see
@@ -77,24 +77,24 @@ class LitBase(LitEvaluation, ABC):
         self.lr_scheduler, self.lr_interval = lr_scheduler, lr_interval
         self.max_steps_per_call, self.steps_per_call = steps_per_call, 1
         self.log_every_n_steps = log_every_n_steps
-        self.accumulated = 0  # batches whose gradients wait for an optimizer step
-        self.sums = TrainingMetrics()
+        self.accumulated = 0  # batches since the last optimizer step
+        self.training_metrics = TrainingMetrics()
         self._restored: dict[str, Any] | None = None
         self._validated = False
 
     @property
     def reports_last_checkpoint(self) -> bool:
-        """Whether the result of a fit is its last checkpoint, not that of the least NLL."""
+        """Whether the result of a fit is its last checkpoint, rather than its best one."""
         return False
 
     def fit_summary(self) -> dict[str, str]:
-        """Return statements about the result of the fit, by a label."""
+        """Return statements about the result of the fit, by label."""
         return {}
 
     # Beginning of a fit
 
     def configure_callbacks(self) -> list[Callback]:
-        """Return no callbacks; Lightning's check of the optimization comes right after this."""
+        """Let Lightning accept clipping and accumulation, which it checks next; add no callback."""
         lightning_compat.pass_optimization_check(self)
         return []
 
@@ -110,15 +110,15 @@ class LitBase(LitEvaluation, ABC):
         if stage == "fit":
             self.automatic_optimization = False
             counted = lightning_compat.counts_batches(self.trainer)
-            self.steps_per_call = 1 if counted else self._most_steps(data)
+            self.steps_per_call = 1 if counted else self._limited_steps(data)
             self.criterion.prepare(data, self.trainer.world_size, self.device)
 
     def _sizes(self) -> dict[str, int]:
-        """Return the sizes that data and checkpoints have too."""
+        """Return the sizes that the data and a checkpoint must share."""
         return {"num_classes": self.model.num_classes, "in_features": self.in_features}
 
-    def _most_steps(self, data: Any) -> int:
-        """Return how many steps a ``training_step`` makes, limited by the logits that it keeps."""
+    def _limited_steps(self, data: Any) -> int:
+        """Return the number of steps in a ``training_step``, limited by ``MAX_LOGITS``."""
         batch_size = getattr(data, "batch_size", None) or 1
         most = MAX_LOGITS // (batch_size * self.model.num_classes)
         return max(1, min(self.max_steps_per_call, most))
@@ -131,7 +131,7 @@ class LitBase(LitEvaluation, ABC):
 
     @abstractmethod
     def trained_parameters(self) -> Any:
-        """Return what the optimizer is made of: parameters, or groups of them."""
+        """Return the parameters to train, or groups of them, for the optimizer."""
 
     def make_scheduler(self, optimizer: Optimizer) -> LRScheduler | None:
         """Return the learning-rate schedule of an optimizer; None for a constant rate."""
@@ -140,8 +140,8 @@ class LitBase(LitEvaluation, ABC):
     def on_train_start(self) -> None:
         """Check the schedule, and restore the state of a checkpoint.
 
-        The random number generators are restored as late as here, since Lightning, callbacks and
-        data may draw numbers before.
+        The random number generators are restored only here, since Lightning, callbacks and data
+        may draw numbers before.
         """
         self.accumulated = 0
         if isinstance(self.lr_schedulers(), ReduceLROnPlateau):
@@ -157,7 +157,7 @@ class LitBase(LitEvaluation, ABC):
                 )
         if self._restored is not None:
             sums = self._restored["sums"]
-            self.sums.sums = None if sums is None else sums.to(self.device)
+            self.training_metrics.sums = None if sums is None else sums.to(self.device)
             set_rng_state(self._restored["random"])
             self._restored = None
 
@@ -177,7 +177,7 @@ class LitBase(LitEvaluation, ABC):
             history.step += 1
             if isinstance(each_step, LRScheduler):
                 each_step.step()
-        self._conclude(history)
+        self._finish_steps(history)
 
     def gradient_function(self) -> GradientFunction:
         """Return the function that computes gradients; by default ``backpropagate``."""
@@ -188,7 +188,7 @@ class LitBase(LitEvaluation, ABC):
         return StepHistory(self.global_step)
 
     def augmented(self, batch: Batch) -> Batch:
-        """Return the batch to train on in place of a batch of the data; the same by default."""
+        """Return the batch to train on, made from a batch of the data; by default the same."""
         return batch
 
     def _step(
@@ -224,10 +224,10 @@ class LitBase(LitEvaluation, ABC):
         return True
 
     def backpropagate(self, optimizer: LightningOptimizer, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Add the gradient on a batch to those that wait for a step.
+        """Accumulate the gradient on a batch.
 
         Returns:
-            The objective, and the logits (b, C), or what ``step_history`` counts in their place.
+            The objective, and the logits (b, C), or the features that ``step_history`` counts.
         """
         objective, rows = self.objective_and_rows(batch)
         if self.accumulated == 0:
@@ -237,7 +237,7 @@ class LitBase(LitEvaluation, ABC):
         return objective, rows
 
     def objective_and_rows(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the objective on a batch, and its logits (b, C)."""
+        """Return the objective on a batch, and its logits (b, C) or features (b, D)."""
         logits = self.logits(batch.x)
         return self.objective(logits, batch.y, batch.whole), logits
 
@@ -255,21 +255,21 @@ class LitBase(LitEvaluation, ABC):
         return self.criterion.value(loss_of, W, y, whole, logits.dtype)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Clip gradients as the trainer was told; they are unscaled by now."""
+        """Clip gradients, which are unscaled by now, by the trainer's settings."""
         if self.trainer.gradient_clip_val:
             self.configure_gradient_clipping(
                 optimizer, self.trainer.gradient_clip_val, self.trainer.gradient_clip_algorithm
             )
 
-    def _conclude(self, history: StepHistory) -> None:
+    def _finish_steps(self, history: StepHistory) -> None:
         """Check and add up the objectives of the steps, and log every n-th of them.
 
         A NaN stops the run here, so that checkpoints are finite.
         """
         objectives = history.finite_objectives(self.parameters())
-        self.sums.add_steps(objectives)
+        self.training_metrics.add_steps(objectives)
         if history.logits:
-            self.sums.add_rows(torch.cat(history.logits), torch.cat(history.targets))
+            self.training_metrics.add_rows(torch.cat(history.logits), torch.cat(history.targets))
         every = self.log_every_n_steps
         if every is None:
             return
@@ -288,11 +288,11 @@ class LitBase(LitEvaluation, ABC):
     def on_train_epoch_end(self) -> None:
         """Log the metrics of the training set, and advance a schedule that counts epochs.
 
-        Both come before callbacks that write checkpoints, so that a resumed run has logged
-        everything before its checkpoint and nothing else.
+        Both precede the callbacks that write checkpoints, so that a checkpoint never lacks metrics
+        of the steps before it.
         """
-        if self.sums.sums is not None:  # None where a callback skipped the epoch
-            metrics = self.sums.result(self.sum_over_processes)
+        if self.training_metrics.sums is not None:  # None where a callback skipped the epoch
+            metrics = self.training_metrics.result(self.sum_over_processes)
             self.record_metrics({f"train/{name}": float(value) for name, value in metrics.items()})
         scheduler = self.lr_schedulers()
         if isinstance(scheduler, ReduceLROnPlateau):
@@ -307,7 +307,7 @@ class LitBase(LitEvaluation, ABC):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add sums of the epoch, random number generators and preprocessing to a checkpoint."""
         trainer = lightning_compat.trainer_of(self)
-        mine = {"sums": self.sums.sums, "random": get_rng_state()}
+        mine = {"sums": self.training_metrics.sums, "random": get_rng_state()}
         processes: list[Any] = [mine]
         if trainer is not None and trainer.world_size > 1:
             processes = [None] * trainer.world_size
@@ -318,7 +318,7 @@ class LitBase(LitEvaluation, ABC):
             checkpoint["preprocessing"] = preprocessing.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take calibration or training state from a checkpoint; ValueError if it does not fit."""
+        """Load calibration or training state from a checkpoint; ValueError if it does not fit."""
         expected = self._expected_hyperparameters(checkpoint)
         compatibility.check_checkpoint(checkpoint, expected, self._preprocessing())
         trainer = lightning_compat.trainer_of(self)
@@ -330,8 +330,8 @@ class LitBase(LitEvaluation, ABC):
         lightning_compat.recount_batches(checkpoint, self.steps_per_call)
 
     def _expected_hyperparameters(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
-        """Return the hyper-parameters that a checkpoint must have, as far as it has them."""
-        return {**self._sizes()}
+        """Return the values that hyper-parameters in a checkpoint must have."""
+        return self._sizes()
 
     def _preprocessing(self) -> Preprocessing | None:
         """Return the preprocessing of the data, None where the data has none."""

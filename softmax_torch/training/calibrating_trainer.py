@@ -21,7 +21,7 @@ __all__ = ["CalibratingTrainer", "LogitCollector"]
 
 
 class LogitCollector(Callback):
-    """Callback that keeps the logits of an evaluation, as they were computed for its metrics.
+    """Callback that keeps the logits from which an evaluation computes its metrics.
 
     Attributes:
         logits: (n, C) of the last evaluation, float32, on a CPU.
@@ -58,11 +58,11 @@ class CalibratingTrainer(Trainer):
         """Fit a calibration to the validation set and add it to the checkpoint.
 
         Args:
-            model: a model of the run's configuration. Its weights are loaded from the checkpoint,
-                and it gets the calibration.
+            model: a model with the run's configuration, which gets the checkpoint's weights and
+                the calibration.
             datamodule: the data that the model was trained on.
             ckpt_path: the checkpoint, which is rewritten with the calibration in it.
-            method: temperature, or vector for two numbers a class (see
+            method: "temperature", or "vector" for two numbers a class (see
                 ``softmax_torch.calibration``).
 
         Returns:

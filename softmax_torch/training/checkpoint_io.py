@@ -1,4 +1,4 @@
-"""Lightning's checkpoint plugin: writes atomically, and reads a file once for all who need it."""
+"""Lightning's checkpoint plugin: writes atomically, and reads a file once for several uses."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ __all__ = ["AtomicCheckpointIO", "atomic_checkpoint_io"]
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Local checkpoints as ``softmax_torch.storage`` writes and reads them.
 
-    A content that was read before Lightning asks for it, or is needed after it, is kept by
-    ``remember`` or ``read``: Lightning then gets a copy of it, and the file stays closed.
-    Checkpoints elsewhere ("s3://...") are left to Lightning.
+    ``remember`` and ``read`` keep the content of a file. Lightning then gets a copy of it, and the
+    file is not opened again. Checkpoints elsewhere ("s3://...") are left to Lightning.
     """
 
     def __init__(self) -> None:
@@ -30,15 +29,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def remember(self, path: str | Path, content: dict[str, Any]) -> None:
         """Keep the content of a checkpoint, until one is written or the file changes."""
-        self._key, self._content = _key(path), content
+        self._key, self._content = _file_state(path), content
 
     def forget(self) -> None:
-        """Free the content that is kept."""
+        """Drop the content that is kept."""
         self._key, self._content = None, {}
 
     def read(self, path: str | Path) -> dict[str, Any]:
         """Return the content of a checkpoint and keep it; see ``read_checkpoint`` for errors."""
-        if self._key is None or self._key != _key(path):
+        if self._key is None or self._key != _file_state(path):
             self.remember(path, read_checkpoint(Path(path)))
         return self._content
 
@@ -62,23 +61,23 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         map_location: Callable[..., Any] | None = lambda storage, _: storage,
         weights_only: bool | None = True,
     ) -> dict[str, Any]:
-        """Return the content of a checkpoint, always without running code from it."""
-        if self._key is not None and self._key == _key(path):
+        """Return the content of a checkpoint, never running code from it."""
+        if self._key is not None and self._key == _file_state(path):
             content: dict[str, Any] = _copied(self._content)
             return content
         return super().load_checkpoint(path, map_location, weights_only=True)
 
 
 def atomic_checkpoint_io(trainer: Trainer) -> AtomicCheckpointIO:
-    """Return the trainer's ``AtomicCheckpointIO``, which replaces another plugin."""
+    """Return the trainer's ``AtomicCheckpointIO``, which replaces any other plugin."""
     found = trainer.strategy.checkpoint_io
     if not isinstance(found, AtomicCheckpointIO):
         trainer.strategy.checkpoint_io = found = AtomicCheckpointIO()
     return found
 
 
-def _key(path: str | Path) -> object:
-    """Return what identifies a file and its content, None where there is no file."""
+def _file_state(path: str | Path) -> object:
+    """Return a value that changes with the file and its content; None where there is no file."""
     path = Path(path).resolve()
     try:
         status = path.stat()
@@ -88,7 +87,7 @@ def _key(path: str | Path) -> object:
 
 
 def _copied(value: Any) -> Any:
-    """Return a copy of nested dicts and lists: hooks edit them. Tensors are shared."""
+    """Return a copy of nested dicts and lists, since hooks edit them. Tensors are shared."""
     if isinstance(value, dict):
         new = copy.copy(value)  # keeps attributes of a state_dict
         new.update((name, _copied(entry)) for name, entry in value.items())

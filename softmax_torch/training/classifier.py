@@ -2,13 +2,13 @@
 
     features = backbone(x)  (N, D)          z = features W^T + b  (N, C)
 
-The objective is in ``training.objective``, the loop of training in ``training.base``. Here is what
-a backbone adds: freezing it, a learning rate and weights of its own, mixed images, and a loss that
-is fused with the head.
+The objective is in ``training.objective``, the training loop in ``training.base``. This file adds
+the options of a backbone: freezing, its own learning rate and weights, mixed images, and a loss
+that is fused with the head.
 
-Where C <= D logits are smaller than features. They are formed once, for loss and metrics. Where
-C > D the loss is fused with the head (``linear_cross_entropy``), and accuracy and NLL are counted
-in blocks of rows: one more product of the head, with no logits kept.
+Where C <= D, logits are smaller than features: they are formed once, for loss and metrics. Where
+C > D, the loss is fused with the head (``linear_cross_entropy``), and accuracy and NLL are computed
+in blocks of rows: one more product with W, and no logits are kept.
 """
 
 from __future__ import annotations
@@ -41,33 +41,33 @@ from softmax_torch.training.user_metrics import MetricsOption
 __all__ = ["LitClassifier"]
 
 BLOCK = 1 << 20
-"""Logits that exist at once where metrics are counted in blocks of rows, 4 MiB."""
+"""Logits in one block of rows where metrics are computed block by block, 4 MiB."""
 
 
 class LitClassifier(LitBase):
     """A net that ends in ``SoftmaxRegression``, trained by gradient descent of any kind.
 
     Args:
-        in_features: the numbers of a sample, such as 784 for 28 x 28.
+        in_features: number of values in a sample, such as 784 for 28 x 28.
         num_classes: number of classes.
         backbone: the net before the head: "small_cnn" or the name of a classifier of torchvision
             (see ``softmax_torch.backbones``), by which a checkpoint rebuilds it; or a module from
-            inputs (N, ...) to features (N, D) with an attribute ``out_features``, D, which has to
-            be given again when a checkpoint is loaded; None for the sample itself, flattened.
+            inputs (N, ...) to features (N, D) with an attribute ``out_features``, D, which must be
+            passed again when a checkpoint is loaded; None for the flattened sample.
         backbone_weights: file that the backbone starts from (see ``backbones.load``) in a fit that
             is not resumed; None for random weights.
-        freeze_backbone: whether the backbone stays as it is: no gradients, and evaluation mode,
-            which keeps the statistics of BatchNorm and drops nothing.
-        unfreeze_at_epoch: epoch, counted from 0, from which on the backbone is trained too; None
-            for never.
+        freeze_backbone: whether the backbone stays unchanged: no gradients, and evaluation mode,
+            which keeps the statistics of BatchNorm and disables dropout.
+        unfreeze_at_epoch: first epoch, counted from 0, that trains the backbone too; None for
+            none.
         backbone_lr: learning rate of the backbone; None for the one of ``optimizer``. Schedules
             scale both.
         bias: whether the logits have an intercept per class.
-        optimizer: makes an optimizer of parameters; any class of ``torch.optim`` that takes them
-            (``LBFGS`` takes no weights with channels last, as a backbone by its name has). None is
-            SGD with a learning rate of 0.1 and momentum 0.9.
-        lr_scheduler: makes a learning-rate schedule of that optimizer, or None for a constant rate.
-            ``ReduceLROnPlateau`` watches the validation NLL.
+        optimizer: function from parameters to an optimizer; any class of ``torch.optim`` (but
+            ``LBFGS`` refuses weights with channels last, which named backbones have). None is SGD
+            with a learning rate of 0.1 and momentum 0.9.
+        lr_scheduler: function from that optimizer to a learning-rate schedule; None for a constant
+            rate. ``ReduceLROnPlateau`` watches the validation NLL.
         lr_interval: whether the schedule counts epochs or steps.
         C: inverse strength of the L2 penalty on the weight of the head, as in scikit-learn; None
             for none.
@@ -77,35 +77,35 @@ class LitClassifier(LitBase):
             scikit-learn; None for none.
         mixup: alpha of Mixup, 0 for none (see ``training.mixing``).
         cutmix: alpha of CutMix, 0 for none; with both, each batch gets one of them.
-        steps_per_call: optimizer steps in one ``training_step``, which is what callbacks and the
-            profiler see as a batch. The result is the same to the last bit. Where the trainer
-            counts batches (``max_steps``, ``limit_train_batches``, ``val_check_interval``,
-            ``overfit_batches``) it is one. Signals and checkpoints wait for the end of a call.
-        log_every_n_steps: log the objective and the learning rate of the head of every so many
-            steps, as ``train/loss_step`` and ``train/lr``; None for epochs alone.
-        metrics: metrics of torchmetrics to log for ``val`` and ``test`` beside ours: one, a list,
-            or a dict from names to metrics. They get class probabilities (n, C) and class indices
-            (n,) of the whole set, and return one number. In a configuration each has a
+        steps_per_call: optimizer steps in one ``training_step``, which callbacks and the profiler
+            see as one batch. It does not change a bit of the result. Where the trainer counts
+            batches (``max_steps``, ``limit_train_batches``, ``val_check_interval``,
+            ``overfit_batches``) it is 1. Signals and checkpoints wait for the end of a call.
+        log_every_n_steps: log the objective and the head's learning rate of each n-th step, as
+            ``train/loss_step`` and ``train/lr``; None to log epochs alone.
+        metrics: torchmetrics to log for ``val`` and ``test`` besides the built-in ones: one, a
+            list, or a dict from names to metrics. They get class probabilities (n, C) and class
+            indices (n,) of the whole set, and return one number. In a configuration each has a
             ``class_path`` and ``init_args`` (see ``training.user_metrics``).
 
-    Logged once an epoch: ``train/loss`` (the objective, mean over the steps), ``accuracy`` and
-    ``nll`` for ``train``, of each batch before its step, and ``accuracy``, ``nll`` and ``ece`` (see
+    Each epoch logs ``train/loss`` (the objective, mean over the steps), ``train/accuracy`` and
+    ``train/nll``, of each batch before its step, and ``accuracy``, ``nll`` and ``ece`` (see
     ``softmax_torch.metrics``) for ``val`` and ``test``. With ``mixup`` or ``cutmix`` samples have
     no single class, and ``train`` has its loss alone.
 
     A checkpoint holds everything that the next step depends on: parameters, optimizer, schedule,
-    place in the epoch, sums of the epoch so far, and random number generators, of each process. A
-    run is resumed with the same data and as many processes.
+    position in the epoch, and of each process the sums of the epoch so far and the random number
+    generators. A run is resumed with the same data and the same number of processes.
 
-    Several processes share out the rows of a batch. BatchNorm normalizes by the rows of its own
-    process. Its statistics are those of the first process, which are handed out when a
+    Several processes divide the rows of a batch. BatchNorm normalizes by the rows of its own
+    process. Its running statistics are those of the first process, which broadcasts them when a
     ``training_step`` or a validation begins; on GPUs ``Trainer(sync_batchnorm=True)`` computes them
     over the rows of all processes.
 
     C and "balanced" count the training samples: they need a data module with ``class_counts``.
 
-    The ``backbone`` and the head, ``model``, are attributes; ``frozen`` is whether the backbone is
-    frozen at present.
+    The attributes ``backbone`` and ``model`` are the two parts of the net; ``frozen`` says whether
+    the backbone is frozen now.
     """
 
     frozen = False
@@ -153,7 +153,7 @@ class LitClassifier(LitBase):
             log_every_n_steps=log_every_n_steps,
             metrics=metrics,
         )
-        # Code is not kept in checkpoints, and a module's numbers are in them anyway.
+        # Checkpoints keep no code, and hold a module's weights anyway.
         module = () if backbone is None or isinstance(backbone, str) else ("backbone",)
         left_out = ["optimizer", "lr_scheduler", "backbone_weights", "metrics", *module]
         self.save_hyperparameters(ignore=left_out, logger=False)
@@ -167,10 +167,10 @@ class LitClassifier(LitBase):
         """Return features (N, D) of inputs (N, ...), where N may be 0."""
         if len(x):
             return super().features(x)
-        # BatchNorm takes no empty batch, and other processes wait for a gradient of everything.
+        # BatchNorm refuses an empty batch, and other processes wait for a gradient of each weight.
         trained = [p for p in self.backbone.parameters() if p.requires_grad]
-        nothing = sum(p.sum() for p in trained) * 0.0
-        return x.new_zeros(0, self.model.in_features) + nothing
+        zero = sum(p.sum() for p in trained) * 0.0
+        return x.new_zeros(0, self.model.in_features) + zero
 
     # A frozen backbone
 
@@ -182,7 +182,7 @@ class LitClassifier(LitBase):
         return self
 
     def _freeze_now(self) -> None:
-        """Freeze or thaw the backbone, as the current epoch demands."""
+        """Freeze or unfreeze the backbone for the current epoch."""
         if self.freezes_backbone:
             until = self.unfreeze_at_epoch
             self.frozen = until is None or self.current_epoch < until
@@ -190,7 +190,7 @@ class LitClassifier(LitBase):
             self.backbone.train(self.training and not self.frozen)
 
     def setup(self, stage: str) -> None:
-        """Prepare as any classifier; for a fit, load the backbone's weights too.
+        """Prepare as ``LitBase`` does; for a fit, load the backbone's weights too.
 
         Raises:
             ValueError: see ``LitBase``; or the backbone does not take the samples, is to be
@@ -204,30 +204,29 @@ class LitClassifier(LitBase):
         name = self.hparams.get("backbone", type(self.backbone).__name__)
         W = self.model.linear.weight
         compatibility.check_backbone_input(data, self.backbone, name, W)
-        if (
-            self.freezes_backbone
-        ):  # Lightning warns of modules that are in evaluation mode when a fit begins
+        if self.freezes_backbone:
+            # Lightning warns of modules that are in evaluation mode when a fit begins.
             self.backbone.train(self.training)
         if self.unfreeze_at_epoch is not None and self.trainer.world_size > 1:
-            # DDP settles before the first epoch which gradients it averages.
+            # Before the first epoch DDP fixes the set of gradients that it averages.
             raise ValueError(
                 f"unfreeze_at_epoch: expected one process, got {self.trainer.world_size}"
             )
         if self.backbone_weights is not None and self.trainer.ckpt_path is None:
             backbones.load(self.backbone, self.backbone_weights)
-        self.backbone_weights = None  # a second fit goes on from trained weights
+        self.backbone_weights = None  # a second fit starts from the trained weights
 
     def on_train_start(self) -> None:
-        """Freeze the backbone, as a run may be resumed within an epoch; restore a checkpoint."""
+        """Freeze the backbone, for a run that is resumed within an epoch; restore a checkpoint."""
         self._freeze_now()
         super().on_train_start()
 
     def on_train_epoch_start(self) -> None:
-        """Thaw the backbone, if this is the epoch for it."""
+        """Unfreeze the backbone in ``unfreeze_at_epoch``."""
         self._freeze_now()
 
     def on_validation_epoch_start(self) -> None:
-        """Let all processes evaluate the statistics of the first, which go into checkpoints."""
+        """Broadcast the BatchNorm statistics of the first process, which checkpoints hold."""
         if self.trainer.world_size > 1:
             for buffer in self.backbone.buffers():
                 torch.distributed.broadcast(buffer, 0)
@@ -235,7 +234,7 @@ class LitClassifier(LitBase):
     # Two learning rates
 
     def trained_parameters(self) -> Any:
-        """Return the parameters; those of the backbone in a group of their own, or left out."""
+        """Return the parameters: without a frozen backbone, or with two groups for two rates."""
         if self.freezes_backbone and self.unfreeze_at_epoch is None:
             return self.model.parameters()
         if self.backbone_lr is None:
@@ -247,7 +246,7 @@ class LitClassifier(LitBase):
         """Return the schedule; ValueError if it sets one rate where there are two."""
         rates = {group["lr"] for group in optimizer.param_groups}
         scheduler = super().make_scheduler(optimizer)
-        # The rates that a schedule scales: those of now may all be 0, if it warms up.
+        # Schedules scale ``initial_lr``; during warm-up the current rates may all be 0.
         scaled = {group.get("initial_lr", group["lr"]) for group in optimizer.param_groups}
         if len(rates) > len(scaled):
             raise ValueError(
@@ -263,18 +262,18 @@ class LitClassifier(LitBase):
         return batch if self.mixing is None else self.mixing(batch)
 
     def step_history(self) -> StepHistory:
-        """Return a history that keeps logits, unless there are none or samples have no class."""
+        """Return a history that keeps logits, unless none are formed or images are mixed."""
         counts = self.fuses_loss or self.mixing is not None
-        return StepHistory(self.global_step, self._count if counts else None)
+        return StepHistory(self.global_step, self._add_rows if counts else None)
 
     @torch.no_grad()
-    def _count(self, rows: Tensor, y: Tensor) -> None:
+    def _add_rows(self, rows: Tensor, y: Tensor) -> None:
         """Add features (b, D) and class indices (b,) to the metrics of the epoch, in blocks."""
         if self.mixing is not None:
             return
         size = max(1, BLOCK // self.model.num_classes)
         for part, targets in zip(torch.split(rows, size), torch.split(y, size), strict=True):
-            self.sums.add_rows(self.model.logits(part), targets)
+            self.training_metrics.add_rows(self.model.logits(part), targets)
 
     def objective_and_rows(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the objective on a batch, and its features (b, D) if the loss is fused."""
@@ -284,12 +283,12 @@ class LitClassifier(LitBase):
         return self.fused_objective(features, batch.y, batch.whole), features
 
     def fused_objective(self, features: Tensor, y: Tensor, whole: Tensor | None = None) -> Tensor:
-        """Return the ``objective`` of features (b, D), without forming their logits."""
+        """Return the objective, as ``objective`` does, of features (b, D) without their logits."""
         loss_of, W = partial(self.model.loss, features), self.model.linear.weight
         return self.criterion.value(loss_of, W, y, whole, features.dtype)
 
     def _expected_hyperparameters(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
-        """Return sizes and, if both sides know it by name, the backbone."""
+        """Return sizes and, if model and checkpoint both name it, the backbone."""
         expected = super()._expected_hyperparameters(checkpoint)
         named = isinstance(checkpoint["hyper_parameters"].get("backbone"), str)
         if named and "backbone" in self.hparams:

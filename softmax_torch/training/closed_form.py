@@ -3,8 +3,8 @@
     F  = mean nll + l2 ||W||^2                      z = x W^T + b
     dW = dz^T x + 2 l2 W,    db = sum_i dz_i        dz = (p - e_y) / n
 
-These are two matrix products, and a kernel between them. At 128 x 784 x 10 autograd's bookkeeping
-takes as long, 300 us of 800 for a whole step on 2 busy cores. It is for plain models without hooks:
+These are two matrix products with a kernel between them. At 128 x 784 x 10 autograd's bookkeeping
+takes 300 of the 800 us of a step on 2 busy cores. The formula serves plain models without hooks:
 see ``applies``.
 """
 
@@ -22,7 +22,7 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 
 
 def applies(model: nn.Module) -> bool:
-    """Return whether this is a plain model in float32 on a CPU, without hooks or autocast."""
+    """Return whether a model is a plain one in float32 on a CPU, without hooks or autocast."""
     if type(model) is not SoftmaxRegression or type(model.linear) is not nn.Linear:
         return False
     parameters = [p for p in (model.linear.weight, model.linear.bias) if p is not None]
@@ -41,7 +41,7 @@ def set_gradient(
     """Set the ``grad`` of the parameters to the gradient; return objective and logits (n, C).
 
     Args:
-        model: a model to which this ``applies``.
+        model: a model that satisfies ``applies``.
         x: inputs (n, ...) in float32, n > 0.
         y: class indices (n,).
         l2: factor of the squared norm of the weight.

@@ -21,7 +21,7 @@ __all__ = [
 
 
 def check_sizes(data: Any, sizes: dict[str, int]) -> None:
-    """Raise ValueError unless the data has these sizes, as far as it has such attributes."""
+    """Raise ValueError if the data has an attribute of one of these names with another value."""
     for name, expected in sizes.items():
         got = getattr(data, name, None)
         if got is not None and got != expected:
@@ -36,7 +36,7 @@ def check_backbone_input(data: Any, backbone: nn.Module, name: str, W: Tensor) -
     Args:
         data: the data module.
         backbone: the net before the head.
-        name: of the backbone, for the message.
+        name: name of the backbone for the message.
         W: weight (C, D) of the head.
     """
     splits = getattr(data, "splits", None)
@@ -57,7 +57,7 @@ def check_backbone_input(data: Any, backbone: nn.Module, name: str, W: Tensor) -
             f"{error}"
         ) from error
     finally:
-        # Module by module, as the author of the net may keep a part of it in evaluation mode.
+        # Module by module: the author of the net may keep a part in evaluation mode.
         for module, training in modes:
             module.training = training
 
@@ -80,22 +80,18 @@ def check_checkpoint(
     if found is None or preprocessing is None or same(found, preprocessing.state_dict()):
         return
     raise ValueError(
-        "data: expected the preprocessing that the checkpoint was trained with, got "
-        "another one: the training data or their settings have changed since"
+        "data: expected the preprocessing that the checkpoint was trained with, got another one: "
+        "the training data or their settings have changed"
     )
 
 
 def stored_calibration(checkpoint: dict[str, Any], required: bool) -> Calibration | None:
-    """Return the calibration in a checkpoint, None where there is none.
-
-    Raises:
-        ValueError: it is required, and there is none.
-    """
+    """Return the calibration in a checkpoint or None; ValueError if it is required but missing."""
     found = checkpoint.get("calibration")
     if found is None and required:
         raise ValueError(
-            "calibrated: expected a checkpoint with a calibration, got one without; the "
-            "command calibrate puts one into it"
+            "calibrated: expected a checkpoint with a calibration, got one without; calibrate the "
+            "run first"
         )
     return None if found is None else Calibration.from_state_dict(found)
 
@@ -104,9 +100,9 @@ def process_state(checkpoint: dict[str, Any], rank: int, world_size: int) -> dic
     """Return the state of one process in a checkpoint.
 
     Args:
-        checkpoint: what was read from the file.
-        rank: of the process, in [0, world_size).
-        world_size: how many processes resume the run.
+        checkpoint: content of the file.
+        rank: index of the process, in [0, world_size).
+        world_size: number of processes that resume the run.
 
     Raises:
         ValueError: the checkpoint has another format, or was written by another number of
@@ -115,12 +111,12 @@ def process_state(checkpoint: dict[str, Any], rank: int, world_size: int) -> dic
     state = checkpoint.get("softmax_torch", {"format": None, "processes": []})
     if state["format"] != CHECKPOINT_FORMAT:
         raise ValueError(
-            f"checkpoint: expected one of format {CHECKPOINT_FORMAT} to go on from, got "
+            f"checkpoint: expected one of format {CHECKPOINT_FORMAT} to resume from, got "
             f"{state['format']}"
         )
     if len(state["processes"]) != world_size:
         raise ValueError(
-            f"checkpoint: expected one of {world_size} processes, as there are now, got one of "
+            f"checkpoint: expected one of {world_size} processes, the present number, got one of "
             f"{len(state['processes'])}"
         )
     found: dict[str, Any] = state["processes"][rank]

@@ -1,11 +1,11 @@
-"""A regularization path as a ``torch.optim.Optimizer``: one value of C, to its optimum, a step.
+"""A regularization path as a ``torch.optim.Optimizer``: each step fits one value of C.
 
-The values of C, inverse strengths of the L2 penalty, are taken from the strongest penalty on. Each
-fit begins at a prediction from the last solutions (see ``solvers.path``), ends with a certificate
-of its own, and is then validated: the best checkpoint has the C with the least validation NLL.
+The path begins with the smallest C, the strongest L2 penalty. Each fit begins at a prediction from
+the last solutions (see ``solvers.path``), ends with its own certificate, and is then validated: the
+best checkpoint has the C with the least validation NLL.
 
-A fit depends on the data, its C and the last three solutions, and on nothing else. A run that is
-resumed between two fits goes on with the same bits.
+A fit depends on the data, its C and the last three solutions alone. A run that is resumed between
+two fits continues with the same bits.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from softmax_torch.training.convex_solver import layer_objective, set_parameters
 __all__ = ["ConvexPath"]
 
 ITERATIONS = 1000
-"""Iterations of one fit at most; fits of a path take some ten."""
+"""Largest number of iterations of one fit; fits of a path take about ten."""
 
 
 class ConvexPath(Optimizer):
-    """Full-batch fits of a linear layer, with one value of C a step.
+    """Full-batch fits of a linear layer to their optima, one value of C a step.
 
     Args:
         linear: the layer.
@@ -109,7 +109,7 @@ class ConvexPath(Optimizer):
         )
 
     def complaint(self) -> str:
-        """Return that fits are missing; empty if none is."""
+        """Return a message that fits are missing; empty if none is."""
         if self.ended:
             return ""
         return (
@@ -122,7 +122,7 @@ class ConvexPath(Optimizer):
         return {"fits": self.fits, "solved": self._solved}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on after these fits; ValueError if the path began with other values of C."""
+        """Continue after these fits; ValueError if the path began with other values of C."""
         fits = list(state_dict["fits"])
         if [fit["C"] for fit in fits] != self.Cs[: len(fits)]:
             raise ValueError(

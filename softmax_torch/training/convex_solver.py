@@ -2,7 +2,7 @@
 
 A step of ``ConvexSolver`` is one outer iteration of ``softmax_torch.solvers`` on all training
 samples. It sets the parameters of the layer to the current iterate. The ``state_dict`` is the
-solver's: a run that is resumed goes on with the same bits.
+solver's, so that a resumed run continues with the same bits.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class ConvexSolver(Optimizer):
         self._restored: dict[str, Any] | None = None  # state of a run, until samples are bound
 
     def bind(self, x: Tensor, y: Tensor, sample_weight: Tensor | None) -> None:
-        """Set the samples of the fit; only the first call does.
+        """Set the samples of the fit at the first call; later calls do nothing.
 
         Args:
             x: features (n, D).
@@ -58,7 +58,7 @@ class ConvexSolver(Optimizer):
             self.run.load_state_dict(self._restored)
 
     @torch.no_grad()
-    # Torch's has two overloads, one of which returns the loss of the closure; here is no loss.
+    # ``Optimizer.step`` has two overloads, one of which returns the loss of the closure.
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Make one outer iteration, unless the fit has ended; the closure is not called."""
         run = self.run
@@ -79,7 +79,7 @@ class ConvexSolver(Optimizer):
         return self.run is not None and self.run.ended
 
     def metrics(self) -> dict[str, float]:
-        """Return objective, gradient norm and duality gap: the certificate's, once it has ended."""
+        """Return objective, gradient norm and duality gap, at the end from the certificate."""
         assert self.run is not None
         now = progress(self.run.solver, 0.0)
         if self.run.ended:
@@ -97,7 +97,7 @@ class ConvexSolver(Optimizer):
         return f"objective {certificate.value:.8f}, {self.run.criterion.describe(certificate)}"
 
     def complaint(self) -> str:
-        """Return why the fit did not reach its tolerance; empty if it did."""
+        """Return the reason why the fit did not reach its tolerance; empty if it did."""
         assert self.run is not None
         return "" if self.run.converged else self.run.not_converged()
 
@@ -106,14 +106,14 @@ class ConvexSolver(Optimizer):
         return {"run": self._restored if self.run is None else self.run.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep a state, which the solver goes on from once samples are bound."""
+        """Keep a state, from which the solver continues once samples are bound."""
         self._restored = state_dict["run"]
 
 
 def layer_objective(
     linear: nn.Linear, x: Tensor, y: Tensor, sample_weight: Tensor | None
 ) -> Objective:
-    """Return the objective of a layer's parameters; arguments are those of ``bind``."""
+    """Return the objective of a layer's parameters; see ``ConvexSolver.bind``."""
     samples = inputs.as_samples(x, None, None)
     return Objective(samples, y, linear.out_features, sample_weight, linear.bias is not None)
 

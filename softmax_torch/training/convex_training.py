@@ -18,16 +18,16 @@ __all__ = ["ConvexTraining"]
 
 
 class ConvexTraining:
-    """Training of a linear layer to its optimum, in the place of gradient descent.
+    """Training of a linear layer to its optimum, in place of gradient descent.
 
     Args:
-        solver: a name in ``solvers.fit.SOLVERS``, or "auto".
+        solver: a name in ``solvers.problem.SOLVERS``, or "auto".
         tol: the relative duality gap at which a fit ends.
         C: inverse strength of the L2 penalty; None for no penalty; a list for a fit with each.
 
     Attributes:
-        certificate: statement about the current solution; None before there is one.
-        path: statement about the fits with several values of C; None before there is one.
+        certificate: statement about the current solution; None before the first.
+        path: statement about the fits with several values of C; None before they end.
     """
 
     def __init__(self, solver: str, tol: float, C: float | list[float] | None) -> None:
@@ -69,7 +69,7 @@ class ConvexTraining:
 
         Args:
             module: the module that is trained.
-            batches: the batches of the epoch. All training samples have to be in one batch.
+            batches: the batches of the epoch, which must be a single one.
             class_weight: (C,), or None.
 
         Returns:
@@ -81,7 +81,7 @@ class ConvexTraining:
         number = module.trainer.num_training_batches
         if len(batches) * number != 1:
             raise ValueError(
-                "solver: expected all training samples in one batch (data.batch_size null), got "
+                "solver: expected all training samples in one batch (batch_size null), got "
                 f"{max(len(batches), number)} batches"
             )
         [(x, y, _)] = batches
@@ -97,7 +97,7 @@ class ConvexTraining:
         return solver.metrics()
 
     def conclude(self, module: LightningModule) -> None:
-        """Note certificate and path; ConvergenceWarning if the fit ended before its optimum."""
+        """Store certificate and path; ConvergenceWarning if the fit ended before its optimum."""
         solver = self._solver(module)
         if not solver.bound:
             return
@@ -112,7 +112,7 @@ class ConvexTraining:
             )
 
     def summary(self) -> dict[str, str]:
-        """Return the statements about the fit, by a label."""
+        """Return the statements about the fit, by label."""
         statements = {"path": self.path, "optimum": self.certificate}
         return {label: text for label, text in statements.items() if text is not None}
 

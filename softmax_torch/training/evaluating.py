@@ -1,7 +1,7 @@
-"""Validation, test and prediction of a classifier as a LightningModule, and what is logged.
+"""Validation, test, prediction and logging of a classifier as a LightningModule.
 
-Logits are collected over the batches of a set, and become metrics at its end (see
-``softmax_torch.metrics``), once for the validation and once for the test set.
+Logits are collected over the batches of a set; at its end metrics are computed from them (see
+``softmax_torch.metrics``).
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class LitEvaluation(Classifier, LightningModule):
         metrics: see ``training.user_metrics``.
 
     Attributes:
-        calibrated: whether evaluation and prediction apply the ``calibration`` of the checkpoint,
-            which must have one then. Training does not.
+        calibrated: whether evaluation and prediction (not training) apply the ``calibration`` of
+            the checkpoint, which must then have one.
     """
 
     calibrated = False
@@ -84,7 +84,7 @@ class LitEvaluation(Classifier, LightningModule):
         """Log the metrics of a set; FloatingPointError if the NLL is NaN or infinite."""
         values: dict[str, Tensor] = {}
         if self.user_metrics.metrics:
-            logits, targets = evaluation.samples()  # ``result`` lets go of them
+            logits, targets = evaluation.samples()  # before ``result`` drops them
             values = self.user_metrics.result(logits.softmax(1), targets)
         values = evaluation.result(self.sum_over_processes) | values
         metrics = {f"{prefix}/{name}": float(x) for name, x in values.items()}
@@ -101,17 +101,17 @@ class LitEvaluation(Classifier, LightningModule):
         return total
 
     def record_metrics(self, metrics: dict[str, float]) -> None:
-        """Give metrics to callbacks, and in a fit write them to the loggers at once."""
+        """Pass metrics to callbacks, and in a fit write them to the loggers at once."""
         if self.trainer.state.fn == "fit":
             self.log_dict(metrics, logger=False)
             if not self.trainer.sanity_checking:
                 self.write_metrics(metrics, self.global_step)
             return
-        # Of an evaluation Lightning returns what it logs, and takes the step from there.
+        # Lightning returns the metrics that an evaluation logs, and reads the step from them.
         self.log_dict(metrics | ({"step": float(self.global_step)} if self.loggers else {}))
 
     def write_metrics(self, metrics: dict[str, float], step: int) -> None:
-        """Write metrics to the loggers as those of an optimizer step."""
+        """Write the metrics of an optimizer step to the loggers."""
         for logger in self.loggers:
             logger.log_metrics({"epoch": self.current_epoch, **metrics}, step)
             logger.save()

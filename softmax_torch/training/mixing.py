@@ -1,12 +1,12 @@
 """Mixup and CutMix: training on mixtures of two images, with class probabilities as targets.
 
     Mixup (Zhang et al. 2018)    x = lam x_i + (1 - lam) x_j
-    CutMix (Yun et al. 2019)     x = x_i but for a box of x_j at a random place, whose share of the
-                                 area is 1 - lam before it is clipped at the border, and after
+    CutMix (Yun et al. 2019)     x = x_i but for a box of x_j at a random place, which covers
+                                 1 - lam of the image; lam is recomputed if the border clips it
     both                         t = lam e_{y_i} + (1 - lam) e_{y_j},     lam ~ Beta(alpha, alpha)
 
-with one lam a batch, and j the sample before i. Each sample is once i and once j, so that the
-targets of a batch keep their sum. Numbers are drawn from torch's global generator, whose state is
+with one lam a batch, and j the sample before i. Each sample is once i and once j, so that the sum
+of a batch's targets is unchanged. Numbers are drawn from torch's global generator, whose state is
 in checkpoints. Processes with the same seed draw the same numbers, each for its own rows.
 """
 
@@ -24,8 +24,8 @@ class Mixing:
     """Mixup, CutMix or both for batches, by torchvision's transforms.
 
     Args:
-        mixup, cutmix: alpha of each, above 0 for at least one; with both, each batch gets one of
-            them with probability 1/2.
+        mixup, cutmix: alpha of each, 0 to disable it, not both 0; where both are used, each batch
+            gets either with probability 1/2.
         num_classes: C.
     """
 
@@ -38,7 +38,7 @@ class Mixing:
         """Return a mixed batch, whose y are class probabilities (b, C).
 
         Args:
-            batch: with images x (b, H, W) or (b, 3, H, W) and class indices y (b,).
+            batch: images x (b, H, W) or (b, 3, H, W) and class indices y (b,).
 
         Raises:
             ValueError: x has another shape.

@@ -7,8 +7,8 @@
 
 loss is the cross-entropy with label smoothing, lse the log-sum-exp of the logits, zeta the weight
 of the z-loss, C the inverse strength of the L2 penalty as in scikit-learn's LogisticRegression: the
-smaller, the stronger. The penalty is on the weight W of the head alone, neither on its bias nor on
-a backbone, which has the optimizer's weight decay.
+smaller C, the stronger. The penalty is on the weight W of the head alone, neither on its bias nor
+on a backbone; for the backbone there is the optimizer's weight decay.
 
 Where several processes share a batch, each takes the first sum over its own rows i and the second
 over the rows of all processes, and multiplies the result by the number of processes: the mean over
@@ -40,8 +40,8 @@ class TrainingObjective(nn.Module):
         class_weight: "balanced", one number a class, or None.
 
     Attributes:
-        weight: class weights (num_classes,) in float32, a buffer that is in no checkpoint; None
-            for 1.
+        weight: class weights (num_classes,) in float32, a buffer that checkpoints omit; None for
+            weights of 1.
         penalty: the factor l2 of ||W||^2.
         processes: how many processes share a batch.
 
@@ -67,7 +67,7 @@ class TrainingObjective(nn.Module):
         self.register_buffer("weight", None, persistent=False)
 
     def prepare(self, data: Any, processes: int, device: torch.device) -> None:
-        """Take class weights and penalty from a training set; see ``weight_and_penalty``."""
+        """Set class weights and penalty from the training set; see ``weight_and_penalty``."""
         weight, self.penalty = weight_and_penalty(data, self.C, self.class_weight)
         self.weight = None if weight is None else weight.to(device, torch.float32)
         self.processes = processes
@@ -83,10 +83,9 @@ class TrainingObjective(nn.Module):
         """Return the objective, a scalar.
 
         Args:
-            loss_of: cross-entropy as a function of the target and options, for given rows.
+            loss_of, y, whole: see ``mean_loss``.
             W: weight (num_classes, D) of the head.
-            y, whole: see ``mean_loss``.
-            dtype: of the rows, which class weights are cast to.
+            dtype: dtype of the rows, to which class weights are cast.
         """
         weight = None if self.weight is None else self.weight.to(dtype)
         options = {"label_smoothing": self.label_smoothing, "z_loss": self.z_loss}
@@ -153,8 +152,8 @@ def mean_loss(
         processes: how many processes share the batch.
         **options: ``label_smoothing`` and ``z_loss``.
     """
-    # With class weights the mean of ``cross_entropy`` divides its z-loss by the number of rows,
-    # and not by their weights.
+    # With class weights the mean of ``cross_entropy`` divides the z-loss by the number of rows, not
+    # by the sum of their weights.
     if (whole is None or whole is y) and not (options["z_loss"] and weight is not None):
         return loss_of(y, weight=weight, **options)
     whole = y if whole is None else whole

@@ -26,7 +26,7 @@ __all__ = [
 OptimizerFactory = Callable[[Iterable[Parameter]], Optimizer]
 if TYPE_CHECKING:
     BackboneOption = str | nn.Module | None
-else:  # its type on the command line, whose help would list every subclass of nn.Module
+else:  # the command line's help would list every subclass of nn.Module
     BackboneOption = str | None
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
 
@@ -87,11 +87,11 @@ def check_backbone(
     unfreeze_at_epoch: int | None,
     backbone_lr: float | None,
 ) -> None:
-    """Raise an error unless the options of a backbone fit together, before it is made.
+    """Raise an error unless the options of a backbone fit together, before it is built.
 
     Raises:
-        TypeError: the backbone is no name, no module and not None, or lacks ``out_features``.
-        ValueError: an option lacks another one, or is out of range.
+        TypeError: the backbone is not a name, module or None, or lacks ``out_features``.
+        ValueError: an option requires another one, or is out of range.
     """
     if backbone is None:
         given = {
@@ -121,7 +121,7 @@ def check_backbone(
             raise ValueError(f"backbone_lr: expected a number above 0, got {backbone_lr}")
         if freeze_backbone and unfreeze_at_epoch is None:
             raise ValueError(
-                f"backbone_lr: expected a backbone that is trained, got {backbone_lr} and one that "
+                f"backbone_lr: expected a backbone that is trained, got {backbone_lr} for one that "
                 "stays frozen"
             )
 
@@ -139,7 +139,7 @@ def check_solver(
     lr_scheduler: SchedulerFactory | None,
     label_smoothing: float,
 ) -> None:
-    """Raise ValueError unless there is such a solver, and the other options allow one."""
+    """Raise ValueError unless the solver exists and the other options are allowed with one."""
     names = ("auto", "lbfgs", "newton", "gradient_descent")
     if solver not in names:
         raise ValueError(f"solver: expected {', '.join(names)} or None, got {solver!r}")

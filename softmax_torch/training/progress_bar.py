@@ -15,22 +15,19 @@ from softmax_torch import lightning_compat
 __all__ = ["EpochBar"]
 
 INTERVAL = 0.2
-"""Seconds between two updates of the bar. It is drawn from the training thread: rich's own thread
-takes turns with the operators' threads, and made a run on digits ten times slower."""
+"""Seconds between two updates of the bar. The training thread draws it: rich's own thread competes
+with the operators' threads, and made a run on digits ten times slower."""
 
 
 class EpochBar(ProgressBar):
-    """A progress bar over all epochs of ``fit``, and none for validation, test and prediction.
-
-    Where the output is not a terminal, one line is written at the end.
-    """
+    """A progress bar over all epochs of ``fit``; without a terminal, one line at the end."""
 
     def __init__(self) -> None:
         super().__init__()
         self._enabled = True
         self._bar: Progress | None = None
         self._shown_metrics = ""
-        self._due = 0.0  # when to draw again
+        self._due = 0.0  # time of the next update
 
     def enable(self) -> None:
         """Show the bar."""
@@ -62,14 +59,14 @@ class EpochBar(ProgressBar):
             self._show(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the metrics of the validation, for the next update of the bar."""
+        """Store the metrics of the validation for the next update of the bar."""
         got = trainer.callback_metrics
         names = ("val/accuracy", "val/nll")
         self._shown_metrics = "  ".join(f"{name} {got[name]:.4f}" for name in names if name in got)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Complete the bar and leave it on the screen."""
-        self._show(trainer, over=True)
+        self._show(trainer, ended=True)
         self._stop()
 
     def on_exception(
@@ -87,17 +84,17 @@ class EpochBar(ProgressBar):
         return total if 0 < total < math.inf else None
 
     @staticmethod
-    def _epoch(trainer: Trainer, over: bool = False) -> str:
-        """Return number of the current epoch, and of all epochs."""
+    def _epoch(trainer: Trainer, ended: bool = False) -> str:
+        """Return the number of the current epoch and of all epochs as text."""
         last = trainer.max_epochs
-        epoch = trainer.current_epoch + (0 if over or trainer.current_epoch == last else 1)
+        epoch = trainer.current_epoch + (0 if ended or trainer.current_epoch == last else 1)
         return f"epoch {epoch}" + (f"/{last}" if last is not None and last > 0 else "")
 
-    def _show(self, trainer: Trainer, over: bool = False) -> None:
+    def _show(self, trainer: Trainer, ended: bool = False) -> None:
         if self._bar is not None:
             self._bar.update(
                 self._bar.task_ids[0],
-                description=self._epoch(trainer, over),
+                description=self._epoch(trainer, ended),
                 completed=lightning_compat.batches_done(trainer),
                 metrics=self._shown_metrics,
                 refresh=True,

@@ -1,7 +1,7 @@
 """The state of every random number generator that a run may draw from, as plain data.
 
-Checkpoints are read without running code. Hence tensors and numbers stand in place of the tuples
-and arrays that Python and numpy return.
+Checkpoints are read without running code, so tensors and numbers replace the tuples and arrays that
+Python and numpy return.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["get_rng_state", "set_rng_state"]
 def get_rng_state() -> dict[str, Any]:
     """Return the states of the generators of Python, numpy, and torch on every device."""
     version, internal, gauss = random.getstate()
-    legacy = np.random.get_state(legacy=False)  # noqa: NPY002 it is what people draw from
+    legacy = np.random.get_state(legacy=False)  # noqa: NPY002 the generator that users draw from
     assert isinstance(legacy, dict)
     key = torch.from_numpy(legacy["state"]["key"].astype(np.int64))
     result: dict[str, Any] = {
@@ -34,7 +34,7 @@ def get_rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """Set all generators to these states; states of devices that are not here are ignored."""
+    """Set all generators to these states, except for devices that this machine lacks."""
     python = state["python"]
     random.setstate((python["version"], tuple(python["internal"].tolist()), python["gauss"]))
     legacy = state["numpy"]

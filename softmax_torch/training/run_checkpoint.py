@@ -2,11 +2,11 @@
 
     best.ckpt       lowest validation NLL so far
     last.ckpt       state of the run
-    previous.ckpt   the last.ckpt before it, in case that is damaged
+    previous.ckpt   the last.ckpt before, in case the current one is damaged
 
-Each holds the whole state of training (see ``training.classifier``), and the number of rows of
-metrics.csv before it, so that a resumed run goes on bit for bit and logs each row once. From the
-first checkpoint on there is a ``last.ckpt`` at any moment. Within an epoch a checkpoint is written
+Each holds the whole state of training (see ``LitClassifier``), and the number of rows of
+metrics.csv before it, so that a resumed run continues bit for bit and logs each row once. From the
+first checkpoint on, ``last.ckpt`` exists at any moment. Within an epoch a checkpoint is written
 only between optimizer steps, and never right before a validation, which Lightning would skip on
 resume.
 """
@@ -38,7 +38,7 @@ __all__ = ["RunCheckpoint", "Stopped"]
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 MARGIN = 3
-"""Checkpoints that the disk must have room for before a run begins."""
+"""Number of checkpoints that the disk must have room for before a run begins."""
 
 
 class Stopped(SystemExit):
@@ -54,14 +54,10 @@ class RunCheckpoint(Checkpoint):
     """Callback that writes the checkpoints of a run, and a last one when a signal ends it.
 
     Args:
-        folder: where checkpoints are written; by default the directory of the run's logger, and
-            without one ``checkpoints`` in the trainer's ``default_root_dir``.
+        folder: folder of the checkpoints; by default the directory of the run's logger, and
+            without a logger ``checkpoints`` in the trainer's ``default_root_dir``.
         monitor: the metric whose lowest value makes the best checkpoint.
         seconds: time between two checkpoints within an epoch, >= 0.
-
-    Attributes:
-        best_model_path, last_model_path: paths, as Lightning's ``ModelCheckpoint`` has them; empty
-            where there is no such checkpoint yet.
     """
 
     def __init__(
@@ -82,12 +78,12 @@ class RunCheckpoint(Checkpoint):
 
     @property
     def best_model_path(self) -> str:
-        """Path of the checkpoint with the lowest monitored metric."""
+        """Path of the checkpoint with the lowest monitored metric; empty before the first."""
         return self._existing("best")
 
     @property
     def last_model_path(self) -> str:
-        """Path of the last checkpoint."""
+        """Path of the last checkpoint; empty before the first."""
         return self._existing("last")
 
     def state_dict(self) -> dict[str, Any]:
@@ -96,18 +92,18 @@ class RunCheckpoint(Checkpoint):
         return {"best_score": self.best_score, "rows": rows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with a run: drop the rows of metrics.csv that came after this checkpoint."""
+        """Resume a run: drop the rows of metrics.csv that were logged after this checkpoint."""
         if not self._fitting:  # the checkpoint is evaluated
             return
         best = self._path("best")
-        there = best.exists() and not is_damaged(best)
-        # Without a file of the best, the next checkpoint becomes the best.
-        self.best_score = state_dict["best_score"] if there else math.inf
+        best_is_whole = best.exists() and not is_damaged(best)
+        # Without a whole best.ckpt, the next checkpoint becomes the best.
+        self.best_score = state_dict["best_score"] if best_is_whole else math.inf
         if self._logger is not None and self._logger.resumed:
             self._logger.truncate(state_dict["rows"])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Replace Lightning's writing of checkpoints by atomic writing, and check the disk.
+        """Make Lightning write checkpoints atomically, and check the disk.
 
         Raises:
             OSError: the folder cannot be written to, or is too full.
@@ -119,8 +115,8 @@ class RunCheckpoint(Checkpoint):
         atomic_checkpoint_io(trainer)
         folder = self.folder
         if folder is None and trainer.is_global_zero:
-            of_logger = getattr(trainer.logger, "log_dir", None)
-            folder = Path(of_logger or Path(trainer.default_root_dir, "checkpoints"))
+            log_dir = getattr(trainer.logger, "log_dir", None)
+            folder = Path(log_dir or Path(trainer.default_root_dir, "checkpoints"))
         self.folder = trainer.strategy.broadcast(folder)
         assert self.folder is not None
         if trainer.is_global_zero:
@@ -139,7 +135,7 @@ class RunCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Write a checkpoint if it is due, or if a signal came, which ends the run then."""
+        """Write a checkpoint if it is due; after a signal, write one and end the run."""
         if not self._fitting:
             return
         received, due = self._signal_or_due(trainer, time.monotonic() >= self._due)
@@ -176,7 +172,7 @@ class RunCheckpoint(Checkpoint):
             lightning_compat.complete_epoch(checkpoint)
 
     def _save(self, trainer: Trainer, name: str) -> None:
-        """Write a checkpoint as last.ckpt, and if its name is "best" as best.ckpt too."""
+        """Write last.ckpt, and if the name is "best" also best.ckpt."""
         if self._logger is not None:
             self._logger.sync()
         new = self._path("best" if name == "best" else "next")
@@ -187,22 +183,22 @@ class RunCheckpoint(Checkpoint):
         self._due = time.monotonic() + self.seconds
 
     def _rotate(self, new: Path, keep: bool) -> None:
-        """Rename last.ckpt to previous.ckpt, and the new file to last.ckpt, which always exists."""
-        last, previous, coming = (self._path(name) for name in ("last", "previous", "next"))
-        other = last.with_name(f".previous{PARTIAL_SUFFIX}")
+        """Keep last.ckpt as previous.ckpt, and replace it by the new file; it always exists."""
+        last, previous, following = (self._path(name) for name in ("last", "previous", "next"))
+        partial = last.with_name(f".previous{PARTIAL_SUFFIX}")
         if last.exists():
-            other.unlink(missing_ok=True)
-            _link(last, other)
-            other.replace(previous)
-        if keep:  # a copy, as two names of one file would be damaged together
-            write_atomically(coming, new.read_bytes())
-        coming.replace(last)
+            partial.unlink(missing_ok=True)
+            _link_or_copy(last, partial)
+            partial.replace(previous)
+        if keep:  # a copy, since two names of one file would be damaged together
+            write_atomically(following, new.read_bytes())
+        following.replace(last)
         sync_folder(last.parent)
 
     def _signal_or_due(self, trainer: Trainer, due: bool = False) -> tuple[int | None, bool]:
-        """Return the same in all processes: a signal that came to any, and whether it is due.
+        """Return a signal that any process received, and whether a checkpoint is due.
 
-        A checkpoint is due by the clock of the first process.
+        The result is the same in all processes; the clock of the first one decides.
         """
         if trainer.world_size == 1:
             return self.received, due
@@ -237,7 +233,7 @@ class RunCheckpoint(Checkpoint):
 
 
 def _can_resume_after(trainer: Trainer, module: LightningModule, batch_idx: int) -> bool:
-    """Return whether a run that is resumed after this batch goes on with the next batch."""
+    """Return whether a run that is resumed after this batch continues with the next batch."""
     return not (
         trainer.is_last_batch
         or getattr(module, "accumulated", False)
@@ -246,22 +242,22 @@ def _can_resume_after(trainer: Trainer, module: LightningModule, batch_idx: int)
 
 
 def _check_room(folder: Path, module: LightningModule) -> None:
-    """Raise OSError unless a checkpoint can be written, and ``MARGIN`` of them have room."""
+    """Raise OSError unless the folder can be written to and has room for ``MARGIN`` checkpoints."""
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / ".room", b"")
     (folder / ".room").unlink()
-    # Adam keeps two numbers for each parameter.
-    expected = MARGIN * (1 << 16) + MARGIN * sum(3 * p.nbytes for p in module.parameters())
+    # Adam keeps two numbers for each parameter; 64 KiB is for the rest.
+    expected = MARGIN * ((1 << 16) + sum(3 * p.nbytes for p in module.parameters()))
     free = shutil.disk_usage(folder).free
     if free < expected:
         raise OSError(
             f"{folder}: expected {expected / 1e6:.1f} MB for the checkpoints of the run, got "
-            f"{free / 1e6:.1f} MB that are free on this disk"
+            f"{free / 1e6:.1f} MB free on this disk"
         )
 
 
-def _link(path: Path, other: Path) -> None:
-    """Make another name for a file, or a copy of it where the file system has no hard links."""
+def _link_or_copy(path: Path, other: Path) -> None:
+    """Link ``other`` to a file, or copy the file where the file system has no hard links."""
     try:
         os.link(path, other)
     except OSError:

@@ -1,8 +1,8 @@
 """Log the metrics of a run to the metrics.csv of its directory.
 
-Lightning's ``CSVLogger`` deletes the file of a directory that it opens again, and takes the next
-free number without creating the directory, so that of two runs started together one deletes the
-other's metrics.
+Lightning's ``CSVLogger`` deletes the file when it opens a directory again. It also takes the next
+free number without creating the directory, so that two runs started together share one, and the
+second deletes the first one's metrics.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["RunLogger"]
 
 
 class RunLogger(Logger):
-    """A logger that owns a run directory: a new one, or the one of a run that is resumed.
+    """A logger that owns a run directory: a new one, or that of a resumed run.
 
     Each call of ``log_metrics`` appends a row: the step, the epoch, and the metrics logged then.
 

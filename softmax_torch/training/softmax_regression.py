@@ -1,8 +1,7 @@
 """Softmax regression as a LightningModule: no backbone, and therefore a convex objective.
 
-That allows what other classifiers do not have: the gradient as a formula
-(``training.closed_form``), and full-batch solvers that go to the optimum and prove it
-(``training.convex_training``).
+A convex objective allows two shortcuts: the gradient as a formula (``training.closed_form``), and
+full-batch solvers that reach the optimum and prove it (``training.convex_training``).
 """
 
 from __future__ import annotations
@@ -34,40 +33,40 @@ class LitSoftmaxRegression(LitBase):
     """``SoftmaxRegression``, the attribute ``model``, trained by gradient descent or a solver.
 
     Args:
-        in_features: D, the numbers of a sample.
+        in_features: D, number of values in a sample.
         num_classes: number of classes.
         bias: whether the logits have an intercept per class.
-        optimizer: makes an optimizer of parameters; any class of ``torch.optim``. Gradient descent
-            proper is ``SGD`` with a data module whose ``batch_size`` is None. None is SGD with a
-            learning rate of 0.1 and momentum 0.9.
-        lr_scheduler: makes a learning-rate schedule of that optimizer, or None for a constant rate.
-            ``ReduceLROnPlateau`` watches the validation NLL.
+        optimizer: function from parameters to an optimizer; any class of ``torch.optim``. Gradient
+            descent proper is ``SGD`` with a data module whose ``batch_size`` is None. None is SGD
+            with a learning rate of 0.1 and momentum 0.9.
+        lr_scheduler: function from that optimizer to a learning-rate schedule; None for a constant
+            rate. ``ReduceLROnPlateau`` watches the validation NLL.
         lr_interval: whether the schedule counts epochs or steps.
         C: inverse strength of the L2 penalty on the weight, as in scikit-learn; None for none. With
-            a solver it may be a list of them: an epoch is then the fit of one to its optimum, from
-            the strongest penalty on, and the best checkpoint has the C of the least validation NLL.
+            a solver it may be a list: each epoch then fits one C to its optimum, beginning with the
+            strongest penalty, and the best checkpoint has the C of the least validation NLL.
         label_smoothing: share of the target that is spread over all classes, in [0, 1].
         class_weight: one weight a class; "balanced" for n / (num_classes * count), as in
             scikit-learn; None for none.
         solver: None for gradient descent by ``optimizer``. Otherwise a full-batch solver, "auto",
             "lbfgs", "newton" or "gradient_descent" (see ``softmax_torch.solvers``), which makes one
             outer iteration an epoch and ends the training at the optimum. It starts from weights
-            of 0 and wants a data module whose ``batch_size`` is None.
-        tol: the duality gap relative to the objective at which a solver ends.
-        steps_per_call: optimizer steps in one ``training_step``, which is what callbacks and the
-            profiler see as a batch. The result is the same to the last bit. Where the trainer
-            counts batches (``max_steps``, ``limit_train_batches``, ``val_check_interval``,
-            ``overfit_batches``) it is one. Signals and checkpoints wait for the end of a call.
-        log_every_n_steps: log the objective and the learning rate of every so many steps, as
-            ``train/loss_step`` and ``train/lr``; None for epochs alone.
-        metrics: metrics of torchmetrics to log for ``val`` and ``test`` beside ours: one, a list,
-            or a dict from names to metrics. They get class probabilities (n, C) and class indices
-            (n,) of the whole set, and return one number. In a configuration each has a
+            of 0 and needs a data module whose ``batch_size`` is None.
+        tol: the duality gap, relative to the objective, at which a solver ends.
+        steps_per_call: optimizer steps in one ``training_step``, which callbacks and the profiler
+            see as one batch. It does not change a bit of the result. Where the trainer counts
+            batches (``max_steps``, ``limit_train_batches``, ``val_check_interval``,
+            ``overfit_batches``) it is 1. Signals and checkpoints wait for the end of a call.
+        log_every_n_steps: log the objective and the learning rate of each n-th step, as
+            ``train/loss_step`` and ``train/lr``; None to log epochs alone.
+        metrics: torchmetrics to log for ``val`` and ``test`` besides the built-in ones: one, a
+            list, or a dict from names to metrics. They get class probabilities (n, C) and class
+            indices (n,) of the whole set, and return one number. In a configuration each has a
             ``class_path`` and ``init_args`` (see ``training.user_metrics``).
 
-    A solver logs ``train/loss`` (the objective), ``train/gap`` (the relative duality gap, as far as
-    the precision of its passes can tell) and ``train/gradient_norm`` in place of the metrics of
-    ``train``; where there are several values of C, ``C`` too.
+    A solver logs ``train/loss`` (the objective), ``train/gap`` (the relative duality gap, within
+    the precision of its passes) and ``train/gradient_norm`` in place of the metrics of ``train``;
+    with several values of C it logs ``C`` too.
 
     Logging, checkpoints and several processes: see ``LitClassifier``.
     """
@@ -102,7 +101,7 @@ class LitSoftmaxRegression(LitBase):
             log_every_n_steps=log_every_n_steps,
             metrics=metrics,
         )
-        left_out = ["optimizer", "lr_scheduler", "metrics"]  # code is not kept in checkpoints
+        left_out = ["optimizer", "lr_scheduler", "metrics"]  # checkpoints keep no code
         self.save_hyperparameters(ignore=left_out, logger=False)
         self.convex: ConvexTraining | None = None
         if solver is not None:
@@ -121,7 +120,7 @@ class LitSoftmaxRegression(LitBase):
     # The gradient as a formula
 
     def gradient_function(self) -> GradientFunction:
-        """Return the function that computes gradients: a formula, where nothing would notice."""
+        """Return the function that computes gradients: the formula, where it applies."""
         return self._formula if self._has_formula() else self.backpropagate
 
     def _has_formula(self) -> bool:
@@ -135,43 +134,39 @@ class LitSoftmaxRegression(LitBase):
         )
 
     def _formula(self, optimizer: LightningOptimizer, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Do what ``backpropagate`` does, without autograd."""
+        """Set the gradient and return the same as ``backpropagate``, without autograd."""
         try:
             return closed_form.set_gradient(self.model, batch.x, batch.y, self.criterion.penalty)
         except (IndexError, RuntimeError):
-            return self.backpropagate(optimizer, batch)  # its error says what is wrong
+            return self.backpropagate(optimizer, batch)  # for its error message
 
     # Training by a solver
 
     @property
     def certificate(self) -> str | None:
-        """What a solver proved about its solution, in words; None where there is none."""
+        """Statement of a solver about its solution; None where there is none."""
         return None if self.convex is None else self.convex.certificate
 
     @property
     def path(self) -> str | None:
-        """What a solver proved about its solutions for several values of C, in words."""
+        """Statement of a solver about its solutions for several values of C; None likewise."""
         return None if self.convex is None else self.convex.path
 
     @property
     def reports_last_checkpoint(self) -> bool:
-        """Whether the result is the last checkpoint: a solver with one C goes to the optimum."""
+        """Whether the result is the last checkpoint: with one C a solver ends at the optimum."""
         return self.convex is not None and not self.convex.chooses_strength
 
     def fit_summary(self) -> dict[str, str]:
-        """Return statements about the result of a solver, by a label."""
+        """Return statements about the result of a solver, by label."""
         return {} if self.convex is None else self.convex.summary()
 
     def configure_callbacks(self) -> list[Callback]:
-        """Return no callbacks; let Lightning refuse clipping and accumulation to a solver."""
+        """Let Lightning refuse clipping and accumulation where there is a solver."""
         return super().configure_callbacks() if self.convex is None else []
 
     def setup(self, stage: str) -> None:
-        """Prepare as any classifier.
-
-        Raises:
-            ValueError: see ``LitBase``; or there are several processes and a solver.
-        """
+        """Prepare as ``LitBase`` does; ValueError for a solver in several processes too."""
         super().setup(stage)
         if stage == "fit" and self.convex is not None:
             self.convex.check_processes(self)
@@ -183,7 +178,7 @@ class LitSoftmaxRegression(LitBase):
         return self.convex.optimizer(self.model.linear)
 
     def on_train_start(self) -> None:
-        """Start as any classifier; ValueError if there is no validation to choose C by."""
+        """Start as ``LitBase`` does; ValueError if there is no validation to choose C by."""
         super().on_train_start()
         if self.convex is not None:
             self.convex.check_validation(self)
@@ -196,7 +191,7 @@ class LitSoftmaxRegression(LitBase):
             self.record_metrics(self.convex.step(self, [*batches_of(batch)], self.criterion.weight))
 
     def on_train_epoch_end(self) -> None:
-        """End the epoch as any classifier; a solver has logged metrics of its own."""
+        """End the epoch as ``LitBase`` does, unless a solver has logged its own metrics."""
         if self.convex is None:
             super().on_train_epoch_end()
 
@@ -212,7 +207,7 @@ class LitSoftmaxRegression(LitBase):
             checkpoint["certificate"] = self.certificate
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Load as any classifier; outside of a fit, take the certificate of the solution too."""
+        """Load as ``LitBase`` does; outside of a fit, take the certificate of the solution too."""
         super().on_load_checkpoint(checkpoint)
         trainer = lightning_compat.trainer_of(self)
         if self.convex is not None and (trainer is None or trainer.state.fn != "fit"):

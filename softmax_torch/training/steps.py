@@ -1,4 +1,4 @@
-"""The optimizer steps within one ``training_step``: their batches, and what they leave behind."""
+"""The optimizer steps within one ``training_step``: their batches and results."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ DIVERGED = "the optimization diverged; try a smaller learning rate"
 
 GradientFunction = Callable[[LightningOptimizer, Batch], tuple[Tensor, Tensor]]
 """Computes the gradient on a batch into ``grad`` of the parameters. Returns the objective, and the
-logits (b, C) of the batch or what a ``StepHistory`` counts in their place."""
+logits (b, C) of the batch or the features (b, D) that a ``StepHistory`` counts."""
 
 
 def batches_of(batch: Steps | tuple[Tensor, Tensor]) -> Steps | list[Batch]:
-    """Return the batches that a ``training_step`` was given: several, or one pair (x, y)."""
+    """Return the batches in the argument of a ``training_step``: several, or one pair (x, y)."""
     return batch if isinstance(batch, Steps) else [Batch(*batch, batch[1])]
 
 
@@ -30,12 +30,12 @@ class StepHistory:
 
     Args:
         step: optimizer steps of the fit so far.
-        count: function of logits (or features) and targets of a batch, called in place of keeping
-            them; None to keep logits and targets.
+        count: called with the logits (or features) and targets of a batch; None to keep logits and
+            targets instead.
 
     Attributes:
-        step: optimizer steps of the fit so far; whoever makes a step adds 1.
-        steps: for each batch, the step that it is for, counted from 1.
+        step: optimizer steps of the fit so far; the caller that makes a step adds 1.
+        steps: for each batch, the number of its step, from 1.
         objectives: for each batch, the objective, a scalar.
         logits, targets: for each batch, logits (b, C) and class indices (b,), if they are kept.
         rates: for each batch, the learning rate of the first parameter group.

@@ -1,4 +1,4 @@
-"""Metrics of torchmetrics that a user names, logged for validation and test beside ours.
+"""Metrics of torchmetrics that a user adds to the logs of validation and test.
 
 In a configuration:
 
@@ -30,14 +30,14 @@ __all__ = ["MetricsOption", "UserMetrics"]
 
 if TYPE_CHECKING:
     MetricsOption = Metric | dict[str, Any] | list[Metric | dict[str, Any]] | None
-else:  # its type on the command line, whose help would list every subclass of Metric, 170 lines
+else:  # the command line's help would list every subclass of Metric, 170 lines
     MetricsOption = dict | list | None
 
 KEYS = ("class_path", "init_args")
 """Keys by which a configuration describes an object."""
 
 SAMPLES = 32
-"""Samples that a metric is tried with. Metrics that draw some of them need more than a few."""
+"""Samples of the trial that checks a metric. Metrics that subsample need more than a few."""
 
 RESERVED = ("accuracy", "nll", "ece")
 """Names of metrics that are always logged."""
@@ -46,14 +46,14 @@ RESERVED = ("accuracy", "nll", "ece")
 class UserMetrics:
     """Metrics of class probabilities, computed once for a whole set.
 
-    No ``nn.Module``, so that metrics have no keys in the ``state_dict`` of a checkpoint: a run may
-    be resumed, and its checkpoints evaluated, with other metrics or none.
+    The class is no ``nn.Module``, so that metrics add no keys to the ``state_dict`` of a
+    checkpoint: a run may be resumed, and its checkpoints evaluated, with other metrics or none.
 
     Args:
         metrics: one metric, a list of metrics, or a dict from names to metrics; None for none.
             A metric is a ``torchmetrics.Metric``, which is copied, or a dict with its
-            ``class_path`` and ``init_args``. Without a dict of names it has the name of its class,
-            such as MulticlassF1Score.
+            ``class_path`` and ``init_args``. Outside a dict it is named after its class, such as
+            MulticlassF1Score.
         num_classes: C.
 
     Raises:
@@ -64,13 +64,13 @@ class UserMetrics:
 
     def __init__(self, metrics: MetricsOption, num_classes: int) -> None:
         self.metrics: dict[str, Metric] = {}
-        for name, metric in _named(metrics):
+        for name, metric in _named_metrics(metrics):
             if name in self.metrics or name in RESERVED:
                 raise ValueError(
                     f"metrics: expected different names, other than {', '.join(RESERVED)}, got "
                     f"{name} twice; a dict gives metrics other names"
                 )
-            _check(name, metric, num_classes)
+            _check_metric(name, metric, num_classes)
             self.metrics[name] = metric.clone()
 
     def result(self, probabilities: Tensor, targets: Tensor) -> dict[str, Tensor]:
@@ -91,17 +91,17 @@ class UserMetrics:
         return values
 
 
-def _named(metrics: MetricsOption) -> list[tuple[str, Metric]]:
+def _named_metrics(metrics: MetricsOption) -> list[tuple[str, Metric]]:
     """Return metrics with their names."""
     if isinstance(metrics, dict) and "class_path" not in metrics:
-        return [(name, _made(metric, name)) for name, metric in metrics.items()]
+        return [(name, _make_metric(metric, name)) for name, metric in metrics.items()]
     listed = metrics if isinstance(metrics, list) else [] if metrics is None else [metrics]
-    made = [_made(metric, "one of them") for metric in listed]
+    made = [_make_metric(metric, "one of them") for metric in listed]
     return [(type(metric).__name__, metric) for metric in made]
 
 
-def _made(metric: Any, name: str) -> Metric:
-    """Return a metric, made of ``class_path`` and ``init_args`` if it is a dict of them."""
+def _make_metric(metric: Any, name: str) -> Metric:
+    """Return the metric itself, or make it if it is a dict of class_path and init_args."""
     if isinstance(metric, Metric):
         return metric
     if not isinstance(metric, dict) or not {"class_path"} <= {*metric} <= {*KEYS}:
@@ -114,29 +114,29 @@ def _made(metric: Any, name: str) -> Metric:
     try:
         found = getattr(import_module(module), kind)
         if not (isinstance(found, type) and issubclass(found, Metric)):
-            raise TypeError("it is no class of metrics")
+            raise TypeError("it is not a class of metrics")
         return found(**(options or {}))
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"metrics: {path} cannot be made for {name}: {error}") from error
 
 
-def _check(name: str, metric: Metric, num_classes: int) -> None:
-    """Raise ValueError unless a metric returns one number for predictions of so many classes."""
-    theirs = getattr(metric, "num_classes", None)
-    if theirs is not None and theirs != num_classes:
+def _check_metric(name: str, metric: Metric, num_classes: int) -> None:
+    """Raise ValueError unless a metric returns one number for predictions of ``num_classes``."""
+    declared = getattr(metric, "num_classes", None)
+    if declared is not None and declared != num_classes:
         raise ValueError(
             f"metrics: expected {name} for the {num_classes} classes of the data, got "
-            f"num_classes={theirs}"
+            f"num_classes={declared}"
         )
     trial = metric.clone()
     p = torch.full((SAMPLES, num_classes), 1 / num_classes)
     y = torch.arange(SAMPLES) % num_classes
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.simplefilter("ignore")  # such as: there are no samples of some classes
+        warnings.simplefilter("ignore")  # for example that a class has no samples
         try:
             trial.update(p, y)
             value = trial.compute()
-        except Exception as error:  # of any type, as metrics may be users' own
+        except Exception as error:  # users' metrics raise errors of any type
             raise ValueError(
                 f"metrics: expected {name} to take class probabilities (n, {num_classes}) and "
                 f"class indices (n,), got {type(error).__name__}: {error}"

@@ -224,7 +224,7 @@ def test_a_cache_made_of_other_weights_is_recomputed(messages: list[str]) -> Non
     messages.clear()
     shown, features = computed()
     assert shown in (15, 5, 4)
-    assert "made with other weights; missing features are recomputed" in str(messages)
+    assert "computed from other weights; missing features are recomputed" in str(messages)
     assert all(features[part].equal(expected[part]) for part in features)
 
 
@@ -235,7 +235,7 @@ def damage(path: Path) -> None:
 
 
 DAMAGES = {
-    "a byte": (lambda path: damage(path), 2, "of 3 blocks do not have their digest"),
+    "a byte": (lambda path: damage(path), 2, "of 3 blocks do not match their digest"),
     "cut off": (lambda path: path.write_bytes(path.read_bytes()[:-9]), 24, "cannot be read"),
     "gone": (lambda path: path.unlink(), 24, "cannot be read"),
     "notes": (lambda path: path.with_suffix(".json").write_text("{"), 24, "cannot be read"),
@@ -323,9 +323,10 @@ def test_weights_are_checked(tmp_path: Path) -> None:
     torch.save({"features.0.weight": 1}, "numbers.pt")
     torch.save(state | {"features.0.weight": torch.zeros(1)}, "shape.pt")
     Path("noise.pt").write_bytes(b"noise")
-    assert "expected the names of this backbone, got others (x)" in said("other.pt")
+    assert "unexpected: x" in said("other.pt")
+    assert "weights other.pt: expected the weights of the backbone, got missing" in said("other.pt")
     assert "numbers.pt: expected a state_dict" in said("numbers.pt")
-    assert "expected features.0.weight of shape (64, 3, 3, 3), got (1,)" in said("shape.pt")
+    assert "of another shape: features.0.weight (1,) for (64, 3, 3, 3)" in said("shape.pt")
     assert "noise.pt: expected a state_dict, got a file that is damaged" in said("noise.pt")
     assert "expected a file, or one of IMAGENET1K_V1, DEFAULT" in said("none.pt")
     assert not files("*.npy")

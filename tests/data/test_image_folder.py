@@ -82,7 +82,9 @@ def test_folders_of_splits_have_several_names(tmp_path: Path) -> None:
 def test_sizes_must_agree_unless_one_is_given(tmp_path: Path) -> None:
     write(tmp_path, {"cat": 4, "dog": 4})
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(tmp_path / "cat" / "black.png")
-    with pytest.raises(ValueError, match=r"size: expected one .* 2 sizes: 6 x 5 .*, 9 x 9 .*black"):
+    with pytest.raises(
+        ValueError, match=r"size: expected a size .* 2 sizes: 6 x 5 .*, 9 x 9 .*black"
+    ):
         ImageFolderDataModule(str(tmp_path)).setup()
     data = ImageFolderDataModule(str(tmp_path), size=(4, 3), val_fraction=0.3)
     assert data.preprocessing.image_shape == (3, 4, 3)

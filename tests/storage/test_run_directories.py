@@ -92,7 +92,9 @@ def test_lost_rows_are_reported(tmp_path: Path) -> None:
 def test_a_directory_is_for_one_run_at_a_time(tmp_path: Path) -> None:
     first = RunLogger(tmp_path, "a")
     folder = first.folder
-    with pytest.raises(BlockingIOError, match=r"version_0: expected .* free, got one that another"):
+    with pytest.raises(
+        BlockingIOError, match=r"version_0: expected a free run directory, got one that another"
+    ):
         RunLogger(tmp_path, "a", folder)
     first.close()
     assert RunLogger(tmp_path, "a", folder).version == 0

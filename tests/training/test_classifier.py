@@ -116,8 +116,8 @@ def test_many_classes_use_the_fused_loss_and_blockwise_figures(
         for name in ("objective", "fused_objective"):
             monkeypatch.setattr(lit, name, noting(calls, name, getattr(lit, name)))
         sizes: list[int] = []  # logits that are counted at once
-        noted = partial(noting_size, sizes, lit.sums.add_rows)
-        monkeypatch.setattr(lit.sums, "add_rows", noted)
+        noted = partial(noting_size, sizes, lit.training_metrics.add_rows)
+        monkeypatch.setattr(lit.training_metrics, "add_rows", noted)
         run = trainer(2, precision=precision)
         run.fit(lit, data())
         assert not fuses or max(sizes) <= max(block, 10)

@@ -108,5 +108,5 @@ def test_a_checkpoint_has_the_numbers_of_a_users_backbone_only(tmp_path: Path) -
     )
     x = torch.rand(2, 8, 8)
     assert torch.equal(lit.eval()(x), again.eval()(x))
-    with pytest.raises(ValueError, match="expected a backbone with a name, got one that was a mod"):
+    with pytest.raises(ValueError, match="expected a named backbone, got one that was a mod"):
         predictor.load(tmp_path / "a.ckpt")

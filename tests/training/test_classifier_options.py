@@ -26,7 +26,7 @@ from softmax_torch.data import Split
         (
             {"freeze_backbone": True, "backbone_lr": 0.1},
             ValueError,
-            "0.1 and one that stays frozen",
+            "0.1 for one that stays frozen",
         ),
         ({"backbone_lr": 0.0}, ValueError, "backbone_lr: expected a number above 0, got 0.0"),
         ({"mixup": -1.0}, ValueError, "mixup: expected a number >= 0, got -1.0"),

@@ -319,9 +319,7 @@ def test_a_damaged_checkpoint_costs_what_came_after_the_one_before(
     assert before[0] is not None
     assert before[0].path.name == "previous.ckpt"
     again = Fit(tmp_path)
-    assert again.passed_over == [
-        f"{last}: skipped: damaged: its content does not have the digest it was written with"
-    ]
+    assert again.passed_over == [f"{last}: skipped: damaged: its content does not match its digest"]
     assert again.outcome() == alone
 
 
@@ -372,7 +370,7 @@ def test_a_checkpoint_of_another_format_is_refused(tmp_path: Path, monkeypatch: 
     content = torch.load(path, weights_only=True)
     content["softmax_torch"]["format"] = 99
     checkpoints.write_checkpoint(path, content | {"global_step": 999})
-    with pytest.raises(ValueError, match="expected one of format 1 to go on from, got 99"):
+    with pytest.raises(ValueError, match="expected one of format 1 to resume from, got 99"):
         Fit(tmp_path)
 
 
@@ -382,7 +380,9 @@ def test_a_checkpoint_of_more_processes_is_refused(tmp_path: Path) -> None:
     content = torch.load(path, weights_only=True)
     content["softmax_torch"]["processes"] *= 2
     checkpoints.write_checkpoint(path, content | {"global_step": 999})
-    with pytest.raises(ValueError, match="expected one of 1 processes, as there are now, got one"):
+    with pytest.raises(
+        ValueError, match="expected one of 1 processes, the present number, got one"
+    ):
         Fit(tmp_path)
 
 
@@ -392,7 +392,7 @@ def test_a_full_disk_is_refused_before_the_first_step(tmp_path: Path, monkeypatc
     lit = model()
     with pytest.raises(OSError, match=r"expected 0.2 MB for the checkpoints .* got 0.0 MB"):
         Fit(tmp_path, lit=lit)
-    assert lit.sums.sums is None
+    assert lit.training_metrics.sums is None
 
 
 def test_a_read_only_directory_is_refused_before_the_first_step(

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMon
 from torch import Tensor, nn
 
 from softmax_torch.data import Batches, DigitsDataModule
+from softmax_torch.storage.run_directories import read_metrics
 from softmax_torch.training import LitSoftmaxRegression
 from softmax_torch.training.run_logger import RunLogger
 
@@ -152,14 +153,14 @@ def test_every_nth_step_is_logged(tmp_path: Path) -> None:
     scheduler = partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.5)
     lit = model(log_every_n_steps=10, lr_scheduler=scheduler, lr_interval="step")
     trainer(logger=logger).fit(lit, DigitsDataModule(batch_size=50))
-    rows = [row for row in logger._created().rows if "train/loss_step" in row]
+    rows = [row for row in read_metrics(logger.path)[1] if "train/loss_step" in row]
     assert [int(row["step"]) for row in rows] == [10, 20, 30, 40, 50]
     for row in rows:
         assert float(row["train/lr"]) == pytest.approx(0.01 * 0.5 ** (int(row["step"]) - 1))
     # only epochs are logged otherwise
     quiet = RunLogger(tmp_path, "b")
     trainer(logger=quiet).fit(model(), DigitsDataModule(batch_size=50))
-    assert [int(row["step"]) for row in quiet._created().rows] == [26, 26, 52, 52]
+    assert [int(row["step"]) for row in read_metrics(quiet.path)[1]] == [26, 26, 52, 52]
 
 
 def test_a_call_makes_many_steps() -> None:
@@ -193,12 +194,8 @@ def test_validation_within_an_epoch(tmp_path: Path) -> None:
     trainer(logger=logger, val_check_interval=0.25, max_epochs=1).fit(
         model(), DigitsDataModule(batch_size=32)
     )
-    assert [int(row["step"]) for row in logger._created().rows if "val/nll" in row] == [
-        10,
-        20,
-        30,
-        40,
-    ]
+    rows = [row for row in read_metrics(logger.path)[1] if "val/nll" in row]
+    assert [int(row["step"]) for row in rows] == [10, 20, 30, 40]
 
 
 def test_lightnings_callbacks_work(tmp_path: Path) -> None:
@@ -207,7 +204,7 @@ def test_lightnings_callbacks_work(tmp_path: Path) -> None:
     run = trainer(stop, rates, logger=RunLogger(tmp_path, "a"), max_epochs=9)
     run.fit(model(), DigitsDataModule())
     assert run.current_epoch == 2
-    assert any("lr-Adam" in row for row in run.logger._created().rows)
+    assert any("lr-Adam" in row for row in read_metrics(run.logger.path)[1])
 
 
 def test_other_loaders_work() -> None:

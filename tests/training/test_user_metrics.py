@@ -122,7 +122,10 @@ def test_ways_to_name_metrics(metrics: Any, names: set[str]) -> None:
         ({"f1": F1 | {"options": 1}}, "class_path and init_args of each, got"),
         ({"f1": {"class_path": "torchmetrics.nothing.F1"}}, "nothing.F1 cannot be made for f1: No"),
         ({"f1": {"class_path": "torchmetrics.F2"}}, "torchmetrics.F2 cannot be made for f1"),
-        ({"f1": {"class_path": "torch.nn.Linear"}}, "Linear cannot be made for f1: it is no class"),
+        (
+            {"f1": {"class_path": "torch.nn.Linear"}},
+            "Linear cannot be made for f1: it is not a class",
+        ),
         ({"f1": {"class_path": F1["class_path"]}}, "cannot be made for f1: .* 'num_classes'"),
         ({"f1": {"class_path": "f1"}}, "f1 cannot be made for f1"),
     ],
