@@ -113,7 +113,6 @@ def _sparse(
     n, d = x.shape
     if dtype is None:
         dtype = torch.float64 if len(values) <= SMALL else torch.float32
-    whole = not x.dtype.is_floating_point
     if x.dtype != floating(values).dtype:
         x = csr(x.crow_indices(), x.col_indices(), floating(values), (n, d))
     device = x.device if device is None else device
@@ -123,17 +122,19 @@ def _sparse(
             ((piece, csr_transposed(piece)) for piece in _csr_in_rows(x, samples.SPARSE_ROWS)),
             dtype,
         )
-    # A GPU multiplies dense pieces faster than sparse ones.
-    step = samples.dense_rows(d, device)
-    pieces = [piece.to(device) for piece in _csr_in_rows(x, step)]
-    # Passes in float32 are faster on blocks in float32, but whole numbers would be rounded.
-    kept = x.dtype if whole else dtype
+    return _streamed_sparse(x, device, dtype)
 
-    def read() -> Iterator[Tensor]:
-        return (piece.to_dense().to(kept) for piece in pieces)
 
+def _streamed_sparse(x: Tensor, device: torch.device, dtype: torch.dtype) -> Samples:
+    """Return a CSR matrix as dense blocks: a GPU multiplies these faster than sparse ones.
+
+    The blocks keep the dtype of the matrix, whatever that of the passes: a certificate in float64
+    is for the samples as given.
+    """
+    d = x.shape[1]
+    pieces = [piece.to(device) for piece in _csr_in_rows(x, samples.dense_rows(d, device))]
     sizes = [piece.shape[0] for piece in pieces]
-    return StreamedSamples(read, sizes, d, device, dtype)
+    return StreamedSamples(lambda: (piece.to_dense() for piece in pieces), sizes, d, device, dtype)
 
 
 def _mapped(X: Any, device: torch.device, dtype: torch.dtype) -> Samples:

@@ -277,3 +277,12 @@ def test_blocks_without_rows_are_skipped() -> None:
         assert solved(blocks, y).objective == pytest.approx(solved(X, y).objective, rel=1e-12)
     with pytest.raises(ValueError, match="at least one block with rows, got none"):
         solved([empty, empty], y)
+
+
+def test_sparse_samples_on_a_gpu_keep_their_digits() -> None:
+    """Passes in float32 round them; passes in float64, which certify, do not."""
+    X = torch.tensor([[1 + 2**-40, 0.0], [0.0, 3 - 2**-40]], dtype=torch.float64)
+    samples = inputs._streamed_sparse(X.to_sparse_csr(), torch.device("cpu"), torch.float32)
+    assert samples.rows(torch.arange(2), torch.float64).equal(X)
+    one = torch.eye(2, dtype=torch.float64)
+    assert torch.cat([block.dot(one) for _, block in samples.blocks()]).equal(X)
