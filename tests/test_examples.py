@@ -39,6 +39,7 @@ def test_resnet_head() -> None:
     assert re.search(r"^accuracy 0\.\d{3}$", printed, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_sharded_head(tmp_path: Path) -> None:
     """The loss falls on 2 processes, and further on one process that loads their checkpoint."""
     folder = str(tmp_path / "head")

@@ -478,6 +478,7 @@ def batches() -> list[list[Tensor]]:
     return [[torch.randn(N, D), torch.randint(C, (N,))] for _ in range(2)]
 
 
+@pytest.mark.slow
 def test_lightning_drives_it(tmp_path: Path) -> None:
     """ModelParallelStrategy on two ranks has the losses of a loop in one process."""
     with socket.socket() as free:

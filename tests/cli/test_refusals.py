@@ -109,12 +109,25 @@ def test_code_in_a_checkpoint_is_not_run(here: Path) -> None:
         (["fit", "--model.optimizer.lr", "1e38"], "error: train/loss: expected a finite number"),
     ],
 )
-def test_a_user_reads_a_message_and_no_traceback(
-    args: list[str], message: str, tmp_path: Path
+def test_the_program_exits_with_a_message(
+    args: list[str], message: str, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done = run(*args, folder=tmp_path)
+    """Python prints the message of ``sys.exit`` without a traceback."""
+    monkeypatch.delenv("SOFTMAX_TORCH_DATA", raising=False)
+    monkeypatch.setattr(sys, "argv", ["train.py", *args])
+    monkeypatch.setattr(cli, "end_with_parent", lambda: None)
+    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert str(stopped.value.code).startswith(message)
+
+
+def test_a_user_reads_a_message_and_no_traceback(tmp_path: Path) -> None:
+    done = run("test", "--ckpt_path", "no.ckpt", folder=tmp_path)
     assert done.returncode == 1
-    assert message in done.stderr
+    assert done.stderr.startswith(
+        "error: no.ckpt: expected a checkpoint of a run, got no such file"
+    )
     assert "Traceback" not in done.stderr
 
 

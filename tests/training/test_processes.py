@@ -57,6 +57,7 @@ def weights(folder: Path) -> torch.Tensor:
     return torch.cat([value.double().flatten() for value in state.values()])
 
 
+@pytest.mark.slow
 def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
     """Batches of 33 on 2 ranks, a class weight, a penalty, and a test set of 359 with metrics."""
     flags = ["--data.batch_size", "33", "--model.class_weight", "balanced"]
