@@ -18,7 +18,7 @@ PICTURE = ROOT / "docs" / "house.svg"
 PAGE = ROOT / "CONTRIBUTING.md"
 START, END = "<!-- written by docs/house.py -->\n", "<!-- end of what docs/house.py writes -->\n"
 
-WIDTH, HEIGHT = 108, 28  # a box, in pixels
+WIDTH, HEIGHT = 124, 28  # a box, in pixels
 ACROSS, DOWN = 20, 34  # the gaps between boxes and between rows
 MARGIN = 16
 SWEEPS = 20
