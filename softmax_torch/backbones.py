@@ -35,7 +35,7 @@ __all__ = [
     "remove_head",
 ]
 
-ROWS = 256
+EVALUATED_IMAGES = 256
 """Images that pass through a net together in evaluation: in ``small_cnn`` 8192 images of 28 x 28
 take 800 MB of activations, and are no faster."""
 
@@ -76,16 +76,16 @@ class Backbone(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return features (N, D) of images; in evaluation at most ``ROWS`` at once.
+        """Return features (N, D) of images; in evaluation at most ``EVALUATED_IMAGES`` at once.
 
         Raises:
             ValueError: x has another shape than images.
         """
         images = as_colour(x)
         # A compiled or exported net takes any N, so that it must not branch on N.
-        if self.training or torch.compiler.is_compiling() or len(x) <= ROWS:
+        if self.training or torch.compiler.is_compiling() or len(x) <= EVALUATED_IMAGES:
             return self._features(images)
-        return torch.cat([self._features(part) for part in torch.split(images, ROWS)])
+        return torch.cat([self._features(part) for part in torch.split(images, EVALUATED_IMAGES)])
 
     def _features(self, images: Tensor) -> Tensor:
         if self.normalizes:

@@ -40,7 +40,7 @@ __all__ = ["METHODS", "Calibration", "Method", "fit", "fit_temperature", "fit_ve
 Method = Literal["temperature", "vector"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
-STEPS = 100
+MAX_NEWTON_STEPS = 100
 """Newton steps at most; about 10 are needed. Where a step would leave the bracket of a temperature,
 the bracket is halved."""
 
@@ -113,7 +113,7 @@ def fit_temperature(logits: Tensor, y: Tensor) -> Calibration:
             "whose NLL is least at an infinite temperature"
         )
     low, high, a = 0.0, math.inf, 1.0
-    for _ in range(STEPS):
+    for _ in range(MAX_NEWTON_STEPS):
         slope, curvature = _derivatives(d, a)
         if slope < 0:
             low = a
@@ -140,7 +140,7 @@ def fit_vector_scaling(logits: Tensor, y: Tensor) -> Calibration:
     C = z.shape[1]
     theta = torch.stack([torch.ones(C), torch.zeros(C)]).to(z)  # a, b
     value, gradient, H = _vector_objective(z, y, theta)
-    for _ in range(STEPS):
+    for _ in range(MAX_NEWTON_STEPS):
         step = torch.linalg.solve(H, gradient.flatten()).view_as(theta)
         decrease = float((gradient * step).sum()) / 2  # of the quadratic model
         if decrease <= 1e-14 * max(1.0, value):

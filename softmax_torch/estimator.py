@@ -41,7 +41,7 @@ except ImportError as error:
         "SoftmaxClassifier needs scikit-learn 1.6 or later: pip install 'softmax-torch[sklearn]'"
     ) from error
 
-from softmax_torch.solvers.arrays import refuse_masked, refuse_unreal
+from softmax_torch.solvers.conversion import refuse_masked, refuse_unreal
 from softmax_torch.solvers.fit import Solution, minimize
 from softmax_torch.solvers.objective import Objective, Penalty
 from softmax_torch.solvers.problem import check_fit_options, make_solver, objective_of

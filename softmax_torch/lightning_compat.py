@@ -53,7 +53,7 @@ def callbacks_of(trainer: Trainer) -> list[Callback]:
 
     A connector sets the attribute, so that its type is not declared.
     """
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # see above
     return callbacks
 
 
@@ -62,7 +62,7 @@ def is_trial(trainer: Trainer) -> bool:
 
     A connector sets the attribute, so that its type is not declared.
     """
-    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined] # see above
 
 
 def counts_batches(trainer: Trainer) -> bool:
@@ -75,7 +75,7 @@ def counts_batches(trainer: Trainer) -> bool:
         trainer.max_steps != -1
         or trainer.limit_train_batches != 1.0
         or trainer.val_check_interval != 1.0
-        or trainer.overfit_batches != 0  # type: ignore[attr-defined]
+        or trainer.overfit_batches != 0  # type: ignore[attr-defined] # see above
     )
 
 

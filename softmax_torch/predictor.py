@@ -31,7 +31,7 @@ except ImportError as error:
 
 __all__ = ["Predicted", "Predictor", "load", "network"]
 
-ROWS = 4096
+PREDICTED_TOGETHER = 4096
 """Largest number of samples of a file that are predicted together."""
 
 PIXELS = 1 << 25
@@ -84,7 +84,7 @@ class Predictor:
     @property
     def rows(self) -> int:
         """Number of samples of a file that are predicted together."""
-        return max(1, min(ROWS, PIXELS // self.preprocessing.in_features))
+        return max(1, min(PREDICTED_TOGETHER, PIXELS // self.preprocessing.in_features))
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -110,7 +110,7 @@ OURS = {
         RuntimeError,
         "label_smoothing: .* got nan",
     ),
-    "smoothing that is no number": (
+    "smoothing that is not a number": (
         (z(), y(), {"label_smoothing": "0.1"}),
         TypeError,
         "expected numbers, got '0.1'",

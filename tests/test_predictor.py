@@ -125,7 +125,7 @@ def test_files_are_read_in_pieces(
 ) -> None:
     found = softmax_torch.load(checkpoint)
     whole = found.predict_proba(np.load(run / "images.npy"))
-    monkeypatch.setattr("softmax_torch.predictor.ROWS", 30)
+    monkeypatch.setattr("softmax_torch.predictor.PREDICTED_TOGETHER", 30)
     for name in ("images", "images.npy"):
         pieces = list(found.predict_file(run / name))
         assert [len(piece.ids) for piece in pieces] == [30, 30, 30, 10]
@@ -246,7 +246,7 @@ def test_refused_predictions_leave_no_file(
 def test_an_unreadable_image_leaves_no_file(
     run: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("softmax_torch.predictor.ROWS", 3)
+    monkeypatch.setattr("softmax_torch.predictor.PREDICTED_TOGETHER", 3)
     images = Path("images")
     images.mkdir()
     for i in range(7):
@@ -344,7 +344,7 @@ def test_vectors_are_the_default_inputs(tmp_path: Path, monkeypatch: pytest.Monk
         found.predict(x[:, :2])
 
 
-@pytest.mark.parametrize("suffix", predictions.FORMATS)
+@pytest.mark.parametrize("suffix", predictions.WRITERS)
 def test_files_whose_names_are_not_utf_8_are_named(suffix: str, tmp_path: Path) -> None:
     """The names are escaped, and remain different."""
     ids = [os.fsdecode(name) for name in (b"caf\xe9.png", b"caf\xe8.png")]

@@ -1,4 +1,4 @@
-"""The command line: every command takes a YAML and flags, and is declared in ``cli.arguments``.
+"""The command line: every command takes a YAML and flags, and is declared in ``cli.command_table``.
 
     fit                                    train; without --config: on scikit-learn's digits
     fit --resume [RUN]                     resume a run, by default the newest of its name
@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from softmax_torch.cli.console import error_of_this_package
-from softmax_torch.cli.processes import end_with_parent, leave_group
+from softmax_torch.cli.process_exit import end_with_parent, leave_group
 
 NEEDS = "The command line needs more than the operator does: pip install 'softmax-torch[train]'"
 

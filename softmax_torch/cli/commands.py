@@ -41,7 +41,7 @@ def run_with_lightning(request: Request, closing: ExitStack) -> None:
         parser, config = parse_settings(request)
         session = Session(request, parser, config, closing)
         try:
-            COMMANDS[request.command](session)
+            FUNCTIONS[request.command](session)
         except Stopped as stopped:
             if session.trainer.is_global_zero:
                 print(f"{stopped.message}; resume it with", file=sys.stderr)
@@ -252,7 +252,7 @@ def report(session: Session) -> None:
     print_line("report", f"{short_path(folder / 'index.html')}, {len(page.html) / 1e6:.1f} MB")
 
 
-COMMANDS: dict[str, Callable[[Session], None]] = {
+FUNCTIONS: dict[str, Callable[[Session], None]] = {
     "fit": fit,
     "validate": lambda session: evaluate(session, session.trainer.validate, "val"),
     "test": lambda session: evaluate(session, session.trainer.test, "test"),

@@ -9,7 +9,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from softmax_torch import predictor
-from softmax_torch.cli.arguments import build_parser
+from softmax_torch.cli.command_table import build_parser
 from softmax_torch.cli.console import print_line, short_path
 from softmax_torch.cli.requests import Request, config_beside, read_config
 from softmax_torch.export import check_output, export

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from softmax_torch.cli.arguments import CLASS_SETTINGS, COMMANDS, RUN_SETTINGS, build_parser
+from softmax_torch.cli.command_table import CLASS_SETTINGS, COMMANDS, RUN_SETTINGS, build_parser
 from softmax_torch.cli.requests import Request, read_config
 
 __all__ = ["parse"]

@@ -37,7 +37,7 @@ class PredictionFile(NamedTuple):
     """A file of predictions that is not written yet.
 
     Attributes:
-        path: the new file; its suffix is one of ``FORMATS``.
+        path: the new file; its suffix is one of ``WRITERS``.
         top_k: number of classes to name for a sample, most probable first.
         probabilities: whether to write the probability of every class too.
     """
@@ -54,7 +54,7 @@ class PredictionFile(NamedTuple):
         try:
             with ExitStack() as closing:
                 with name_in_errors(self.path):
-                    append = closing.enter_context(FORMATS[self.path.suffix](partial))
+                    append = closing.enter_context(WRITERS[self.path.suffix](partial))
                 for batch in with_progress(batches):
                     with name_in_errors(self.path):
                         append(self.columns(batch, class_names))
@@ -103,9 +103,9 @@ def new_prediction_file(request: Request) -> PredictionFile:
         path = take_free_name(numbered_names(default))
     else:
         path = Path(arguments.output)
-    if path.suffix not in FORMATS:
+    if path.suffix not in WRITERS:
         raise ValueError(
-            f"output: expected a name that ends in {', '.join(FORMATS)}, got {path.name}"
+            f"output: expected a name that ends in {', '.join(WRITERS)}, got {path.name}"
         )
     check_new_name(path)
     return PredictionFile(path, arguments.top_k, arguments.probabilities)
@@ -179,5 +179,5 @@ def write_parquet(path: Path) -> Iterator[Callable[[Columns], None]]:
             writer.close()
 
 
-FORMATS = {".csv": write_csv, ".jsonl": write_json_lines, ".parquet": write_parquet}
+WRITERS = {".csv": write_csv, ".jsonl": write_json_lines, ".parquet": write_parquet}
 """Writers by the suffix of the file."""

@@ -10,12 +10,12 @@ from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import seed_everything
 from lightning.pytorch.cli import LightningArgumentParser
 
-from softmax_torch.cli.arguments import CONFIG_HELP, HIDDEN_RUN_ARGUMENTS, build_parser
+from softmax_torch.cli.command_table import CONFIG_HELP, HIDDEN_RUN_ARGUMENTS, build_parser
 from softmax_torch.cli.requests import Request
 from softmax_torch.data import TensorDataModule
 from softmax_torch.report.trainer import ReportingTrainer
 from softmax_torch.training import LitClassifier, LitSoftmaxRegression
-from softmax_torch.training.base import LitBase
+from softmax_torch.training.lit_base import LitBase
 
 __all__ = ["Instances", "instantiate", "parse_settings", "settings_parser"]
 

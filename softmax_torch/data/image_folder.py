@@ -34,7 +34,7 @@ SPLIT_FOLDERS = {
 }
 """Split of each folder name, in any case."""
 
-ROWS = 256
+IMAGES_PER_STEP = 256
 """Images that are decoded between two steps of the progress bar."""
 
 
@@ -124,7 +124,7 @@ class ImageFolderDataModule(TensorDataModule):
         x = torch.empty(len(files), *(self.preprocessing.image_shape or ()), dtype=torch.uint8)
         row = 0
         with current_reporter().bar("decoding", "", 0, len(files), transient=True) as advance:
-            for pixels in self.preprocessing.decode_files(files, ROWS):
+            for pixels in self.preprocessing.decode_files(files, IMAGES_PER_STEP):
                 x[row : row + len(pixels)] = pixels
                 row += len(pixels)
                 advance(len(pixels))

@@ -33,7 +33,7 @@ __all__ = ["TableDataModule"]
 SPLITS = {"train": 0, "val": 1, "test": 2}
 """Code of each split."""
 
-ROWS = 1 << 16
+READ_ROWS = 1 << 16
 """Rows of a file that are read together."""
 
 MAX_ENCODED = 1 << 24
@@ -139,7 +139,7 @@ class TableDataModule(TensorDataModule):
         test = self.loaded.test
         wanted = test.in_split("test")[:rows]
         found = []
-        for chunk in read_chunks(test.source, ROWS):
+        for chunk in read_chunks(test.source, READ_ROWS):
             in_chunk = (wanted >= chunk.first) & (wanted < chunk.first + len(chunk))
             found.append(chunk.table.take(wanted[in_chunk] - chunk.first))
             if wanted[-1] < chunk.first + len(chunk):
@@ -227,7 +227,7 @@ class LabelledRows:
         """
         known: dict[str, int] = {}
         all_codes, splits = [], []
-        for chunk in read_chunks(source, ROWS):
+        for chunk in read_chunks(source, READ_ROWS):
             chunk.require([target])
             on_chunk(chunk)
             codes = chunk.codes(target, known)
@@ -301,7 +301,7 @@ def split_codes(chunk: Chunk, column: str) -> Array:
 def fit_columns(survey: Survey, rows: LabelledRows) -> list[Column]:
     """Return the columns, fitted to the training rows."""
     fits = survey.fits(rows.source)
-    for chunk in read_chunks(rows.source, ROWS):
+    for chunk in read_chunks(rows.source, READ_ROWS):
         training = rows.split[chunk.first : chunk.first + len(chunk)] == SPLITS["train"]
         for fit in fits:
             fit.add(chunk, training)
@@ -319,7 +319,7 @@ def encode(
     D, ids = preprocessing.in_features, []
     x = {name: torch.empty(len(at), D) for name, at in numbers.items() if len(at)}
     filled = dict.fromkeys(x, 0)
-    for chunk in read_chunks(rows.source, min(ROWS, max(1, MAX_ENCODED // D))):
+    for chunk in read_chunks(rows.source, min(READ_ROWS, max(1, MAX_ENCODED // D))):
         encoded = preprocessing.encode(chunk)
         splits = rows.split[chunk.first : chunk.first + len(chunk)]
         for name in x:

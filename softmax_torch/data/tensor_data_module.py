@@ -88,6 +88,7 @@ class TensorDataModule(LightningDataModule):
     def preprocessing(self) -> Preprocessing:
         """Map from raw inputs to the model's; by default vectors, with numbered classes."""
         if self._in_features is None or self._num_classes is None:
+            # Python's type for what a subclass has to define.
             raise NotImplementedError(
                 f"{type(self).__name__}: expected in_features and num_classes, or a property "
                 "preprocessing that has them"
@@ -109,7 +110,8 @@ class TensorDataModule(LightningDataModule):
 
     def read(self) -> tuple[Split, Split]:
         """Return the training set, validation samples included, and the test set."""
-        # Not abstract: a subclass that overrides ``read_splits`` does not need it.
+        # Not abstract, as a subclass that overrides ``read_splits`` does not need it; the type is
+        # Python's for a method that a subclass has to define.
         raise NotImplementedError(f"{type(self).__name__}: expected a method read or read_splits")
 
     def read_splits(self) -> dict[str, Split]:

@@ -34,24 +34,24 @@ from softmax_torch.export.table_input import UNKNOWN, category_codes
 from softmax_torch.predictor import Predictor
 from softmax_torch.preprocessing.table import CategoricalColumn
 
-__all__ = ["METADATA", "interface", "open_runner", "usage", "write"]
+__all__ = ["METADATA_KEY", "interface", "open_runner", "usage", "write"]
 
-METADATA = "softmax_torch"
+METADATA_KEY = "softmax_torch"
 """Key of the metadata in the file."""
 
-INNER = "net/"
+GRAPH_PREFIX = "net/"
 """Prefix of all names within the graph; no input may begin with it."""
 
 STRINGS = "ai.onnx.ml", 3
 """Domain of ONNX's operators on strings, and the version that is used here."""
 
-AXIS = f"{INNER}axis"
+AXIS = f"{GRAPH_PREFIX}axis"
 """Name of the constant with the axis along which columns are joined."""
 
 CLASS_NAME = "class_name"
 """Name of the output of strings, which a torch program cannot have."""
 
-LIMIT = 2**31 - 2**24
+MAX_WEIGHT_BYTES = 2**31 - 2**24
 """Largest size of the weights in bytes: ONNX files are limited to 2 GiB."""
 
 
@@ -63,19 +63,20 @@ def write(path: Path, predictor: Predictor, input_module: InputModule) -> None:
             that the graph uses.
     """
     size = sum(weights.nbytes for weights in predictor.network.state_dict().values())
-    if size > LIMIT:
+    if size > MAX_WEIGHT_BYTES:
         raise ValueError(
-            f"output: expected a net of at most {LIMIT} bytes for ONNX, got one of {size}; "
+            f"output: expected a net of at most {MAX_WEIGHT_BYTES} bytes for ONNX, got one of "
+            f"{size}; "
             ".pt2 and .safetensors have no limit"
         )
     inputs, outputs = interface(input_module, len(predictor.class_names))
     reserved = [spec.name for spec in outputs]
     taken = [spec.name for spec in inputs if spec.name in (*reserved, "")]
-    taken += [spec.name for spec in inputs if spec.name.startswith(INNER)]
+    taken += [spec.name for spec in inputs if spec.name.startswith(GRAPH_PREFIX)]
     if taken:
         raise ValueError(
             f"column {taken[0] or 'without a name'}: expected a name other than "
-            f"{', '.join(reserved)} and {INNER}... for ONNX, whose graph uses these names"
+            f"{', '.join(reserved)} and {GRAPH_PREFIX}... for ONNX, whose graph uses these names"
         )
     converted = torch.onnx.export(
         trace(predictor, input_module),
@@ -87,7 +88,7 @@ def write(path: Path, predictor: Predictor, input_module: InputModule) -> None:
     )
     assert converted is not None, "torch.onnx.export returns a program if dynamo is set"
     model = add_interface(converted.model_proto, input_module, predictor.class_names)
-    helper.set_model_props(model, {METADATA: to_json(metadata_of(predictor, inputs))})
+    helper.set_model_props(model, {METADATA_KEY: to_json(metadata_of(predictor, inputs))})
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
 
@@ -96,10 +97,10 @@ def add_interface(
     model: onnx.ModelProto, input_module: InputModule, class_names: Sequence[str]
 ) -> onnx.ModelProto:
     """Return torch's graph with inputs by column, and class names as an output."""
-    model = compose.add_prefix(model, INNER)
+    model = compose.add_prefix(model, GRAPH_PREFIX)
     inputs, outputs = interface(input_module, len(class_names))
     direct = [spec.name for spec in input_module.inputs if spec.name not in input_module.columns]
-    outer = {f"{INNER}{name}": name for name in (*direct, *OUTPUTS)}
+    outer = {f"{GRAPH_PREFIX}{name}": name for name in (*direct, *OUTPUTS)}
     for node in model.graph.node:
         for names in (node.input, node.output):
             names[:] = [outer.get(name, name) for name in names]
@@ -138,7 +139,7 @@ def column_nodes(input_module: InputModule) -> list[onnx.NodeProto]:
         for k, column in enumerate(columns):
             value = column.name
             if isinstance(column, CategoricalColumn):
-                value = f"{INNER}{matrix}_{k}_codes"
+                value = f"{GRAPH_PREFIX}{matrix}_{k}_codes"
                 codes = category_codes(column)
                 nodes.append(
                     helper.make_node(
@@ -151,9 +152,9 @@ def column_nodes(input_module: InputModule) -> list[onnx.NodeProto]:
                         default_int64=UNKNOWN,
                     )
                 )
-            parts.append(f"{INNER}{matrix}_{k}")
+            parts.append(f"{GRAPH_PREFIX}{matrix}_{k}")
             nodes.append(helper.make_node("Unsqueeze", [value, AXIS], parts[-1:]))
-        nodes.append(helper.make_node("Concat", parts, [f"{INNER}{matrix}"], axis=1))
+        nodes.append(helper.make_node("Concat", parts, [f"{GRAPH_PREFIX}{matrix}"], axis=1))
     return nodes
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from softmax_torch.export.input_modules import InputModule, Interface, Runner
 from softmax_torch.export.metadata import metadata_of, to_json
 from softmax_torch.predictor import Predictor, load
-from softmax_torch.storage.exported_weights import CONFIG_FILE, CONFIG_KEY, WEIGHTS_FILE
+from softmax_torch.storage.exported_weights import CONFIG_KEY, WEIGHTS_CONFIG_FILE, WEIGHTS_FILE
 
 __all__ = ["interface", "open_runner", "usage", "write"]
 
@@ -46,7 +46,7 @@ def write(path: Path, predictor: Predictor, input_module: InputModule) -> None:
     if path.suffix != ".safetensors":
         path.mkdir()
         file = path / WEIGHTS_FILE
-        (path / CONFIG_FILE).write_text(to_json(config, indent=2) + "\n", encoding="utf-8")
+        (path / WEIGHTS_CONFIG_FILE).write_text(to_json(config, indent=2) + "\n", encoding="utf-8")
     # Not ``save_file``, whose files only their owner can read.
     file.write_bytes(save(tensors, {"format": "pt", CONFIG_KEY: to_json(config)}))
 

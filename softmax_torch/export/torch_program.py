@@ -21,13 +21,13 @@ from softmax_torch.export.metadata import metadata_of, to_json
 from softmax_torch.export.program import output_specs, trace
 from softmax_torch.predictor import Predictor
 
-__all__ = ["METADATA", "interface", "open_runner", "usage", "write"]
+__all__ = ["METADATA_FILE", "interface", "open_runner", "usage", "write"]
 
-METADATA = "metadata.json"
+METADATA_FILE = "metadata.json"
 
 
 def write(path: Path, predictor: Predictor, input_module: InputModule) -> None:
-    extra = {METADATA: to_json(metadata_of(predictor, input_module.inputs))}
+    extra = {METADATA_FILE: to_json(metadata_of(predictor, input_module.inputs))}
     content = BytesIO()  # torch reports a disk error as a C++ trace without the file's name
     torch.export.save(trace(predictor, input_module), content, extra_files=extra)
     path.write_bytes(content.getbuffer())

@@ -157,7 +157,7 @@ def check_options(options: Options) -> None:
 
 
 def check_linear(linear: Linear) -> None:
-    """Raise TypeError, RuntimeError or NotImplementedError unless input and layer fit."""
+    """Raise TypeError, RuntimeError or, as torch for dtypes, NotImplementedError if they misfit."""
     input, weight, bias = linear
     _check_tensor("input", input)
     _check_tensor("linear_weight", weight)

@@ -11,9 +11,9 @@ reading it runs no code. ``softmax_torch.readers`` reads the files.
 
 from typing import Any
 
-from softmax_torch.preprocessing.base import Preprocessing, same
 from softmax_torch.preprocessing.features import FeaturesPreprocessing
 from softmax_torch.preprocessing.images import ImagePreprocessing
+from softmax_torch.preprocessing.interface import Preprocessing, same
 from softmax_torch.preprocessing.table import TablePreprocessing
 
 __all__ = [

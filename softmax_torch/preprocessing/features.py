@@ -15,7 +15,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from softmax_torch.preprocessing.base import Preprocessing
+from softmax_torch.preprocessing.interface import Preprocessing
 from softmax_torch.readers.tensor_files import read_inputs
 
 __all__ = ["FeaturesPreprocessing"]

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from softmax_torch.preprocessing.base import Preprocessing
+from softmax_torch.preprocessing.interface import Preprocessing
 from softmax_torch.readers import images
 from softmax_torch.readers.numpy_files import map_numbers
 

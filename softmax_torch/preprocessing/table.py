@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from softmax_torch.preprocessing.base import Preprocessing
+from softmax_torch.preprocessing.interface import Preprocessing
 from softmax_torch.readers.numpy_files import Array
 from softmax_torch.readers.tables import (
     NUMBER_PATTERN,
@@ -35,7 +35,7 @@ from softmax_torch.readers.tables import (
 
 __all__ = ["CategoricalColumn", "Column", "NumericColumn", "TablePreprocessing"]
 
-ROWS = 1 << 16
+ENCODED_ROWS = 1 << 16
 """Rows of a file that are encoded together."""
 
 
@@ -62,7 +62,7 @@ class NumericColumn:
         """Return the standardised column, float32 (n, 1).
 
         Raises:
-            ValueError: a value is no number, or too far from the mean for float32.
+            ValueError: a value is not a number, or is too far from the mean for float32.
         """
         values = chunk.numbers(self.name)
         with np.errstate(over="ignore"):  # reported below
@@ -202,7 +202,7 @@ class TablePreprocessing(Preprocessing):
         """
         if isinstance(raw, str | Path):
             source = Source.from_path(raw, self.delimiter)
-            return torch.cat([self.encode(chunk) for chunk in read_chunks(source, ROWS)])
+            return torch.cat([self.encode(chunk) for chunk in read_chunks(source, ENCODED_ROWS)])
         return self.encode(chunk_in_memory(raw, self.names))
 
     def read(self, path: Path, rows: int) -> Iterator[tuple[list[str], Tensor]]:

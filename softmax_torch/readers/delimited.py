@@ -24,7 +24,7 @@ __all__ = ["DELIMITERS", "delimiter_hint", "line_of_row", "read_tables"]
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 """Default delimiter of each file suffix."""
 
-BLOCK = 1 << 22
+PARSED_BYTES = 1 << 22
 """Bytes that are parsed in one block; a row cannot be longer."""
 
 
@@ -46,7 +46,7 @@ def read_tables(path: Path, delimiter: str) -> Iterator[pa.Table]:
             batches = arrow.open_csv(
                 pa.PythonFile(Utf8File(path, file), mode="r"),
                 # With several threads, pyarrow reports a bad row without its number.
-                arrow.ReadOptions(use_threads=False, block_size=BLOCK),
+                arrow.ReadOptions(use_threads=False, block_size=PARSED_BYTES),
                 arrow.ParseOptions(
                     delimiter=delimiter, newlines_in_values=True, invalid_row_handler=on_bad_row
                 ),
@@ -62,7 +62,9 @@ def read_tables(path: Path, delimiter: str) -> Iterator[pa.Table]:
             if "Empty CSV" in str(error):  # a header and no rows
                 return
             if not bad_rows:
-                too_long = f"a row of more than {BLOCK >> 20} MiB, where a quote may be left open"
+                too_long = (
+                    f"a row of more than {PARSED_BYTES >> 20} MiB, where a quote may be left open"
+                )
                 reason = too_long if "straddl" in str(error) else error
                 raise ValueError(f"{path}: expected a table, got {reason}") from None
             line = line_of_row(path, delimiter, bad_rows[0].number - 1)

@@ -22,15 +22,15 @@ from torch import Tensor
 
 from softmax_torch.storage.safe_read import require_file
 
-__all__ = ["SUFFIXES", "decode", "decode_files", "find_files", "images_in", "read_headers"]
+__all__ = ["IMAGE_SUFFIXES", "decode", "decode_files", "find_files", "images_in", "read_headers"]
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
 """Suffixes of image files."""
 
 DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 """Modes of grey images with 16 or more bits a pixel, which Pillow's ``convert`` clips at 255."""
 
-GREY = ("1", "L", "LA", "La", *DEEP)
+GREY_MODES = ("1", "L", "LA", "La", *DEEP)
 """Modes of images without colours."""
 
 ORIENTATION = 0x0112
@@ -143,7 +143,7 @@ def read_headers(files: Sequence[Path]) -> tuple[dict[tuple[int, int], Path], bo
                 # A PNG's own getexif would decode all pixels, since tags may follow them.
                 swapped = Image.Image.getexif(image).get(ORIENTATION, 1) >= 5
                 sizes.setdefault((W, H) if swapped else (H, W), path)
-                color = color or image.mode not in GREY
+                color = color or image.mode not in GREY_MODES
         except ValueError as error:
             failures.append(str(error))
     if failures:
@@ -171,14 +171,14 @@ def images_in(folder: Path) -> list[Path]:
         found += [
             parent / name
             for name in names
-            if name.lower().endswith(SUFFIXES)
+            if name.lower().endswith(IMAGE_SUFFIXES)
             and not name.startswith(".")
             and (parent / name).is_file()
         ]
     found.sort()
     if not found:
         raise FileNotFoundError(
-            f"{folder}: expected a folder with images ({', '.join(SUFFIXES)}), got "
+            f"{folder}: expected a folder with images ({', '.join(IMAGE_SUFFIXES)}), got "
             + ("one without any" if folder.is_dir() else "no such folder")
         )
     return found

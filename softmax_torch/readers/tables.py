@@ -2,7 +2,7 @@
 
     .csv .tsv .tab   text in UTF-8; the first line names the columns
     .parquet         columns keep their types
-    .npz .npy        arrays; see ``readers.arrays`` for the names of their columns
+    .npz .npy        arrays; see ``readers.numpy_tables`` for the names of their columns
 
 A column of any type can be read as numbers or as text. The rules are the same for all formats:
 spaces around a text are dropped; a text in ``MISSING_TEXTS`` is a missing value, and so are null
@@ -22,14 +22,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import parquet
 
-from softmax_torch.readers import arrays, delimited
+from softmax_torch.readers import delimited, numpy_tables
 from softmax_torch.readers.numpy_files import Array
 from softmax_torch.storage.safe_read import require_file
 
 __all__ = [
     "MISSING_TEXTS",
     "NUMBER_PATTERN",
-    "SUFFIXES",
+    "TABLE_SUFFIXES",
     "Chunk",
     "Source",
     "chunk_in_memory",
@@ -43,7 +43,7 @@ MISSING_TEXTS = ("", "NA", "N/A", "NaN", "nan", "null", "NULL")
 NUMBER_PATTERN = r"^[+-]?((\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|(?i:inf|infinity|nan))$"
 """Regular expression of the texts that are numbers."""
 
-SUFFIXES = (*delimited.DELIMITERS, ".parquet", ".npz", ".npy")
+TABLE_SUFFIXES = (*delimited.DELIMITERS, ".parquet", ".npz", ".npy")
 """Suffixes of the table files that can be read."""
 
 
@@ -64,7 +64,7 @@ class Source:
         """Return the source for a file.
 
         Args:
-            path: a file with one of the ``SUFFIXES``.
+            path: a file with one of the ``TABLE_SUFFIXES``.
             delimiter: between the columns of a .csv; None for a comma.
 
         Raises:
@@ -74,8 +74,8 @@ class Source:
         path = Path(path)
         require_file(path, "a table")
         suffix = path.suffix.lower()
-        if suffix not in SUFFIXES:
-            raise ValueError(f"{path}: expected a name that ends in {', '.join(SUFFIXES)}")
+        if suffix not in TABLE_SUFFIXES:
+            raise ValueError(f"{path}: expected a name that ends in {', '.join(TABLE_SUFFIXES)}")
         if suffix == ".csv" and delimiter is not None:
             return cls(str(path), delimiter)
         return cls(str(path), delimited.DELIMITERS.get(suffix))
@@ -154,7 +154,7 @@ class Chunk:
         """Return a column as float64 (n,), with NaN for missing values.
 
         Raises:
-            ValueError: a text that is no number, an infinity, or a type that cannot be a number.
+            ValueError: a text is not a number, a value is infinite, or the column has another type.
         """
         column = self.column(name)
         try:
@@ -263,7 +263,7 @@ def read_chunks(source: Source, rows: int) -> Iterator[Chunk]:
     elif path.suffix.lower() == ".parquet":
         tables = read_parquet(path, rows)
     else:
-        tables = arrays.read_tables(path, rows)
+        tables = numpy_tables.read_tables(path, rows)
     for table in tables:
         check_unique_names(source, table)
         for at in range(0, table.num_rows, rows):

@@ -20,7 +20,7 @@ from softmax_torch.storage.safe_read import read_safetensors, read_torch_file
 
 __all__ = ["read_inputs", "read_pair"]
 
-SUFFIXES = ".npy, .pt or .safetensors"
+SUFFIX_TEXT = ".npy, .pt or .safetensors"
 
 
 def read_pair(files: str | Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -80,7 +80,7 @@ def read_tensors(path: Path) -> Tensor | dict[str, Tensor]:
     if path.suffix.lower() == ".npy":
         return torch.from_numpy(map_numbers(path))
     if path.suffix.lower() not in (".pt", ".safetensors"):
-        raise ValueError(f"{path}: expected a file that ends in {SUFFIXES}")
+        raise ValueError(f"{path}: expected a file that ends in {SUFFIX_TEXT}")
     content: Tensor | dict[str, Tensor] = (
         read_safetensors(path, "tensors")[0]
         if path.suffix.lower() == ".safetensors"

@@ -21,7 +21,7 @@ __all__ = ["draw"]
 MAX_WRITTEN_SHARES = 12
 """Most classes with the share written in each cell: more leave no room for a second line."""
 
-PAIRS = 20
+BAR_PAIRS = 20
 """Number of most confused pairs to draw as bars."""
 
 
@@ -35,7 +35,7 @@ def draw(results: RunResults, counts: npt.NDArray[np.int64]) -> CaptionedFigure:
     ]
     summary = f"{correct} of {n} predictions are correct; {'; '.join(pairs) or 'none is wrong'}."
     if C > MAX_CLASSES:
-        caption = f"The {PAIRS} most confused pairs of {C} classes on the test set."
+        caption = f"The {BAR_PAIRS} most confused pairs of {C} classes on the test set."
         return CaptionedFigure("confusion", _bars(results, counts), f"{caption} {summary}", caption)
     few = C <= MAX_WRITTEN_SHARES
     shares = "below it its share of the row" if few else "its colour is its share of the row"
@@ -76,7 +76,7 @@ def _matrix(results: RunResults, counts: npt.NDArray[np.int64]) -> Figure:
 
 
 def _bars(results: RunResults, counts: npt.NDArray[np.int64]) -> Figure:
-    pairs = most_confused(counts, PAIRS)
+    pairs = most_confused(counts, BAR_PAIRS)
     figure, [ax] = panels("Most confused classes", width=5.0, height=0.8 + 0.24 * len(pairs))
     names = [label(name, 14) for name in results.class_names]
     ax.barh(range(len(pairs)), [pair.samples for pair in pairs], color=VERMILION, height=0.7)

@@ -14,13 +14,13 @@ from softmax_torch.report.weight_plots import per_deviation
 
 __all__ = ["Mistake", "draw", "most_confident", "shown_features"]
 
-LIMIT = 20
+MAX_MISTAKES = 20
 """Most mistakes that are shown."""
 
 COLUMNS = 4
 """Images side by side."""
 
-FEATURES = 6
+SHOWN_FEATURES = 6
 """Most features of a sample whose values are shown."""
 
 
@@ -41,7 +41,7 @@ def most_confident(results: RunResults) -> list[Mistake]:
     p = logits[wrong].double().softmax(1)
     confidence, predicted = p.max(1)
     mistakes = []
-    for i in confidence.argsort(descending=True, stable=True)[:LIMIT].tolist():
+    for i in confidence.argsort(descending=True, stable=True)[:MAX_MISTAKES].tolist():
         row, true = int(wrong[i]), int(y[wrong[i]])
         mistakes.append(
             Mistake(row, true, int(predicted[i]), float(confidence[i]), float(p[i, true]))
@@ -52,10 +52,10 @@ def most_confident(results: RunResults) -> list[Mistake]:
 def shown_features(results: RunResults) -> list[int]:
     """Return the features whose values are shown: all, or those with the largest weights."""
     D = results.x[0].numel()
-    if results.weight is None or D <= FEATURES:
-        return list(range(min(D, FEATURES)))
+    if results.weight is None or D <= SHOWN_FEATURES:
+        return list(range(min(D, SHOWN_FEATURES)))
     largest = per_deviation(results).abs().amax(0)
-    return largest.argsort(descending=True, stable=True)[:FEATURES].tolist()
+    return largest.argsort(descending=True, stable=True)[:SHOWN_FEATURES].tolist()
 
 
 def draw(results: RunResults, mistakes: list[Mistake]) -> list[CaptionedFigure]:

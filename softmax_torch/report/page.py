@@ -35,7 +35,7 @@ from softmax_torch.report.run_results import MAX_CLASSES, RunResults
 
 __all__ = ["Page", "compose"]
 
-PAIRS = 10
+TABLE_PAIRS = 10
 """Most confused pairs in the table."""
 
 
@@ -106,7 +106,7 @@ def compose(results: RunResults) -> Page:
         },
         rows=rows if len(rows) <= MAX_CLASSES else by_f1[:MAX_CLASSES],
         macro=class_metrics.macro_average(rows),
-        pairs=class_metrics.most_confused(counts, PAIRS),
+        pairs=class_metrics.most_confused(counts, TABLE_PAIRS),
         calibration_rows=calibration_rows,
         calibration=calibrated.description,
         drawn_classes_note=weight_plots.drawn_classes_note(results),

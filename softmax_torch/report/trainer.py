@@ -17,9 +17,9 @@ from softmax_torch.report.output import write_report
 from softmax_torch.report.page import compose
 from softmax_torch.report.run_results import EvaluatedSet, RunResults
 from softmax_torch.storage.run_directories import CONFIG_FILE, METRICS_FILE, read_metrics
-from softmax_torch.training.base import LitBase
 from softmax_torch.training.calibrating_trainer import CalibratingTrainer
 from softmax_torch.training.checkpoint_io import atomic_checkpoint_io
+from softmax_torch.training.lit_base import LitBase
 
 __all__ = ["ReportingTrainer", "default_checkpoint"]
 

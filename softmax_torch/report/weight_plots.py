@@ -38,7 +38,7 @@ __all__ = [
     "per_deviation",
 ]
 
-FEATURES = 12
+MAX_BARS = 12
 """Bars per class."""
 
 MAX_CHARTS = 20
@@ -87,7 +87,7 @@ def drawn_classes_note(results: RunResults) -> str:
 
 def largest_weights(w: Tensor) -> list[int]:
     """Return the features with the largest absolute weights of a class (D,), largest first."""
-    return w.abs().argsort(descending=True, stable=True)[:FEATURES].tolist()
+    return w.abs().argsort(descending=True, stable=True)[:MAX_BARS].tolist()
 
 
 def draw(results: RunResults) -> list[CaptionedFigure]:

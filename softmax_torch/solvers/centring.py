@@ -22,7 +22,7 @@ __all__ = ["offset_of"]
 FAR = 10.0
 """Mean of a column, in units of its standard deviation, above which the column is centred."""
 
-ROWS, NUMBERS = 1000, 1 << 22
+SAMPLED_ROWS, SAMPLED_ENTRIES = 1000, 1 << 22
 """Rows from which mean and spread are computed, and entries of these rows, at most."""
 
 
@@ -32,7 +32,7 @@ def offset_of(samples: Samples, processes: Processes) -> Tensor | None:
     It is an estimate of the mean from evenly spaced rows; its accuracy does not affect the optimum.
     All processes get the same offset.
     """
-    rows = max(1, min(ROWS, NUMBERS // samples.d))
+    rows = max(1, min(SAMPLED_ROWS, SAMPLED_ENTRIES // samples.d))
     index = torch.arange(0, samples.n, -(-samples.n // rows), device=samples.device)
     x = samples.rows(index, torch.float64)
     n = processes.summed(torch.tensor(float(len(x)), device=x.device, dtype=torch.float64))

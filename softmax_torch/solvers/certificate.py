@@ -25,9 +25,9 @@ For l1 > 0 the better of two q is taken: p (if l2 > 0), and the q with the large
 
 In float64 an entry of V has a rounding error of about ``rounding``. With a weak penalty or a large
 column this error alone would make h large, or violate |V| <= l1. So rounding r_kd is charged only
-for weights in a box: within ``REACH`` times the present weights plus ``REACH`` standard deviations
-of a logit. There it raises the bound by r_kd R_kd, R_kd = REACH (|W_kd| + 1 / spread_d). For an
-optimum outside the box the bound is larger in proportion to its distance, since F is convex.
+for weights in a box: within b = ``ROUNDING_BOX`` times the present weights plus b standard
+deviations of a logit. There it raises the bound by r_kd R_kd, R_kd = b (|W_kd| + 1 / spread_d). For
+an optimum outside the box the bound is larger in proportion to its distance, since F is convex.
 
 The KKT residual is the largest absolute entry of the subgradient of F of least norm. It is 0
 exactly at an optimum, but it has the units of the features.
@@ -51,7 +51,7 @@ from softmax_torch.solvers.objective import Objective, Penalty
 
 __all__ = ["Certificate", "certify", "estimated_gap", "gap_bound", "subgradient"]
 
-REACH = 10.0
+ROUNDING_BOX = 10.0
 """Size of the box in which rounding is charged: in weights, in standard deviations of a logit, and
 in Newton steps of the bias."""
 
@@ -116,7 +116,7 @@ def _rounding(objective: Objective, z: Tensor) -> Tensor:
 
 def _rounding_cost(objective: Objective, W: Tensor, rounding: Tensor) -> Tensor:
     """Return r_kd R_kd, by which ``rounding`` raises the bound, for each weight (K, D)."""
-    return REACH * (
+    return ROUNDING_BOX * (
         W.abs() * rounding + torch.where(objective.spread > 0, rounding / objective.spread, 0)
     )
 
@@ -211,7 +211,7 @@ def _improve_bias(objective: Objective, z: Tensor, w: Tensor) -> tuple[Tensor, T
 
     Returns:
         The change of the bias (K,); the residuals w (p - e_y) (n, K); and how much lower F may be
-        with a better bias, which is rounding: ``REACH`` times the gain of another step.
+        with a better bias, which is rounding: ``ROUNDING_BOX`` times the gain of another step.
     """
     kernels, y = backends.kernels(z), objective.y
     ones, true = torch.ones_like(w), y.unsqueeze(1)
@@ -234,7 +234,7 @@ def _improve_bias(objective: Objective, z: Tensor, w: Tensor) -> tuple[Tensor, T
         if info or not step.isfinite().all():  # the probabilities of a class are all 0 or 1
             return moved, r, math.inf
         if largest <= 1e-15 or stalled > (0 if largest < 1e-12 else STALLED):
-            return moved, r, REACH * float((residual * step).abs().sum())
+            return moved, r, ROUNDING_BOX * float((residual * step).abs().sum())
         span = float(step.max() - step.min())
         step *= math.log1p(span) / span if span > 0 else 1.0
         moved += step

@@ -13,7 +13,7 @@ from softmax_torch.solvers.solver import Solver
 
 __all__ = ["GradientDescent"]
 
-SHORTEST = 1e-30
+SHORTEST_STEP = 1e-30
 """The shortest step that is tried."""
 
 
@@ -26,7 +26,7 @@ class GradientDescent(Solver):
     def step(self) -> bool:
         slope = -float(self.gradient.square().sum())
         search = LineSearch(self.value, slope, error=0.0, enough=0.5)
-        for length in search.lengths(2 * self.length, SHORTEST):
+        for length in search.lengths(2 * self.length, SHORTEST_STEP):
             trial = self.theta - length * self.gradient
             at_trial = self._evaluate(trial)
             if search.accepts(length, at_trial.value, slope):

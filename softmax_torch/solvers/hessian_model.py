@@ -33,10 +33,10 @@ RENEW = 25
 MATRIX = 5000
 """Coordinates up to which B is a matrix. At the limit it takes 200 MB."""
 
-CHEAP = 10**9
+CHEAP_FACTORIZATION = 10**9
 """Multiplications up to which a factorization is always worth its cost: some 20 ms."""
 
-RIDGE, TINY = 2e-5, 1e-30
+RELATIVE_RIDGE, TINY = 2e-5, 1e-30
 """Added to the diagonal of B, relative to it and at least, for directions in which B is 0 up to
 rounding."""
 
@@ -86,7 +86,7 @@ class HessianModel(ABC):
             diagonal = block.diagonal()
             # A column of zeros has no curvature of its own.
             unit = torch.where(diagonal > 0, diagonal, diagonal.mean()).clamp_min(TINY)
-            diagonal.add_(RIDGE * unit + penalty.l2 * (column_b < D) + damping_b)
+            diagonal.add_(RELATIVE_RIDGE * unit + penalty.l2 * (column_b < D) + damping_b)
             self.blocks.append(block)
         self.diagonal = torch.cat([block.diagonal() for block in self.blocks])
         self.factors: list[tuple[Tensor, Tensor] | None] = [None] * len(sizes)
@@ -197,7 +197,7 @@ class ExactModel(HessianModel):
         whole = self.objective.zeros()
         whole.view(-1)[self.at] = v
         product = self.objective.hessian_product(self.p, whole, self.penalty)
-        return product.view(-1)[self.at] + (RIDGE * self.diagonal + self.damping) * v
+        return product.view(-1)[self.at] + (RELATIVE_RIDGE * self.diagonal + self.damping) * v
 
     def solve(self, face: Tensor, r: Tensor) -> Tensor:
         """Return B^-1 r on a face, by preconditioned conjugate gradients."""
@@ -235,7 +235,7 @@ def hessian_model(
     """
     (K, P), m = objective.shape, len(at)
     passes = CG_STEPS * 4 * objective.samples.n * K * P
-    small = m <= MATRIX and m**3 / 3 <= max(CHEAP, passes)
+    small = m <= MATRIX and m**3 / 3 <= max(CHEAP_FACTORIZATION, passes)
     kind = SampledModel if small else ExactModel
     return kind(objective, penalty, theta, at, seed, damping)
 
@@ -257,7 +257,7 @@ def _factor(A: Tensor) -> Tensor:
         factor, info = torch.linalg.cholesky_ex(A + ridge * A.diagonal().diag())
         if info.item() == 0:
             return factor
-        ridge = 10 * ridge or RIDGE
+        ridge = 10 * ridge or RELATIVE_RIDGE
     raise AssertionError("a Hessian holds NaN or infinity; inputs are checked for these")
 
 

@@ -34,7 +34,7 @@ from softmax_torch.solvers.problem import objective_of, theta_of
 
 __all__ = ["Inference", "inference"]
 
-ROWS = 1024
+ROWS_AT_A_TIME = 1024
 """Rows that are multiplied at a time; each takes K - 1 times its own memory."""
 
 TOL, MAX_ITER = 1e-13, 200
@@ -166,8 +166,8 @@ def _rows(objective: Objective) -> Iterator[tuple[Tensor, slice]]:
         dense = block.dot(eye)
         if objective.bias:
             dense = torch.cat([dense, dense.new_ones(len(dense), 1)], 1)
-        for start in range(0, len(dense), ROWS):
-            x = dense[start : start + ROWS]
+        for start in range(0, len(dense), ROWS_AT_A_TIME):
+            x = dense[start : start + ROWS_AT_A_TIME]
             yield x, slice(at.start + start, at.start + start + len(x))
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from softmax_torch.solvers import samples
-from softmax_torch.solvers.arrays import (
+from softmax_torch.solvers.conversion import (
     as_tensor,
     check_stored,
     check_values,

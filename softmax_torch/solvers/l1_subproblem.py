@@ -24,7 +24,7 @@ from softmax_torch.solvers.hessian_model import HessianModel
 
 __all__ = ["minimize_model"]
 
-INNER = 0.1
+SUBPROBLEM_TOL = 0.1
 """Largest subgradient of m at which the iteration stops, relative to the first one."""
 
 ROUNDS, GRADIENT_STEPS, SOLVES = 30, 10, 5
@@ -45,7 +45,7 @@ def minimize_model(model: HessianModel, g: Tensor, x: Tensor, l1: Tensor) -> Ten
 
     scale = model.diagonal.rsqrt()  # so that the units of features do not matter
     u, q, least = at(x)
-    tolerance, bound, fruitless = INNER * residual(), model.largest_eigenvalue(), 0
+    tolerance, bound, fruitless = SUBPROBLEM_TOL * residual(), model.largest_eigenvalue(), 0
     for number in range(ROUNDS):
         t = 1 / (bound * model.diagonal)
         if number > 0:

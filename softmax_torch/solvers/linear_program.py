@@ -33,7 +33,7 @@ from softmax_torch.solvers.objective import Objective
 
 __all__ = ["separating_direction"]
 
-NUMBERS, PRODUCTS, UNKNOWNS = 1 << 24, 1e9, 1024
+ENTRIES, PRODUCTS, UNKNOWNS = 1 << 24, 1e9, 1024
 """Largest n K P, n K P^2 and K P. A problem at these limits takes 4 s on two cores."""
 
 RANK = 1e-12
@@ -42,19 +42,19 @@ RANK = 1e-12
 START = 1e3
 """First value of lambda and of the slacks. Starting from 1 takes three times as many iterations."""
 
-ITERATIONS = 60
+MAX_ITERATIONS = 60
 """Iterations at most. Random problems of all kinds took at most 18."""
 
 SEPARATED = 1e-10
 """Share of the largest margin below which a negative margin is rounding."""
 
-SOLVED = 1e-13
+BALANCED = 1e-13
 """Share of the sum of its absolute terms below which an entry of A^T lambda is rounding."""
 
 NEAR_ONE = 0.1
 """Largest |c| that counts as a proof of overlap: the distance to 1 is far above rounding."""
 
-RIDGE, LARGEST_RIDGE = 1e-13, 1e-9
+FIRST_RIDGE, LARGEST_RIDGE = 1e-13, 1e-9
 """Added to the unit diagonal of a matrix before it is factored, and how far it may be raised."""
 
 SHARE = 0.995
@@ -74,10 +74,10 @@ def separating_direction(objective: Objective) -> Tensor | None:
     """
     K, P = objective.shape
     n = int(objective.summed(objective.y.new_tensor(objective.samples.n)))
-    if n * P > NUMBERS or K * P > UNKNOWNS:
+    if n * P > ENTRIES or K * P > UNKNOWNS:
         raise ArithmeticError("the samples are too many for a linear program")
     x, y = _samples(objective)
-    if len(x) * K * P > NUMBERS or len(x) * K * P**2 > PRODUCTS:
+    if len(x) * K * P > ENTRIES or len(x) * K * P**2 > PRODUCTS:
         raise ArithmeticError("the distinct samples are too many for a linear program")
     basis, to_theta = _basis(x, objective.bias)
     if basis.shape[1] == 0:  # every sample is 0, and so is every margin
@@ -168,7 +168,7 @@ class _Program:
         # with lambda = 1 + mu - nu.
         slacks = torch.stack([START * others, others / 2, others / 2])
         multipliers = START * others.repeat(3, 1, 1)
-        for _ in range(ITERATIONS):
+        for _ in range(MAX_ITERATIONS):
             margins = self.margins(delta)
             grown, shrunk = float(margins.max()), -float(margins.min())
             if grown >= 1 and shrunk <= SEPARATED * grown:
@@ -196,7 +196,7 @@ class _Program:
             return False
         left = self.transposed(lam * (1 - c)).abs()
         terms = lam.sum(1) @ self.x.abs()
-        return bool((left <= SOLVED * terms).all())
+        return bool((left <= BALANCED * terms).all())
 
 
 class _NewtonStep:
@@ -245,7 +245,7 @@ class _Factored:
         diagonal = M.diagonal()
         self.scale = torch.where(diagonal > 0, diagonal, 1.0).rsqrt()
         scaled = self.scale.unsqueeze(1) * M * self.scale
-        ridge = RIDGE
+        ridge = FIRST_RIDGE
         while ridge <= LARGEST_RIDGE:
             scaled.diagonal().fill_(1 + ridge)
             self.factor, failed = torch.linalg.cholesky_ex(scaled)

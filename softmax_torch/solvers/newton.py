@@ -24,7 +24,7 @@ __all__ = ["NewtonCG"]
 ETA = 0.3
 """Share of the average descent of the inner iterations below which CG stops."""
 
-INNER = 200
+MAX_CG_ITERATIONS = 200
 """CG iterations of a step, at most."""
 
 
@@ -58,7 +58,7 @@ class NewtonCG(Solver):
         d = torch.zeros_like(g)
         for j, found in enumerate(conjugate_gradients(product, precondition, g), 1):
             d = found.d
-            if j == INNER or j * (before - found.model) <= -ETA * found.model:
+            if j == MAX_CG_ITERATIONS or j * (before - found.model) <= -ETA * found.model:
                 break
             before = found.model
         return d, float((g * d).sum())

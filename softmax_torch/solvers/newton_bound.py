@@ -48,18 +48,18 @@ ACCURACY = 0.1
 """Largest term of the residual, relative to the promised descent or the requested gap, whichever is
 larger."""
 
-SOLVED = 1e-2
+LARGEST_RESIDUAL = 1e-2
 """Largest norm of the residual, relative to the norm of g."""
 
-NOISE, SINGULAR = 1e-13, 1e-12
+NOISE, LEAST_EIGENVALUE = 1e-13, 1e-12
 """The norm of g that may be rounding alone, and the least eigenvalue of H, in units of h, that is
 assumed for a bound from such a g."""
 
-FULL = 2048
+WHOLE_PRECONDITIONER = 2048
 """K P up to which CG is preconditioned by the whole Hessian. At the limit it is inverted in
 0.3 s."""
 
-INNER, REFINEMENTS = 300, 3
+CG_ITERATIONS, RESTARTS = 300, 3
 """CG iterations at most, and how often CG restarts from the residual recomputed from d."""
 
 LEAST_GAP = 4e-16
@@ -103,7 +103,7 @@ def newton_bound(
     sampled = SampledHessian(objective, theta, seed, torch.float64)
     h = sampled.diagonal(sampled.curvatures)
     objective.weight_of(h).add_(penalty.l2)
-    precondition = sketch_of(sampled, FULL).inverse(penalty.l2)
+    precondition = sketch_of(sampled, WHOLE_PRECONDITIONER).inverse(penalty.l2)
 
     def product(v: Tensor) -> Tensor:
         return objective.hessian_product(sampled.p, v, penalty)
@@ -111,15 +111,15 @@ def newton_bound(
     d, promised, slack = torch.zeros_like(g), 0.0, math.inf
     at_zero, residual = _norm(g, h), g
     if at_zero <= NOISE:  # g may be rounding alone
-        slack = at_zero**2 / SINGULAR
-    for attempt in range(REFINEMENTS + 1):
+        slack = at_zero**2 / LEAST_EIGENVALUE
+    for attempt in range(RESTARTS + 1):
         if attempt:
             residual = g + product(d)
             left = _norm(residual, h)
             # If the residual is still large, CG has not seen some directions at all.
-            solved = left <= SOLVED * at_zero
+            solved = left <= LARGEST_RESIDUAL * at_zero
             slack = REACH * left * float((d.square() * h).sum().sqrt()) if solved else math.inf
-        if slack <= ACCURACY * max(enough, promised) or attempt == REFINEMENTS:
+        if slack <= ACCURACY * max(enough, promised) or attempt == RESTARTS:
             break
         start = d
         iterates = conjugate_gradients(product, precondition, residual, h)
@@ -128,7 +128,7 @@ def newton_bound(
             promised, left = -0.5 * float((g * d).sum()), _norm(r, h)
             added = REACH * left * float((d.square() * h).sum().sqrt())
             small = added <= 0.5 * ACCURACY * max(enough, promised)
-            if j == INNER or (small and left <= 0.5 * SOLVED * at_zero):
+            if j == CG_ITERATIONS or (small and left <= 0.5 * LARGEST_RESIDUAL * at_zero):
                 break
     z = objective.logits(d, torch.float64)
     reach, divergence = _divergence(objective, sampled.p, z)

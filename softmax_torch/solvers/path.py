@@ -45,7 +45,7 @@ __all__ = ["CrossValidation", "cross_validate", "path", "predicted"]
 GROUP = 5
 """Neighbouring strengths that share a preconditioner and passes."""
 
-STEPS = 30
+JOINT_ITERATIONS = 30
 """Joint iterations, after which each strength continues alone and renews its preconditioner."""
 
 
@@ -227,7 +227,7 @@ def _joint_iterations(
             for j, (member, penalty) in enumerate(zip(members, penalties, strict=True))
             if estimated_gap(objective, member.theta, member.gradient, penalty)
             > MARGIN * tol * member.value
-            and member.steps < STEPS
+            and member.steps < JOINT_ITERATIONS
             and member.step > SHORTEST
         ]
 

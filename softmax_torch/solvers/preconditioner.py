@@ -50,11 +50,11 @@ Preconditioner = Callable[[Tensor], Tensor]
 GRAM_BYTES = 1 << 30
 """Memory of the Gram matrices, at most."""
 
-FULL = 256
+WHOLE_HESSIAN = 256
 """K P up to which the whole Hessian is used. On digits (K P = 650) a fit takes 0.21 s with the
 whole Hessian and 0.08 s with the blocks."""
 
-CHEAP = 10**11
+CHEAP_SKETCH = 10**11
 """Multiplications and additions up to which a sketch is always built: half a second on two
 cores."""
 
@@ -62,7 +62,7 @@ PASSES = 60
 """Cost of a sketch, in passes over the samples, up to which it is built. The products of a Gram
 matrix are three times as fast as those of a pass."""
 
-RIDGE = {torch.float32: 1e-7, torch.float64: 1e-9}
+GRAM_RIDGE = {torch.float32: 1e-7, torch.float64: 1e-9}
 """Added to the diagonal of a Gram matrix that is scaled to a diagonal of 1: constant and repeated
 columns make it singular where the penalty is small."""
 
@@ -80,22 +80,24 @@ def sketch(objective: Objective, theta: Tensor, seed: int) -> Sketch:
     return sketch_of(SampledHessian(objective, theta, seed, objective.samples.dtype))
 
 
-def sketch_of(sampled: SampledHessian, full: int = FULL) -> Sketch:
+def sketch_of(sampled: SampledHessian, full: int = WHOLE_HESSIAN) -> Sketch:
     """Return the most accurate sketch that is worth its cost.
 
     Args:
-        full: K P up to which it is the whole Hessian. Above ``FULL`` only if a sum over all rows is
-            cheap.
+        full: K P up to which it is the whole Hessian. Above ``WHOLE_HESSIAN`` only if a sum over
+            all rows is cheap.
     """
     objective = sampled.objective
     K, P = objective.shape
-    if K * P <= FULL or (K * P <= full and sampled.n * (K * P) ** 2 <= ALL_ROWS):
+    if K * P <= WHOLE_HESSIAN or (K * P <= full and sampled.n * (K * P) ** 2 <= ALL_ROWS):
         return Full(sampled)
     bits, n = torch.finfo(objective.samples.dtype).bits, objective.samples.n
     for grams, kind in ((K, Blocks), (1, Kronecker)):
         # products of x with itself, and a factorization
         work = grams * P * P * (1.25 * min(n, sampled.rows_to_draw) + 2 * P)
-        if grams * P * P * bits // 8 <= GRAM_BYTES and work <= max(CHEAP, PASSES * 4 * n * K * P):
+        if grams * P * P * bits // 8 <= GRAM_BYTES and work <= max(
+            CHEAP_SKETCH, PASSES * 4 * n * K * P
+        ):
             return kind(sampled)
     return Diagonal(sampled)
 
@@ -178,7 +180,7 @@ class Kronecker:
 
     def inverse(self, l2: float) -> Preconditioner:
         spectrum = self.a.clamp_min(0).unsqueeze(1) * self.e.clamp_min(0)
-        spectrum = spectrum + (l2 * self.penalty + RIDGE[self.U.dtype] * spectrum.mean())
+        spectrum = spectrum + (l2 * self.penalty + GRAM_RIDGE[self.U.dtype] * spectrum.mean())
 
         def apply(g: Tensor) -> Tensor:
             q = (g / self.scale).to(self.U.dtype)
@@ -217,7 +219,7 @@ def _inverse(gram: Tensor, l2: Tensor) -> Tensor:
     A ridge is added and increased until the sum is positive definite in spite of rounding. A ridge
     above the trace always suffices.
     """
-    ridge = RIDGE[gram.dtype]
+    ridge = GRAM_RIDGE[gram.dtype]
     while ridge < 10 * len(gram):
         shifted = gram.clone()
         shifted.diagonal().add_(l2 + ridge)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from softmax_torch.solvers import inputs
-from softmax_torch.solvers.arrays import as_number, as_whole_number
 from softmax_torch.solvers.centring import offset_of
+from softmax_torch.solvers.conversion import as_number, as_whole_number
 from softmax_torch.solvers.gradient_descent import GradientDescent
 from softmax_torch.solvers.lbfgs import PreconditionedLBFGS
 from softmax_torch.solvers.newton import NewtonCG

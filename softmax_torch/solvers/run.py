@@ -34,7 +34,7 @@ SLOW_CHECK, SLOW = 50, 300
 """Iterations between extrapolations of the progress, and iterations left above which it is slow.
 Steps from an inaccurate Hessian make hardly any progress near separation."""
 
-FRUITLESS, FALLEN = 3, 1e-12
+FRUITLESS, LEAST_FALL = 3, 1e-12
 """Consecutive accurate Newton steps without progress after which the run ends. Progress is half the
 bound, half the length of a step, or a fall of F by this share."""
 
@@ -161,7 +161,7 @@ class Run:
         before = self.solver.value
         certificate = self.certificate()
         gap = certificate.gap
-        fell = before - certificate.value > FALLEN * abs(before)
+        fell = before - certificate.value > LEAST_FALL * abs(before)
         shorter = self._reach < self._shortest / 2
         self._fruitless = 0 if fell or shorter or gap < self._least / 2 else self._fruitless + 1
         self._least, self._shortest = min(self._least, gap), min(self._shortest, self._reach)

@@ -33,7 +33,7 @@ from softmax_torch.solvers.objective import Objective
 
 __all__ = ["RowSample", "SampledHessian", "shortfall"]
 
-ROWS = 3000
+LEAST_ROWS = 3000
 """Rows drawn, at least."""
 
 ROWS_PER_COLUMN = 4
@@ -68,7 +68,7 @@ class SampledHessian:
         self.p = objective.probabilities(theta, dtype)
         self.w = objective.weights.to(dtype)
         self.n = len(self.p)
-        self.rows_to_draw = max(ROWS, ROWS_PER_COLUMN * objective.shape[1])
+        self.rows_to_draw = max(LEAST_ROWS, ROWS_PER_COLUMN * objective.shape[1])
 
     @property
     def uses_all_rows(self) -> bool:
@@ -162,7 +162,7 @@ class SampledHessian:
         objective, counts = self.objective, torch.bincount(k)
         classes = counts.nonzero().squeeze(1)
         counts = counts[classes]
-        self.rows_to_draw = max(ROWS, ROWS_PER_COLUMN * len(k))
+        self.rows_to_draw = max(LEAST_ROWS, ROWS_PER_COLUMN * len(k))
         c = self.curvatures[:, classes].sum(1)
         drawn = self.draw(c, c if self.uses_all_rows else c * objective.influence)
         H = torch.zeros(len(k), len(k), dtype=torch.float64, device=k.device)

@@ -38,10 +38,10 @@ from softmax_torch.solvers.objective import Objective, Penalty
 
 __all__ = ["refuse_complete", "refuse_direction", "refuse_separated", "refuse_separating_columns"]
 
-ROUNDING = 1e-8
+MARGIN_ROUNDING = 1e-8
 """Share of the largest margin below which a negative margin is rounding."""
 
-SHORTEST = 0.5
+LEAST_MARGIN = 0.5
 """Least largest margin of a Newton step that separates; in theory it is about 1."""
 
 
@@ -91,7 +91,7 @@ def refuse_direction(objective: Objective, d: Tensor, z: Tensor) -> None:
     margins = _margins(objective, z)
     changes = torch.stack([margins.amax(), -margins.amin()])
     grown, shrunk = objective.processes.largest(changes).tolist()
-    if grown < SHORTEST or shrunk > ROUNDING * grown:
+    if grown < LEAST_MARGIN or shrunk > MARGIN_ROUNDING * grown:
         return
     pairs = z.new_zeros(objective.classes, objective.classes)
     moved = (margins > 0.1 * grown).double()

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softmax_torch.solvers.arrays import as_tensor
+from softmax_torch.solvers.conversion import as_tensor
 from softmax_torch.solvers.processes import Processes
 
 __all__ = ["as_class_indices", "as_sample_weight"]

@@ -17,14 +17,14 @@ import torch
 from softmax_torch.storage.safe_read import read_safetensors
 
 __all__ = [
-    "CONFIG_FILE",
     "CONFIG_KEY",
     "EXPORT_FORMAT",
+    "WEIGHTS_CONFIG_FILE",
     "WEIGHTS_FILE",
     "read_exported_weights",
 ]
 
-WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
+WEIGHTS_FILE, WEIGHTS_CONFIG_FILE = "model.safetensors", "config.json"
 """Files in a folder of exported weights."""
 
 CONFIG_KEY = "config"
@@ -52,7 +52,7 @@ def read_exported_weights(path: Path) -> dict[str, Any]:
     try:
         text = metadata.get(CONFIG_KEY, "{}")
         if path.is_dir():
-            text = (path / CONFIG_FILE).read_text(encoding="utf-8")
+            text = (path / WEIGHTS_CONFIG_FILE).read_text(encoding="utf-8")
         config = json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(

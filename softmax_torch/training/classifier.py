@@ -2,9 +2,9 @@
 
     features = backbone(x)  (N, D)          z = features W^T + b  (N, C)
 
-The objective is in ``training.objective``, the training loop in ``training.base``. This file adds
-the options of a backbone: freezing, its own learning rate and weights, mixed images, and a loss
-that is fused with the head.
+The objective is in ``training.training_objective``, the training loop in ``training.lit_base``.
+This file adds the options of a backbone: freezing, its own learning rate and weights, mixed images,
+and a loss that is fused with the head.
 
 Where C <= D, logits are smaller than features: they are formed once, for loss and metrics. Where
 C > D, the loss is fused with the head (``linear_cross_entropy``), and accuracy and NLL are computed
@@ -25,9 +25,8 @@ from softmax_torch import backbones
 from softmax_torch.data.batches import Batch
 from softmax_torch.modules import SoftmaxRegression
 from softmax_torch.training import compatibility
-from softmax_torch.training.base import LitBase
+from softmax_torch.training.lit_base import LitBase
 from softmax_torch.training.mixing import Mixing
-from softmax_torch.training.objective import TrainingObjective
 from softmax_torch.training.options import (
     BackboneOption,
     OptimizerFactory,
@@ -36,11 +35,12 @@ from softmax_torch.training.options import (
     check_mixing,
 )
 from softmax_torch.training.steps import StepHistory
+from softmax_torch.training.training_objective import TrainingObjective
 from softmax_torch.training.user_metrics import MetricsOption
 
 __all__ = ["LitClassifier"]
 
-BLOCK = 1 << 20
+METRIC_LOGITS = 1 << 20
 """Logits in one block of rows where metrics are computed block by block, 4 MiB."""
 
 
@@ -271,7 +271,7 @@ class LitClassifier(LitBase):
         """Add features (b, D) and class indices (b,) to the metrics of the epoch, in blocks."""
         if self.mixing is not None:
             return
-        size = max(1, BLOCK // self.model.num_classes)
+        size = max(1, METRIC_LOGITS // self.model.num_classes)
         for part, targets in zip(torch.split(rows, size), torch.split(y, size), strict=True):
             self.training_metrics.add_rows(self.model.logits(part), targets)
 

@@ -26,7 +26,7 @@ from softmax_torch.training.convex_solver import layer_objective, set_parameters
 
 __all__ = ["ConvexPath"]
 
-ITERATIONS = 1000
+MAX_FIT_ITERATIONS = 1000
 """Largest number of iterations of one fit; fits of a path take about ten."""
 
 
@@ -65,7 +65,7 @@ class ConvexPath(Optimizer):
         penalty = Penalty.of_strength(C, 0.0, objective.total)
         begin = predicted(self._solved, math.log(C), objective)
         solver = make_solver(self.kind, objective, penalty, begin)
-        solution = minimize(solver, self.tol, ITERATIONS)
+        solution = minimize(solver, self.tol, MAX_FIT_ITERATIONS)
         theta = theta_of(solution, objective)
         set_parameters(self.linear, theta)
         self._solved = [*self._solved, (math.log(C), theta)][-3:]

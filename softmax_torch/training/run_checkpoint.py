@@ -37,7 +37,7 @@ __all__ = ["RunCheckpoint", "Stopped"]
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-MARGIN = 3
+ROOM_FOR = 3
 """Number of checkpoints that the disk must have room for before a run begins."""
 
 
@@ -242,12 +242,12 @@ def _can_resume_after(trainer: Trainer, module: LightningModule, batch_idx: int)
 
 
 def _check_room(folder: Path, module: LightningModule) -> None:
-    """Raise OSError unless the folder can be written to and has room for ``MARGIN`` checkpoints."""
+    """Raise OSError unless the folder is writable and has room for ``ROOM_FOR`` checkpoints."""
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / ".room", b"")
     (folder / ".room").unlink()
     # Adam keeps two numbers for each parameter; 64 KiB is for the rest.
-    expected = MARGIN * ((1 << 16) + sum(3 * p.nbytes for p in module.parameters()))
+    expected = ROOM_FOR * ((1 << 16) + sum(3 * p.nbytes for p in module.parameters()))
     free = shutil.disk_usage(folder).free
     if free < expected:
         raise OSError(

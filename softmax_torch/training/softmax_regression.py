@@ -19,11 +19,11 @@ from softmax_torch import lightning_compat
 from softmax_torch.data.batches import Batch, Steps
 from softmax_torch.modules import SoftmaxRegression
 from softmax_torch.training import closed_form
-from softmax_torch.training.base import LitBase
 from softmax_torch.training.convex_training import ConvexTraining
-from softmax_torch.training.objective import TrainingObjective
+from softmax_torch.training.lit_base import LitBase
 from softmax_torch.training.options import OptimizerFactory, SchedulerFactory, check_solver
 from softmax_torch.training.steps import GradientFunction, batches_of
+from softmax_torch.training.training_objective import TrainingObjective
 from softmax_torch.training.user_metrics import MetricsOption
 
 __all__ = ["LitSoftmaxRegression"]

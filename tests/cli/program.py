@@ -1,8 +1,10 @@
 """Run the program as a user does, and read its output and its metrics."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 SHORT = ["--trainer.max_epochs", "2", "--trainer.accelerator", "cpu"]
@@ -17,6 +19,24 @@ def run(*args: str, folder: Path) -> subprocess.CompletedProcess[str]:
         cwd=folder,
         env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "COLUMNS": "100"},
     )
+
+
+def answers(program: str, given: list[Any], folder: Path) -> list[Any]:
+    """Run a Python program in a process of its own; return the JSON that it prints last.
+
+    Args:
+        program: its source. It finds ``given`` as JSON in its first argument, and prints a list.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", program, json.dumps(given)],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+    )
+    assert done.returncode == 0, done.stderr
+    found: list[Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def figures(text: str, label: str) -> str:

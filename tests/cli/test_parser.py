@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from softmax_torch import cli
-from softmax_torch.cli.arguments import COMMANDS
+from softmax_torch.cli.command_table import COMMANDS
 from softmax_torch.cli.parser import split_settings
 
 

@@ -1,14 +1,11 @@
 """Each command opens the checkpoint it is given once."""
 
-import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from program import ROOT
+from program import answers
 
 PROGRAM = """
 import json, os, sys
@@ -52,15 +49,7 @@ def counts(digits: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -
     folder = tmp_path_factory.mktemp("once")
     shutil.copytree(digits[0].parent, folder / RUN)
     np.save(folder / "x.npy", np.zeros((5, 8, 8), np.uint8))
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, json.dumps([*COMMANDS.values()])],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
-    )
-    assert done.returncode == 0, done.stderr
-    return dict(zip(COMMANDS, json.loads(done.stdout.splitlines()[-1]), strict=True))
+    return dict(zip(COMMANDS, answers(PROGRAM, [*COMMANDS.values()], folder), strict=True))
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -1,15 +1,12 @@
 """Help, refusals, predict --input and export --input do not import Lightning."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from program import ROOT
+from program import answers
 
 PROGRAM = """
 import json, sys
@@ -76,15 +73,7 @@ def results(
         [str(digits[0]) if arg == "CHECKPOINT" else arg for arg in args]
         for args, _ in CASES.values()
     ]
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, json.dumps(given)],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
-    )
-    assert done.returncode == 0, done.stderr
-    return dict(zip(CASES, json.loads(done.stdout.splitlines()[-1]), strict=True))
+    return dict(zip(CASES, answers(PROGRAM, given, folder), strict=True))
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -67,7 +67,7 @@ def test_raw_test_inputs_come_from_the_file(
     options: dict[str, str], rows: int, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flowers(40, seed=1).to_parquet("b.parquet")
-    monkeypatch.setattr(table, "ROWS", 16)
+    monkeypatch.setattr(table, "READ_ROWS", 16)
     data = ready(file=written(flowers(150)), target="kind", **options)
     raw = data.test_inputs(rows)
     assert len(raw) == min(rows, 40 if options else 30)
@@ -155,7 +155,7 @@ def test_chunks_of_any_size_give_the_same_splits(
 ) -> None:
     file = written(flowers(60))
     whole = ready(file=file, target="kind")
-    monkeypatch.setattr(table, "ROWS", 7)
+    monkeypatch.setattr(table, "READ_ROWS", 7)
     monkeypatch.setattr(table, "MAX_ENCODED", 19)  # three rows of five numbers
     encode, together = TablePreprocessing.encode, []
 

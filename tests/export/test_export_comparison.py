@@ -1,5 +1,6 @@
 """A file is compared with the classifier on real inputs, and renamed only if they agree."""
 
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -85,16 +86,20 @@ def test_a_file_with_other_predictions_is_not_written(
     assert list(tmp_path.iterdir()) == []
 
 
+def change_runner(monkeypatch: pytest.MonkeyPatch, changed: Any) -> None:
+    """Let the written program answer ``changed(run, samples)`` in place of ``run(samples)``."""
+    open_runner = torch_program.open_runner
+
+    def opened(path: Path, input_module: Any) -> Any:
+        return partial(changed, open_runner(path, input_module))
+
+    monkeypatch.setattr(torch_program, "open_runner", opened)
+
+
 def test_a_file_that_fails_for_one_sample_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    open_runner = torch_program.open_runner
-
-    def fixed(path: Path, input_module: Any) -> Any:
-        run = open_runner(path, input_module)
-        return lambda samples: run(samples if len(samples) > 1 else samples + 1)
-
-    monkeypatch.setattr(torch_program, "open_runner", fixed)
+    change_runner(monkeypatch, lambda run, x: run(x if len(x) > 1 else x + 1))
     with pytest.raises(ArithmeticError, match="got others for 1 of 1 samples"):
         export(features().predictor, tmp_path / "model.pt2", features().raw)
     assert list(tmp_path.iterdir()) == []
@@ -104,13 +109,7 @@ def test_the_tolerance_grows_with_the_rounding_error_of_large_logits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A difference as large as that between the classifier and its float64 values is allowed."""
-    open_runner = torch_program.open_runner
-
-    def rounded(path: Path, input_module: Any) -> Any:
-        run = open_runner(path, input_module)
-        return lambda samples: (run(samples)[0], run(samples)[1] + 2e-5)
-
-    monkeypatch.setattr(torch_program, "open_runner", rounded)
+    change_runner(monkeypatch, lambda run, x: (run(x)[0], run(x)[1] + 2e-5))
     raw = torch.randn(N, 50, generator=torch.Generator().manual_seed(1)) + 100
     predictor = linear(FeaturesPreprocessing(50, "abc"))
     with pytest.raises(ArithmeticError, match="probabilities up to 2e-05 apart"):

@@ -114,7 +114,7 @@ def test_a_full_disk(name: str, tmp_path: Path) -> None:
 
 
 def test_nets_that_are_too_large_for_onnx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx_file, "LIMIT", 3 * 6 * 4 - 1)
+    monkeypatch.setattr(onnx_file, "MAX_WEIGHT_BYTES", 3 * 6 * 4 - 1)
     case = features()
     with pytest.raises(
         ValueError, match="expected a net of at most 71 bytes for ONNX, got one of 72"

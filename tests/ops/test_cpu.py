@@ -44,8 +44,8 @@ def stale_memory(monkeypatch):
 @pytest.fixture(params=[None, (100, (8, 16))], ids=["one block", "many blocks"])
 def blocks(request, monkeypatch):
     if request.param is not None:
-        monkeypatch.setattr(cpu, "BLOCK", request.param[0])
-        monkeypatch.setattr(cpu, "BLOCK_ROWS", request.param[1])
+        monkeypatch.setattr(cpu, "BLOCK_ELEMENTS", request.param[0])
+        monkeypatch.setattr(cpu, "ROW_LIMITS", request.param[1])
 
 
 @pytest.fixture
@@ -248,8 +248,8 @@ def test_results_do_not_depend_on_blocks_and_threads(shape, name, set_threads, m
     for threads in (1, 2):
         set_threads(threads)
         for block, block_rows in DIVISIONS:
-            monkeypatch.setattr(cpu, "BLOCK", block)
-            monkeypatch.setattr(cpu, "BLOCK_ROWS", block_rows)
+            monkeypatch.setattr(cpu, "BLOCK_ELEMENTS", block)
+            monkeypatch.setattr(cpu, "ROW_LIMITS", block_rows)
             torch.testing.assert_close(every_result(*arguments), expected, rtol=1e-6, atol=1e-6)
 
 

@@ -89,7 +89,7 @@ def test_written_tables_are_read_back(rows, block: int, size: int, here: Path) -
     path = here / "a.csv"
     path.write_text(text, encoding="utf-8", newline="")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(delimited, "BLOCK", block)
+        patch.setattr(delimited, "PARSED_BYTES", block)
         chunks = list(read_chunks(Source.from_path(path), size))
     found = [row for chunk in chunks for row in zip(*chunk.table.to_pydict().values(), strict=True)]
     assert found == rows
@@ -103,7 +103,7 @@ def test_written_tables_are_read_back(rows, block: int, size: int, here: Path) -
 def test_a_line_end_in_a_value_may_cross_blocks(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delimited, "BLOCK", 128)
+    monkeypatch.setattr(delimited, "PARSED_BYTES", 128)
     for k in range(60):
         value = "y" + "x" * k + "\r\ny"
         found = read(b"a,b\r\n" + b"1,x\r\n" * 16 + f'1,"{value}"\r\n'.encode())
@@ -145,7 +145,7 @@ LONG = b"".join(b"%d,x\n" % k for k in range(3000))
 def test_files_that_cannot_be_read(
     content: bytes, message: str, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delimited, "BLOCK", 1024)
+    monkeypatch.setattr(delimited, "PARSED_BYTES", 1024)
     with pytest.raises(ValueError, match=message):
         read(content)
 

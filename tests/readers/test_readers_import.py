@@ -11,7 +11,7 @@ from softmax_torch.readers import idx, numpy_files, tensor_files
 assert loaded() == set(), loaded()
 from softmax_torch.readers import images
 assert loaded() == {"PIL"}, loaded()
-from softmax_torch.readers import arrays, delimited, tables
+from softmax_torch.readers import numpy_tables, delimited, tables
 assert loaded() == {"PIL", "pyarrow"}, loaded()
 """
 

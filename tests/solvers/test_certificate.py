@@ -129,7 +129,7 @@ def test_newton_bound_is_large_if_cg_has_not_converged(
             return lambda g: g * torch.tensor([1.0, 1, 1e-12, 1, 1, 1, 1])
 
     monkeypatch.setattr("softmax_torch.solvers.newton_bound.sketch_of", lambda *_: Blind())
-    monkeypatch.setattr("softmax_torch.solvers.newton_bound.INNER", 4)
+    monkeypatch.setattr("softmax_torch.solvers.newton_bound.CG_ITERATIONS", 4)
     got = newton_bound(objective, theta, Penalty(0.0), 1e-6, 0)
     assert got.value - best.objective <= got.gap
     assert before - best.objective > 1e-3  # theta is far from the optimum

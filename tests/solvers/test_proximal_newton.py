@@ -197,7 +197,7 @@ def test_models_from_all_rows_equal_the_hessian(sampled: int, monkeypatch) -> No
     at = torch.arange(0, 650, 7)
     kind = hessian_model.SampledModel if sampled > len(at) else hessian_model.ExactModel
     monkeypatch.setattr(hessian_model, "MATRIX", sampled)
-    monkeypatch.setattr(hessian_model, "RIDGE", 1e-12)
+    monkeypatch.setattr(hessian_model, "RELATIVE_RIDGE", 1e-12)
     damping = torch.linspace(0, 1, len(at), dtype=torch.float64)
     model = kind(objective, penalty, theta, at, 0, damping)  # all 400 rows are drawn
     v = torch.randn(len(at), generator=generator, dtype=torch.float64)

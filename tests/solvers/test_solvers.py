@@ -157,7 +157,7 @@ def test_a_rare_column_is_drawn() -> None:
 
 def test_a_column_that_was_not_drawn_has_its_own_curvature(monkeypatch: pytest.MonkeyPatch) -> None:
     """The diagonal comes from all samples, so that the preconditioner scales the column right."""
-    monkeypatch.setattr(preconditioner, "FULL", 0)
+    monkeypatch.setattr(preconditioner, "WHOLE_HESSIAN", 0)
     X, y, _ = generated(20_000)
     X = X.clone()
     X[:, 3] = 0

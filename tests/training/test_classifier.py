@@ -106,7 +106,7 @@ def test_many_classes_use_the_fused_loss_and_blockwise_figures(
     block: int, precision: Any, monkeypatch: Any
 ) -> None:
     """With C > D only the fused loss is used; figures and parameters match those with logits."""
-    monkeypatch.setattr("softmax_torch.training.classifier.BLOCK", block)
+    monkeypatch.setattr("softmax_torch.training.classifier.METRIC_LOGITS", block)
     outcomes = []
     for fuses in (True, False):
         lit = classifier(backbone=Own(6), label_smoothing=0.1, class_weight=[1.0, 2.0] * 5)
@@ -135,7 +135,7 @@ def test_evaluation_in_parts_matches_the_whole_batch(monkeypatch: Any) -> None:
     net = backbones.make("small_cnn").eval()
     x = torch.rand(11, 8, 8)
     whole = net(x)
-    monkeypatch.setattr(backbones, "ROWS", 4)
+    monkeypatch.setattr(backbones, "EVALUATED_IMAGES", 4)
     sizes: list[int] = []
     net.net.register_forward_hook(lambda _, given, __: sizes.append(len(given[0])))
     torch.testing.assert_close(net(x), whole)

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
+from trainers import trainer
 
 from softmax_torch import SoftmaxRegression
 from softmax_torch.data import DigitsDataModule
@@ -99,17 +99,7 @@ def fitted(*callbacks: Callback, monkeypatch: pytest.MonkeyPatch, **options: Any
         lit = LitSoftmaxRegression(
             64, 10, C=1.0, optimizer=partial(torch.optim.Adam, lr=0.01), **options
         )
-        Trainer(
-            max_epochs=2,
-            accelerator="cpu",
-            callbacks=list(callbacks),
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            log_every_n_steps=1,
-        ).fit(lit, DigitsDataModule(batch_size=50))
+        trainer(2, *callbacks).fit(lit, DigitsDataModule(batch_size=50))
     return lit.model.linear.weight.detach(), len(calls)
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from trainers import trainer
 
 from softmax_torch.data import DigitsDataModule
 from softmax_torch.training import LitSoftmaxRegression
@@ -28,16 +29,8 @@ class Threads(Callback):
 
 def fit(*callbacks: Callback) -> None:
     torch.manual_seed(0)
-    Trainer(
-        max_epochs=2,
-        accelerator="cpu",
-        callbacks=list(callbacks),
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        log_every_n_steps=1,
-    ).fit(LitSoftmaxRegression(64, 10, steps_per_call=2), DigitsDataModule())
+    run = trainer(2, *callbacks, enable_progress_bar=True)
+    run.fit(LitSoftmaxRegression(64, 10, steps_per_call=2), DigitsDataModule())
 
 
 def test_one_line_and_no_thread(capsys: pytest.CaptureFixture[str]) -> None:

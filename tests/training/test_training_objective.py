@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from softmax_torch.functional import cross_entropy
-from softmax_torch.training.objective import mean_loss, weight_and_penalty
+from softmax_torch.training.training_objective import mean_loss, weight_and_penalty
 
 WEIGHT = torch.tensor([0.3, 1.0, 2.7])
 

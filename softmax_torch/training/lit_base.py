@@ -29,15 +29,15 @@ from softmax_torch.storage.checkpoints import CHECKPOINT_FORMAT
 from softmax_torch.training import compatibility
 from softmax_torch.training.epoch_metrics import TrainingMetrics
 from softmax_torch.training.evaluating import LitEvaluation
-from softmax_torch.training.objective import TrainingObjective
 from softmax_torch.training.options import OptimizerFactory, SchedulerFactory, check_counts
 from softmax_torch.training.rng_state import get_rng_state, set_rng_state
 from softmax_torch.training.steps import GradientFunction, StepHistory, batches_of
+from softmax_torch.training.training_objective import TrainingObjective
 from softmax_torch.training.user_metrics import MetricsOption
 
 __all__ = ["LitBase"]
 
-MAX_LOGITS = 1 << 24
+STEP_LOGITS = 1 << 24
 """Logits that a ``training_step`` may keep until its end, 64 MiB. Where a single step has as many,
 Lightning's overhead is negligible."""
 
@@ -118,9 +118,9 @@ class LitBase(LitEvaluation, ABC):
         return {"num_classes": self.model.num_classes, "in_features": self.in_features}
 
     def _limited_steps(self, data: Any) -> int:
-        """Return the number of steps in a ``training_step``, limited by ``MAX_LOGITS``."""
+        """Return the number of steps in a ``training_step``, limited by ``STEP_LOGITS``."""
         batch_size = getattr(data, "batch_size", None) or 1
-        most = MAX_LOGITS // (batch_size * self.model.num_classes)
+        most = STEP_LOGITS // (batch_size * self.model.num_classes)
         return max(1, min(self.max_steps_per_call, most))
 
     def configure_optimizers(self) -> Optimizer | tuple[list[Optimizer], list[LRScheduler]]:
