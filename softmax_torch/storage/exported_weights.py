@@ -54,7 +54,7 @@ def read_exported_weights(path: Path) -> dict[str, Any]:
         if path.is_dir():
             text = (path / WEIGHTS_CONFIG_FILE).read_text(encoding="utf-8")
         config = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(
             f"{path}: expected exported weights, got a damaged file: {error}"
         ) from None
@@ -63,7 +63,7 @@ def read_exported_weights(path: Path) -> dict[str, Any]:
             f"{path}: expected weights with the configuration that export writes, of format "
             f"{EXPORT_FORMAT}, got others"
         )
-    calibration = config.pop("calibration")
+    calibration = config.pop("calibration", None)
     if calibration is not None:
         config["calibration"] = {
             name: torch.tensor(value, dtype=torch.float64) for name, value in calibration.items()

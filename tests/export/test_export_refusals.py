@@ -138,9 +138,16 @@ def test_weights_that_cannot_be_read(tmp_path: Path) -> None:
         (path / "config.json").write_text(json.dumps(config | changed))
         with pytest.raises(ValueError, match=message):
             load(path)
-    (path / "config.json").write_text("{")
-    with pytest.raises(ValueError, match="model: expected exported weights, got a damaged file"):
-        load(path)
+    for damaged in (b"{", b'{"name": "\xff"}'):
+        (path / "config.json").write_bytes(damaged)
+        with pytest.raises(
+            ValueError, match="model: expected exported weights, got a damaged file"
+        ):
+            load(path)
+    del config["calibration"]
+    for uncalibrated in (config, config | {"calibration": None}):
+        (path / "config.json").write_text(json.dumps(uncalibrated))
+        assert load(path).calibration is None
     file = path / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-8])
     with pytest.raises(
