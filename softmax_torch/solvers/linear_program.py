@@ -34,7 +34,7 @@ from softmax_torch.solvers.objective import Objective
 __all__ = ["separating_direction"]
 
 ENTRIES, PRODUCTS, UNKNOWNS = 1 << 24, 1e9, 1024
-"""Largest n K P, n K P^2 and K P. A problem at these limits takes 4 s on two cores."""
+"""Largest n K P, n K P^2 and K P. On two cores 9000 samples, 10 classes and P = 100 take 1 s."""
 
 RANK = 1e-12
 """Singular values of the scaled columns below this share of the largest count as 0."""
