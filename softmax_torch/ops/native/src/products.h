@@ -1,0 +1,219 @@
+// Matrix products with few columns, on a block of rows that lies in the cache:
+//
+//     z = x W^T        G += r^T x        dx = r W
+//
+// x is (rows, d), W and G are (columns, d), z and r (rows, columns); d is a multiple of the lanes of a
+// vector. Each product holds a small block of
+// its result in registers: BLOCK of the columns, and as many rows or vectors as keep both
+// multipliers of the processor busy.
+#pragma once
+
+#include "parallel.h"
+#include "vectors.h"
+
+namespace SOFTMAX_TORCH_ISA {
+
+// 32 vector registers, where AVX2 and SSE have 16.
+#if defined(__AVX512F__) || !defined(__x86_64__)
+constexpr bool MANY_REGISTERS = true;
+#else
+constexpr bool MANY_REGISTERS = false;
+#endif
+constexpr int BLOCK = 5;  // columns of a block, at most
+
+// Rows of a block of z with this many columns: rows x columns sums, plus the operands, in registers.
+constexpr int block_rows(int columns) {
+    return MANY_REGISTERS ? (columns <= 2 ? 8 : 4) : (columns <= 1 ? 8 : columns <= 3 ? 4 : 2);
+}
+// Vectors of a block of G or dx.
+constexpr int BLOCK_VECTORS = MANY_REGISTERS ? 4 : 2;
+
+// z = x W^T of a block.
+template <class Real, int ROWS, int COLUMNS>
+INLINE void dot_block(const Real* x, int64_t x_stride, const Real* w, int64_t w_stride, int64_t d,
+                      Real* z, int64_t z_stride) {
+    typedef Vector<Real> V;
+    constexpr int64_t count = Lanes<Real>::count;
+    V sums[ROWS][COLUMNS] = {};
+    for (int64_t k = 0; k < d; k += count) {
+        V w_k[COLUMNS];
+        for (int j = 0; j < COLUMNS; j++) w_k[j] = load(w + j * w_stride + k);
+        for (int i = 0; i < ROWS; i++) {
+            V x_k = load(x + i * x_stride + k);
+            for (int j = 0; j < COLUMNS; j++) sums[i][j] += x_k * w_k[j];
+        }
+    }
+    for (int i = 0; i < ROWS; i++)
+        for (int j = 0; j < COLUMNS; j++) z[i * z_stride + j] = sum<Real>(sums[i][j]);
+}
+
+template <class Real, int COLUMNS>
+static void dot_columns(const Real* x, int64_t x_stride, int64_t rows, const Real* w,
+                        int64_t w_stride, int64_t d, Real* z, int64_t z_stride) {
+    constexpr int ROWS = block_rows(COLUMNS);
+    int64_t i = 0;
+    for (; i + ROWS <= rows; i += ROWS)
+        dot_block<Real, ROWS, COLUMNS>(x + i * x_stride, x_stride, w, w_stride, d, z + i * z_stride,
+                                       z_stride);
+    for (; i < rows; i++)
+        dot_block<Real, 1, COLUMNS>(x + i * x_stride, x_stride, w, w_stride, d, z + i * z_stride,
+                                    z_stride);
+}
+
+// Call f(start, size) with compile-time sizes of at most BLOCK that make up ``columns``.
+#define FOR_COLUMN_BLOCKS(columns, CALL)                            \
+    do {                                                            \
+        const int64_t blocks_ = ((columns) + BLOCK - 1) / BLOCK;    \
+        for (int64_t b_ = 0; b_ < blocks_; b_++) {                  \
+            const int64_t j = chunk_start((columns), blocks_, b_);  \
+            switch (chunk_start((columns), blocks_, b_ + 1) - j) {  \
+                case 1: CALL(1); break;                             \
+                case 2: CALL(2); break;                             \
+                case 3: CALL(3); break;                             \
+                case 4: CALL(4); break;                             \
+                default: CALL(5); break;                            \
+            }                                                       \
+        }                                                           \
+    } while (0)
+
+// z = x W^T
+template <class Real>
+static void dot(const Real* x, int64_t x_stride, int64_t rows, const Real* w, int64_t w_stride,
+                int64_t d, int64_t columns, Real* z, int64_t z_stride) {
+#define DOT(size) \
+    dot_columns<Real, size>(x, x_stride, rows, w + j * w_stride, w_stride, d, z + j, z_stride)
+    FOR_COLUMN_BLOCKS(columns, DOT);
+#undef DOT
+}
+
+// VECTORS vectors of COLUMNS columns of G += r^T x, from x and G at the same feature.
+template <class Real, int COLUMNS, int VECTORS>
+INLINE void outer_block(const Real* x, int64_t x_stride, int64_t rows, const Real* r,
+                        int64_t r_stride, Real* g, int64_t g_stride) {
+    typedef Vector<Real> V;
+    constexpr int64_t count = Lanes<Real>::count;
+    V sums[COLUMNS][VECTORS];
+    for (int j = 0; j < COLUMNS; j++)
+        for (int v = 0; v < VECTORS; v++) sums[j][v] = load(g + j * g_stride + v * count);
+    for (int64_t i = 0; i < rows; i++) {
+        V x_i[VECTORS];
+        for (int v = 0; v < VECTORS; v++) x_i[v] = load(x + i * x_stride + v * count);
+        for (int j = 0; j < COLUMNS; j++) {
+            V r_ij = broadcast(r[i * r_stride + j]);
+            for (int v = 0; v < VECTORS; v++) sums[j][v] += r_ij * x_i[v];
+        }
+    }
+    for (int j = 0; j < COLUMNS; j++)
+        for (int v = 0; v < VECTORS; v++) store(g + j * g_stride + v * count, sums[j][v]);
+}
+
+// G += r^T x
+template <class Real>
+static void add_outer(const Real* x, int64_t x_stride, int64_t rows, const Real* r,
+                      int64_t r_stride, int64_t columns, int64_t d, Real* g, int64_t g_stride) {
+    constexpr int64_t count = Lanes<Real>::count, wide = BLOCK_VECTORS * count;
+    int64_t k = 0;
+    for (; k + wide <= d; k += wide) {
+#define OUTER(size)                                                                         \
+    outer_block<Real, size, BLOCK_VECTORS>(x + k, x_stride, rows, r + j, r_stride,          \
+                                           g + j * g_stride + k, g_stride)
+        FOR_COLUMN_BLOCKS(columns, OUTER);
+#undef OUTER
+    }
+    for (; k < d; k += count) {
+#define OUTER(size) \
+    outer_block<Real, size, 1>(x + k, x_stride, rows, r + j, r_stride, g + j * g_stride + k, g_stride)
+        FOR_COLUMN_BLOCKS(columns, OUTER);
+#undef OUTER
+    }
+}
+
+// VECTORS vectors of ROWS rows of dx = r W.
+template <class Real, int ROWS, int VECTORS>
+INLINE void back_block(const Real* r, int64_t r_stride, const Real* w, int64_t w_stride,
+                       int64_t columns, Real* dx, int64_t dx_stride) {
+    typedef Vector<Real> V;
+    constexpr int64_t count = Lanes<Real>::count;
+    V sums[ROWS][VECTORS] = {};
+    for (int64_t j = 0; j < columns; j++) {
+        V w_j[VECTORS];
+        for (int v = 0; v < VECTORS; v++) w_j[v] = load(w + j * w_stride + v * count);
+        for (int i = 0; i < ROWS; i++) {
+            V r_ij = broadcast(r[i * r_stride + j]);
+            for (int v = 0; v < VECTORS; v++) sums[i][v] += r_ij * w_j[v];
+        }
+    }
+    for (int i = 0; i < ROWS; i++)
+        for (int v = 0; v < VECTORS; v++) store(dx + i * dx_stride + v * count, sums[i][v]);
+}
+
+template <class Real, int ROWS>
+INLINE void back_rows(const Real* r, int64_t r_stride, const Real* w, int64_t w_stride,
+                      int64_t columns, int64_t d, Real* dx, int64_t dx_stride) {
+    constexpr int64_t count = Lanes<Real>::count;
+    int64_t k = 0;
+    for (; k + 2 * count <= d; k += 2 * count)
+        back_block<Real, ROWS, 2>(r, r_stride, w + k, w_stride, columns, dx + k, dx_stride);
+    for (; k < d; k += count)
+        back_block<Real, ROWS, 1>(r, r_stride, w + k, w_stride, columns, dx + k, dx_stride);
+}
+
+// dx = r W
+template <class Real>
+static void back(const Real* r, int64_t r_stride, int64_t rows, const Real* w, int64_t w_stride,
+                 int64_t columns, int64_t d, Real* dx, int64_t dx_stride) {
+    int64_t i = 0;
+    for (; i + 4 <= rows; i += 4)
+        back_rows<Real, 4>(r + i * r_stride, r_stride, w, w_stride, columns, d, dx + i * dx_stride,
+                           dx_stride);
+    for (; i < rows; i++)
+        back_rows<Real, 1>(r + i * r_stride, r_stride, w, w_stride, columns, d, dx + i * dx_stride,
+                           dx_stride);
+}
+
+// The same two products for rows in CSR. A column of W^T, and a row of G, are VECTORS adjacent
+// vectors: the lanes are columns.
+
+template <class Real, class Value, int VECTORS>
+INLINE void sparse_dot_row(const Value* values, const int32_t* col, int64_t entries,
+                           const Real* wt, int64_t stride, bool squared, Real* z) {
+    typedef Vector<Real> V;
+    constexpr int64_t count = Lanes<Real>::count;
+    constexpr int WAYS = VECTORS == 1 ? 4 : 2;  // sums that do not wait for each other
+    V sums[WAYS][VECTORS] = {};
+    int64_t k = 0;
+    for (; k + WAYS <= entries; k += WAYS)
+        for (int way = 0; way < WAYS; way++) {
+            Real x = (Real)values[k + way];
+            if (squared) x *= x;
+            const Real* w = wt + col[k + way] * stride;
+            for (int v = 0; v < VECTORS; v++) sums[way][v] += x * load(w + v * count);
+        }
+    for (; k < entries; k++) {
+        Real x = (Real)values[k];
+        if (squared) x *= x;
+        for (int v = 0; v < VECTORS; v++) sums[0][v] += x * load(wt + col[k] * stride + v * count);
+    }
+    for (int v = 0; v < VECTORS; v++) {
+        for (int way = 1; way < WAYS; way++) sums[0][v] += sums[way][v];
+        store(z + v * count, sums[0][v]);
+    }
+}
+
+template <class Real, class Value, int VECTORS>
+INLINE void sparse_outer_row(const Value* values, const int32_t* col, int64_t entries,
+                             const Real* r, int64_t stride, bool squared, Real* gt) {
+    typedef Vector<Real> V;
+    constexpr int64_t count = Lanes<Real>::count;
+    V r_v[VECTORS];
+    for (int v = 0; v < VECTORS; v++) r_v[v] = load(r + v * count);
+    for (int64_t k = 0; k < entries; k++) {
+        Real x = (Real)values[k];
+        if (squared) x *= x;
+        Real* g = gt + col[k] * stride;
+        for (int v = 0; v < VECTORS; v++)
+            store(g + v * count, load(g + v * count) + x * r_v[v]);
+    }
+}
+
+}  // namespace SOFTMAX_TORCH_ISA

@@ -1,0 +1,578 @@
+// The numbers of each row of logits, their weighted sum, and its gradient; maths.py has the formulas.
+//
+// For a row z with largest logit m, class index y and class vector u, U = sum u:
+//
+//     e_c    = exp(z_c - m)        others = sum of e_c over c != y        s = others + e_y
+//     rest   = others if z_y = m, else others + (e_y - 1)
+//     nll    = (m - z_y) + log1p(rest)
+//     lse    = m + log1p(rest)
+//     smooth = U log1p(rest) + sum_c u_c (m - z_c)
+//     dz_c   = (a + shared) / s e_c - b u_c                  c != y
+//     dz_y   = (shared e_y - a others) / s - b u_y           shared = b U + gradient of lse
+//
+// The true class is not in the sum of the others, so that 1 - p_y keeps its digits where p_y rounds
+// to 1. A row whose largest logit is not finite gives NaN throughout, but for lse: z - m is NaN then.
+//
+// Rows of few classes, and rows whose classes are not adjacent, lie in the lanes of a vector: a tile.
+// Other rows are swept along their classes, three times while they are in the cache.
+#pragma once
+
+#include "parallel.h"
+#include "vectors.h"
+
+namespace SOFTMAX_TORCH_ISA {
+
+constexpr int64_t NARROW = 64;  // classes up to which rows are transposed into tiles
+
+// The parts of a call that its rows share.
+template <class Real>
+struct Shared {
+    const Rows& call;
+    const Real* u = nullptr;  // the class vector of all rows, or null
+    double u_sum = 0;
+    Memory memory;
+
+    explicit Shared(const Rows& call)
+        : call(call), memory(has_class_vector() ? call.classes * sizeof(Real) : 0) {
+        if (!has_class_vector() || !memory.data) return;
+        Real* copy = (Real*)memory.data;
+        read(call.u.data, call.u.dtype, 0, call.u.column, call.classes, copy);
+        for (int64_t c = 0; c < call.classes; c++) u_sum += copy[c];
+        u = copy;
+    }
+    // A call with the class vector of another one.
+    Shared(const Rows& call, const Shared& other)
+        : call(call), u(other.u), u_sum(other.u_sum), memory(0) {}
+    bool has_class_vector() const {
+        return call.u.data && call.u.row == 0 && call.u.position == 0;
+    }
+    bool has_row_vectors() const { return call.u.data && !has_class_vector(); }
+    bool wants_lse() const { return call.lse || call.c.present; }
+    bool transposes() const { return call.positions == 1 && call.classes <= NARROW; }
+    bool tiles() const { return call.positions > 1 || call.classes <= NARROW; }
+};
+
+template <class Real>
+INLINE Real weight_of(const Weight& w, int64_t row) {
+    return w.values ? ((const Real*)w.values)[row] : (Real)w.value;
+}
+
+// A tile of rows: lane i is a row, entry c of the tile is class c of all of them.
+template <class Real>
+struct Tile {
+    Real* e;  // (classes, count): the logits, then the gradient
+    int64_t classes;
+    Int<Real> y;
+    const Real* u;       // (classes,), or (classes, count) where u_in_lanes
+    bool u_in_lanes;
+    Vector<Real> u_sum, a, b, c;
+    Vector<Real> nll, smooth, lse;  // results
+};
+
+template <class Real, bool HAS_Y, bool HAS_U>
+static void compute_tile(Tile<Real>& t, bool wants_lse, bool lse_gradient, bool c_is_gradient,
+                         bool wants_gradient) {
+    typedef Vector<Real> V;
+    typedef typename Lanes<Real>::Scalar Scalar;
+    constexpr int64_t count = Lanes<Real>::count;
+    const int64_t C = t.classes;
+    Real* e = t.e;
+
+    V m = load(e), m2 = m;
+    for (int64_t c = 1; c + 1 < C; c += 2) {
+        m = maximum<Real>(load(e + c * count), m);
+        m2 = maximum<Real>(load(e + (c + 1) * count), m2);
+    }
+    m = maximum<Real>(m2, m);
+    if (C > 1) m = maximum<Real>(load(e + (C - 1) * count), m);
+
+    Real lse_instead[count];  // of rows whose largest logit is not finite
+    bool all_finite = true;
+    if (wants_lse && sum<Real>(m - m) != 0) {
+        all_finite = false;
+        for (int64_t i = 0; i < count; i++) {
+            lse_instead[i] = m[i];
+            for (int64_t c = 0; c < C; c++)
+                if (e[c * count + i] != e[c * count + i]) lse_instead[i] = e[c * count + i];
+        }
+    }
+
+    V others = {}, e_y = {}, z_y = {}, spread = {};
+    for (int64_t c = 0; c < C; c++) {
+        V z = load(e + c * count);
+        V x = exp_nonpositive(z - m);
+        if (HAS_U) spread += (t.u_in_lanes ? load(t.u + c * count) : broadcast(t.u[c])) * (m - z);
+        if (HAS_Y) {
+            Int<Real> true_class = t.y == (Scalar)c;
+            z_y = true_class ? z : z_y;
+            e_y = true_class ? x : e_y;
+            others += true_class ? V{} : x;
+        } else {
+            others += x;
+        }
+        if (wants_gradient) store(e + c * count, x);
+    }
+    V s = others + e_y, distance = m - z_y;
+    V rest = HAS_Y ? (distance == Real(0) ? others : others + (e_y - Real(1))) : others - Real(1);
+    V log_s = log1p_nonnegative(rest);
+    t.nll = distance + log_s;
+    t.smooth = t.u_sum * log_s + spread;
+    t.lse = m + log_s;
+    if (!all_finite)
+        for (int64_t i = 0; i < count; i++)
+            if (m[i] - m[i] != 0) t.lse[i] = lse_instead[i];
+    if (!wants_gradient) return;
+
+    V shared = {};
+    if (HAS_U) shared = t.b * t.u_sum;
+    if (lse_gradient) shared += c_is_gradient ? t.c : Real(2) * t.c * t.lse;
+    V inverse = Real(1) / s;
+    V factor = (HAS_Y ? t.a + shared : shared) * inverse;
+    V at_y = (shared * e_y - t.a * others) * inverse;
+    for (int64_t c = 0; c < C; c++) {
+        V dz = factor * load(e + c * count);
+        if (HAS_Y) dz = t.y == (Scalar)c ? at_y : dz;
+        if (HAS_U) dz -= t.b * (t.u_in_lanes ? load(t.u + c * count) : broadcast(t.u[c]));
+        store(e + c * count, dz);
+    }
+}
+
+// Copy ``rows`` rows of C adjacent numbers into a tile; lanes without a row repeat the last row.
+template <class Real>
+INLINE void to_tile(const Real* z, int64_t stride, int64_t rows, int64_t C, Real* tile) {
+    constexpr int64_t count = Lanes<Real>::count;
+    if (C < count) {
+        for (int64_t i = 0; i < count; i++) {
+            const Real* row = z + (i < rows ? i : rows - 1) * stride;
+            for (int64_t c = 0; c < C; c++) tile[c * count + i] = row[c];
+        }
+        return;
+    }
+    for (int64_t start = 0; start < C; start += count) {
+        const int64_t c = start + count <= C ? start : C - count;  // the last ones overlap
+        Vector<Real> block[count];
+        for (int64_t i = 0; i < count; i++)
+            block[i] = load(z + (i < rows ? i : rows - 1) * stride + c);
+        transpose<Real>(block);
+        for (int64_t i = 0; i < count; i++) store(tile + (c + i) * count, block[i]);
+    }
+}
+
+template <class Real>
+INLINE void from_tile(const Real* tile, int64_t stride, int64_t rows, int64_t C, Real* dz) {
+    constexpr int64_t count = Lanes<Real>::count;
+    if (C < count) {
+        for (int64_t i = 0; i < rows; i++)
+            for (int64_t c = 0; c < C; c++) dz[i * stride + c] = tile[c * count + i];
+        return;
+    }
+    for (int64_t start = 0; start < C; start += count) {
+        const int64_t c = start + count <= C ? start : C - count;
+        Vector<Real> block[count];
+        for (int64_t i = 0; i < count; i++) block[i] = load(tile + (c + i) * count);
+        transpose<Real>(block);
+        for (int64_t i = 0; i < rows; i++) store(dz + i * stride + c, block[i]);
+    }
+}
+
+// Read a tile of ``rows`` rows (n, m), (n + 1, m), ... or, where rows have positions, (n, m),
+// (n, m + 1), ... from an array. ``line`` has room for a tile.
+template <class Real>
+static void read_tile(const Array& from, bool transposed, int64_t n, int64_t m, int64_t rows,
+                      int64_t C, Real* line, Real* tile) {
+    constexpr int64_t count = Lanes<Real>::count;
+    const int64_t start = n * from.row + m * from.position;
+    const bool ready = from.dtype == dtype_of<Real>();
+    if (transposed) {
+        if (ready && from.column == 1) {
+            to_tile((const Real*)from.data + start, from.row, rows, C, tile);
+            return;
+        }
+        for (int64_t i = 0; i < rows; i++)
+            read(from.data, from.dtype, start + i * from.row, from.column, C, line + i * C);
+        to_tile(line, C, rows, C, tile);
+        return;
+    }
+    for (int64_t c = 0; c < C; c++) {
+        const int64_t at = start + c * from.column;
+        Real* to = tile + c * count;
+        if (ready && from.position == 1 && rows == count) {
+            store(to, load((const Real*)from.data + at));
+            continue;
+        }
+        read(from.data, from.dtype, at, from.position, rows, to);
+        for (int64_t i = rows; i < count; i++) to[i] = to[rows - 1];
+    }
+}
+
+template <class Real>
+static void write_tile(const Real* tile, bool transposed, int64_t n, int64_t m, int64_t rows,
+                       int64_t C, Real* line, const Array& to) {
+    constexpr int64_t count = Lanes<Real>::count;
+    const int64_t start = n * to.row + m * to.position;
+    const bool ready = to.dtype == dtype_of<Real>();
+    if (transposed) {
+        if (ready && to.column == 1) {
+            from_tile(tile, to.row, rows, C, (Real*)to.data + start);
+            return;
+        }
+        from_tile(tile, C, rows, C, line);
+        for (int64_t i = 0; i < rows; i++)
+            write(line + i * C, C, to.data, to.dtype, start + i * to.row, to.column);
+        return;
+    }
+    for (int64_t c = 0; c < C; c++) {
+        const int64_t at = start + c * to.column;
+        if (ready && to.position == 1 && rows == count)
+            store((Real*)to.data + at, load(tile + c * count));
+        else
+            write(tile + c * count, rows, to.data, to.dtype, at, to.position);
+    }
+}
+
+// What a chunk of rows adds up to.
+struct Partial {
+    double total = 0;
+    int64_t wrong_row = -1;
+};
+
+// Compute tiles [begin, end) of a call.
+template <class Real>
+static void compute_tiles(const Shared<Real>& shared, int64_t begin, int64_t end, Real* memory,
+                          Partial& partial) {
+    typedef Vector<Real> V;
+    constexpr int64_t count = Lanes<Real>::count;
+    const Rows& call = shared.call;
+    const int64_t C = call.classes, M = call.positions;
+    const bool transposed = shared.transposes(), has_y = call.y, has_u = call.u.data;
+    const bool wants_lse = shared.wants_lse(), wants_gradient = call.dz.data;
+    const int64_t tiles_a_sample = (M + count - 1) / count;
+    Real *line = memory + C * count, *u_tile = line + C * count;
+    Tile<Real> t = {};
+    t.e = memory, t.classes = C;
+    t.u_in_lanes = shared.has_row_vectors();
+    t.u = t.u_in_lanes ? u_tile : shared.u;
+    t.u_sum = broadcast((Real)shared.u_sum);
+    V totals = {};
+    for (int64_t unit = begin; unit < end; unit++) {
+        int64_t n, m, rows, first;  // first: the number of the first row
+        if (transposed) {
+            n = first = unit * count, m = 0;
+            rows = call.samples - n < count ? call.samples - n : count;
+        } else {
+            n = unit / tiles_a_sample, m = unit % tiles_a_sample * count, first = n * M + m;
+            rows = M - m < count ? M - m : count;
+        }
+        if (has_y) {
+            bool wrong = false;
+            for (int64_t i = 0; i < count; i++) {
+                const int64_t y = call.y[first + (i < rows ? i : rows - 1)];
+                wrong |= (uint64_t)y >= (uint64_t)C;
+                t.y[i] = (typename Lanes<Real>::Scalar)y;
+            }
+            if (wrong) {
+                for (int64_t i = rows - 1; i >= 0; i--)
+                    if ((uint64_t)call.y[first + i] >= (uint64_t)C) partial.wrong_row = first + i;
+                return;
+            }
+        }
+        const Weight* weights[3] = {&call.a, &call.b, &call.c};
+        V* weight_lanes[3] = {&t.a, &t.b, &t.c};
+        V counted[3];
+        for (int k = 0; k < 3; k++) {
+            const Weight& w = *weights[k];
+            if (w.present && w.values)
+                *weight_lanes[k] = rows == count ? load((const Real*)w.values + first)
+                                                 : load_part((const Real*)w.values + first, rows, Real(0));
+            else
+                *weight_lanes[k] = broadcast((Real)w.value);
+            counted[k] = *weight_lanes[k];
+            if (rows < count)
+                for (int64_t i = rows; i < count; i++) counted[k][i] = 0;
+        }
+        read_tile(call.z, transposed, n, m, rows, C, line, t.e);
+        if (t.u_in_lanes) {
+            read_tile(call.u, transposed, n, m, rows, C, line, u_tile);
+            t.u_sum = V{};
+            for (int64_t c = 0; c < C; c++) t.u_sum += load(u_tile + c * count);
+        }
+        const bool lse_gradient = call.c.present;
+        if (has_y && !has_u)
+            compute_tile<Real, true, false>(t, wants_lse, lse_gradient, call.c_is_gradient, wants_gradient);
+        else if (has_y)
+            compute_tile<Real, true, true>(t, wants_lse, lse_gradient, call.c_is_gradient, wants_gradient);
+        else if (has_u)
+            compute_tile<Real, false, true>(t, wants_lse, lse_gradient, call.c_is_gradient, wants_gradient);
+        else
+            compute_tile<Real, false, false>(t, wants_lse, lse_gradient, call.c_is_gradient, wants_gradient);
+
+        // A weight of 0 leaves out a row even where its numbers are infinite or NaN.
+        if (call.a.present) totals += counted[0] == Real(0) ? V{} : counted[0] * t.nll;
+        if (call.b.present) totals += counted[1] == Real(0) ? V{} : counted[1] * t.smooth;
+        if (call.c.present) {
+            V value = call.c_is_gradient ? t.lse : t.lse * t.lse;
+            totals += counted[2] == Real(0) ? V{} : counted[2] * value;
+        }
+        if (sizeof(Real) == 8 || unit % 8 == 7) {
+            partial.total += sum_in_double<Real>(totals);
+            totals = V{};
+        }
+        void* results[3] = {call.nll, call.smooth, call.lse};
+        const V values[3] = {t.nll, t.smooth, t.lse};
+        for (int k = 0; k < 3; k++) {
+            if (!results[k]) continue;
+            if (rows == count)
+                store((Real*)results[k] + first, values[k]);
+            else
+                store_part((Real*)results[k] + first, values[k], rows);
+        }
+        if (wants_gradient) write_tile(t.e, transposed, n, m, rows, C, line, call.dz);
+    }
+    partial.total += sum_in_double<Real>(totals);
+}
+
+// The largest of n numbers, -inf for none; NaN is passed over.
+template <class Real>
+INLINE Real largest(const Real* z, int64_t n) {
+    constexpr int64_t count = Lanes<Real>::count;
+    Vector<Real> m[4];
+    for (int k = 0; k < 4; k++) m[k] = broadcast((Real)-INFINITY);
+    int64_t c = 0;
+    for (; c + 4 * count <= n; c += 4 * count)
+        for (int k = 0; k < 4; k++) m[k] = maximum<Real>(load(z + c + k * count), m[k]);
+    for (; c + count <= n; c += count) m[0] = maximum<Real>(load(z + c), m[0]);
+    if (c < n) m[1] = maximum<Real>(load_part(z + c, n - c, (Real)-INFINITY), m[1]);
+    m[0] = maximum<Real>(maximum<Real>(m[0], m[1]), maximum<Real>(m[2], m[3]));
+    Real best = m[0][0];
+    for (int i = 1; i < count; i++)
+        if (m[0][i] > best) best = m[0][i];
+    return best;
+}
+
+// The exponentials of a row, written to ``e`` if it is not null, and their sums without class y.
+// Sums of 128 vectors are added up in double.
+template <class Real, bool STORES, bool HAS_U>
+struct Sweep {
+    static constexpr int64_t count = Lanes<Real>::count;
+    typedef Vector<Real> V;
+    const Real *z, *u;
+    Real m;
+    Real* e;
+    double others = 0, spread = 0;
+
+    INLINE_MEMBER void vector(int64_t c, V& sum_of_e, V& sum_of_u) {
+        V logits = load(z + c);
+        V x = exp_nonpositive(logits - m);
+        if (HAS_U) sum_of_u += load(u + c) * (m - logits);
+        if (STORES) store(e + c, x);
+        sum_of_e += x;
+    }
+    // Classes [c, end), a multiple of ``count`` many.
+    void range(int64_t c, int64_t end) {
+        while (c < end) {
+            const int64_t stop = end - c < 128 * count ? end : c + 128 * count;
+            V e0 = {}, e1 = {}, u0 = {}, u1 = {};
+            for (; c + 2 * count <= stop; c += 2 * count) {
+                vector(c, e0, u0);
+                vector(c + count, e1, u1);
+            }
+            for (; c < stop; c += count) vector(c, e0, u0);
+            others += sum<Real>(e0 + e1);
+            if (HAS_U) spread += sum<Real>(u0 + u1);
+        }
+    }
+    // n <= count classes from c on, of which y (perhaps) is left out of ``others``.
+    void part(int64_t c, int64_t n, int64_t y) {
+        V logits = load_part(z + c, n, (Real)-INFINITY);
+        V x = exp_nonpositive(logits - m);
+        if (STORES) store_part(e + c, x, n);
+        for (int64_t i = 0; i < n; i++) {
+            if (c + i != y) others += x[i];
+            if (HAS_U) spread += u[c + i] * ((double)m - logits[i]);
+        }
+    }
+    void row(int64_t C, int64_t y) {
+        const int64_t full = C / count * count;
+        const int64_t at = y >= 0 && y < full ? y / count * count : full;
+        range(0, at);
+        if (at < full) {
+            part(at, count, y);
+            range(at + count, full);
+        }
+        if (full < C) part(full, C - full, y);
+    }
+};
+
+template <class Real>
+static void sweep(const Real* z, const Real* u, Real m, Real* e, int64_t C, int64_t y, double& others,
+                  double& spread) {
+#define SWEEP(STORES, HAS_U)                            \
+    do {                                                \
+        Sweep<Real, STORES, HAS_U> s = {z, u, m, e, 0, 0}; \
+        s.row(C, y);                                    \
+        others = s.others, spread = s.spread;           \
+    } while (0)
+    if (e && u)
+        SWEEP(true, true);
+    else if (e)
+        SWEEP(true, false);
+    else if (u)
+        SWEEP(false, true);
+    else
+        SWEEP(false, false);
+#undef SWEEP
+}
+
+// dz = factor e - b u, in place; u may be null.
+template <class Real>
+static void scale_row(Real* e, int64_t C, Real factor, const Real* u, Real b) {
+    constexpr int64_t count = Lanes<Real>::count;
+    int64_t c = 0;
+    if (u) {
+        for (; c + count <= C; c += count) store(e + c, factor * load(e + c) - b * load(u + c));
+        for (; c < C; c++) e[c] = factor * e[c] - b * u[c];
+    } else {
+        for (; c + count <= C; c += count) store(e + c, factor * load(e + c));
+        for (; c < C; c++) e[c] *= factor;
+    }
+}
+
+// Compute rows [begin, end) of a call whose classes are adjacent.
+template <class Real>
+static void compute_rows(const Shared<Real>& shared, int64_t begin, int64_t end, Real* memory,
+                         Partial& partial) {
+    const Rows& call = shared.call;
+    const int64_t C = call.classes;
+    Real *line = memory, *u_line = memory + C;
+    const bool wants_lse = shared.wants_lse(), wants_gradient = call.dz.data;
+    const bool z_ready = call.z.dtype == dtype_of<Real>() && call.z.column == 1;
+    const bool dz_ready = call.dz.dtype == dtype_of<Real>() && call.dz.column == 1;
+    for (int64_t n = begin; n < end; n++) {
+        const int64_t y = call.y ? call.y[n] : -1;
+        if (call.y && (uint64_t)y >= (uint64_t)C) {
+            partial.wrong_row = n;
+            return;
+        }
+        const Real* z = (const Real*)call.z.data + n * call.z.row;
+        if (!z_ready) {
+            read(call.z.data, call.z.dtype, n * call.z.row, call.z.column, C, line);
+            z = line;
+        }
+        const Real* u = shared.u;
+        double u_sum = shared.u_sum;
+        if (shared.has_row_vectors()) {
+            u = u_line;
+            read(call.u.data, call.u.dtype, n * call.u.row, call.u.column, C, u_line);
+            u_sum = 0;
+            for (int64_t c = 0; c < C; c++) u_sum += u_line[c];
+        }
+        const Real m = largest(z, C);
+        double instead = m;
+        if (wants_lse && m - m != 0)
+            for (int64_t c = 0; c < C; c++)
+                if (z[c] != z[c]) instead = z[c];
+        const double z_y = y >= 0 ? (double)z[y] : 0;  // read first: e may overwrite z
+        const double u_y = u && y >= 0 ? (double)u[y] : 0;
+        Real* e = nullptr;
+        if (wants_gradient) e = dz_ready ? (Real*)call.dz.data + n * call.dz.row : line;
+        double others, spread;
+        sweep(z, u, m, e, C, y, others, spread);
+
+        const double distance = (double)m - z_y;
+        const double e_y = y >= 0 ? exp(z_y - (double)m) : 0;
+        double rest = others - 1;
+        if (y >= 0) rest = distance == 0 ? others : others + (e_y - 1);
+        const double log_s = log1p(rest);
+        const double nll = distance + log_s, smooth = u_sum * log_s + spread;
+        const double lse = m - m != 0 ? instead : m + log_s;
+        const double a = call.a.present ? weight_of<Real>(call.a, n) : 0;
+        const double b = call.b.present ? weight_of<Real>(call.b, n) : 0;
+        const double c = call.c.present ? weight_of<Real>(call.c, n) : 0;
+        // A weight of 0 leaves out a row even where its numbers are infinite or NaN.
+        if (a != 0) partial.total += a * nll;
+        if (b != 0) partial.total += b * smooth;
+        if (c != 0) partial.total += c * (call.c_is_gradient ? lse : lse * lse);
+        if (call.nll) ((Real*)call.nll)[n] = (Real)nll;
+        if (call.smooth) ((Real*)call.smooth)[n] = (Real)smooth;
+        if (call.lse) ((Real*)call.lse)[n] = (Real)lse;
+        if (!wants_gradient) continue;
+
+        double common = u ? b * u_sum : 0;
+        if (call.c.present) common += call.c_is_gradient ? c : 2 * c * lse;
+        const double s = others + e_y;
+        scale_row(e, C, (Real)((y >= 0 ? a + common : common) / s), call.b.present ? u : nullptr, (Real)b);
+        if (y >= 0) e[y] = (Real)((common * e_y - a * others) / s - b * u_y);
+        if (!dz_ready) write(e, C, call.dz.data, call.dz.dtype, n * call.dz.row, call.dz.column);
+    }
+}
+
+// The numbers of scratch that a chunk needs.
+template <class Real>
+static int64_t scratch_size(const Shared<Real>& shared) {
+    return shared.call.classes * (shared.tiles() ? 3 * Lanes<Real>::count : 2);
+}
+
+// Units of work: tiles or rows.
+template <class Real>
+static int64_t units_of(const Shared<Real>& shared) {
+    constexpr int64_t count = Lanes<Real>::count;
+    const Rows& call = shared.call;
+    if (!shared.tiles()) return call.samples;
+    if (shared.transposes()) return (call.samples + count - 1) / count;
+    return call.samples * ((call.positions + count - 1) / count);
+}
+
+template <class Real>
+static void compute(const Shared<Real>& shared, int64_t begin, int64_t end, Real* memory,
+                    Partial& partial) {
+    if (shared.tiles())
+        compute_tiles(shared, begin, end, memory, partial);
+    else
+        compute_rows(shared, begin, end, memory, partial);
+}
+
+template <class Real>
+struct RowsJob {
+    const Shared<Real>& shared;
+    int64_t units, chunks;
+    Partial partials[MOST_CHUNKS];
+    bool out_of_memory;
+
+    static void run(void* self, int64_t chunk) {
+        RowsJob& job = *(RowsJob*)self;
+        Memory memory(scratch_size(job.shared) * sizeof(Real));
+        if (!memory.data) {
+            job.out_of_memory = true;
+            return;
+        }
+        compute(job.shared, chunk_start(job.units, job.chunks, chunk),
+                chunk_start(job.units, job.chunks, chunk + 1), (Real*)memory.data,
+                job.partials[chunk]);
+    }
+};
+
+constexpr int64_t CHUNK_ELEMENTS = 1 << 15;  // logits of a chunk: some 20 us
+
+template <class Real>
+static int64_t rows_call(Rows& call) {
+    call.total = 0, call.wrong_row = -1;
+    Shared<Real> shared(call);
+    if (call.u.data && shared.has_class_vector() && !shared.u) return OUT_OF_MEMORY;
+    RowsJob<Real> job = {shared, units_of(shared), 1, {}, false};
+    const int64_t elements = call.samples * call.classes * call.positions;
+    if (elements == 0) return DONE;
+    job.chunks = elements / CHUNK_ELEMENTS;
+    if (job.chunks > MOST_CHUNKS) job.chunks = MOST_CHUNKS;
+    if (job.chunks > job.units) job.chunks = job.units;
+    if (job.chunks < 1) job.chunks = 1;
+    softmax_torch_parallel(job.chunks, call.threads, RowsJob<Real>::run, &job);
+    if (job.out_of_memory) return OUT_OF_MEMORY;
+    for (int64_t i = 0; i < job.chunks; i++) {
+        call.total += job.partials[i].total;
+        if (job.partials[i].wrong_row >= 0 && call.wrong_row < 0)
+            call.wrong_row = job.partials[i].wrong_row;
+    }
+    return call.wrong_row >= 0 ? WRONG_CLASS : DONE;
+}
+
+}  // namespace SOFTMAX_TORCH_ISA

@@ -1,0 +1,349 @@
+// Vectors of the width of an instruction set, by the vector extensions of GCC and Clang: loads,
+// stores, exp, log1p, transposition, and conversion of half precision.
+//
+// Nothing here may be shared between instruction sets: a function that the linker merges could run
+// AVX-512 code on a processor without it. So everything is static in the namespace of its set, and
+// nothing of the standard library with a body is used.
+#pragma once
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <utility>  // std::integer_sequence, a type without code
+
+#include "interface.h"
+
+#ifndef SOFTMAX_TORCH_VECTOR_BYTES
+#if defined(__AVX512F__)
+#define SOFTMAX_TORCH_VECTOR_BYTES 64
+#elif defined(__AVX2__)
+#define SOFTMAX_TORCH_VECTOR_BYTES 32
+#else
+#define SOFTMAX_TORCH_VECTOR_BYTES 16
+#endif
+#endif
+
+#define INLINE_MEMBER inline __attribute__((always_inline))
+#define INLINE static INLINE_MEMBER
+
+namespace SOFTMAX_TORCH_ISA {
+
+constexpr int BYTES = SOFTMAX_TORCH_VECTOR_BYTES;
+
+// The vector types of a Real; ``count`` is the number of lanes.
+template <class Real>
+struct Lanes;
+
+template <>
+struct Lanes<float> {
+    typedef float Vector __attribute__((vector_size(BYTES)));
+    typedef float Loose __attribute__((vector_size(BYTES), aligned(4), may_alias));
+    typedef int32_t Int __attribute__((vector_size(BYTES)));
+    typedef int32_t Scalar;
+    static constexpr int count = BYTES / 4;
+};
+
+template <>
+struct Lanes<double> {
+    typedef double Vector __attribute__((vector_size(BYTES)));
+    typedef double Loose __attribute__((vector_size(BYTES), aligned(8), may_alias));
+    typedef int64_t Int __attribute__((vector_size(BYTES)));
+    typedef int64_t Scalar;
+    static constexpr int count = BYTES / 8;
+};
+
+template <class Real>
+using Vector = typename Lanes<Real>::Vector;
+template <class Real>
+using Int = typename Lanes<Real>::Int;
+
+template <class Real>
+INLINE Vector<Real> load(const Real* p) {
+    return *reinterpret_cast<const typename Lanes<Real>::Loose*>(p);
+}
+
+template <class Real>
+INLINE void store(Real* p, Vector<Real> v) {
+    *reinterpret_cast<typename Lanes<Real>::Loose*>(p) = v;
+}
+
+// n < count numbers; the other lanes are ``rest``.
+template <class Real>
+INLINE Vector<Real> load_part(const Real* p, int64_t n, Real rest) {
+    Real lanes[Lanes<Real>::count];
+    for (int i = 0; i < Lanes<Real>::count; i++) lanes[i] = i < n ? p[i] : rest;
+    return load(lanes);
+}
+
+template <class Real>
+INLINE void store_part(Real* p, Vector<Real> v, int64_t n) {
+    Real lanes[Lanes<Real>::count];
+    store(lanes, v);
+    for (int64_t i = 0; i < n; i++) p[i] = lanes[i];
+}
+
+template <class Real>
+INLINE Vector<Real> broadcast(Real x) {
+    return x - Vector<Real>{};  // GCC turns this into a broadcast; x + {} would lose the sign of -0
+}
+
+template <class Real>
+INLINE Vector<Real> maximum(Vector<Real> a, Vector<Real> b) {
+    return a > b ? a : b;  // b where a is NaN
+}
+
+template <class V, int... I>
+INLINE V shuffled(V a, V b, std::integer_sequence<int, I...>) {
+#if defined(__clang__)
+    return __builtin_shufflevector(a, b, I...);
+#else
+    typedef decltype(a < b) Mask;
+    return __builtin_shuffle(a, b, Mask{I...});
+#endif
+}
+
+// Lane l of the first result is a[l] or b[l - h], of the second a[l + h] or b[l], where the bit h of
+// l is 0 or 1.
+template <int count, int h, int... I>
+constexpr auto low_lanes(std::integer_sequence<int, I...>) {
+    return std::integer_sequence<int, ((I & h) ? count + I - h : I)...>();
+}
+template <int count, int h, int... I>
+constexpr auto high_lanes(std::integer_sequence<int, I...>) {
+    return std::integer_sequence<int, ((I & h) ? count + I : I + h)...>();
+}
+
+template <class Real, int h>
+INLINE void exchange(Vector<Real>* rows) {
+    constexpr int count = Lanes<Real>::count;
+    using All = std::make_integer_sequence<int, count>;
+    if constexpr (h > 0) {
+        for (int i = 0; i < count; i++) {
+            if (i & h) continue;
+            Vector<Real> a = rows[i], b = rows[i + h];
+            rows[i] = shuffled(a, b, low_lanes<count, h>(All()));
+            rows[i + h] = shuffled(a, b, high_lanes<count, h>(All()));
+        }
+        exchange<Real, h / 2>(rows);
+    }
+}
+
+// Transpose ``count`` vectors in place.
+template <class Real>
+INLINE void transpose(Vector<Real>* rows) {
+    exchange<Real, Lanes<Real>::count / 2>(rows);
+}
+
+template <class Real, int h>
+INLINE Vector<Real> folded(Vector<Real> v) {
+    constexpr int count = Lanes<Real>::count;
+    using All = std::make_integer_sequence<int, count>;
+    if constexpr (h == 0)
+        return v;
+    else
+        return folded<Real, h / 2>(v + shuffled(v, v, high_lanes<count, h>(All())));
+}
+
+// The sum of the lanes.
+template <class Real>
+INLINE Real sum(Vector<Real> v) {
+    return folded<Real, Lanes<Real>::count / 2>(v)[0];
+}
+
+template <class Real>
+INLINE double sum_in_double(Vector<Real> v) {
+    double total = 0;
+    Real lanes[Lanes<Real>::count];
+    store(lanes, v);
+    for (int i = 0; i < Lanes<Real>::count; i++) total += lanes[i];
+    return total;
+}
+
+// exp(x) for x <= 0: x = n log 2 + r, exp(r) by a polynomial, 2^n by the exponent bits. NaN gives
+// NaN. Below the smallest normal number the result is 0.
+//
+// float: |r| <= 0.35, the polynomial of Cephes' expf (S. Moshier); 1 unit in the last place.
+INLINE Vector<float> exp_nonpositive(Vector<float> x) {
+    const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+    Vector<float> shifted = x * 1.44269504f + magic;
+    Vector<float> n = shifted - magic;
+    Vector<float> r = x - n * 0.693359375f;
+    r = r + n * 2.12194440e-4f;
+    Vector<float> p = broadcast(1.9875691500e-4f);
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * (r * r) + r + 1.0f;
+    Vector<float> power = (Vector<float>)(((Int<float>)shifted << 23) + 0x3f800000);
+    return x < -87.3365447f ? Vector<float>{} : p * power;
+}
+
+// double: the Taylor polynomial of degree 13, whose error on |r| <= 0.347 is 4e-18.
+INLINE Vector<double> exp_nonpositive(Vector<double> x) {
+    const double magic = 6755399441055744.0;  // 1.5 * 2^52
+    Vector<double> shifted = x * 1.4426950408889634 + magic;
+    Vector<double> n = shifted - magic;
+    Vector<double> r = x - n * 0.693147180369123816490;
+    r = r - n * 1.90821492927058770002e-10;
+    Vector<double> p = broadcast(1.0 / 6227020800);
+    p = p * r + 1.0 / 479001600;
+    p = p * r + 1.0 / 39916800;
+    p = p * r + 1.0 / 3628800;
+    p = p * r + 1.0 / 362880;
+    p = p * r + 1.0 / 40320;
+    p = p * r + 1.0 / 5040;
+    p = p * r + 1.0 / 720;
+    p = p * r + 1.0 / 120;
+    p = p * r + 1.0 / 24;
+    p = p * r + 1.0 / 6;
+    p = p * r + 0.5;
+    p = p * (r * r) + r + 1.0;
+    Vector<double> power = (Vector<double>)(((Int<double>)shifted << 52) + 0x3ff0000000000000);
+    return x < -708.3964185322641 ? Vector<double>{} : p * power;
+}
+
+// log(1 + x) for x >= 0 to full precision: log u with u = 1 + x rounded, plus (x - (u - 1)) / u for
+// what the rounding lost. log u = e log 2 + log m with m in [0.7, 1.4) by Cephes' polynomial.
+INLINE Vector<float> log1p_nonnegative(Vector<float> x) {
+    Vector<float> u = x + 1.0f;
+    Vector<float> lost = (x - (u - 1.0f)) / u;
+    Int<float> bits = (Int<float>)u;
+    Int<float> exponent = (bits - 0x3f3504f3) >> 23;
+    Vector<float> f = (Vector<float>)(bits - (exponent << 23)) - 1.0f;
+    Vector<float> e = __builtin_convertvector(exponent, Vector<float>);
+    Vector<float> p = broadcast(7.0376836292e-2f);
+    p = p * f - 1.1514610310e-1f;
+    p = p * f + 1.1676998740e-1f;
+    p = p * f - 1.2420140846e-1f;
+    p = p * f + 1.4249322787e-1f;
+    p = p * f - 1.6668057665e-1f;
+    p = p * f + 2.0000714765e-1f;
+    p = p * f - 2.4999993993e-1f;
+    p = p * f + 3.3333331174e-1f;
+    Vector<float> square = f * f;
+    Vector<float> log_m = p * f * square - 0.5f * square + e * -2.12194440e-4f + f;
+    return log_m + e * 0.693359375f + lost;
+}
+
+INLINE Vector<double> log1p_nonnegative(Vector<double> x) {
+    for (int i = 0; i < Lanes<double>::count; i++) x[i] = log1p(x[i]);
+    return x;
+}
+
+typedef uint16_t Halves __attribute__((vector_size(BYTES / 2)));
+typedef uint16_t LooseHalves __attribute__((vector_size(BYTES / 2), aligned(2), may_alias));
+typedef uint32_t Bits __attribute__((vector_size(BYTES)));
+
+INLINE Vector<float> of_bfloat16(Bits h) { return (Vector<float>)(h << 16); }
+
+INLINE Bits to_bfloat16(Vector<float> v) {  // rounded to even
+    Bits bits = (Bits)v;
+    Bits rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    return v == v ? rounded : (bits >> 16 | 0x40);
+}
+
+INLINE Vector<float> of_float16(Bits h) {
+    Bits exponent = h & 0x7c00;
+    Bits bits = ((h & 0x7fff) << 13) + (112u << 23);
+    Vector<float> subnormal = (Vector<float>)(bits + (1u << 23)) - 6.103515625e-5f;  // 2^-14
+    bits = exponent == 0x7c00 ? bits + (112u << 23) : bits;  // infinity and NaN
+    bits = exponent == 0 ? (Bits)subnormal : bits;
+    return (Vector<float>)(bits | (h & 0x8000) << 16);
+}
+
+INLINE Bits to_float16(Vector<float> v) {  // rounded to even
+    Bits sign = (Bits)v & 0x80000000u, bits = (Bits)v ^ sign;
+    Bits subnormal = (Bits)((Vector<float>)bits + 0.5f) - 0x3f000000u;
+    Bits normal = (bits - (112u << 23) + 0xfff + ((bits >> 13) & 1)) >> 13;
+    Bits result = bits < 0x38800000u ? subnormal : normal;        // below 2^-14
+    result = bits >= 0x477ff000u ? (Bits{} + 0x7c00u) : result;   // 65520 and more: infinity
+    result = bits > 0x7f800000u ? (Bits{} + 0x7e00u) : result;    // NaN
+    return result | sign >> 16;
+}
+
+INLINE Vector<float> load_halves(const uint16_t* p, bool brain) {
+    Halves halves = *reinterpret_cast<const LooseHalves*>(p);
+    Bits bits = __builtin_convertvector(halves, Bits);
+    return brain ? of_bfloat16(bits) : of_float16(bits);
+}
+
+INLINE void store_halves(uint16_t* p, Vector<float> v, bool brain) {
+    Bits bits = brain ? to_bfloat16(v) : to_float16(v);
+    *reinterpret_cast<LooseHalves*>(p) = __builtin_convertvector(bits, Halves);
+}
+
+template <class Real, class From>
+INLINE void copy_converted(const From* from, int64_t step, int64_t n, Real* to) {
+    if (step == 1)
+        for (int64_t i = 0; i < n; i++) to[i] = (Real)from[i];
+    else
+        for (int64_t i = 0; i < n; i++) to[i] = (Real)from[i * step];
+}
+
+// Convert n numbers of any dtype, ``step`` elements apart, to Real.
+template <class Real>
+static void read(const void* data, int64_t dtype, int64_t start, int64_t step, int64_t n, Real* to) {
+    if (dtype == FLOAT32) {
+        copy_converted((const float*)data + start, step, n, to);
+    } else if (dtype == FLOAT64) {
+        copy_converted((const double*)data + start, step, n, to);
+    } else if (dtype == UINT8) {
+        copy_converted((const uint8_t*)data + start, step, n, to);
+    } else {
+        constexpr int count = Lanes<float>::count;
+        const uint16_t* from = (const uint16_t*)data + start;
+        const bool brain = dtype == BFLOAT16;
+        for (int64_t i = 0; i < n; i += count) {
+            uint16_t part[count];
+            const uint16_t* p = from + i;
+            const int64_t size = n - i < count ? n - i : count;
+            if (step != 1 || size < count) {
+                for (int k = 0; k < count; k++) part[k] = k < size ? from[(i + k) * step] : 0;
+                p = part;
+            }
+            Vector<float> v = load_halves(p, brain);
+            float lanes[count];
+            store(lanes, v);
+            for (int64_t k = 0; k < size; k++) to[i + k] = (Real)lanes[k];
+        }
+    }
+}
+
+// Convert n numbers from Real to any floating-point dtype, ``step`` elements apart.
+template <class Real>
+static void write(const Real* from, int64_t n, void* data, int64_t dtype, int64_t start,
+                  int64_t step) {
+    if (dtype == FLOAT32) {
+        float* to = (float*)data + start;
+        for (int64_t i = 0; i < n; i++) to[i * step] = (float)from[i];
+    } else if (dtype == FLOAT64) {
+        double* to = (double*)data + start;
+        for (int64_t i = 0; i < n; i++) to[i * step] = (double)from[i];
+    } else {
+        constexpr int count = Lanes<float>::count;
+        uint16_t* to = (uint16_t*)data + start;
+        const bool brain = dtype == BFLOAT16;
+        for (int64_t i = 0; i < n; i += count) {
+            const int64_t size = n - i < count ? n - i : count;
+            float lanes[count] = {};
+            for (int64_t k = 0; k < size; k++) lanes[k] = (float)from[i + k];
+            if (size == count && step == 1) {
+                store_halves(to + i, load(lanes), brain);
+            } else {
+                uint16_t part[count];
+                store_halves(part, load(lanes), brain);
+                for (int64_t k = 0; k < size; k++) to[(i + k) * step] = part[k];
+            }
+        }
+    }
+}
+
+template <class Real>
+constexpr int64_t dtype_of() {
+    return sizeof(Real) == 4 ? FLOAT32 : FLOAT64;
+}
+
+}  // namespace SOFTMAX_TORCH_ISA
