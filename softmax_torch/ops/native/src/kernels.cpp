@@ -1,0 +1,3 @@
+namespace SOFTMAX_TORCH_ISA {
+void anchor() {}
+}  // namespace SOFTMAX_TORCH_ISA
