@@ -8,6 +8,7 @@ from __future__ import annotations
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import torch
 
@@ -17,7 +18,10 @@ __all__ = ["show_config"]
 
 
 def show_config() -> None:
-    """Print the versions of the package, torch and Python, and the kernels of each device."""
+    """Print versions, the kernels of each device, their instruction set and their threads.
+
+    ``python -m softmax_torch`` prints the same.
+    """
     from softmax_torch import __version__
 
     if torch.cuda.is_available():
@@ -28,12 +32,47 @@ def show_config() -> None:
     lines = (
         f"softmax_torch {__version__}, torch {torch.__version__}, Python {sys.version.split()[0]}",
         f"platform: {platform.platform()}, {torch.get_num_threads()} threads",
-        f"cpu: {_kernel_name('cpu')}",
+        *_cpu_lines(),
         f"cuda: {cuda}",
         f"other devices: {_kernel_name('meta')}",
         "traced code and forward-mode AD: softmax_torch.maths",
     )
     print("\n".join(lines))  # noqa: T201 to print is its purpose
+
+
+def _cpu_lines() -> list[str]:
+    """Return the kernels of the CPU, and what the native ones run on or why they do not run."""
+    from softmax_torch.ops.native import library
+
+    try:
+        lines = [f"cpu: {_kernel_name('cpu')}"]
+    except RuntimeError as error:
+        return [f"cpu: none: {error}"]
+    if backends.cpu_choice() == "torch":
+        return [*lines, "native kernels: switched off by SOFTMAX_TORCH_KERNELS or cpu_kernels"]
+    found = library.load()
+    if found is None:
+        return [*lines, f"native kernels: {library.reason()}"]
+    threads = (
+        f"torch's, of {library.pool(found)}"
+        if found.parallel is not None
+        else "the calling one alone, for this torch exports no GOMP_parallel"
+    )
+    return [
+        *lines,
+        f"native kernels: {found.isa} (available: {', '.join(found.isas)})",
+        f"native threads: {threads}",
+        f"transparent huge pages: {_huge_pages()}",
+    ]
+
+
+def _huge_pages() -> str:
+    """Return when the kernel gives memory in huge pages: "always", "madvise" or "never"."""
+    try:
+        said = Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text()
+    except OSError:
+        return "unknown"
+    return said.partition("[")[2].partition("]")[0]
 
 
 def _kernel_name(device: str) -> str:

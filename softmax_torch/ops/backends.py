@@ -1,14 +1,24 @@
 """Choose the kernels for a device, and query the mode that torch runs in.
 
+A CPU has two backends, ``ops.native`` and ``ops.cpu``. The environment variable
+SOFTMAX_TORCH_KERNELS chooses, and ``cpu_kernels`` within a program:
+
+    auto    native kernels where their library was built and fits, else torch's (the default)
+    native  native kernels; an error where there are none
+    torch   kernels made of torch's operations; the library is not even looked for
+
 No other file of the package reads torch's private state.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
+import os
 import sys
 import warnings
+from collections.abc import Iterator
 from typing import Protocol, cast
 
 import torch
@@ -25,6 +35,8 @@ from softmax_torch.ops import cpu
 __all__ = [
     "Kernels",
     "autocast",
+    "cpu_choice",
+    "cpu_kernels",
     "input_budget",
     "kernels",
     "last_backward",
@@ -39,7 +51,7 @@ __all__ = [
 class Kernels(Protocol):
     """The functions of a backend; the functions of the same names in ``maths`` define them.
 
-    A backend is a module: ``ops.cpu``, ``ops.gpu``, or ``maths`` itself.
+    A backend is a module: ``ops.native``, ``ops.cpu``, ``ops.gpu``, or ``maths`` itself.
     """
 
     __name__: str
@@ -61,13 +73,63 @@ class GPUKernels(Kernels, Protocol):
     def scale_(self, x: Tensor, factor: Tensor) -> Tensor: ...
 
 
+def _checked(choice: str, name: str) -> str:
+    if choice not in ("auto", "native", "torch"):
+        raise ValueError(f"{name}: expected auto, native or torch, got {choice!r}")
+    return choice
+
+
+_choice = _checked(os.environ.get("SOFTMAX_TORCH_KERNELS") or "auto", "SOFTMAX_TORCH_KERNELS")
+
+
 def kernels(z: Tensor) -> Kernels:
-    """Return the kernels for logits z: ``ops.cpu``, ``ops.gpu``, or ``maths`` elsewhere."""
+    """Return the kernels for logits z: of a CPU, ``ops.gpu``, or ``maths`` elsewhere.
+
+    Raises:
+        RuntimeError: if native kernels are chosen for a CPU and there are none.
+    """
     if z.device.type == "cpu":
-        return cpu
+        return _cpu(_choice)
     if z.device.type == "cuda":
         return _gpu() or maths
     return maths
+
+
+def cpu_choice() -> str:
+    """Return which kernels a CPU is to have: "auto", "native" or "torch"."""
+    return _choice
+
+
+@contextlib.contextmanager
+def cpu_kernels(choice: str) -> Iterator[None]:
+    """Choose the kernels of a CPU within a ``with`` block, in all threads.
+
+    Raises:
+        ValueError: for a choice other than "auto", "native" and "torch".
+        RuntimeError: for "native" if there are no native kernels.
+    """
+    global _choice
+    before = _choice
+    _cpu(_checked(choice, "cpu_kernels"))
+    _choice = choice
+    try:
+        yield
+    finally:
+        _choice = before
+
+
+@functools.cache
+def _cpu(choice: str) -> Kernels:
+    """Return the kernels of a choice; load the native ones on first use."""
+    if choice == "torch":
+        return cpu
+    from softmax_torch.ops.native import library
+
+    if library.load() is not None:
+        return cast(Kernels, importlib.import_module("softmax_torch.ops.native"))
+    if choice == "native":
+        raise RuntimeError(f"SOFTMAX_TORCH_KERNELS=native: no native kernels: {library.reason()}")
+    return cpu
 
 
 @functools.cache
