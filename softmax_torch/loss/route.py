@@ -1,19 +1,19 @@
 """Choose how a call of cross-entropy is computed, and compute it.
 
 A call is parsed into a ``Problem``; ``route`` chooses its rule and kernels; ``weights`` turns its
-options into weights of row numbers; the rule runs. Two shortcuts come first, because on small
-batches calls cost more than arithmetic: the mean NLL skips parsing and weights, and a layer with
-few logits keeps them. No other file decides about routes.
+options into weights of row numbers; the rule runs. Shortcuts come first, because on small batches
+calls cost more than arithmetic: the mean NLL of logits and of a layer skips parsing and weights, and
+a layer with few logits keeps them. No other file decides about routes.
 
 ``route_of`` returns the route of a call without running it:
 
 >>> import torch
 >>> from softmax_torch import cross_entropy
 >>> z, y = torch.zeros(4, 3, requires_grad=True), torch.zeros(4, dtype=torch.long)
->>> print(route_of(cross_entropy, z, y))
-mean NLL of logits given, by softmax_torch.ops.cpu: the default options, float32 on a CPU
->>> print(route_of(cross_entropy, z, y, reduction="none"))
-row values of logits given, by softmax_torch.ops.cpu: one loss per row
+>>> print(route_of(cross_entropy, z, y))  # doctest: +ELLIPSIS
+mean NLL of logits given, by softmax_torch.ops...: the default options, float32 on a CPU
+>>> print(route_of(cross_entropy, z, y, reduction="none"))  # doctest: +ELLIPSIS
+row values of logits given, by softmax_torch.ops...: one loss per row
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from softmax_torch import maths
 from softmax_torch.loss import arguments
 from softmax_torch.loss.arguments import Options, Problem
 from softmax_torch.loss.weights import loss_of_values, loss_terms
-from softmax_torch.ops import backends, cpu, linear_rows, rows
-from softmax_torch.ops.backends import Kernels
+from softmax_torch.ops import backends, linear_rows, rows
+from softmax_torch.ops.backends import Kernels, LayerKernels
 from softmax_torch.ops.cpu import FEW
 from softmax_torch.ops.linear_rows import Linear
 
@@ -47,13 +47,14 @@ class Route(NamedTuple):
             (a scalar loss whose gradient is formed in the forward pass), "row values" (three
             numbers per row, differentiable in every argument and under torch.func), or "formulas"
             (the same in plain torch, for tracers and forward-mode AD).
-        logits: "given" by the caller; of a linear layer "kept" as a whole, or "in blocks".
-        kernels: the module that computes them: ``ops.cpu``, ``ops.gpu`` or ``maths``.
+        logits: "given" by the caller; of a linear layer "kept" as a whole, "in blocks", or "in one
+            pass" with both of its products.
+        kernels: the module that computes them: ``ops.native``, ``ops.cpu``, ``ops.gpu`` or ``maths``.
         reason: why this rule.
     """
 
     rule: Literal["mean NLL", "weighted total", "row values", "formulas"]
-    logits: Literal["given", "kept", "in blocks"]
+    logits: Literal["given", "kept", "in blocks", "in one pass"]
     kernels: Kernels
     reason: str
 
@@ -61,8 +62,7 @@ class Route(NamedTuple):
         return f"{self.rule} of logits {self.logits}, by {self.kernels.__name__}: {self.reason}"
 
 
-# The reasons are constants, so that a call of a few us pays nothing for them.
-MEAN_NLL = Route("mean NLL", "given", cpu, "the default options, float32 on a CPU")
+DEFAULT = "the default options, float32 on a CPU"
 
 
 def route(problem: Problem) -> Route:
@@ -83,7 +83,9 @@ def route(problem: Problem) -> Route:
         return Route("row values", whole, kernels, "a target or a weight needs a gradient")
     if isinstance(source, Linear) and source.x.numel() > 0:
         if reduction != "none":
-            return Route("weighted total", "in blocks", kernels, "a scalar loss")
+            one_pass = backends.layer_kernels(source.x, source.weight) is not None
+            where: Literal["in one pass", "in blocks"] = "in one pass" if one_pass else "in blocks"
+            return Route("weighted total", where, kernels, "a scalar loss")
         if source.weight.shape[0] > source.x.shape[1]:
             return Route("row values", "in blocks", kernels, "one loss per row, more C than D")
         # The logits are smaller than x: it is cheapest to keep them.
@@ -96,11 +98,20 @@ def route(problem: Problem) -> Route:
 
 
 def _takes_mean_nll(input: Tensor, target: Tensor, options: Options) -> bool:
-    """Return whether a call takes the route MEAN_NLL: the common case, before anything is parsed.
+    """Return whether a call takes the shortcut of the common case, before anything is parsed.
 
     The general route has the same result, 20 us later, and names a wrong class index.
     """
-    if not (
+    return (
+        _is_mean_nll(input, target, options)
+        and input.requires_grad
+        and _fits(target, options, *input.shape)
+    )
+
+
+def _is_mean_nll(input: Tensor, target: Tensor, options: Options) -> bool:
+    """Return whether a call is the mean NLL of a float32 matrix on a CPU, in plain eager code."""
+    return (
         options.is_mean_nll()
         and isinstance(input, Tensor)
         and isinstance(target, Tensor)
@@ -108,18 +119,50 @@ def _takes_mean_nll(input: Tensor, target: Tensor, options: Options) -> bool:
         and target.dtype is torch.int64
         and input.is_cpu
         and target.is_cpu
-        and input.requires_grad
+        and input.dim() == 2
+        and (input.stride(1) == 1 or input.shape[1] == 1)
         and torch.is_grad_enabled()
         and backends.plain()
+    )
+
+
+def _fits(target: Tensor, options: Options, N: int, C: int) -> bool:
+    """Return whether class indices fit N rows of C classes, all of which count."""
+    return (
+        target.shape == (N,)
+        and N > 0
+        and C > 0
+        and not (0 <= options.ignore_index < C or torch.is_autocast_enabled("cpu"))
+    )
+
+
+def _mean_nll_kernels(linear: Linear, target: Tensor, options: Options) -> LayerKernels | None:
+    """Return the kernels if a layer takes the shortcut of the common case, else None."""
+    x, W, b = linear
+    if not (
+        _is_mean_nll(x, target, options)
+        and isinstance(W, Tensor)
+        and W.dtype is torch.float32
+        and W.is_contiguous()
+        and W.dim() == 2
+        and W.shape[1] == x.shape[1] > 0
+        and _fits(target, options, len(x), len(W))
+        and target.is_contiguous()
     ):
-        return False
-    shape = input.shape
-    if len(shape) != 2:
-        return False
-    N, C = shape
-    if target.shape != (N,) or N == 0 or C == 0 or input.stride(1) != 1:
-        return False
-    return not (0 <= options.ignore_index < C or torch.is_autocast_enabled("cpu"))
+        return None
+    if b is None:
+        needed = x.requires_grad or W.requires_grad
+    elif not (
+        isinstance(b, Tensor)
+        and b.dtype is torch.float32
+        and b.is_cpu
+        and b.shape == W.shape[:1]
+        and b.is_contiguous()
+    ):
+        return None
+    else:
+        needed = x.requires_grad or W.requires_grad or b.requires_grad
+    return backends.layer_kernels(x, W) if needed else None
 
 
 def _keeps_logits(linear: Linear, options: Options) -> bool:
@@ -131,6 +174,7 @@ def _keeps_logits(linear: Linear, options: Options) -> bool:
         and options.sample_weight is None
         and x.dim() == 2
         and len(x) * W.shape[0] <= FEW
+        and (options.reduction == "none" or backends.layer_kernels(x, W) is None)
     )
 
 
@@ -138,7 +182,7 @@ def logits_loss(input: Tensor, target: Tensor, options: Options) -> Tensor:
     """Return the loss of logits: ``functional.cross_entropy``."""
     if _takes_mean_nll(input, target, options):
         try:
-            return rows.mean_nll(input, target)
+            return rows.mean_nll(input, target, backends.cpu_backend())
         except (IndexError, RuntimeError):  # the general route names the index
             pass
     problem = arguments.logits_problem(input, target, options)
@@ -147,6 +191,12 @@ def logits_loss(input: Tensor, target: Tensor, options: Options) -> Tensor:
 
 def linear_loss(linear: Linear, target: Tensor, options: Options) -> Tensor:
     """Return the loss of a linear layer: ``functional.linear_cross_entropy``."""
+    kernels = _mean_nll_kernels(linear, target, options)
+    if kernels is not None:
+        try:
+            return linear_rows.mean_nll(linear, target, kernels)
+        except IndexError:  # the general route names the index
+            pass
     arguments.check_options(options)
     arguments.check_linear(linear)
     if _keeps_logits(linear, options):
@@ -177,7 +227,7 @@ def _compute(problem: Problem, chosen: Route) -> Tensor:
     target, weights = terms.target, terms.weights
     lse = weights.c is not None
     # mypy cannot see that each module of rules gets the source of its own routes.
-    rule: Any = linear_rows if chosen.logits == "in blocks" else rows
+    rule: Any = linear_rows if chosen.logits in ("in blocks", "in one pass") else rows
     loss: Tensor
     if chosen.rule == "weighted total":
         loss = rule.weighted_total(source, target, weights, chosen.kernels)
@@ -216,6 +266,8 @@ def route_of(function: Callable[..., Tensor], /, *args: Any, **kwargs: Any) -> R
     if "linear_weight" not in given:
         return _logits_route(given["input"], target, options)
     linear = Linear(given["input"], given["linear_weight"], given["linear_bias"])
+    if _mean_nll_kernels(linear, target, options) is not None:
+        return Route("mean NLL", "in one pass", backends.cpu_backend(), DEFAULT)
     arguments.check_options(options)
     arguments.check_linear(linear)
     if _keeps_logits(linear, options):
@@ -225,5 +277,5 @@ def route_of(function: Callable[..., Tensor], /, *args: Any, **kwargs: Any) -> R
 
 def _logits_route(input: Tensor, target: Tensor, options: Options) -> Route:
     if _takes_mean_nll(input, target, options):
-        return MEAN_NLL
+        return Route("mean NLL", "given", backends.cpu_backend(), DEFAULT)
     return route(arguments.logits_problem(input, target, options))

@@ -33,13 +33,17 @@ from softmax_torch.maths import RowValues, RowWeights, Target
 from softmax_torch.ops import cpu
 
 __all__ = [
+    "CPUKernels",
     "Kernels",
+    "LayerKernels",
     "autocast",
+    "cpu_backend",
     "cpu_choice",
     "cpu_kernels",
     "input_budget",
     "kernels",
     "last_backward",
+    "layer_kernels",
     "logits_budget",
     "plain",
     "scaled_",
@@ -65,6 +69,12 @@ class Kernels(Protocol):
     def weighted_total(
         self, z: Tensor, target: Target, weights: RowWeights, dz: Tensor | None = None
     ) -> Tensor: ...
+
+
+class CPUKernels(Kernels, Protocol):
+    """The functions of the CPU backends: ``mean_nll`` besides those of ``Kernels``."""
+
+    def mean_nll(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]: ...
 
 
 class GPUKernels(Kernels, Protocol):
@@ -118,18 +128,66 @@ def cpu_kernels(choice: str) -> Iterator[None]:
         _choice = before
 
 
+def cpu_backend() -> CPUKernels:
+    """Return the kernels that are chosen for a CPU: ``ops.native`` or ``ops.cpu``."""
+    return _cpu(_choice)
+
+
 @functools.cache
-def _cpu(choice: str) -> Kernels:
+def _cpu(choice: str) -> CPUKernels:
     """Return the kernels of a choice; load the native ones on first use."""
     if choice == "torch":
         return cpu
     from softmax_torch.ops.native import library
 
     if library.load() is not None:
-        return cast(Kernels, importlib.import_module("softmax_torch.ops.native"))
+        return cast(CPUKernels, importlib.import_module("softmax_torch.ops.native"))
     if choice == "native":
         raise RuntimeError(f"SOFTMAX_TORCH_KERNELS=native: no native kernels: {library.reason()}")
     return cpu
+
+
+class LayerKernels(Protocol):
+    """The functions that compute a linear layer and its loss in one pass: ``ops.native.linear``."""
+
+    def applies(self, x: Tensor, weight: Tensor) -> bool: ...
+
+    def mean_nll(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        y: Tensor,
+        dweight: Tensor | None = None,
+        dbias: Tensor | None = None,
+        dx: Tensor | None = None,
+        z: Tensor | None = None,
+    ) -> Tensor: ...
+
+    def total_and_gradients(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        target: Target,
+        weights: RowWeights,
+        needed: tuple[bool, ...],
+    ) -> tuple[Tensor, tuple[Tensor | None, Tensor | None, Tensor | None]]: ...
+
+
+def layer_kernels(x: Tensor, weight: Tensor) -> LayerKernels | None:
+    """Return the kernels that compute a layer in one pass; None where matrix products do it."""
+    if not x.is_cpu or not weight.is_cpu:
+        return None
+    native = _native_layer(_choice)
+    return native if native is not None and native.applies(x, weight) else None
+
+
+@functools.cache
+def _native_layer(choice: str) -> LayerKernels | None:
+    if _cpu(choice) is cpu:
+        return None
+    return cast(LayerKernels, importlib.import_module("softmax_torch.ops.native.linear"))
 
 
 @functools.cache

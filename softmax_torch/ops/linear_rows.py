@@ -9,6 +9,9 @@ rebuilding the logits in a backward pass would take a fourth. Numbers per row (n
 that fourth product. Only gradients that are needed are computed: a frozen input or weight saves a
 product.
 
+A layer with few classes on a CPU is computed in one pass over x where there are native kernels
+(``ops.native.linear``): without matrix products, and without logits in memory.
+
 Shapes: x (N, D), W (C, D), b (C,) or None; targets and weights as in ``maths``, for z (N, C).
 
 Both rules are for plain eager code (``backends.plain``). A gradient that is differentiated or
@@ -28,13 +31,14 @@ from torch.autograd import Function
 from softmax_torch import maths
 from softmax_torch.maths import RowValues, RowWeights, Target, upcast
 from softmax_torch.ops import backends, rows
-from softmax_torch.ops.backends import Kernels
+from softmax_torch.ops.backends import Kernels, LayerKernels
 
 __all__ = [
     "GradientSums",
     "Linear",
     "formula_gradients",
     "logits_blocks",
+    "mean_nll",
     "row_values",
     "target_of",
     "weighted_total",
@@ -62,6 +66,18 @@ def weighted_total(linear: Linear, target: Target, weights: RowWeights, kernels:
     """Return ``rows.weighted_total`` of the logits, differentiable in x, weight and bias."""
     needed = tuple(torch.is_grad_enabled() and t is not None and t.requires_grad for t in linear)
     total: Tensor = _WeightedTotal.apply(*linear, target, weights, kernels, needed)
+    return total
+
+
+def mean_nll(linear: Linear, y: Tensor, kernels: LayerKernels) -> Tensor:
+    """Return the mean NLL of a float32 layer that needs a gradient, in plain eager code.
+
+    x has adjacent columns; weight, bias and y are contiguous.
+
+    Raises:
+        IndexError: a class index is not in [0, C).
+    """
+    total: Tensor = _MeanNLL.apply(*linear, y, kernels)
     return total
 
 
@@ -194,6 +210,9 @@ def _total_and_gradients(
     linear: Linear, target: Target, weights: RowWeights, kernels: Kernels, needed: tuple[bool, ...]
 ) -> tuple[Tensor, Gradients]:
     """Return the weighted total and the gradients that are needed."""
+    one_pass = backends.layer_kernels(linear.x, linear.weight)
+    if one_pass is not None:
+        return one_pass.total_and_gradients(*linear, target, weights, needed)
     sums = GradientSums(linear, needed)
     total = upcast(linear.x.new_zeros(()))
     for at, z, dz in logits_blocks(linear):
@@ -202,6 +221,56 @@ def _total_and_gradients(
         if out is not None:
             sums.add(at, out)
     return total, sums.gradients()
+
+
+class _MeanNLL(Function):
+    """``_WeightedTotal`` of the mean NLL of a float32 layer in one pass, in the fewest calls."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        y: Tensor,
+        kernels: LayerKernels,
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight, bias, y)
+        ctx.kernels, needed = kernels, ctx.needs_input_grad
+        total, ctx.formed = _mean_nll_and_gradients(x, weight, bias, y, kernels, needed)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        formed, ctx.formed = ctx.formed, None
+        if not backends.last_backward(g):
+            x, weight, bias, y = ctx.saved_tensors
+            target, weights = Target(y), RowWeights(1 / len(y))
+            linear = Linear(x, weight, bias)
+            formed = formula_gradients(linear, lambda z: maths.total_vjp(z, target, weights, g))
+            return *formed, None, None
+        if formed is None:
+            needed = ctx.needs_input_grad
+            _, formed = _mean_nll_and_gradients(*ctx.saved_tensors, ctx.kernels, needed)
+        return *(None if d is None else backends.scaled_(d, g) for d in formed), None, None
+
+
+def _mean_nll_and_gradients(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    y: Tensor,
+    kernels: LayerKernels,
+    needed: tuple[bool, ...],
+) -> tuple[Tensor, Gradients]:
+    """Return the mean NLL of a layer and the gradients that are needed."""
+    dx = torch.empty_like(x, memory_format=torch.contiguous_format) if needed[0] else None
+    dweight = dbias = None
+    if needed[1] or needed[2]:  # the kernel computes both together
+        dweight = torch.empty_like(weight)
+        dbias = None if bias is None else torch.empty_like(bias)
+    total = kernels.mean_nll(x, weight, bias, y, dweight, dbias, dx)
+    return total, (dx, dweight if needed[1] else None, dbias if needed[2] else None)
 
 
 class _RowValues(Function):

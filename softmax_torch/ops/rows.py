@@ -19,8 +19,8 @@ from torch.autograd import Function
 
 from softmax_torch import maths
 from softmax_torch.maths import RowValues, RowWeights, Target
-from softmax_torch.ops import backends, cpu
-from softmax_torch.ops.backends import Kernels
+from softmax_torch.ops import backends
+from softmax_torch.ops.backends import CPUKernels, Kernels
 
 __all__ = [
     "mean_nll",
@@ -50,13 +50,13 @@ def weighted_total(z: Tensor, target: Target, weights: RowWeights, kernels: Kern
     return kernels.weighted_total(z, target, weights)
 
 
-def mean_nll(z: Tensor, y: Tensor) -> Tensor:
+def mean_nll(z: Tensor, y: Tensor, kernels: CPUKernels) -> Tensor:
     """Return the mean NLL of logits (N, C) on a CPU that require a gradient, in plain eager code.
 
     Raises:
         IndexError, RuntimeError: a class index is not in [0, C).
     """
-    total: Tensor = _MeanNLL.apply(z, y)
+    total: Tensor = _MeanNLL.apply(z, y, kernels)
     return total
 
 
@@ -186,17 +186,18 @@ class _MeanNLL(Function):
     """``_WeightedTotal`` of the mean NLL of float32 logits on a CPU, in the fewest calls."""
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, y: Tensor) -> Tensor:
+    def forward(ctx: Any, z: Tensor, y: Tensor, kernels: CPUKernels) -> Tensor:
         ctx.save_for_backward(z, y)
-        total, ctx.formed = cpu.mean_nll(z, y)
+        ctx.kernels = kernels
+        total, ctx.formed = kernels.mean_nll(z, y)
         return total
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, None]:
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, None, None]:
         dz, ctx.formed = ctx.formed, None
         if not backends.last_backward(g):
             z, y = ctx.saved_tensors
-            return maths.total_vjp(z, Target(y), RowWeights(1 / len(y)), g), None
+            return maths.total_vjp(z, Target(y), RowWeights(1 / len(y)), g), None, None
         if dz is None:
-            _, dz = cpu.mean_nll(*ctx.saved_tensors)
-        return backends.scaled_(dz, g), None
+            _, dz = ctx.kernels.mean_nll(*ctx.saved_tensors)
+        return backends.scaled_(dz, g), None, None

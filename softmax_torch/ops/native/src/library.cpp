@@ -138,6 +138,34 @@ EXPORT int64_t softmax_torch_mean_nll(const float* z, int64_t stride, const int6
     return status;
 }
 
+// The mean NLL of a float layer z = x W^T + b, in the fewest arguments too. All but x have adjacent
+// rows. The results dw, db, dx and z may be null.
+EXPORT int64_t softmax_torch_linear_mean_nll(const float* x, int64_t stride, const float* w,
+                                             const float* bias, const int64_t* y, int64_t samples,
+                                             int64_t features, int64_t classes, int64_t threads,
+                                             float* dw, float* db, float* dx, float* z,
+                                             float* mean) {
+    double total = 0;
+    Pass call = {};
+    call.samples = {x, FLOAT32, stride, nullptr, nullptr, nullptr, samples, features, 0};
+    call.middle = LOSS, call.columns = classes, call.dtype = FLOAT32;
+    call.weight = w, call.weight_stride = features;
+    call.bias = bias, call.bias_stride = 1;
+    call.rows.classes = classes, call.rows.positions = 1;
+    call.rows.y = y;
+    call.rows.a = {nullptr, 1.0 / (double)samples, 1};
+    call.totals = &total;
+    call.z = z;
+    call.dweight = dw, call.dweight_stride = features;
+    call.dbias = db, call.dbias_stride = 1;
+    call.gradient_dtype = FLOAT32;
+    call.dx = dx, call.dx_stride = features;
+    call.threads = threads;
+    const int64_t status = chosen->pass(&call);
+    *mean = (float)total;
+    return status;
+}
+
 // Ask the system to back fresh memory by huge pages; writing to it then costs a fault per 2 MiB and
 // not one per 4 KiB. Pages that exist already stay as they are.
 EXPORT void softmax_torch_advise_huge_pages(void* data, int64_t bytes) {

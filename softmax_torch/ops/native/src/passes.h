@@ -1,7 +1,7 @@
 // Passes over samples: every row of X is read once, for both of its products.
 //
 // A tile of rows stays in the second-level cache from the logits to the gradient. A chunk of tiles adds
-// up its gradient in Real, and every FLUSH_ROWS rows in double. How rows are split into chunks
+// up its gradient in Real, and some FLUSH_ROWS rows of it in double. How rows are split into chunks
 // depends on sizes alone: the results have the same bits for any number of threads.
 #pragma once
 
@@ -11,7 +11,8 @@
 namespace SOFTMAX_TORCH_ISA {
 
 constexpr int64_t TILE_BYTES = 128 << 10;
-constexpr int64_t DENSE_FLUSH_ROWS = 2048, SPARSE_FLUSH_ROWS = 8192;
+constexpr int64_t FLUSH_ROWS = 2048;
+constexpr int64_t FLUSH_WORK = 8;             // entries for each number of the gradient, at least
 constexpr int64_t CHUNK_WORK = 1 << 20;       // multiplications of a chunk, at least: some 100 us
 constexpr int64_t CHUNK_ROWS = 256;           // rows of a chunk, at least
 constexpr int64_t PASS_CHUNKS = 64;           // chunks of a pass, at most
@@ -94,16 +95,18 @@ struct PassJob {
             memset(gradient, 0, p.gradient * sizeof(double));
         }
         const int64_t end = chunk_start(p.n, p.chunks, chunk + 1);
-        const int64_t flush_rows = p.sparse ? SPARSE_FLUSH_ROWS : DENSE_FLUSH_ROWS;
-        int64_t unflushed = 0;
+        const int64_t* crow = p.pass.samples.crow;
+        int64_t unflushed = chunk_start(p.n, p.chunks, chunk);  // the first row that is not in double
         for (int64_t first = chunk_start(p.n, p.chunks, chunk); first < end; first += p.tile_rows) {
             const int64_t rows = end - first < p.tile_rows ? end - first : p.tile_rows;
             if (!compute_tile_of_rows(first, rows, x, z, g, rest, chunk)) return;
-            unflushed += rows;
-            if (p.wants_gradient && (unflushed >= flush_rows || first + p.tile_rows >= end)) {
+            if (!p.wants_gradient) continue;
+            const int64_t next = first + rows;
+            const bool pays = !crow || crow[next] - crow[unflushed] >= FLUSH_WORK * p.gradient;
+            if (next == end || (pays && next - unflushed >= FLUSH_ROWS)) {
                 for (int64_t i = 0; i < p.gradient; i++) gradient[i] += g[i];
                 memset(g, 0, p.gradient * sizeof(Real));
-                unflushed = 0;
+                unflushed = next;
             }
         }
     }

@@ -73,7 +73,6 @@ template <class Real, bool HAS_Y, bool HAS_U>
 static void compute_tile(Tile<Real>& t, bool wants_lse, bool lse_gradient, bool c_is_gradient,
                          bool wants_gradient) {
     typedef Vector<Real> V;
-    typedef typename Lanes<Real>::Scalar Scalar;
     constexpr int64_t count = Lanes<Real>::count;
     const int64_t C = t.classes;
     Real* e = t.e;
@@ -98,12 +97,13 @@ static void compute_tile(Tile<Real>& t, bool wants_lse, bool lse_gradient, bool 
     }
 
     V others = {}, e_y = {}, z_y = {}, spread = {};
-    for (int64_t c = 0; c < C; c++) {
+    Int<Real> left = t.y;  // classes up to the true one: 0 where c = y
+    for (int64_t c = 0; c < C; c++, left -= 1) {
         V z = load(e + c * count);
         V x = exp_nonpositive(z - m);
         if (HAS_U) spread += (t.u_in_lanes ? load(t.u + c * count) : broadcast(t.u[c])) * (m - z);
         if (HAS_Y) {
-            Int<Real> true_class = t.y == (Scalar)c;
+            Int<Real> true_class = left == 0;
             z_y = true_class ? z : z_y;
             e_y = true_class ? x : e_y;
             others += true_class ? V{} : x;
@@ -129,9 +129,10 @@ static void compute_tile(Tile<Real>& t, bool wants_lse, bool lse_gradient, bool 
     V inverse = Real(1) / s;
     V factor = (HAS_Y ? t.a + shared : shared) * inverse;
     V at_y = (shared * e_y - t.a * others) * inverse;
-    for (int64_t c = 0; c < C; c++) {
+    left = t.y;
+    for (int64_t c = 0; c < C; c++, left -= 1) {
         V dz = factor * load(e + c * count);
-        if (HAS_Y) dz = t.y == (Scalar)c ? at_y : dz;
+        if (HAS_Y) dz = left == 0 ? at_y : dz;
         if (HAS_U) dz -= t.b * (t.u_in_lanes ? load(t.u + c * count) : broadcast(t.u[c]));
         store(e + c * count, dz);
     }
