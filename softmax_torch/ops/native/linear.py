@@ -42,7 +42,7 @@ def total_and_gradients(
     (N, C), dtype = (len(x), len(weight)), x.dtype
     y, u = target
     y = None if y is None else y.contiguous()
-    total = torch.empty(1, dtype=torch.float64)
+    total = x.new_empty(1, dtype=torch.float64)
     call, keep = _layer(x, weight, bias)
     (a, a_tensor), (b, b_tensor), (c, c_tensor) = (
         calls.weight_of(w, x.shape[:1], dtype) for w in weights
@@ -92,7 +92,7 @@ def mean_nll(
         IndexError: a class index is out of range.
     """
     (N, D), C = x.shape, len(weight)
-    mean = torch.empty((), dtype=torch.float32)
+    mean = x.new_empty(())
     status = calls.functions.linear_mean_nll(
         x.data_ptr(),
         x.stride(0),

@@ -101,7 +101,7 @@ def loss_and_gradient(
     samples, (M, dtype) = _samples(x), (len(theta), theta.dtype)
     call = _pass(samples, calls.LOSS, M, dtype)
     theta, y = _coefficients(call, theta, bias), y.contiguous()
-    values = torch.empty(M // classes, dtype=torch.float64)
+    values = theta.new_empty(M // classes, dtype=torch.float64)
     a, weight = calls.weight_of(1.0 if weight is None else weight, y.shape, dtype)
     call.rows.classes, call.rows.positions = classes, 1
     call.rows.y, call.rows.a, call.totals = y.data_ptr(), a, values.data_ptr()
@@ -131,10 +131,10 @@ def csr_of_dense(x: Tensor) -> CsrRows:
     """Return the entries other than 0 of x (n, d), float32 or float64, in CSR."""
     n, d = x.shape
     samples, threads = _samples(DenseRows(x)), calls.threads_for(x.numel())
-    crow = torch.zeros(n + 1, dtype=torch.int64)
+    crow = x.new_zeros(n + 1, dtype=torch.int64)
     calls.csr(samples, crow, None, None, threads)
     crow = crow.cumsum(0)
-    col = torch.empty(int(crow[-1]), dtype=torch.int32)
+    col = x.new_empty(int(crow[-1]), dtype=torch.int32)
     values = x.new_empty(len(col))
     calls.advise_huge_pages(col)
     calls.advise_huge_pages(values)
@@ -193,7 +193,7 @@ def _coefficients(call: Pass, theta: Tensor, bias: bool) -> Tensor:
 def _gradient(call: Pass, M: int, bias: bool) -> Tensor:
     """Set the result r^T [X, 1] of a pass, and return it (M, P), float64."""
     d = call.samples.d
-    gradient = torch.empty(M, d + bias, dtype=torch.float64)
+    gradient = torch.empty(M, d + bias, dtype=torch.float64, device="cpu")
     call.dweight, call.dweight_stride = gradient.data_ptr(), d + bias
     call.gradient_dtype = DTYPES[torch.float64]
     if bias:

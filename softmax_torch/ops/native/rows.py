@@ -45,7 +45,7 @@ def weighted_total(
     if dz is not None and dz is not z:
         calls.advise_huge_pages(dz)
     total = _run(z, target, weights, False, RowValues(), dz)
-    return torch.scalar_tensor(total, dtype=sum_dtype(z.dtype))
+    return torch.scalar_tensor(total, dtype=sum_dtype(z.dtype), device=z.device)
 
 
 def _run(
@@ -101,7 +101,7 @@ def mean_nll(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     if z.stride(1) != 1 or z.is_neg():
         z = z.resolve_neg().contiguous()
     y = y.contiguous()
-    dz, mean = torch.empty((N, C), dtype=torch.float32), torch.empty((), dtype=torch.float32)
+    dz, mean = z.new_empty((N, C)), z.new_empty(())
     elements = N * C
     if elements > calls.SERIAL_WORK:
         calls.advise_huge_pages(dz)
