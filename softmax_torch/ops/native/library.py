@@ -24,7 +24,7 @@ import torch
 __all__ = ["INTERFACE", "Library", "load", "pool", "reason"]
 
 INTERFACE = 1
-"""The interface of src/library.cpp. Raise both where a signature or a structure changes."""
+"""The interface of src/interface.h. Raise both where a signature or a structure changes."""
 
 PATH = Path(__file__).with_name("libsoftmax_torch.so")
 SOURCES = PATH.with_name("src")
