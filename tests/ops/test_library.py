@@ -1,6 +1,7 @@
 """The library of native kernels: its choice, its refusal with a reason, and torch's one pool."""
 
 import _ctypes
+import ctypes
 import os
 import re
 import shutil
@@ -175,8 +176,13 @@ def test_without_the_pool_of_torch_the_calling_thread_works(built, monkeypatch, 
 def test_a_torch_without_the_symbol_has_no_pool(monkeypatch, tmp_path):
     monkeypatch.setattr(torch, "__file__", str(tmp_path / "__init__.py"))
     assert library._gomp_parallel() is None
-    (tmp_path / "lib").mkdir()
-    shutil.copy(_ctypes.__file__, tmp_path / "lib" / "libtorch_cpu.so")
+    path = tmp_path / "lib" / "libtorch_cpu.so"
+    path.parent.mkdir()
+    shutil.copy(_ctypes.__file__, path)
+    assert library._gomp_parallel() is None
+    with pytest.raises(OSError, match="dlopen"):  # it was not loaded
+        ctypes.CDLL(str(path), mode=os.RTLD_LAZY | os.RTLD_NOLOAD)
+    ctypes.CDLL(str(path))
     assert library._gomp_parallel() is None
 
 
