@@ -66,6 +66,7 @@ EDGES: dict[str, list[str]] = {
         "storage",
         "training",
     ],
+    "__main__": ["loss"],
 }
 # What rooms may import besides torch.
 EXTRAS = {

@@ -15,6 +15,7 @@ import ctypes
 import functools
 import hashlib
 import os
+import struct
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ import torch
 __all__ = ["INTERFACE", "Library", "load", "pool", "reason"]
 
 INTERFACE = 1
-"""The interface of src/library.cpp. Raise both where a signature or a structure changes."""
+"""The interface of src/interface.h. Raise both where a signature or a structure changes."""
 
 PATH = Path(__file__).with_name("libsoftmax_torch.so")
 SOURCES = PATH.with_name("src")
@@ -84,6 +85,8 @@ def _load() -> Library | str:
     if not PATH.exists():
         return f"no {PATH.name}, which a C++ compiler makes (pip install -v . shows why it did not)"
     try:
+        if _cut(PATH):
+            return f"{PATH.name} is cut off: {REBUILD}"
         functions = ctypes.CDLL(str(PATH))
         interface = functions.softmax_torch_interface()
         if interface != INTERFACE:
@@ -91,7 +94,7 @@ def _load() -> Library | str:
         if SOURCES.is_dir() and _text(functions.softmax_torch_sources) != _digest():
             return f"{PATH.name} was built from other sources: {REBUILD}"
         isas = tuple(_text(functions.softmax_torch_isas).split(","))
-    except OSError as error:  # no library, one of another platform, or a part of one
+    except OSError as error:  # not readable, not a library, or one of another platform
         return f"{PATH.name} cannot be loaded: {error}".replace("\n", " ")
     except AttributeError as error:
         return f"{PATH.name} is another library: {error}"
@@ -102,6 +105,20 @@ def _load() -> Library | str:
     parallel = _gomp_parallel()
     functions.softmax_torch_set_parallel(ctypes.c_void_p(parallel))
     return Library(functions, isa, isas, parallel)
+
+
+def _cut(path: Path) -> bool:
+    """Return whether an ELF file ends before its section headers, the last thing in it.
+
+    A full disk leaves such a file, and loading it would kill the process (SIGBUS).
+    """
+    with path.open("rb") as file:
+        head = file.read(64)
+    if len(head) < 64 or not head.startswith(b"\x7fELF\x02\x01"):  # 64 bits, little-endian
+        return False
+    (start,) = struct.unpack_from("<Q", head, 40)
+    size, count = struct.unpack_from("<HH", head, 58)
+    return path.stat().st_size < int(start + size * count)
 
 
 def _text(function: Any) -> str:

@@ -1,0 +1,301 @@
+"""The library of native kernels: its choice, its refusal with a reason, and torch's one pool."""
+
+import _ctypes
+import ctypes
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import softmax_torch
+from softmax_torch.ops import backends, cpu, native
+from softmax_torch.ops.native import library
+
+ROOT = Path(softmax_torch.__file__).parents[1]
+
+
+@pytest.fixture
+def fresh(monkeypatch):
+    """Nothing is loaded or chosen yet, and the environment asks for nothing."""
+    monkeypatch.delenv("SOFTMAX_TORCH_ISA", raising=False)
+    monkeypatch.setattr(backends, "_choice", "auto")
+    library._load.cache_clear()
+    backends._cpu.cache_clear()
+    yield
+    monkeypatch.undo()
+    library._load.cache_clear()
+    backends._cpu.cache_clear()
+    library.load()  # the library takes its best instruction set and torch's pool again
+
+
+@pytest.fixture
+def built(fresh):
+    """The library itself; the test is skipped without one."""
+    found = library.load()
+    if found is None:
+        pytest.skip(library.reason())
+    return found
+
+
+@pytest.fixture
+def missing(fresh, monkeypatch, tmp_path):
+    """A checkout without the library."""
+    monkeypatch.setattr(library, "PATH", tmp_path / "libsoftmax_torch.so")
+
+
+def shown(capsys) -> list[str]:
+    softmax_torch.show_config()
+    return capsys.readouterr().out.splitlines()
+
+
+def run(program: str, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"SOFTMAX_TORCH_KERNELS": "auto", "SOFTMAX_TORCH_ISA": ""} | environment,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+# The choice.
+
+
+def test_native_kernels_where_they_are(built):
+    assert backends.kernels(torch.empty(0)) is native
+    assert library.reason() == ""
+    with backends.cpu_kernels("torch"):
+        assert backends.kernels(torch.empty(0)) is cpu
+        with backends.cpu_kernels("native"):
+            assert backends.kernels(torch.empty(0)) is native
+        assert backends.kernels(torch.empty(0)) is cpu
+    assert backends.kernels(torch.empty(0)) is native
+
+
+def test_torch_kernels_where_they_are_not(missing):
+    assert library.load() is None
+    assert backends.kernels(torch.empty(0)) is cpu
+    assert "no libsoftmax_torch.so, which a C++ compiler makes" in library.reason()
+
+
+def test_native_kernels_by_force_are_an_error_without_a_library(missing, monkeypatch):
+    message = "SOFTMAX_TORCH_KERNELS=native: no native kernels: no libsoftmax_torch.so"
+    with pytest.raises(RuntimeError, match=message), backends.cpu_kernels("native"):
+        pass
+    assert backends.cpu_choice() == "auto"
+    monkeypatch.setattr(backends, "_choice", "native")
+    with pytest.raises(RuntimeError, match=message):
+        backends.kernels(torch.empty(0))
+
+
+def test_a_block_restores_the_choice_after_an_error(fresh):
+    with pytest.raises(ZeroDivisionError), backends.cpu_kernels("torch"):
+        raise ZeroDivisionError
+    assert backends.cpu_choice() == "auto"
+
+
+@pytest.mark.parametrize("choice", ["torch", "native", "auto", ""])
+def test_the_environment_chooses(choice, built):
+    program = "from softmax_torch.ops import backends as b; print(b.cpu_choice())"
+    assert run(program, SOFTMAX_TORCH_KERNELS=choice) == f"{choice or 'auto'}\n"
+
+
+def test_another_choice_is_rejected(fresh):
+    with pytest.raises(ValueError, match="cpu_kernels: expected auto, native or torch, got 'fast'"):
+        backends.cpu_kernels("fast").__enter__()
+    program = "import softmax_torch"
+    with pytest.raises(AssertionError, match="SOFTMAX_TORCH_KERNELS: expected auto, native or"):
+        run(program, SOFTMAX_TORCH_KERNELS="fast")
+
+
+def test_an_import_loads_nothing():
+    program = "import sys, softmax_torch; print('softmax_torch.ops.native.library' in sys.modules)"
+    assert run(program) == "False\n"
+
+
+def test_torch_kernels_by_force_do_not_look_for_the_library(fresh, monkeypatch):
+    monkeypatch.setattr(library, "load", lambda: pytest.fail("loaded"))
+    with backends.cpu_kernels("torch"):
+        assert backends.kernels(torch.empty(0)) is cpu
+
+
+# The library.
+
+
+def test_the_library_needs_the_c_library_alone(built):
+    """No second OpenMP, C++ or compiler's library: their names would stand in its tables."""
+    content = library.PATH.read_bytes()
+    for name in (b"GOMP_", b"omp_get", b"__kmpc", b"libgomp", b"libomp", b"libiomp"):
+        assert name not in content
+    for name in (b"libstdc++", b"libc++", b"libgcc_s", b"libpython", b"libtorch", b"libc10"):
+        assert name not in content
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
+def test_native_kernels_run_in_the_pool_of_torch(built):
+    """A native call loads no other OpenMP library and starts no threads beside torch's."""
+    program = """if True:
+        import pathlib, re, torch
+        import torch.nn.functional as F
+        from softmax_torch import cross_entropy
+        from softmax_torch.ops import backends
+
+        torch.set_num_threads(2)
+        z, y = torch.randn(4096, 1000, requires_grad=True), torch.arange(4096) % 1000
+        F.cross_entropy(z, y).backward()
+        threads = len(list(pathlib.Path("/proc/self/task").iterdir()))
+        with backends.cpu_kernels("native"):
+            cross_entropy(z, y).backward()
+        assert len(list(pathlib.Path("/proc/self/task").iterdir())) == threads
+        maps = pathlib.Path("/proc/self/maps").read_text()
+        assert "libsoftmax_torch.so" in maps
+        print(*set(re.findall(r"\\S*/lib(?:gomp|omp|iomp)\\S*", maps)), sep="\\n")
+    """
+    loaded = run(program).split()
+    assert len(loaded) == 1, loaded
+    assert Path(loaded[0]).name == library.pool(built)
+
+
+def test_without_the_pool_of_torch_the_calling_thread_works(built, monkeypatch, capsys):
+    monkeypatch.setattr(library, "_gomp_parallel", lambda: None)
+    library._load.cache_clear()
+    found = library.load()
+    assert found is not None
+    assert found.parallel is None
+    assert library.pool(found) == "none"
+    assert any("the calling one alone" in line for line in shown(capsys))
+
+
+def test_a_torch_without_the_symbol_has_no_pool(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch, "__file__", str(tmp_path / "__init__.py"))
+    assert library._gomp_parallel() is None
+    path = tmp_path / "lib" / "libtorch_cpu.so"
+    path.parent.mkdir()
+    shutil.copy(_ctypes.__file__, path)
+    assert library._gomp_parallel() is None
+    with pytest.raises(OSError, match="dlopen"):  # it was not loaded
+        ctypes.CDLL(str(path), mode=os.RTLD_LAZY | os.RTLD_NOLOAD)
+    ctypes.CDLL(str(path))
+    assert library._gomp_parallel() is None
+
+
+@pytest.mark.parametrize("name", ["avx512", "avx2", "baseline", "sse9"])
+def test_an_instruction_set_by_force(name, built, monkeypatch):
+    monkeypatch.setenv("SOFTMAX_TORCH_ISA", name)
+    library._load.cache_clear()
+    if name in built.isas:
+        found = library.load()
+        assert found is not None
+        assert found.isa == name
+    else:
+        message = f"SOFTMAX_TORCH_ISA: expected one of {', '.join(built.isas)}, got {name}"
+        with pytest.raises(RuntimeError, match=message):
+            library.load()
+
+
+def test_the_best_instruction_set_is_taken(built):
+    assert built.isa == built.isas[0]
+    assert list(built.isas) == [s for s in ("avx512", "avx2", "baseline") if s in built.isas]
+    assert "baseline" in built.isas
+    assert built.functions.softmax_torch_select(b"sse9") != 0
+
+
+def test_an_instruction_set_by_force_needs_a_library(missing, monkeypatch):
+    monkeypatch.setenv("SOFTMAX_TORCH_ISA", "baseline")
+    with pytest.raises(RuntimeError, match="SOFTMAX_TORCH_ISA=baseline: no native kernels: no lib"):
+        library.load()
+
+
+# Libraries that are refused. A process of its own: what does not fit could kill it.
+
+REFUSED = {
+    "empty": (lambda path: path.write_bytes(b""), "cannot be loaded: .*file too short"),
+    "text": (lambda path: path.write_text("int main\n" * 99), "cannot be loaded: .*"),
+    "a folder": (lambda path: path.mkdir(), "cannot be loaded: .*"),
+    "cut off": (
+        lambda path: path.write_bytes(library.PATH.read_bytes()[:10000]),
+        r"is cut off: build it again \(CONTRIBUTING.md\)",
+    ),
+    "another": (lambda path: shutil.copy(_ctypes.__file__, path), "is another library: .*"),
+}
+
+
+@pytest.mark.parametrize(("make", "said"), REFUSED.values(), ids=REFUSED.keys())
+def test_a_file_that_is_no_library_of_ours(make, said, built, tmp_path):
+    make(tmp_path / "libsoftmax_torch.so")
+    program = f"""if True:
+        import pathlib, torch, softmax_torch
+        from softmax_torch.ops.native import library
+        library.PATH = pathlib.Path({str(tmp_path / "libsoftmax_torch.so")!r})
+        z = torch.zeros(3, 2, requires_grad=True)
+        softmax_torch.cross_entropy(z, torch.tensor([0, 1, 0])).backward()
+        softmax_torch.show_config()
+    """
+    lines = run(program).splitlines()
+    assert "cpu: softmax_torch.ops.cpu" in lines
+    (line,) = [line for line in lines if line.startswith("native kernels: ")]
+    assert re.fullmatch(f"native kernels: libsoftmax_torch.so {said}", line), line
+
+
+def test_a_library_of_another_interface(built, monkeypatch):
+    monkeypatch.setattr(library, "INTERFACE", 999)
+    library._load.cache_clear()
+    assert library.load() is None
+    assert library.reason() == (
+        f"libsoftmax_torch.so has interface {built.functions.softmax_torch_interface()},"
+        " expected 999: build it again (CONTRIBUTING.md)"
+    )
+
+
+def test_a_library_of_other_sources(built, monkeypatch, tmp_path):
+    sources = shutil.copytree(library.SOURCES, tmp_path / "src")
+    monkeypatch.setattr(library, "SOURCES", sources)
+    library._load.cache_clear()
+    assert library.load() is not None
+    with (sources / "kernels.cpp").open("a") as file:
+        file.write("// an edit\n")
+    library._load.cache_clear()
+    assert library.load() is None
+    assert library.reason() == (
+        "libsoftmax_torch.so was built from other sources: build it again (CONTRIBUTING.md)"
+    )
+    shutil.rmtree(sources)  # as in an installed package
+    library._load.cache_clear()
+    assert library.load() is not None
+
+
+# What show_config says.
+
+
+def test_show_config_with_native_kernels(built, capsys):
+    lines = shown(capsys)
+    assert "cpu: softmax_torch.ops.native" in lines
+    assert f"native kernels: {built.isa} (available: {', '.join(built.isas)})" in lines
+    assert any(line.startswith("native threads: torch's, of lib") for line in lines)
+    assert any(line.startswith("transparent huge pages: ") for line in lines)
+
+
+def test_show_config_says_why_there_are_no_native_kernels(missing, monkeypatch, capsys):
+    assert f"native kernels: {library.reason()}" in shown(capsys)
+    monkeypatch.setattr(backends, "_choice", "native")
+    expected = f"cpu: none: SOFTMAX_TORCH_KERNELS=native: no native kernels: {library.reason()}"
+    assert expected in shown(capsys)
+    monkeypatch.setattr(backends, "_choice", "torch")
+    lines = shown(capsys)
+    assert "cpu: softmax_torch.ops.cpu" in lines
+    assert "native kernels: switched off by SOFTMAX_TORCH_KERNELS or cpu_kernels" in lines
+
+
+def test_the_package_as_a_program_shows_it(fresh, capsys):
+    program = "import runpy; runpy.run_module('softmax_torch', run_name='__main__')"
+    lines = run(program).splitlines()
+    # The other process may have another number of threads, and says so in the second line.
+    here = shown(capsys)
+    assert (lines[0], lines[2:]) == (here[0], here[2:])
