@@ -16,6 +16,9 @@ static inline int64_t chunk_start(int64_t units, int64_t chunks, int64_t chunk) 
     return units / chunks * chunk + (chunk < units % chunks ? chunk : units % chunks);
 }
 
+// Inline code that the instruction sets share has to be static: see vectors.h.
+namespace {
+
 // Memory of one chunk or call, aligned to cache lines; null for no bytes, or if there is none left.
 struct Memory {
     void* data = nullptr;
@@ -26,3 +29,5 @@ struct Memory {
     Memory(const Memory&) = delete;
     Memory& operator=(const Memory&) = delete;
 };
+
+}  // namespace

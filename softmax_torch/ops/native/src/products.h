@@ -39,6 +39,7 @@ INLINE void dot_block(const Real* x, int64_t x_stride, const Real* w, int64_t w_
         V w_k[COLUMNS];
         for (int j = 0; j < COLUMNS; j++) w_k[j] = load(w + j * w_stride + k);
         for (int i = 0; i < ROWS; i++) {
+            __builtin_prefetch(x + (i + 2 * ROWS) * x_stride + k);
             V x_k = load(x + i * x_stride + k);
             for (int j = 0; j < COLUMNS; j++) sums[i][j] += x_k * w_k[j];
         }

@@ -60,23 +60,36 @@ INLINE Real weight_of(const Weight& w, int64_t row) {
 // A tile of rows: lane i is a row, entry c of the tile is class c of all of them.
 template <class Real>
 struct Tile {
-    Real* e;  // (classes, count): the logits, then the gradient
-    int64_t classes;
+    Real* e;  // (classes, count): the logits, then the exponentials, then the gradient
+    int64_t first, n, m, rows;  // the number of its first row, sample n at position m, and its rows
     Int<Real> y;
-    const Real* u;       // (classes,), or (classes, count) where u_in_lanes
-    bool u_in_lanes;
-    Vector<Real> u_sum, a, b, c;
-    Vector<Real> nll, smooth, lse;  // results
+    Vector<Real> a, b, c;  // weights, 0 in lanes without a row
+    Vector<Real> u_sum;
+    Real lse_instead[Lanes<Real>::count];  // of rows whose largest logit is not finite
+    bool all_finite;
+    Vector<Real> largest, z_y, e_y, others, spread;
+    Vector<Real> nll, smooth, lse;
 };
 
+// The class vectors of a tile.
+template <class Real>
+struct TileVectors {
+    const Real* u;  // (classes,), or (classes, count) where in_lanes
+    bool in_lanes;
+    INLINE_MEMBER Vector<Real> of(int64_t c) const {
+        return in_lanes ? load(u + c * Lanes<Real>::count) : broadcast(u[c]);
+    }
+};
+
+// Replace the logits of a tile by their exponentials, and sum them. A processor works on several tiles
+// at once if the three steps are done for a batch of tiles one after the other: each step ends in
+// sums that the next one waits for.
 template <class Real, bool HAS_Y, bool HAS_U>
-static void compute_tile(Tile<Real>& t, bool wants_lse, bool lse_gradient, bool c_is_gradient,
+INLINE void exponentials(Tile<Real>& t, int64_t C, TileVectors<Real> vectors, bool wants_lse,
                          bool wants_gradient) {
     typedef Vector<Real> V;
     constexpr int64_t count = Lanes<Real>::count;
-    const int64_t C = t.classes;
     Real* e = t.e;
-
     V m = load(e), m2 = m;
     for (int64_t c = 1; c + 1 < C; c += 2) {
         m = maximum<Real>(load(e + c * count), m);
@@ -85,14 +98,13 @@ static void compute_tile(Tile<Real>& t, bool wants_lse, bool lse_gradient, bool 
     m = maximum<Real>(m2, m);
     if (C > 1) m = maximum<Real>(load(e + (C - 1) * count), m);
 
-    Real lse_instead[count];  // of rows whose largest logit is not finite
-    bool all_finite = true;
+    t.all_finite = true;
     if (wants_lse && sum<Real>(m - m) != 0) {
-        all_finite = false;
+        t.all_finite = false;
         for (int64_t i = 0; i < count; i++) {
-            lse_instead[i] = m[i];
+            t.lse_instead[i] = m[i];
             for (int64_t c = 0; c < C; c++)
-                if (e[c * count + i] != e[c * count + i]) lse_instead[i] = e[c * count + i];
+                if (e[c * count + i] != e[c * count + i]) t.lse_instead[i] = e[c * count + i];
         }
     }
 
@@ -101,7 +113,7 @@ static void compute_tile(Tile<Real>& t, bool wants_lse, bool lse_gradient, bool 
     for (int64_t c = 0; c < C; c++, left -= 1) {
         V z = load(e + c * count);
         V x = exp_nonpositive(z - m);
-        if (HAS_U) spread += (t.u_in_lanes ? load(t.u + c * count) : broadcast(t.u[c])) * (m - z);
+        if (HAS_U) spread += vectors.of(c) * (m - z);
         if (HAS_Y) {
             Int<Real> true_class = left == 0;
             z_y = true_class ? z : z_y;
@@ -112,29 +124,42 @@ static void compute_tile(Tile<Real>& t, bool wants_lse, bool lse_gradient, bool 
         }
         if (wants_gradient) store(e + c * count, x);
     }
-    V s = others + e_y, distance = m - z_y;
-    V rest = HAS_Y ? (distance == Real(0) ? others : others + (e_y - Real(1))) : others - Real(1);
+    t.largest = m, t.others = others, t.e_y = e_y, t.z_y = z_y, t.spread = spread;
+}
+
+// Compute the numbers of a tile's rows from their sums.
+template <class Real>
+INLINE void row_numbers(Tile<Real>& t, bool has_y) {
+    typedef Vector<Real> V;
+    V distance = t.largest - t.z_y, rest = t.others - Real(1);
+    if (has_y) rest = distance == Real(0) ? t.others : t.others + (t.e_y - Real(1));
     V log_s = log1p_nonnegative(rest);
     t.nll = distance + log_s;
-    t.smooth = t.u_sum * log_s + spread;
-    t.lse = m + log_s;
-    if (!all_finite)
-        for (int64_t i = 0; i < count; i++)
-            if (m[i] - m[i] != 0) t.lse[i] = lse_instead[i];
-    if (!wants_gradient) return;
+    t.smooth = t.u_sum * log_s + t.spread;
+    t.lse = t.largest + log_s;
+    if (!t.all_finite)
+        for (int64_t i = 0; i < Lanes<Real>::count; i++)
+            if (t.largest[i] - t.largest[i] != 0) t.lse[i] = t.lse_instead[i];
+}
 
+// Replace the exponentials of a tile by its gradient.
+template <class Real, bool HAS_Y, bool HAS_U>
+INLINE void gradient(Tile<Real>& t, int64_t C, TileVectors<Real> vectors, bool lse_gradient,
+                     bool c_is_gradient) {
+    typedef Vector<Real> V;
+    constexpr int64_t count = Lanes<Real>::count;
     V shared = {};
     if (HAS_U) shared = t.b * t.u_sum;
     if (lse_gradient) shared += c_is_gradient ? t.c : Real(2) * t.c * t.lse;
-    V inverse = Real(1) / s;
+    V inverse = Real(1) / (t.others + t.e_y);
     V factor = (HAS_Y ? t.a + shared : shared) * inverse;
-    V at_y = (shared * e_y - t.a * others) * inverse;
-    left = t.y;
+    V at_y = (shared * t.e_y - t.a * t.others) * inverse;
+    Int<Real> left = t.y;
     for (int64_t c = 0; c < C; c++, left -= 1) {
-        V dz = factor * load(e + c * count);
+        V dz = factor * load(t.e + c * count);
         if (HAS_Y) dz = left == 0 ? at_y : dz;
-        if (HAS_U) dz -= t.b * (t.u_in_lanes ? load(t.u + c * count) : broadcast(t.u[c]));
-        store(e + c * count, dz);
+        if (HAS_U) dz -= t.b * vectors.of(c);
+        store(t.e + c * count, dz);
     }
 }
 
@@ -237,100 +262,153 @@ struct Partial {
     int64_t wrong_row = -1;
 };
 
-// Compute tiles [begin, end) of a call.
-template <class Real>
-static void compute_tiles(const Shared<Real>& shared, int64_t begin, int64_t end, Real* memory,
-                          Partial& partial) {
-    typedef Vector<Real> V;
-    constexpr int64_t count = Lanes<Real>::count;
-    const Rows& call = shared.call;
-    const int64_t C = call.classes, M = call.positions;
-    const bool transposed = shared.transposes(), has_y = call.y, has_u = call.u.data;
-    const bool wants_lse = shared.wants_lse(), wants_gradient = call.dz.data;
-    const int64_t tiles_a_sample = (M + count - 1) / count;
-    Real *line = memory + C * count, *u_tile = line + C * count;
-    Tile<Real> t = {};
-    t.e = memory, t.classes = C;
-    t.u_in_lanes = shared.has_row_vectors();
-    t.u = t.u_in_lanes ? u_tile : shared.u;
-    t.u_sum = broadcast((Real)shared.u_sum);
-    V totals = {};
-    for (int64_t unit = begin; unit < end; unit++) {
-        int64_t n, m, rows, first;  // first: the number of the first row
-        if (transposed) {
-            n = first = unit * count, m = 0;
-            rows = call.samples - n < count ? call.samples - n : count;
-        } else {
-            n = unit / tiles_a_sample, m = unit % tiles_a_sample * count, first = n * M + m;
-            rows = M - m < count ? M - m : count;
-        }
-        if (has_y) {
-            bool wrong = false;
-            for (int64_t i = 0; i < count; i++) {
-                const int64_t y = call.y[first + (i < rows ? i : rows - 1)];
-                wrong |= (uint64_t)y >= (uint64_t)C;
-                t.y[i] = (typename Lanes<Real>::Scalar)y;
-            }
-            if (wrong) {
-                for (int64_t i = rows - 1; i >= 0; i--)
-                    if ((uint64_t)call.y[first + i] >= (uint64_t)C) partial.wrong_row = first + i;
-                return;
-            }
-        }
-        const Weight* weights[3] = {&call.a, &call.b, &call.c};
-        V* weight_lanes[3] = {&t.a, &t.b, &t.c};
-        V counted[3];
-        for (int k = 0; k < 3; k++) {
-            const Weight& w = *weights[k];
-            if (w.present && w.values)
-                *weight_lanes[k] = rows == count ? load((const Real*)w.values + first)
-                                                 : load_part((const Real*)w.values + first, rows, Real(0));
-            else
-                *weight_lanes[k] = broadcast((Real)w.value);
-            counted[k] = *weight_lanes[k];
-            if (rows < count)
-                for (int64_t i = rows; i < count; i++) counted[k][i] = 0;
-        }
-        read_tile(call.z, transposed, n, m, rows, C, line, t.e);
-        if (t.u_in_lanes) {
-            read_tile(call.u, transposed, n, m, rows, C, line, u_tile);
-            t.u_sum = V{};
-            for (int64_t c = 0; c < C; c++) t.u_sum += load(u_tile + c * count);
-        }
-        const bool lse_gradient = call.c.present;
-        if (has_y && !has_u)
-            compute_tile<Real, true, false>(t, wants_lse, lse_gradient, call.c_is_gradient, wants_gradient);
-        else if (has_y)
-            compute_tile<Real, true, true>(t, wants_lse, lse_gradient, call.c_is_gradient, wants_gradient);
-        else if (has_u)
-            compute_tile<Real, false, true>(t, wants_lse, lse_gradient, call.c_is_gradient, wants_gradient);
-        else
-            compute_tile<Real, false, false>(t, wants_lse, lse_gradient, call.c_is_gradient, wants_gradient);
+constexpr int64_t BATCH = 4;  // tiles of few classes that are computed together
 
+// Computes the tiles of a call, batch by batch.
+template <class Real>
+struct Tiles {
+    typedef Vector<Real> V;
+    static constexpr int64_t count = Lanes<Real>::count;
+    const Shared<Real>& shared;
+    const Rows& call;
+    const int64_t C, M, batch, tiles_a_sample;
+    const bool transposed;
+    Real *line, *u_tiles;
+    Tile<Real> tiles[BATCH];
+    V totals;
+
+    static int64_t batch_of(const Shared<Real>& shared) {
+        return shared.transposes() && !shared.has_row_vectors() ? BATCH : 1;
+    }
+    static int64_t scratch_size(const Shared<Real>& shared) {
+        return shared.call.classes * count * (batch_of(shared) + 2);
+    }
+    Tiles(const Shared<Real>& shared, Real* memory)
+        : shared(shared),
+          call(shared.call),
+          C(call.classes),
+          M(call.positions),
+          batch(batch_of(shared)),
+          tiles_a_sample((M + count - 1) / count),
+          transposed(shared.transposes()),
+          line(memory + batch * C * count),
+          u_tiles(line + C * count),
+          totals{} {
+        for (int64_t k = 0; k < batch; k++) {
+            tiles[k].e = memory + k * C * count;
+            tiles[k].y = Int<Real>{};
+            tiles[k].u_sum = broadcast((Real)shared.u_sum);
+        }
+    }
+
+    TileVectors<Real> vectors() const {
+        if (shared.has_row_vectors()) return {u_tiles, true};
+        return {shared.u, false};
+    }
+
+    // Compute tiles [begin, end).
+    void compute(int64_t begin, int64_t end, Partial& partial) {
+        if (call.y && call.u.data)
+            compute_with<true, true>(begin, end, partial);
+        else if (call.y)
+            compute_with<true, false>(begin, end, partial);
+        else if (call.u.data)
+            compute_with<false, true>(begin, end, partial);
+        else
+            compute_with<false, false>(begin, end, partial);
+    }
+
+    template <bool HAS_Y, bool HAS_U>
+    void compute_with(int64_t begin, int64_t end, Partial& partial) {
+        const bool wants_gradient = call.dz.data;
+        for (int64_t unit = begin; unit < end; unit += batch) {
+            const int64_t size = end - unit < batch ? end - unit : batch;
+            for (int64_t k = 0; k < size; k++) {
+                if (!read(unit + k, tiles[k], partial)) return;
+                exponentials<Real, HAS_Y, HAS_U>(tiles[k], C, vectors(), shared.wants_lse(),
+                                                 wants_gradient);
+            }
+            for (int64_t k = 0; k < size; k++) {
+                row_numbers(tiles[k], HAS_Y);
+                add_numbers(tiles[k]);
+            }
+            if (wants_gradient)
+                for (int64_t k = 0; k < size; k++) {
+                    Tile<Real>& t = tiles[k];
+                    gradient<Real, HAS_Y, HAS_U>(t, C, vectors(), call.c.present,
+                                                 call.c_is_gradient);
+                    write_tile(t.e, transposed, t.n, t.m, t.rows, C, line, call.dz);
+                }
+            if (sizeof(Real) == 8 || (unit - begin) / batch % (8 / batch) == 8 / batch - 1) {
+                partial.total += sum_in_double<Real>(totals);  // of 8 tiles
+                totals = V{};
+            }
+        }
+        partial.total += sum_in_double<Real>(totals);
+    }
+
+    // Read the logits, target and weights of a tile. Return whether its class indices are in range.
+    bool read(int64_t unit, Tile<Real>& t, Partial& partial) {
+        if (transposed) {
+            t.n = t.first = unit * count, t.m = 0;
+            t.rows = call.samples - t.n < count ? call.samples - t.n : count;
+        } else {
+            t.n = unit / tiles_a_sample, t.m = unit % tiles_a_sample * count;
+            t.first = t.n * M + t.m;
+            t.rows = M - t.m < count ? M - t.m : count;
+        }
+        if (call.y) {
+            int64_t padded[count];  // lanes without a row repeat the last one
+            const int64_t* y = call.y + t.first;
+            if (t.rows < count) {
+                for (int64_t i = 0; i < count; i++) padded[i] = y[i < t.rows ? i : t.rows - 1];
+                y = padded;
+            }
+            if (!load_classes(y, C, &t.y)) {
+                for (int64_t i = t.rows - 1; i >= 0; i--)
+                    if ((uint64_t)y[i] >= (uint64_t)C) partial.wrong_row = t.first + i;
+                return false;
+            }
+        }
+        t.a = weights(call.a, t), t.b = weights(call.b, t), t.c = weights(call.c, t);
+        read_tile(call.z, transposed, t.n, t.m, t.rows, C, line, t.e);
+        if (shared.has_row_vectors()) {
+            read_tile(call.u, transposed, t.n, t.m, t.rows, C, line, u_tiles);
+            t.u_sum = V{};
+            for (int64_t c = 0; c < C; c++) t.u_sum += load(u_tiles + c * count);
+        }
+        return true;
+    }
+
+    INLINE_MEMBER V weights(const Weight& w, const Tile<Real>& t) const {
+        if (t.rows == count && !w.values) return broadcast((Real)w.value);
+        Real lanes[count];
+        for (int64_t i = 0; i < count; i++)
+            lanes[i] = i < t.rows && w.present ? weight_of<Real>(w, t.first + i) : 0;
+        return load(lanes);
+    }
+
+    // Add the weighted numbers of a tile to the totals, and write those that are wanted.
+    INLINE_MEMBER void add_numbers(const Tile<Real>& t) {
         // A weight of 0 leaves out a row even where its numbers are infinite or NaN.
-        if (call.a.present) totals += counted[0] == Real(0) ? V{} : counted[0] * t.nll;
-        if (call.b.present) totals += counted[1] == Real(0) ? V{} : counted[1] * t.smooth;
+        if (call.a.present) totals += t.a == Real(0) ? V{} : t.a * t.nll;
+        if (call.b.present) totals += t.b == Real(0) ? V{} : t.b * t.smooth;
         if (call.c.present) {
             V value = call.c_is_gradient ? t.lse : t.lse * t.lse;
-            totals += counted[2] == Real(0) ? V{} : counted[2] * value;
+            totals += t.c == Real(0) ? V{} : t.c * value;
         }
-        if (sizeof(Real) == 8 || unit % 8 == 7) {
-            partial.total += sum_in_double<Real>(totals);
-            totals = V{};
-        }
-        void* results[3] = {call.nll, call.smooth, call.lse};
-        const V values[3] = {t.nll, t.smooth, t.lse};
-        for (int k = 0; k < 3; k++) {
-            if (!results[k]) continue;
-            if (rows == count)
-                store((Real*)results[k] + first, values[k]);
-            else
-                store_part((Real*)results[k] + first, values[k], rows);
-        }
-        if (wants_gradient) write_tile(t.e, transposed, n, m, rows, C, line, call.dz);
+        if (call.nll) write_numbers(call.nll, t.nll, t);
+        if (call.smooth) write_numbers(call.smooth, t.smooth, t);
+        if (call.lse) write_numbers(call.lse, t.lse, t);
     }
-    partial.total += sum_in_double<Real>(totals);
-}
+
+    INLINE_MEMBER void write_numbers(void* to, V values, const Tile<Real>& t) {
+        if (t.rows == count)
+            store((Real*)to + t.first, values);
+        else
+            store_part((Real*)to + t.first, values, t.rows);
+    }
+};
 
 // The largest of n numbers, -inf for none; NaN is passed over.
 template <class Real>
@@ -359,9 +437,11 @@ struct Sweep {
     const Real *z, *u;
     Real m;
     Real* e;
+    int64_t ahead;  // to the next row, which is fetched while this one is computed
     double others = 0, spread = 0;
 
     INLINE_MEMBER void vector(int64_t c, V& sum_of_e, V& sum_of_u) {
+        __builtin_prefetch(z + c + ahead);
         V logits = load(z + c);
         V x = exp_nonpositive(logits - m);
         if (HAS_U) sum_of_u += load(u + c) * (m - logits);
@@ -405,11 +485,11 @@ struct Sweep {
 };
 
 template <class Real>
-static void sweep(const Real* z, const Real* u, Real m, Real* e, int64_t C, int64_t y, double& others,
-                  double& spread) {
+static void sweep(const Real* z, const Real* u, Real m, Real* e, int64_t C, int64_t y, int64_t ahead,
+                  double& others, double& spread) {
 #define SWEEP(STORES, HAS_U)                            \
     do {                                                \
-        Sweep<Real, STORES, HAS_U> s = {z, u, m, e, 0, 0}; \
+        Sweep<Real, STORES, HAS_U> s = {z, u, m, e, ahead, 0, 0}; \
         s.row(C, y);                                    \
         others = s.others, spread = s.spread;           \
     } while (0)
@@ -477,7 +557,7 @@ static void compute_rows(const Shared<Real>& shared, int64_t begin, int64_t end,
         Real* e = nullptr;
         if (wants_gradient) e = dz_ready ? (Real*)call.dz.data + n * call.dz.row : line;
         double others, spread;
-        sweep(z, u, m, e, C, y, others, spread);
+        sweep(z, u, m, e, C, y, z_ready && n + 1 < end ? call.z.row : 0, others, spread);
 
         const double distance = (double)m - z_y;
         const double e_y = y >= 0 ? exp(z_y - (double)m) : 0;
@@ -510,7 +590,7 @@ static void compute_rows(const Shared<Real>& shared, int64_t begin, int64_t end,
 // The numbers of scratch that a chunk needs.
 template <class Real>
 static int64_t scratch_size(const Shared<Real>& shared) {
-    return shared.call.classes * (shared.tiles() ? 3 * Lanes<Real>::count : 2);
+    return shared.tiles() ? Tiles<Real>::scratch_size(shared) : 2 * shared.call.classes;
 }
 
 // Units of work: tiles or rows.
@@ -527,7 +607,7 @@ template <class Real>
 static void compute(const Shared<Real>& shared, int64_t begin, int64_t end, Real* memory,
                     Partial& partial) {
     if (shared.tiles())
-        compute_tiles(shared, begin, end, memory, partial);
+        Tiles<Real>(shared, memory).compute(begin, end, partial);
     else
         compute_rows(shared, begin, end, memory, partial);
 }
@@ -564,7 +644,9 @@ static int64_t rows_call(Rows& call) {
     if (elements == 0) return DONE;
     job.chunks = elements / CHUNK_ELEMENTS;
     if (job.chunks > MOST_CHUNKS) job.chunks = MOST_CHUNKS;
-    if (job.chunks > job.units) job.chunks = job.units;
+    // Long rows make chunks of several, so that the next one can be fetched ahead.
+    const int64_t most = job.units >= 128 ? job.units / 8 : job.units;
+    if (job.chunks > most) job.chunks = most;
     if (job.chunks < 1) job.chunks = 1;
     softmax_torch_parallel(job.chunks, call.threads, RowsJob<Real>::run, &job);
     if (job.out_of_memory) return OUT_OF_MEMORY;

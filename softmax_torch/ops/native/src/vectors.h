@@ -135,6 +135,42 @@ INLINE void transpose(Vector<Real>* rows) {
     exchange<Real, Lanes<Real>::count / 2>(rows);
 }
 
+// Lanes 0, 2, 4, ... of a and then of b; or 1, 3, 5, ...
+template <int count, int first, int... I>
+constexpr auto every_second(std::integer_sequence<int, I...>) {
+    return std::integer_sequence<int, (2 * I + first)...>();
+}
+
+// ``count`` class indices as lanes. Return whether all of them are in [0, classes).
+INLINE bool load_classes(const int64_t* y, int64_t classes, Int<float>* lanes) {
+    constexpr int count = Lanes<float>::count;
+    using All = std::make_integer_sequence<int, count>;
+    Int<float> a, b;
+    memcpy(&a, y, sizeof a);
+    memcpy(&b, y + count / 2, sizeof b);
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    constexpr int low = 0;
+#else
+    constexpr int low = 1;
+#endif
+    *lanes = shuffled(a, b, every_second<count, low>(All()));
+    Int<float> high = shuffled(a, b, every_second<count, 1 - low>(All()));
+    Int<float> wrong = (high != 0) | (*lanes < 0) | (*lanes >= (int32_t)classes);
+    int64_t parts[BYTES / 8], any = 0;
+    memcpy(parts, &wrong, sizeof parts);
+    for (int i = 0; i < BYTES / 8; i++) any |= parts[i];
+    return any == 0;
+}
+
+INLINE bool load_classes(const int64_t* y, int64_t classes, Int<double>* lanes) {
+    bool right = true;
+    for (int i = 0; i < Lanes<double>::count; i++) {
+        (*lanes)[i] = y[i];
+        right &= (uint64_t)y[i] < (uint64_t)classes;
+    }
+    return right;
+}
+
 template <class Real, int h>
 INLINE Vector<Real> folded(Vector<Real> v) {
     constexpr int count = Lanes<Real>::count;
