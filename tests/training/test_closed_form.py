@@ -1,6 +1,7 @@
 """The closed-form gradient equals autograd's, and is used where no hook or option forbids it."""
 
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from trainers import trainer
 
 from softmax_torch import SoftmaxRegression
 from softmax_torch.data import DigitsDataModule
+from softmax_torch.ops import backends, cpu
 from softmax_torch.training import LitSoftmaxRegression, closed_form
 
 
@@ -24,7 +26,7 @@ def test_the_gradient_is_no_further_from_the_truth_than_autograds(
     torch.manual_seed(0)
     model = SoftmaxRegression(12, 10, bias)
     x, y = torch.randn(n, 3, 4), torch.randint(10, (n,))
-    objective, logits = closed_form.set_gradient(model, x, y, l2)
+    objective, logits = closed_form.set_gradient(*closed_form.parameters(model), x, y, l2)
     got = [objective, logits, *(p.grad for p in model.parameters())]
 
     def by_autograd(dtype: torch.dtype) -> list[Tensor]:
@@ -43,15 +45,45 @@ def test_the_gradient_is_no_further_from_the_truth_than_autograds(
         assert error <= 2 * float((theirs.double() - truth).abs().max()) + slack
     # a second time, over the gradient that is there
     before = [p.grad.clone() for p in model.parameters()]  # type: ignore[union-attr]
-    closed_form.set_gradient(model, x, y, l2)
+    closed_form.set_gradient(*closed_form.parameters(model), x, y, l2)
     assert all(torch.equal(a, p.grad) for a, p in zip(before, model.parameters(), strict=True))
 
 
 def test_a_class_out_of_range_writes_nothing() -> None:
     model = SoftmaxRegression(3, 4)
     with pytest.raises((IndexError, RuntimeError)):
-        closed_form.set_gradient(model, torch.randn(2, 3), torch.tensor([0, 4]), 0.0)
+        closed_form.set_gradient(
+            *closed_form.parameters(model), torch.randn(2, 3), torch.tensor([0, 4]), 0.0
+        )
     assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("classes", "change", "native"),
+    [
+        (64, lambda x: x, True),
+        (65, lambda x: x, False),
+        (3, lambda x: torch.empty(6, 10).t()[:, :6].copy_(x), False),
+        (3, lambda x: torch.empty(10, 7)[:, :6].copy_(x), False),
+    ],
+    ids=["64 classes", "65 classes", "columns", "a part of the columns"],
+)
+def test_chosen_kernels_get_what_they_take(
+    classes: int, change: Any, native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def linear_mean_nll(*args: Any) -> tuple[Tensor, Tensor]:
+        calls.append(args)
+        return cpu.linear_mean_nll(*args)
+
+    chosen = SimpleNamespace(linear_mean_nll=linear_mean_nll)
+    monkeypatch.setattr(backends, "cpu_backend", lambda: chosen)
+    weight, bias = closed_form.parameters(SoftmaxRegression(6, classes))
+    x, y = change(torch.randn(10, 6)), torch.arange(10) % 3
+    closed_form.set_gradient(weight, bias, x, y, 0.1)
+    assert len(calls) == native
+    assert all(not t.requires_grad for args in calls for t in args)
 
 
 def changed(change: Any) -> nn.Module:
