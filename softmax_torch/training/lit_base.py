@@ -32,6 +32,7 @@ from softmax_torch.training.evaluating import LitEvaluation
 from softmax_torch.training.options import OptimizerFactory, SchedulerFactory, check_counts
 from softmax_torch.training.rng_state import get_rng_state, set_rng_state
 from softmax_torch.training.steps import GradientFunction, StepHistory, batches_of
+from softmax_torch.training.threads import one_thread_if
 from softmax_torch.training.training_objective import TrainingObjective
 from softmax_torch.training.user_metrics import MetricsOption
 
@@ -79,6 +80,7 @@ class LitBase(LitEvaluation, ABC):
         self.log_every_n_steps = log_every_n_steps
         self.accumulated = 0  # batches since the last optimizer step
         self.training_metrics = TrainingMetrics()
+        self.on_one_thread = False  # whether a training step is, see ``training.threads``
         self._restored: dict[str, Any] | None = None
         self._validated = False
 
@@ -144,6 +146,8 @@ class LitBase(LitEvaluation, ABC):
         may draw numbers before.
         """
         self.accumulated = 0
+        loader = self.trainer.train_dataloader  # this package's, or one of torch
+        self.on_one_thread = self.is_small(getattr(loader, "batch_size", None))
         if isinstance(self.lr_schedulers(), ReduceLROnPlateau):
             if not self.trainer.enable_validation:
                 raise ValueError(
@@ -165,7 +169,10 @@ class LitBase(LitEvaluation, ABC):
 
     def training_step(self, batch: Steps | tuple[Tensor, Tensor]) -> None:
         """Make the optimizer steps of some batches, or of one pair (x, y)."""
-        batches = batches_of(batch)
+        with one_thread_if(self.on_one_thread):
+            self._make_steps(batches_of(batch))
+
+    def _make_steps(self, batches: Steps | list[Batch]) -> None:
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
         assert isinstance(optimizer, LightningOptimizer)
         each_step = scheduler if self.lr_interval == "step" else None

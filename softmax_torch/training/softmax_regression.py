@@ -185,6 +185,7 @@ class LitSoftmaxRegression(LitBase):
         """Start as ``LitBase`` does; ValueError if there is no validation to choose C by."""
         super().on_train_start()
         if self.convex is not None:
+            self.on_one_thread = False  # an iteration of a solver is many passes over the data
             self.convex.check_validation(self)
 
     def training_step(self, batch: Steps | tuple[Tensor, Tensor]) -> None:
