@@ -14,19 +14,25 @@ from trainers import trainer
 from softmax_torch import SoftmaxRegression
 from softmax_torch.data import DigitsDataModule
 from softmax_torch.ops import backends, cpu
+from softmax_torch.ops.native import library
 from softmax_torch.training import LitSoftmaxRegression, closed_form
 
 
+# The native kernel adds up a gradient of 5000 rows in float32, in another order than torch.
+@pytest.mark.parametrize(("kernels", "factor"), [("torch", 2), ("native", 4)])
 @pytest.mark.parametrize("n", [1, 7, 5000])  # 50000 logits are processed in blocks
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("l2", [0.0, 0.3])
 def test_the_gradient_is_no_further_from_the_truth_than_autograds(
-    n: int, bias: bool, l2: float
+    n: int, bias: bool, l2: float, kernels: str, factor: int
 ) -> None:
+    if kernels == "native" and library.load() is None:
+        pytest.skip(library.reason())
     torch.manual_seed(0)
     model = SoftmaxRegression(12, 10, bias)
     x, y = torch.randn(n, 3, 4), torch.randint(10, (n,))
-    objective, logits = closed_form.set_gradient(*closed_form.parameters(model), x, y, l2)
+    with backends.cpu_kernels(kernels):
+        objective, logits = closed_form.set_gradient(*closed_form.parameters(model), x, y, l2)
     got = [objective, logits, *(p.grad for p in model.parameters())]
 
     def by_autograd(dtype: torch.dtype) -> list[Tensor]:
@@ -42,10 +48,11 @@ def test_the_gradient_is_no_further_from_the_truth_than_autograds(
         assert mine is not None
         slack = 1e-7 * float(truth.abs().max())
         error = float((mine.double() - truth).abs().max())
-        assert error <= 2 * float((theirs.double() - truth).abs().max()) + slack
+        assert error <= factor * float((theirs.double() - truth).abs().max()) + slack
     # a second time, over the gradient that is there
     before = [p.grad.clone() for p in model.parameters()]  # type: ignore[union-attr]
-    closed_form.set_gradient(*closed_form.parameters(model), x, y, l2)
+    with backends.cpu_kernels(kernels):
+        closed_form.set_gradient(*closed_form.parameters(model), x, y, l2)
     assert all(torch.equal(a, p.grad) for a, p in zip(before, model.parameters(), strict=True))
 
 
