@@ -1,21 +1,26 @@
 """Time of a training epoch: ours against a bare loop, and against a usual Lightning script.
 
     python benchmarks/training.py [--root DATA] [--batch_sizes 128 1024] [--repeats 5]
-                                  [--device cpu] [--markdown FILE]
+                                  [--parts epochs program busy] [--device cpu] [--markdown FILE]
 
-MNIST, 54,000 training samples, softmax regression, SGD with momentum. The bare loop and ours begin
-with the same weights and see the same batches. It is checked that their parameters agree after an
-epoch.
+epochs: MNIST, 54,000 training samples, softmax regression, SGD with momentum. The bare loop and
+ours begin with the same weights and see the same batches. It is checked that their parameters agree
+after an epoch.
 
 bare       a Python loop over tensors on the device: index_select, scale, nn.Linear,
            F.cross_entropy, backward, SGD.step; no validation, no log, nothing written
-ours       ``Trainer.fit`` with the progress bar, metrics.csv, validation, best.ckpt and last.ckpt;
+native     ``Trainer.fit`` with the progress bar, metrics.csv, validation, best.ckpt and last.ckpt;
            an epoch is the time from one ``on_train_epoch_start`` to the next, with all of these
+torch      the same without the native kernels (SOFTMAX_TORCH_KERNELS=torch)
 usual      a LightningModule as in tutorials, on torchvision's MNIST with ToTensor and a
            DataLoader, with a bar, CSVLogger, ModelCheckpoint, and the loss logged
 
-They take turns in one process, and medians of whole epochs are compared. At the end train.py is
-timed in a process of its own, from its start to its report, for five epochs.
+They take turns in one process, and medians of whole epochs are compared.
+
+program: train.py in a process of its own, from its start to its report, for five epochs.
+
+busy: the training time that ``train.py fit`` on digits prints, alone and beside a process that
+keeps one core busy, in turns. Run it on a machine that is idle otherwise (Linux).
 """
 
 from __future__ import annotations
@@ -24,6 +29,7 @@ import argparse
 import contextlib
 import io
 import logging
+import math
 import os
 import re
 import statistics
@@ -46,6 +52,8 @@ from torch.utils.data import DataLoader, Subset
 from torchvision import datasets, transforms
 
 from softmax_torch.data import MNISTDataModule
+from softmax_torch.ops import backends
+from softmax_torch.ops.native import library
 from softmax_torch.training import LitSoftmaxRegression
 from softmax_torch.training.progress_bar import EpochBar
 from softmax_torch.training.run_checkpoint import RunCheckpoint
@@ -55,6 +63,9 @@ ROOT = Path(__file__).parents[1]
 RATE, MOMENTUM = 0.1, 0.9
 EPOCHS = 4
 """Epochs of a turn, of which the first is not timed."""
+PARTS = ("epochs", "program", "busy")
+SPIN = "import os; os.sched_setaffinity(0, [max(os.sched_getaffinity(0))])\nwhile True: pass"
+"""A program that keeps a core busy."""
 
 
 def main() -> None:
@@ -63,6 +74,7 @@ def main() -> None:
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[128, 1024])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--markdown", type=Path)
     options = parser.parse_args()
@@ -71,25 +83,44 @@ def main() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     print(f"torch {torch.__version__}, {options.threads} threads, {options.device}")
-    lines = [
-        "| batch | bare, s an epoch | ours, s | ours / bare | usual, s | usual / ours |",
-        "| ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for batch_size in options.batch_sizes:
-        check(options, batch_size)
-        times: dict[str, list[float]] = {"bare": [], "ours": [], "usual": []}
-        for repeat in range(options.repeats):
-            times["bare"] += bare(options, batch_size)[0]
-            times["ours"] += ours(options, batch_size)[0]
-            if repeat < 2:  # it takes minutes
-                times["usual"] += usual(options, batch_size)
-        b, o, u = (statistics.median(times[name]) for name in ("bare", "ours", "usual"))
-        lines.append(f"| {batch_size} | {b:.3f} | {o:.3f} | {o / b:.2f} | {u:.2f} | {u / o:.1f} |")
-        print(lines[-1], flush=True)
-    lines += ["", whole_program(options)]
+    lines = epochs(options) if "epochs" in options.parts else []
+    if "program" in options.parts:
+        lines += ["", whole_program(options)]
+    if "busy" in options.parts:
+        lines += ["", busy_core(options)]
     print("\n".join(lines))
     if options.markdown:
         options.markdown.write_text("\n".join(lines) + "\n")
+
+
+def epochs(options: argparse.Namespace) -> list[str]:
+    """Return a table of the time of an epoch."""
+    lines = [
+        "| batch | bare, s | native, s | / bare | torch, s | / bare | usual, s | / native |",
+        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    kinds = ["torch"] if library.load() is None else ["native", "torch"]
+    if library.reason():
+        print(library.reason())
+    for batch_size in options.batch_sizes:
+        times: dict[str, list[float]] = {"bare": [], "native": [], "torch": [], "usual": []}
+        for kernels in kinds:
+            with backends.cpu_kernels(kernels):
+                check(options, batch_size)
+        for repeat in range(options.repeats):
+            times["bare"] += bare(options, batch_size)[0]
+            for kernels in kinds:
+                with backends.cpu_kernels(kernels):
+                    times[kernels] += ours(options, batch_size)[0]
+            if repeat < 2:  # it takes minutes
+                times["usual"] += usual(options, batch_size)
+        b, n, t, u = (statistics.median(found or [math.nan]) for found in times.values())
+        lines.append(
+            f"| {batch_size} | {b:.3f} | {n:.3f} | {n / b:.2f} | {t:.3f} | {t / b:.2f} | {u:.2f} | "
+            f"{u / n:.1f} |"
+        )
+        print(lines[-1], flush=True)
+    return lines
 
 
 def data_module(options: argparse.Namespace, batch_size: int) -> MNISTDataModule:
@@ -262,6 +293,38 @@ def whole_program(options: argparse.Namespace) -> str:
         f"train.py, five epochs: {statistics.median(times):.1f} s from its start to its end, test "
         f"accuracy {accuracy:.4f}"
     )
+
+
+def busy_core(options: argparse.Namespace) -> str:
+    """Return how long the training of train.py on digits takes, alone and with a busy core."""
+    quiet, busy = [], []
+    for _ in range(options.repeats):
+        quiet.append(seconds_on_digits())
+        spinning = subprocess.Popen([sys.executable, "-c", SPIN])
+        try:
+            busy.append(seconds_on_digits())
+        finally:
+            spinning.kill()
+            spinning.wait()
+    q, b = statistics.median(quiet), statistics.median(busy)
+    return (
+        f"train.py on digits, {len(os.sched_getaffinity(0))} cores: trained in {q:.2f} s alone and "
+        f"in {b:.2f} s beside a process that keeps one core busy, ratio {b / q:.2f} "
+        f"(from {min(busy) / q:.2f} to {max(busy) / q:.2f})"
+    )
+
+
+def seconds_on_digits() -> float:
+    """Return the training time that train.py prints for digits."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    args = [sys.executable, str(ROOT / "train.py"), "fit"]
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            args, cwd=folder, capture_output=True, text=True, check=True, env=environment
+        )
+    found = re.search(r"^trained +(\d+) steps in .* \((\d+) a second", done.stdout, re.MULTILINE)
+    assert found is not None, done.stdout
+    return int(found[1]) / int(found[2])
 
 
 def wait(options: argparse.Namespace) -> None:

@@ -12,13 +12,14 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightning import LightningModule, Trainer
     from lightning.pytorch.callbacks import Callback
+    from lightning.pytorch.core.optimizer import LightningOptimizer
 
 __all__ = [
     "backward_is_plain",
@@ -30,8 +31,10 @@ __all__ = [
     "is_trial",
     "overrides",
     "pass_optimization_check",
+    "plain_step",
     "quiet",
     "recount_batches",
+    "step_is_plain",
     "trainer_of",
     "validates_after",
 ]
@@ -115,6 +118,41 @@ def backward_is_plain(module: LightningModule) -> bool:
             for of, base in hooked
         )
     )
+
+
+def step_is_plain(module: LightningModule, base: type[LightningModule]) -> bool:
+    """Return whether a step through Lightning's optimizer is a step of torch's, counted.
+
+    This holds with full precision on a single device, without a profiler, if no callback overrides
+    ``on_before_optimizer_step``, and the module has that of ``base``. Relies on the classes of the
+    plugins, and on ``is_overridden``, which Lightning does not document.
+    """
+    from lightning.pytorch.callbacks import Callback
+    from lightning.pytorch.plugins.precision import Precision
+    from lightning.pytorch.profilers import PassThroughProfiler
+    from lightning.pytorch.strategies import SingleDeviceStrategy
+    from lightning.pytorch.utilities.model_helpers import is_overridden
+
+    trainer, hook = module.trainer, "on_before_optimizer_step"
+    return (
+        type(trainer.precision_plugin) is Precision
+        and type(trainer.strategy) is SingleDeviceStrategy
+        and type(trainer.profiler) is PassThroughProfiler  # type: ignore[attr-defined] # set late
+        and not is_overridden(hook, module, base)
+        and not any(is_overridden(hook, c, Callback) for c in callbacks_of(trainer))
+    )
+
+
+def plain_step(optimizer: LightningOptimizer, closure: Callable[[], Any]) -> None:
+    """Make a step of torch's optimizer, and count it as Lightning does; see ``step_is_plain``.
+
+    Lightning calls a hook of the module and of each callback between the closure and the step,
+    which costs 50 us: a quarter of a step of 784 -> 10 at batch 128. ``_on_before_step`` and
+    ``_on_after_step`` are set by Lightning's loop, and count.
+    """
+    optimizer._on_before_step()
+    optimizer.optimizer.step(closure)
+    optimizer._on_after_step()
 
 
 def overrides(method: str, module: LightningModule, base: type[LightningModule]) -> bool:

@@ -177,6 +177,65 @@ def test_plain_precision_does_nothing_else_in_a_backward_pass(monkeypatch: Any) 
     assert calls == [()] * 6
 
 
+class WatchesSteps(Callback):
+    def on_before_optimizer_step(self, *args: Any) -> None:
+        pass
+
+
+class OwnStep(Module):
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("module", "options", "expected"),
+    [
+        (Module, {}, True),
+        (Module, {"callbacks": [WatchesSteps()]}, False),
+        (OwnStep, {}, False),
+        (Module, {"profiler": "simple"}, False),
+        (Module, {"precision": "bf16-mixed"}, False),
+        (Module, {"strategy": "ddp", "devices": 1}, False),
+    ],
+)
+def test_a_step_that_is_watched_is_known(
+    module: type[Module], options: dict[str, Any], expected: bool
+) -> None:
+    lit, callbacks = module(), options.get("callbacks", [])
+    rest = {name: value for name, value in options.items() if name != "callbacks"}
+    lit.trainer = trainer(*callbacks, **rest)
+    assert lightning_compat.step_is_plain(lit, Module) is expected
+
+
+def test_a_plain_step_is_that_of_lightning(tmp_path: Path) -> None:
+    """The same parameters, and the same counters in a checkpoint."""
+
+    class Plain(Module):
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            x, y = batch
+            optimizer = self.optimizers()
+
+            def closure() -> Tensor:
+                optimizer.zero_grad()
+                loss = nn.functional.cross_entropy(self.linear(x), y)
+                self.manual_backward(loss)
+                return loss
+
+            lightning_compat.plain_step(optimizer, closure)
+
+    saved = []
+    for kind in (Module, Plain):
+        torch.manual_seed(0)
+        run = trainer()
+        run.fit(kind(), loader())
+        run.save_checkpoint(tmp_path / "a.ckpt")
+        saved.append(torch.load(tmp_path / "a.ckpt", weights_only=True))
+        assert run.global_step == 12
+    ours, theirs = saved
+    assert ours["state_dict"]["linear.weight"].equal(theirs["state_dict"]["linear.weight"])
+    assert ours["loops"] == theirs["loops"]
+
+
 def test_loaders_are_told_the_epoch_and_keep_their_place(tmp_path: Path) -> None:
     """Lightning looks for ``sampler.set_epoch`` and ``state_dict`` in any loader."""
     data = loader(steps=2)

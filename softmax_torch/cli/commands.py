@@ -134,7 +134,7 @@ def fit(session: Session) -> None:
     steps = trainer.global_step
     speed = steps / max(seconds, 1e-9)
     print_line("trained", f"{steps} steps in {seconds:.1f} s ({speed:.0f} a second)")
-    print_line("device", device_name(trainer))
+    print_line("device", device_name(trainer, model.on_one_thread))
     for label, text in model.fit_summary().items():
         print_line(label, text)
     print_line("val" if best is None or last else "best val", format_metrics(val))
@@ -192,12 +192,17 @@ def settings_yaml(parser: ArgumentParser, config: Namespace) -> str:
     return text
 
 
-def device_name(trainer: Trainer) -> str:
-    """Return the name of the training's device, and the number of GPUs or threads."""
+def device_name(trainer: Trainer, on_one_thread: bool) -> str:
+    """Return the name of the training's device, and the number of GPUs or threads of a step."""
     root = trainer.strategy.root_device
     if root.type == "cuda":
         return f"{trainer.num_devices} x {torch.cuda.get_device_name(root)}"
-    return f"{root.type}, {torch.get_num_threads()} threads" if root.type == "cpu" else root.type
+    if root.type != "cpu":
+        return root.type
+    threads = torch.get_num_threads()
+    if on_one_thread and threads > 1:
+        return f"cpu, 1 of {threads} threads: a step is too small for more"
+    return f"cpu, {threads} thread{'s' * (threads > 1)}"
 
 
 def evaluate(session: Session, method: Callable[..., Any], label: str) -> None:

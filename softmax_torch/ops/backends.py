@@ -72,9 +72,19 @@ class Kernels(Protocol):
 
 
 class CPUKernels(Kernels, Protocol):
-    """The functions of the CPU backends: ``mean_nll`` besides those of ``Kernels``."""
+    """The functions of the CPU backends, besides those of ``Kernels``; ``ops.cpu`` says more."""
 
     def mean_nll(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    def linear_mean_nll(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        y: Tensor,
+        dweight: Tensor,
+        dbias: Tensor | None,
+    ) -> tuple[Tensor, Tensor]: ...
 
 
 class GPUKernels(Kernels, Protocol):

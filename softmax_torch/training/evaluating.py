@@ -15,6 +15,7 @@ from softmax_torch.calibration import Calibration
 from softmax_torch.modules import Classifier, SoftmaxRegression
 from softmax_torch.training.epoch_metrics import EvaluationMetrics
 from softmax_torch.training.steps import DIVERGED
+from softmax_torch.training.threads import is_small, one_thread_if
 from softmax_torch.training.user_metrics import MetricsOption, UserMetrics
 
 __all__ = ["LitEvaluation"]
@@ -44,6 +45,14 @@ class LitEvaluation(Classifier, LightningModule):
         self.test_evaluation = EvaluationMetrics()
         self.user_metrics = UserMetrics(metrics, model.num_classes)
 
+    def is_small(self, samples: int | None) -> bool:
+        """Return whether so many samples are too few to gain from several threads of a CPU.
+
+        False with a backbone, whose work is unknown.
+        """
+        linear, head = isinstance(self.backbone, nn.Identity), self.model
+        return linear and is_small(samples, head.in_features, head.num_classes)
+
     def forward(self, x: Tensor) -> Tensor:
         """Return log-probabilities (N, C) of inputs (N, ...)."""
         log_p: Tensor = self.model(self.features(x))
@@ -59,13 +68,16 @@ class LitEvaluation(Classifier, LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor]) -> None:
         """Collect the logits of a validation batch (x, y)."""
-        x, y = batch
-        self.val_evaluation.add(self.evaluated_logits(x), y)
+        self._evaluate(batch, self.val_evaluation)
 
     def test_step(self, batch: tuple[Tensor, Tensor]) -> None:
         """Collect the logits of a test batch (x, y)."""
+        self._evaluate(batch, self.test_evaluation)
+
+    def _evaluate(self, batch: tuple[Tensor, Tensor], evaluation: EvaluationMetrics) -> None:
         x, y = batch
-        self.test_evaluation.add(self.evaluated_logits(x), y)
+        with one_thread_if(self.is_small(len(y))):
+            evaluation.add(self.evaluated_logits(x), y)
 
     def predict_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         """Return class probabilities (B, C) in float32, whatever the precision of the matmul."""
@@ -82,18 +94,22 @@ class LitEvaluation(Classifier, LightningModule):
 
     def _record_evaluation(self, prefix: str, evaluation: EvaluationMetrics) -> None:
         """Log the metrics of a set; FloatingPointError if the NLL is NaN or infinite."""
-        values: dict[str, Tensor] = {}
-        if self.user_metrics.metrics:
-            logits, targets = evaluation.samples()  # before ``result`` drops them
-            values = self.user_metrics.result(logits.softmax(1), targets)
-        values = evaluation.result(self.sum_over_processes) | values
-        metrics = {f"{prefix}/{name}": float(x) for name, x in values.items()}
+        with one_thread_if(self.is_small(sum(map(len, evaluation.targets)))):
+            metrics = self._metrics_of(prefix, evaluation)
         if not math.isfinite(metrics[f"{prefix}/nll"]):
             raise FloatingPointError(
                 f"{prefix}/nll: expected a finite number, got {metrics[f'{prefix}/nll']} in epoch "
                 f"{self.current_epoch}: {DIVERGED}"
             )
         self.record_metrics(metrics)
+
+    def _metrics_of(self, prefix: str, evaluation: EvaluationMetrics) -> dict[str, float]:
+        values: dict[str, Tensor] = {}
+        if self.user_metrics.metrics:
+            logits, targets = evaluation.samples()  # before ``result`` drops them
+            values = self.user_metrics.result(logits.softmax(1), targets)
+        values = evaluation.result(self.sum_over_processes) | values
+        return {f"{prefix}/{name}": float(x) for name, x in values.items()}
 
     def sum_over_processes(self, x: Tensor) -> Tensor:
         """Return the sum of a tensor over the processes."""

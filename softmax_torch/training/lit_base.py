@@ -31,7 +31,14 @@ from softmax_torch.training.epoch_metrics import TrainingMetrics
 from softmax_torch.training.evaluating import LitEvaluation
 from softmax_torch.training.options import OptimizerFactory, SchedulerFactory, check_counts
 from softmax_torch.training.rng_state import get_rng_state, set_rng_state
-from softmax_torch.training.steps import GradientFunction, StepHistory, batches_of
+from softmax_torch.training.steps import (
+    GradientFunction,
+    StepFunction,
+    StepHistory,
+    batches_of,
+    one_by_one,
+)
+from softmax_torch.training.threads import one_thread_if
 from softmax_torch.training.training_objective import TrainingObjective
 from softmax_torch.training.user_metrics import MetricsOption
 
@@ -79,6 +86,7 @@ class LitBase(LitEvaluation, ABC):
         self.log_every_n_steps = log_every_n_steps
         self.accumulated = 0  # batches since the last optimizer step
         self.training_metrics = TrainingMetrics()
+        self.on_one_thread = False  # whether a training step is, see ``training.threads``
         self._restored: dict[str, Any] | None = None
         self._validated = False
 
@@ -144,6 +152,8 @@ class LitBase(LitEvaluation, ABC):
         may draw numbers before.
         """
         self.accumulated = 0
+        loader = self.trainer.train_dataloader  # this package's, or one of torch
+        self.on_one_thread = self.is_small(getattr(loader, "batch_size", None))
         if isinstance(self.lr_schedulers(), ReduceLROnPlateau):
             if not self.trainer.enable_validation:
                 raise ValueError(
@@ -165,19 +175,30 @@ class LitBase(LitEvaluation, ABC):
 
     def training_step(self, batch: Steps | tuple[Tensor, Tensor]) -> None:
         """Make the optimizer steps of some batches, or of one pair (x, y)."""
-        batches = batches_of(batch)
-        optimizer, scheduler = self.optimizers(), self.lr_schedulers()
+        optimizer = self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
+        with one_thread_if(self.on_one_thread), one_by_one(optimizer.optimizer):
+            self._make_steps(optimizer, batches_of(batch))
+
+    def _make_steps(self, optimizer: LightningOptimizer, batches: Steps | list[Batch]) -> None:
+        scheduler = self.lr_schedulers()
         each_step = scheduler if self.lr_interval == "step" else None
         gradient, history = self.gradient_function(), self.step_history()
+        step = self._step_function(optimizer)
+        ends_epoch = self.trainer.is_last_batch
         for i, one in enumerate(batches):
-            last = self.trainer.is_last_batch and i + 1 == len(batches)
-            if not self._step(optimizer, self.augmented(one), gradient, last, history):
+            last = ends_epoch and i + 1 == len(batches)
+            if not self._step(optimizer, step, self.augmented(one), gradient, last, history):
                 continue
             history.step += 1
             if isinstance(each_step, LRScheduler):
                 each_step.step()
         self._finish_steps(history)
+
+    def _step_function(self, optimizer: LightningOptimizer) -> StepFunction:
+        """Return the function that makes a step: past Lightning, where Lightning adds nothing."""
+        plain = not self.trainer.gradient_clip_val and lightning_compat.step_is_plain(self, LitBase)
+        return partial(lightning_compat.plain_step, optimizer) if plain else optimizer.step
 
     def gradient_function(self) -> GradientFunction:
         """Return the function that computes gradients; by default ``backpropagate``."""
@@ -194,6 +215,7 @@ class LitBase(LitEvaluation, ABC):
     def _step(
         self,
         optimizer: LightningOptimizer,
+        step: StepFunction,
         batch: Batch,
         gradient: GradientFunction,
         last: bool,
@@ -210,7 +232,7 @@ class LitBase(LitEvaluation, ABC):
             nonlocal added
             objective, rows = gradient(optimizer, batch)
             if not added:  # some optimizers, such as LBFGS, evaluate more than once
-                history.add(objective, rows, batch.y, optimizer)
+                history.add(objective, rows, batch.y, optimizer.optimizer)
                 added = True
             return objective
 
@@ -218,7 +240,7 @@ class LitBase(LitEvaluation, ABC):
             closure()
             self.accumulated += 1
             return False
-        optimizer.step(closure=closure)
+        step(closure)
         if self.accumulated:  # attributes of modules are slow to set
             self.accumulated = 0
         return True
@@ -234,7 +256,7 @@ class LitBase(LitEvaluation, ABC):
             optimizer.zero_grad()
         batches = self.trainer.accumulate_grad_batches
         self.manual_backward(objective if batches == 1 else objective / batches)
-        return objective, rows
+        return objective.detach(), rows.detach()
 
     def objective_and_rows(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the objective on a batch, and its logits (b, C) or features (b, D)."""

@@ -121,7 +121,18 @@ class LitSoftmaxRegression(LitBase):
 
     def gradient_function(self) -> GradientFunction:
         """Return the function that computes gradients: the formula, where it applies."""
-        return self._formula if self._has_formula() else self.backpropagate
+        if not self._has_formula():
+            return self.backpropagate
+        weight, bias = closed_form.parameters(self.model)
+        penalty = self.criterion.penalty
+
+        def formula(optimizer: LightningOptimizer, batch: Batch) -> tuple[Tensor, Tensor]:
+            try:
+                return closed_form.set_gradient(weight, bias, batch.x, batch.y, penalty)
+            except (IndexError, RuntimeError):
+                return self.backpropagate(optimizer, batch)  # for its error message
+
+        return formula
 
     def _has_formula(self) -> bool:
         return (
@@ -132,13 +143,6 @@ class LitSoftmaxRegression(LitBase):
             and lightning_compat.backward_is_plain(self)
             and closed_form.applies(self.model)
         )
-
-    def _formula(self, optimizer: LightningOptimizer, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Set the gradient and return the same as ``backpropagate``, without autograd."""
-        try:
-            return closed_form.set_gradient(self.model, batch.x, batch.y, self.criterion.penalty)
-        except (IndexError, RuntimeError):
-            return self.backpropagate(optimizer, batch)  # for its error message
 
     # Training by a solver
 
@@ -181,6 +185,7 @@ class LitSoftmaxRegression(LitBase):
         """Start as ``LitBase`` does; ValueError if there is no validation to choose C by."""
         super().on_train_start()
         if self.convex is not None:
+            self.on_one_thread = False  # an iteration of a solver is many passes over the data
             self.convex.check_validation(self)
 
     def training_step(self, batch: Steps | tuple[Tensor, Tensor]) -> None:

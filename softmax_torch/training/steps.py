@@ -2,27 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 from torch.nn import Parameter
+from torch.optim import Optimizer
 
 from softmax_torch.data.batches import Batch, Steps
 
-__all__ = ["DIVERGED", "GradientFunction", "StepHistory", "batches_of"]
+__all__ = [
+    "DIVERGED",
+    "GradientFunction",
+    "StepFunction",
+    "StepHistory",
+    "batches_of",
+    "one_by_one",
+]
 
 DIVERGED = "the optimization diverged; try a smaller learning rate"
 
 GradientFunction = Callable[[LightningOptimizer, Batch], tuple[Tensor, Tensor]]
 """Computes the gradient on a batch into ``grad`` of the parameters. Returns the objective, and the
-logits (b, C) of the batch or the features (b, D) that a ``StepHistory`` counts."""
+logits (b, C) of the batch or the features (b, D) that a ``StepHistory`` counts, without a graph."""
+
+StepFunction = Callable[[Callable[[], Tensor]], object]
+"""Makes a step of the optimizer, given the closure that computes gradient and objective."""
 
 
 def batches_of(batch: Steps | tuple[Tensor, Tensor]) -> Steps | list[Batch]:
     """Return the batches in the argument of a ``training_step``: several, or one pair (x, y)."""
     return batch if isinstance(batch, Steps) else [Batch(*batch, batch[1])]
+
+
+@contextmanager
+def one_by_one(optimizer: Optimizer) -> Iterator[None]:
+    """Tell an optimizer, within the context, what it else finds out anew in every step.
+
+    For parameters on a CPU torch chooses the loop over single tensors where neither ``foreach`` nor
+    ``fused`` is set. Its choice takes 11 of the 65 us of a step of SGD. Checkpoints keep what the
+    user chose.
+    """
+    groups = [
+        group
+        for group in optimizer.param_groups
+        if "foreach" in group
+        and group["foreach"] is None
+        and group.get("fused") is None
+        and all(p.is_cpu for p in group["params"])
+    ]
+    for group in groups:
+        group["foreach"] = False
+    try:
+        yield
+    finally:
+        for group in groups:
+            group["foreach"] = None
 
 
 class StepHistory:
@@ -49,17 +86,15 @@ class StepHistory:
         self.targets: list[Tensor] = []
         self.rates: list[float] = []
 
-    def add(
-        self, objective: Tensor, logits: Tensor, targets: Tensor, optimizer: LightningOptimizer
-    ) -> None:
+    def add(self, objective: Tensor, logits: Tensor, targets: Tensor, optimizer: Optimizer) -> None:
         """Add the results of a batch, without waiting for the device."""
         self.steps.append(self.step + 1)
-        self.objectives.append(objective.detach())
+        self.objectives.append(objective)
         if self.count is None:
-            self.logits.append(logits.detach())
+            self.logits.append(logits)
             self.targets.append(targets)
         else:
-            self.count(logits.detach(), targets)
+            self.count(logits, targets)
         self.rates.append(optimizer.param_groups[0]["lr"])
 
     def finite_objectives(self, parameters: Iterable[Parameter]) -> Tensor:

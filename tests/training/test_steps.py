@@ -12,6 +12,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor
 from torch import Tensor, nn
 
+from softmax_torch import lightning_compat
 from softmax_torch.data import Batches, DigitsDataModule
 from softmax_torch.storage.run_directories import read_metrics
 from softmax_torch.training import LitSoftmaxRegression
@@ -93,6 +94,55 @@ def test_trainer_settings_match_automatic_optimization(options: dict[str, Any]) 
     assert ours.global_step == theirs.global_step > 0
     lr = [t.optimizers[0].param_groups[0]["lr"] for t in (ours, theirs)]
     assert lr[0] == pytest.approx(lr[1], rel=1e-12)
+
+
+class Watch(Callback):
+    """Watches every optimizer step, so that each goes through Lightning."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def on_before_optimizer_step(self, *args: Any) -> None:
+        self.steps += 1
+
+
+def test_steps_that_no_callback_watches_have_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    real = lightning_compat.plain_step
+    counted = lambda *args: (calls.append(1), real(*args))[1]  # noqa: E731
+    monkeypatch.setattr(lightning_compat, "plain_step", counted)
+    scheduler = partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.99)
+    fits, watch = [], Watch()
+    for callbacks in ([], [watch]):
+        lit = model(lr_scheduler=scheduler, lr_interval="step")
+        trainer(*callbacks).fit(lit, DigitsDataModule(batch_size=50))
+        fits.append(lit.model.linear.weight.detach())
+    assert fits[0].equal(fits[1])
+    assert (len(calls), watch.steps) == (52, 52)
+
+
+def test_clipped_steps_go_through_lightning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lightning_compat, "plain_step", None)
+    trainer(gradient_clip_val=0.1).fit(model(), DigitsDataModule())
+
+
+def test_a_checkpoint_keeps_the_implementation_of_the_optimizer(tmp_path: Path) -> None:
+    """A step is told to update one parameter at a time; a run resumed on a GPU is not."""
+    seen = set()
+
+    class Told(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            seen.update(group["foreach"] for group in self.param_groups)
+            return super().step(closure)
+
+    for given, told in ((None, False), (True, True)):
+        seen.clear()
+        run = trainer(max_epochs=1)
+        run.fit(model(optimizer=partial(Told, lr=0.1, foreach=given)), DigitsDataModule())
+        run.save_checkpoint(tmp_path / "a.ckpt")
+        [state] = torch.load(tmp_path / "a.ckpt", weights_only=True)["optimizer_states"]
+        assert seen == {told}
+        assert state["param_groups"][0]["foreach"] is given
 
 
 def test_gradients_of_a_failed_fit_are_dropped() -> None:

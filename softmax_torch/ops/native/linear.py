@@ -14,7 +14,7 @@ from softmax_torch.maths import RowWeights, Target
 from softmax_torch.ops.native import calls
 from softmax_torch.ops.native.calls import DTYPES, Pass, Samples, array
 
-__all__ = ["MOST_CLASSES", "applies", "mean_nll", "total_and_gradients"]
+__all__ = ["MOST_CLASSES", "applies", "linear_mean_nll", "mean_nll", "total_and_gradients"]
 
 MOST_CLASSES = 64
 """Classes up to which one pass is faster than matrix products."""
@@ -112,6 +112,22 @@ def mean_nll(
     if status != calls.DONE:
         raise IndexError("class index out of range")
     return mean
+
+
+def linear_mean_nll(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    y: Tensor,
+    dweight: Tensor,
+    dbias: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Return the mean NLL and the logits (N, C); ``mean_nll`` says what it takes.
+
+    The twin of ``ops.cpu.linear_mean_nll``.
+    """
+    z = x.new_empty(len(x), len(weight))
+    return mean_nll(x, weight, bias, y, dweight, dbias, None, z), z
 
 
 def applies(x: Tensor, weight: Tensor) -> bool:
