@@ -7,6 +7,7 @@ over. Sizes and strides are the tensors' own, so that any layout is read without
 from __future__ import annotations
 
 import ctypes
+import functools
 from ctypes import POINTER, Structure, byref, c_double, c_int64, c_void_p
 from typing import Any
 
@@ -158,9 +159,12 @@ def _typed(function: Any, *types: Any) -> Any:
     return function
 
 
-_loaded = library.load()
-assert _loaded is not None, "ops.backends imports this package where there is a library"
-functions = Functions(_loaded.functions)
+@functools.cache
+def functions() -> Functions:
+    """Return the functions of the library, which ``ops.backends`` has found to be there."""
+    loaded = library.load()
+    assert loaded is not None, library.reason()
+    return Functions(loaded.functions)
 
 
 def threads_for(work: int) -> int:
@@ -176,7 +180,9 @@ def array(x: Tensor | None) -> Array:
     return Array(x.data_ptr(), DTYPES[x.dtype], *strides)
 
 
-def weight_of(weight: RowWeight, shape: torch.Size, dtype: torch.dtype) -> tuple[Weight, Tensor | None]:
+def weight_of(
+    weight: RowWeight, shape: torch.Size, dtype: torch.dtype
+) -> tuple[Weight, Tensor | None]:
     """Return a row weight for rows of this shape, and the tensor that it points to."""
     if weight is None:
         return Weight(), None
@@ -195,7 +201,7 @@ def run_rows(call: Rows, y: Tensor | None) -> None:
         IndexError: a class index is out of range.
         MemoryError: there is no memory left for the scratch space.
     """
-    status = functions.rows(byref(call))
+    status = functions().rows(byref(call))
     if status != DONE:
         raise _error(status, call.wrong_row, y, call.classes)
 
@@ -207,7 +213,7 @@ def run_pass(call: Pass, y: Tensor | None = None) -> None:
         IndexError: a class index is out of range.
         MemoryError: there is no memory left for the scratch space.
     """
-    status = functions.run_pass(byref(call))
+    status = functions().run_pass(byref(call))
     if status != DONE:
         raise _error(status, call.wrong_row, y, call.rows.classes)
 
@@ -219,14 +225,16 @@ def _error(status: int, wrong_row: int, y: Tensor | None, classes: int) -> Excep
     return MemoryError("no memory left for the scratch space of a kernel")
 
 
-def csr(samples: Samples, crow: Tensor, col: Tensor | None, values: Tensor | None, threads: int) -> None:
+def csr(
+    samples: Samples, crow: Tensor, col: Tensor | None, values: Tensor | None, threads: int
+) -> None:
     """Count the entries other than 0 of dense rows into crow[1:], or copy them to col and values."""
     pointers = [None if t is None else t.data_ptr() for t in (crow, col, values)]
-    functions.csr(byref(samples), *pointers, threads)
+    functions().csr(byref(samples), *pointers, threads)
 
 
 def advise_huge_pages(fresh: Tensor) -> None:
     """Ask for huge pages for a tensor that was just allocated, if it is large (Linux)."""
     size = fresh.numel() * fresh.element_size()
     if size >= HUGE_PAGES_FROM:
-        functions.advise(fresh.data_ptr(), size)
+        functions().advise(fresh.data_ptr(), size)

@@ -93,7 +93,7 @@ def mean_nll(
     """
     (N, D), C = x.shape, len(weight)
     mean = x.new_empty(())
-    status = calls.functions.linear_mean_nll(
+    status = calls.functions().linear_mean_nll(
         x.data_ptr(),
         x.stride(0),
         weight.data_ptr(),
@@ -156,9 +156,7 @@ def _layer(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Pass, tuple[
     return call, (x, weight) if bias is None else (x, weight, bias)
 
 
-def _gradients(
-    call: Pass, weight: Tensor, bias: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
+def _gradients(call: Pass, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Set the results dW and db of a pass, and return them."""
     dweight = torch.empty_like(weight, memory_format=torch.contiguous_format)
     dbias = None if bias is None else torch.empty_like(bias)

@@ -105,7 +105,7 @@ def mean_nll(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     elements = N * C
     if elements > calls.SERIAL_WORK:
         calls.advise_huge_pages(dz)
-    status = calls.functions.mean_nll(
+    status = calls.functions().mean_nll(
         z.data_ptr(),
         z.stride(0),
         y.data_ptr(),
