@@ -31,11 +31,13 @@ from torch.compiler import is_compiling
 from softmax_torch import maths
 from softmax_torch.maths import RowValues, RowWeights, Target
 from softmax_torch.ops import cpu
+from softmax_torch.ops.sample_rows import CsrRows, SampleRows
 
 __all__ = [
     "CPUKernels",
     "Kernels",
     "LayerKernels",
+    "Passes",
     "autocast",
     "cpu_backend",
     "cpu_choice",
@@ -45,6 +47,7 @@ __all__ = [
     "last_backward",
     "layer_kernels",
     "logits_budget",
+    "passes",
     "plain",
     "scaled_",
     "traced",
@@ -85,6 +88,30 @@ class CPUKernels(Kernels, Protocol):
         dweight: Tensor,
         dbias: Tensor | None,
     ) -> tuple[Tensor, Tensor]: ...
+
+
+class Passes(Protocol):
+    """The functions of ``ops.native.passes``, which documents them."""
+
+    def logits(self, x: SampleRows, theta: Tensor, bias: bool, squared: bool = False) -> Tensor: ...
+
+    def transposed(self, x: SampleRows, r: Tensor, bias: bool, squared: bool = False) -> Tensor: ...
+
+    def loss_and_gradient(
+        self,
+        x: SampleRows,
+        theta: Tensor,
+        y: Tensor,
+        weight: Tensor | None,
+        classes: int,
+        bias: bool,
+    ) -> tuple[Tensor, Tensor]: ...
+
+    def hessian_product(
+        self, x: SampleRows, v: Tensor, p: Tensor, weight: Tensor | None, bias: bool
+    ) -> Tensor: ...
+
+    def csr_of_dense(self, x: Tensor) -> CsrRows: ...
 
 
 class GPUKernels(Kernels, Protocol):
@@ -198,6 +225,17 @@ def _native_layer(choice: str) -> LayerKernels | None:
     if _cpu(choice) is cpu:
         return None
     return cast(LayerKernels, importlib.import_module("softmax_torch.ops.native.linear"))
+
+
+def passes(device: torch.device) -> Passes | None:
+    """Return the native passes over samples; None where matrix products make them.
+
+    Raises:
+        RuntimeError: if native kernels are chosen for a CPU and there are none.
+    """
+    if device.type != "cpu" or _cpu(_choice) is cpu:
+        return None
+    return cast(Passes, importlib.import_module("softmax_torch.ops.native.passes"))
 
 
 @functools.cache

@@ -18,7 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from softmax_torch.ops import backends
+from softmax_torch.ops.sample_rows import CsrRows
 from softmax_torch.solvers import samples
+from softmax_torch.solvers.block import has_native_passes, reads_natively
 from softmax_torch.solvers.conversion import (
     as_tensor,
     check_stored,
@@ -31,7 +34,11 @@ from softmax_torch.solvers.conversion import (
     is_sparse_frame,
     refuse_unreal,
 )
-from softmax_torch.solvers.csr import csr, csr_of_dense, csr_transposed
+from softmax_torch.solvers.csr import (
+    csr_of_dense,
+    csr_part,
+    matrix_of_csr,
+)
 from softmax_torch.solvers.samples import DenseSamples, Samples, SparseSamples, StreamedSamples
 
 __all__ = ["as_dtype", "as_samples"]
@@ -73,9 +80,7 @@ def as_samples(X: Any, device: torch.device | None, dtype: Any) -> Samples:
     if isinstance(X, Tensor) and X.layout != torch.strided:
         _check_shape(X)
         refuse_unreal("X", X)
-        X = X.detach()
-        x = X if X.layout == torch.sparse_csr else X.to_sparse_csr()
-        return _sparse(x, None, device, dtype)
+        return _sparse(_from_torch(X.detach()), None, device, dtype)
     if is_memmap(X):
         return _mapped(X, device or torch.device("cpu"), dtype or torch.float32)
     if is_blocks(X):
@@ -90,51 +95,65 @@ def _dense(x: Tensor, dtype: torch.dtype | None) -> Samples:
     """Return a dense tensor as samples: as sparse ones on a CPU if most of its entries are 0."""
     if dtype is None:
         dtype = torch.float64 if x.numel() <= SMALL else torch.float32
-    x = x.double() if dtype == torch.float64 else floating(x)
-    fast = x.float() if x.dtype == torch.float64 and dtype == torch.float32 else x
+    if x.numel() <= SMALL:
+        x = x.contiguous()  # as native passes read it
+    if dtype == torch.float64:
+        x = x.double()
+    elif not reads_natively(x, 1):
+        x = floating(x)
+    if _is_faster_sparse(x):
+        return SparseSamples(_entries(x), dtype, dense=x)
+    return DenseSamples(x, x.float() if x.dtype == torch.float64 != dtype else None)
+
+
+def _is_faster_sparse(x: Tensor) -> bool:
+    """Return whether passes over the entries of x that are not 0 take less time than over all."""
+    if x.device.type != "cpu" or x.numel() <= SMALL:
+        return False
     mkl: bool = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call] # torch's own
-    worth_it = x.device.type == "cpu" and x.numel() > SMALL and mkl
-    if worth_it and _density(x) < samples.SPARSE_BELOW:
-        pieces = torch.split(x, samples.SPARSE_ROWS)
-        return SparseSamples(
-            ((csr_of_dense(piece), csr_of_dense(piece.T.contiguous())) for piece in pieces),
-            dtype,
-            dense=fast,
-        )
-    return DenseSamples(x, fast)
+    return (mkl or has_native_passes(x.device, 1)) and _density(x) < samples.SPARSE_BELOW
+
+
+def _entries(x: Tensor) -> list[CsrRows]:
+    """Return the entries of x that are not 0, in parts of consecutive rows."""
+    passes = backends.passes(x.device)
+    if passes is not None and reads_natively(x, 1):
+        return [passes.csr_of_dense(x if x.dtype == torch.float64 else x.float())]
+    return [csr_of_dense(part) for part in torch.split(x, samples.SPARSE_ROWS)]
 
 
 def _sparse(
-    x: Tensor, names: Sequence[Any] | None, device: torch.device | None, dtype: torch.dtype | None
+    x: CsrRows, names: Sequence[Any] | None, device: torch.device | None, dtype: torch.dtype | None
 ) -> Samples:
-    """Return a CSR matrix as samples: sparse ones on a CPU, streamed dense blocks on a GPU."""
-    values = computable(x.values())
-    check_stored(values, x.col_indices(), names)
-    n, d = x.shape
+    """Return rows in CSR as samples: sparse ones on a CPU, streamed dense blocks on a GPU."""
+    values = computable(x.values)
+    check_stored(values, x.col, names)
     if dtype is None:
         dtype = torch.float64 if len(values) <= SMALL else torch.float32
-    if x.dtype != floating(values).dtype:
-        x = csr(x.crow_indices(), x.col_indices(), floating(values), (n, d))
-    device = x.device if device is None else device
+    values = floating(values)
+    # A native pass reads float32 and float64.
+    exact = torch.float64 in (dtype, values.dtype)
+    device = values.device if device is None else device
+    values = values.to(torch.float64 if exact else torch.float32)
     if device.type == "cpu":
-        x = x.cpu()
-        return SparseSamples(
-            ((piece, csr_transposed(piece)) for piece in _csr_in_rows(x, samples.SPARSE_ROWS)),
-            dtype,
-        )
-    return _streamed_sparse(x, device, dtype)
+        crow, col, values = (part.cpu() for part in (x.crow, x.col, values))
+        return SparseSamples([CsrRows(crow.long(), col.int(), values, x.d)], dtype)
+    return _streamed_sparse(CsrRows(x.crow, x.col, values, x.d), device, dtype)
 
 
-def _streamed_sparse(x: Tensor, device: torch.device, dtype: torch.dtype) -> Samples:
-    """Return a CSR matrix as dense blocks: a GPU multiplies these faster than sparse ones.
+def _streamed_sparse(x: CsrRows, device: torch.device, dtype: torch.dtype) -> Samples:
+    """Return rows in CSR as dense blocks: a GPU multiplies these faster than sparse ones.
 
-    The blocks keep the dtype of the matrix, whatever that of the passes: a certificate in float64
-    is for the samples as given.
+    The blocks keep the dtype of the rows, whatever that of the passes: a certificate in float64 is
+    for the samples as given.
     """
-    d = x.shape[1]
-    pieces = [piece.to(device) for piece in _csr_in_rows(x, samples.dense_rows(d, device))]
-    sizes = [piece.shape[0] for piece in pieces]
-    return StreamedSamples(lambda: (piece.to_dense() for piece in pieces), sizes, d, device, dtype)
+    n, step = len(x.crow) - 1, samples.dense_rows(x.d, device)
+    ends = [(start, min(start + step, n)) for start in range(0, n, step)]
+    pieces = [matrix_of_csr(csr_part(x, start, end)).to(device) for start, end in ends]
+    sizes = [end - start for start, end in ends]
+    return StreamedSamples(
+        lambda: (piece.to_dense() for piece in pieces), sizes, x.d, device, dtype
+    )
 
 
 def _mapped(X: Any, device: torch.device, dtype: torch.dtype) -> Samples:
@@ -198,28 +217,20 @@ def _check_shape(x: Any, where: str = "") -> None:
         )
 
 
-def _from_scipy(X: Any) -> Tensor:
-    """Return a scipy sparse matrix as a torch CSR matrix without duplicate entries."""
+def _from_scipy(X: Any) -> CsrRows:
+    """Return the rows of a scipy sparse matrix, without duplicate entries."""
     X = X.tocsr()  # the caller's own matrix if it is in CSR, so it is copied before a change
     if not X.has_canonical_format:
         X = X.copy()
         X.sum_duplicates()
-    rows, columns, values = (as_tensor("X", part) for part in (X.indptr, X.indices, X.data))
-    return csr(rows, columns, values, X.shape)
+    crow, col, values = (as_tensor("X", part) for part in (X.indptr, X.indices, X.data))
+    return CsrRows(crow, col, values, X.shape[1])
 
 
-def _csr_in_rows(x: Tensor, step: int) -> Iterator[Tensor]:
-    """Yield the rows of x (CSR) in pieces of ``step`` rows."""
-    starts = x.crow_indices().long()
-    for first in range(0, x.shape[0], step):
-        last = min(first + step, x.shape[0])
-        at = slice(int(starts[first]), int(starts[last]))
-        yield csr(
-            starts[first : last + 1] - starts[first],
-            x.col_indices()[at],
-            x.values()[at],
-            (last - first, x.shape[1]),
-        )
+def _from_torch(x: Tensor) -> CsrRows:
+    """Return the rows of a sparse tensor."""
+    x = x if x.layout == torch.sparse_csr else x.to_sparse_csr()
+    return CsrRows(x.crow_indices(), x.col_indices(), x.values(), x.shape[1])
 
 
 def _density(x: Tensor) -> float:

@@ -25,10 +25,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from softmax_torch.maths import RowWeights, Target
-from softmax_torch.ops import backends
 from softmax_torch.solvers.processes import Processes
-from softmax_torch.solvers.samples import Block, Samples
+from softmax_torch.solvers.samples import Samples
 
 __all__ = ["Evaluated", "Objective", "Penalty"]
 
@@ -134,8 +132,8 @@ class Objective:
         """Weighted mean of the samples (D,), from half a pass."""
         w = self.weights.unsqueeze(1)
         result = w.new_zeros(self.samples.d)
-        for at, block in self.samples.blocks():
-            result += block.transposed_dot(w[at].to(self.samples.dtype)).squeeze(0)
+        for at, block in self.samples.blocks(1):
+            result += block.transposed(w[at].to(self.samples.dtype), bias=False).squeeze(0)
         self.passes += 0.5
         mean: Tensor = self.summed(result) / self.divisor
         return mean
@@ -198,16 +196,13 @@ class Objective:
         stacked = torch.cat(list(thetas)).to(dtype)
         sums = stacked.new_zeros(J * K * P + J, dtype=torch.float64)
         values, gradient = sums[:J], sums[J:].view(J * K, P)
-        for at, block in self.samples.blocks():
-            z = self._logits(block, stacked)
-            y = self.y[at]
-            w = 1.0 if self.weight is None else self.weight[at].to(dtype)
-            for j in range(J):
-                z_j = z[:, j * K : (j + 1) * K]
-                # overwrites the logits with the residuals w (p - e_y)
-                kernels = backends.kernels(z_j)
-                values[j] += kernels.weighted_total(z_j, Target(y), RowWeights(w), dz=z_j)
-            self._add_transposed(gradient, block, z)
+        for at, block in self.samples.blocks(K):
+            w = None if self.weight is None else self.weight[at]
+            block_values, block_gradient = block.loss_and_gradient(
+                stacked, self.y[at], w, K, self.bias
+            )
+            values += block_values
+            gradient += block_gradient
         self.passes += 1
         self.summed(sums).div_(self.divisor)
         results = []
@@ -266,16 +261,16 @@ class Objective:
         """Return the logits (n, K) of the samples, from half a pass."""
         theta = theta.to(dtype)
         z = theta.new_empty(self.samples.n, self.classes)
-        for at, block in self.samples.blocks():
-            z[at] = self._logits(block, theta)
+        for at, block in self.samples.blocks(len(theta)):
+            z[at] = block.logits(theta, self.bias)
         self.passes += 0.5
         return z
 
     def transposed(self, r: Tensor) -> Tensor:
         """Return sum_i r_i [x_i, 1]^T (K, P), float64, for residuals r (n, K), from half a pass."""
         result = self.zeros()
-        for at, block in self.samples.blocks():
-            self._add_transposed(result, block, r[at])
+        for at, block in self.samples.blocks(len(result)):
+            result += block.transposed(r[at], self.bias)
         self.passes += 0.5
         return self.summed(result)
 
@@ -283,13 +278,9 @@ class Objective:
         """Return H v (K, P) at the probabilities p (n, K), from one pass in the dtype of p."""
         result = self.zeros()
         v_fast = v.to(p.dtype)
-        for at, block in self.samples.blocks():
-            p_b = p[at]
-            r = self._logits(block, v_fast).mul_(p_b)
-            r -= p_b * r.sum(1, keepdim=True)
-            if self.weight is not None:
-                r *= self.weight[at].to(r.dtype).unsqueeze(1)
-            self._add_transposed(result, block, r)
+        for at, block in self.samples.blocks(len(v)):
+            w = None if self.weight is None else self.weight[at]
+            result += block.hessian_product(v_fast, p[at], w, self.bias)
         self.passes += 1
         self.summed(result).div_(self.divisor)
         self.weight_of(result).add_(self.weight_of(v), alpha=penalty.l2)
@@ -302,33 +293,19 @@ class Objective:
         the penalty. Products are computed in the dtype of c, sums over blocks in float64.
         """
         result = c.new_zeros(c.shape[1], self.shape[1], dtype=torch.float64)
-        for at, block in self.samples.blocks():
-            self.weight_of(result).add_(block.transposed_square_dot(c[at]))
-            if self.bias:
-                result[:, -1] += c[at].sum(0, dtype=torch.float64)
+        for at, block in self.samples.blocks(len(result)):
+            result += block.transposed(c[at], self.bias, squared=True)
         self.passes += 0.5
         return self.summed(result).div_(self.divisor)
 
     def leverages(self, inverse: Tensor) -> Tensor:
         """Return sum_j [x_i, 1]_j^2 inverse_mj (n, M) for ``inverse`` (M, P), from half a pass."""
         result = inverse.new_empty(self.samples.n, len(inverse))
-        for at, block in self.samples.blocks():
-            result[at] = block.square_dot(self.weight_of(inverse))
-        if self.bias:
-            result += inverse[:, -1]
+        for at, block in self.samples.blocks(len(inverse)):
+            result[at] = block.logits(inverse, self.bias, squared=True)
         self.passes += 0.5
         return result
 
     def weight_of(self, theta: Tensor) -> Tensor:
         """Return the weight (K, D) in theta, a view."""
         return theta[:, : self.samples.d]
-
-    def _logits(self, block: Block, theta: Tensor) -> Tensor:
-        z = block.dot(self.weight_of(theta))
-        return z.add_(theta[:, -1]) if self.bias else z
-
-    def _add_transposed(self, result: Tensor, block: Block, r: Tensor) -> None:
-        """Add r^T [x, 1] to the result."""
-        self.weight_of(result).add_(block.transposed_dot(r))
-        if self.bias:
-            result[:, -1] += r.sum(0, dtype=torch.float64)

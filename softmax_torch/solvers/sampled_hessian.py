@@ -33,11 +33,14 @@ from softmax_torch.solvers.objective import Objective
 
 __all__ = ["RowSample", "SampledHessian", "shortfall"]
 
-LEAST_ROWS = 3000
-"""Rows drawn, at least."""
+GRAM_LEAST_ROWS, GRAM_ROWS_PER_COLUMN = 2000, 2.5
+"""Rows drawn for the Gram matrix of a preconditioner, at least, and per column. On MNIST, from 4,
+2.5 and 2 rows per column L-BFGS takes 34.5, 37 and 39.5 passes at C = 1, and 91, 92 and 103 at
+C = 100 (means of three draws). 4 rows in place of 2.5 cost 0.15 s at C = 1, the time of 5 passes by
+matrix products or 15 native ones."""
 
-ROWS_PER_COLUMN = 4
-"""Rows drawn per column of the estimated matrix, at least."""
+LEAST_ROWS, ROWS_PER_COLUMN = 3000, 4
+"""Rows drawn for a Hessian that couples the classes, at least, and per column."""
 
 ALL_ROWS = 5 * 10**9
 """Multiplications up to which ``whole`` sums over all rows: 50 ms on two cores."""
@@ -68,7 +71,7 @@ class SampledHessian:
         self.p = objective.probabilities(theta, dtype)
         self.w = objective.weights.to(dtype)
         self.n = len(self.p)
-        self.rows_to_draw = max(LEAST_ROWS, ROWS_PER_COLUMN * objective.shape[1])
+        self.rows_to_draw = max(GRAM_LEAST_ROWS, round(GRAM_ROWS_PER_COLUMN * objective.shape[1]))
 
     @property
     def uses_all_rows(self) -> bool:
@@ -145,6 +148,7 @@ class SampledHessian:
         if self.n * (K * P) ** 2 <= ALL_ROWS:
             drawn = self.all_rows()
         else:
+            self.rows_to_draw = max(LEAST_ROWS, ROWS_PER_COLUMN * P)
             c = self.row_curvatures().unsqueeze(1)
             drawn = self.draw(c[:, 0], self.leverages(c, self.diagonal(c))[:, 0])
         H = self.p.new_zeros(K * P, K * P, dtype=torch.float64)

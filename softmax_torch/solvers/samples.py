@@ -1,13 +1,14 @@
-"""Samples X (n, D) in dense, sparse and streamed form: products with X by blocks, and single rows.
+"""Samples X (n, D) in dense, sparse and streamed form: passes over X by blocks, and single rows.
 
 A full-batch solver needs two products with its samples, for coefficients W (M, D) and residuals
 r (n, M),
 
     X W^T    and    r^T X,
 
-and sometimes single rows. ``blocks`` cuts X into blocks of rows. The two products of a block are
-computed one after the other, so that the second finds the block in the cache. Measured on MNIST
-(60000 x 784, 10 classes, float32, 2 cores; both products):
+and sometimes single rows. ``blocks`` cuts X into blocks of rows, each of which makes both products
+(see ``block``). Native passes block for the cache themselves: they get all rows that are in memory
+as one block. Matrix products get small blocks, so that the second product of a block finds it in
+the cache. Measured on MNIST (60000 x 784, 10 classes, float32, 2 cores; both products by torch):
 
  - dense, in blocks of 2048 rows: 36 ms; as a whole 50 ms;
  - sparse (19% of the pixels are not 0): 12 ms, from a matrix with 32-bit indices and its transpose.
@@ -18,21 +19,30 @@ So dense data that are mostly zeros are converted to sparse ones, at the cost of
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from itertools import pairwise
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from softmax_torch.solvers.csr import csr_shifted, csr_squared, csr_transposed, recast
+from softmax_torch.ops.sample_rows import CsrRows
+from softmax_torch.solvers.block import (
+    Block,
+    DenseBlock,
+    SparseBlock,
+    has_native_passes,
+    reads_natively,
+    subtract,
+)
+from softmax_torch.solvers.csr import csr_part, csr_shifted
 
-__all__ = ["Block", "DenseSamples", "Samples", "SparseSamples", "StreamedSamples"]
+__all__ = ["DenseSamples", "Samples", "SparseSamples", "StreamedSamples"]
 
 DENSE_ROWS = 2048
-"""Rows of a dense block on a CPU: at D = 784 passes with 128, 512, 2048 and 4096 rows take 51, 40,
-37 and 50 ms."""
+"""Rows of a dense block on a CPU, for matrix products: at D = 784 passes with 128, 512, 2048 and
+4096 rows take 51, 40, 37 and 50 ms."""
 
 BLOCK_BYTES = 6 << 20
 """Bytes of a dense block on a CPU, at most: its size at D = 784."""
@@ -47,34 +57,6 @@ SPARSE_BELOW = 0.25
 """Share of entries other than 0 below which dense data are converted to sparse ones on a CPU."""
 
 
-class Block(Protocol):
-    """Some rows x (B, D) of X."""
-
-    def dot(self, W: Tensor) -> Tensor:
-        """Return x W^T (B, M), in the dtype of W (M, D)."""
-        ...
-
-    def transposed_dot(self, r: Tensor) -> Tensor:
-        """Return r^T x (M, D), in the dtype of r (B, M)."""
-        ...
-
-    def square_dot(self, W: Tensor) -> Tensor:
-        """Return (x * x) W^T (B, M), in the dtype of W (M, D)."""
-        ...
-
-    def transposed_square_dot(self, r: Tensor) -> Tensor:
-        """Return r^T (x * x) (M, D), in the dtype of r (B, M)."""
-        ...
-
-    def group_ranges(self, group: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-        """Return the least and the largest entry of each column per group of rows (groups, D).
-
-        ``group`` (B,) assigns each row to a group in [0, groups), or to none by -1. Groups without
-        rows have +inf as the least entry and -inf as the largest. The results are float64.
-        """
-        ...
-
-
 class Samples(Protocol):
     """X (n, D) on a device; ``dtype`` is the dtype in which passes over it are fastest."""
 
@@ -83,8 +65,13 @@ class Samples(Protocol):
     device: torch.device
     dtype: torch.dtype
 
-    def blocks(self) -> Iterator[tuple[slice, Block]]:
-        """Yield the blocks in order, each with its slice of the rows."""
+    def blocks(self, columns: int | None = None) -> Iterator[tuple[slice, Block]]:
+        """Yield the blocks in order, each with its slice of the rows.
+
+        Args:
+            columns: columns M of the coefficients of the passes to make. None asks for blocks that
+                are small.
+        """
         ...
 
     def rows(self, index: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -100,93 +87,6 @@ class Samples(Protocol):
         The difference is taken in float64, before anything is rounded to float32.
         """
         ...
-
-
-class _Dense:
-    """A dense block: ``x`` minus the offset, for passes in float32, and ``exact`` as given."""
-
-    def __init__(self, x: Tensor, exact: Tensor, offset: Tensor | None = None) -> None:
-        self.x, self.exact, self.offset = x, exact, offset
-
-    def _in(self, dtype: torch.dtype) -> Tensor:
-        return _subtract(self.exact, self.offset) if dtype == torch.float64 else self.x.to(dtype)
-
-    def dot(self, W: Tensor) -> Tensor:
-        return self._in(W.dtype) @ W.T
-
-    def transposed_dot(self, r: Tensor) -> Tensor:
-        return r.T @ self._in(r.dtype)
-
-    def square_dot(self, W: Tensor) -> Tensor:
-        return self._in(W.dtype).square() @ W.T
-
-    def transposed_square_dot(self, r: Tensor) -> Tensor:
-        return r.T @ self._in(r.dtype).square()
-
-    def group_ranges(self, group: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-        least = self.x.new_full((groups, self.x.shape[1]), math.inf, dtype=torch.float64)
-        most = -least
-        for g in set(group[group >= 0].tolist()):
-            least[g], most[g] = torch.aminmax(self._in(torch.float64)[group == g], dim=0)
-        return least, most
-
-
-class _Sparse:
-    """A sparse block: rows and their transpose in CSR, as given and in the dtype of the passes."""
-
-    def __init__(self, x: Tensor, xt: Tensor, dtype: torch.dtype) -> None:
-        self.x, self.xt = x, xt
-        self.fast = tuple(recast(m, dtype) for m in (x, xt))
-
-    def _in(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
-        if dtype == self.fast[0].dtype:
-            return self.fast
-        return tuple(recast(m, dtype) for m in (self.x, self.xt))
-
-    def dot(self, W: Tensor) -> Tensor:
-        product: Tensor = self._in(W.dtype)[0] @ W.T.contiguous()
-        return product
-
-    def transposed_dot(self, r: Tensor) -> Tensor:
-        product: Tensor = self._in(r.dtype)[1] @ r
-        return product.T
-
-    def square_dot(self, W: Tensor) -> Tensor:
-        product: Tensor = csr_squared(self._in(W.dtype)[0]) @ W.T.contiguous()
-        return product
-
-    def transposed_square_dot(self, r: Tensor) -> Tensor:
-        product: Tensor = csr_squared(self._in(r.dtype)[1]) @ r
-        return product.T
-
-    def group_ranges(self, group: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-        D = self.x.shape[1]
-        row_group = torch.repeat_interleave(group, self.x.crow_indices().diff())
-        stored = row_group >= 0
-        cell = row_group[stored] * D + self.x.col_indices()[stored]
-        values = self.x.values()[stored].double()
-        least = values.new_full((groups * D,), math.inf).scatter_reduce_(0, cell, values, "amin")
-        most = values.new_full((groups * D,), -math.inf).scatter_reduce_(0, cell, values, "amax")
-        # A cell with fewer stored entries than rows also has zeros.
-        rows = torch.bincount(group[group >= 0], minlength=groups).repeat_interleave(D)
-        with_zeros = torch.bincount(cell, minlength=groups * D) < rows
-        least = torch.where(with_zeros, least.clamp_max(0), least)
-        most = torch.where(with_zeros, most.clamp_min(0), most)
-        return least.view(groups, D), most.view(groups, D)
-
-    def rows(self, index: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return the rows at these indices, dense."""
-        x = self._in(dtype)[0]
-        starts = x.crow_indices().long()
-        counts = (starts[1:] - starts[:-1])[index]
-        row = torch.repeat_interleave(counts)
-        first = starts[index] - (counts.cumsum(0) - counts)
-        entry = torch.arange(len(row)) + first[row]
-        dense = x.values().new_zeros(len(index), x.shape[1])
-        # Duplicate entries are added up, as in products.
-        return dense.index_put_(
-            (row, x.col_indices()[entry].long()), x.values()[entry], accumulate=True
-        )
 
 
 def dense_rows(d: int, device: torch.device) -> int:
@@ -208,60 +108,72 @@ class DenseSamples:
         self.device = X.device
         self.dtype = torch.float64 if self.fast.dtype == torch.float64 else torch.float32
 
-    def blocks(self) -> Iterator[tuple[slice, Block]]:
-        step = dense_rows(self.d, self.device)
+    def blocks(self, columns: int | None = None) -> Iterator[tuple[slice, Block]]:
+        native = reads_natively(self.X, columns) and reads_natively(self.fast, columns)
+        step = self.n if native else dense_rows(self.d, self.device)
         for start in range(0, self.n, step):
             at = slice(start, min(start + step, self.n))
-            yield at, _Dense(self.fast[at], self.X[at], self.offset)
+            yield at, DenseBlock(self.fast[at], self.X[at], self.offset, native)
 
     def rows(self, index: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         dtype = dtype or self.dtype
         if dtype == torch.float64:
-            return _subtract(self.X[index], self.offset)
-        return self.fast[index].to(dtype)
+            return subtract(self.X[index], self.offset)
+        return self.fast.index_select(0, index).to(dtype)
 
     def shifted(self, offset: Tensor) -> Samples:
         if self.dtype == torch.float64:
-            return DenseSamples(_subtract(self.X, offset))
-        parts = [_subtract(self.X[at], offset).float() for at, _ in self.blocks()]
+            return DenseSamples(subtract(self.X, offset))
+        parts = [subtract(self.X[at], offset).float() for at, _ in self.blocks()]
         return DenseSamples(self.X, torch.cat(parts), offset)
 
 
 class SparseSamples:
-    """Sparse rows on a CPU: pieces (x, x^T) in CSR of consecutive rows.
+    """Sparse rows on a CPU.
 
-    Single rows are read from ``dense``, the dense X that the pieces come from, if there is one.
+    Args:
+        parts: X in CSR, in parts of consecutive rows; in float64 if the passes are.
+        dtype: the dtype of the passes.
+        dense: the dense X that the rows come from, if there is one. Single rows are read from it.
     """
 
     def __init__(
-        self,
-        pieces: Iterable[tuple[Tensor, Tensor]],
-        dtype: torch.dtype,
-        dense: Tensor | None = None,
+        self, parts: Sequence[CsrRows], dtype: torch.dtype, dense: Tensor | None = None
     ) -> None:
+        self.sizes, self.d = [len(part.crow) - 1 for part in parts], parts[0].d
+        self.n, self.device, self.dtype = sum(self.sizes), torch.device("cpu"), dtype
         self.dense = dense
-        self.pieces = [_Sparse(x, xt, dtype) for x, xt in pieces]
-        self.d = self.pieces[0].x.shape[1]
-        self.n = sum(piece.x.shape[0] for piece in self.pieces)
-        self.device, self.dtype = torch.device("cpu"), dtype
+        self.parts = [SparseBlock(part, native=True) for part in parts]
 
-    def blocks(self) -> Iterator[tuple[slice, Block]]:
-        start = 0
-        for piece in self.pieces:
-            end = start + piece.x.shape[0]
-            yield slice(start, end), piece
-            start = end
+    @cached_property
+    def pieces(self) -> list[SparseBlock]:
+        """The blocks of matrix products: views of the parts, until the first product."""
+        pieces, dense, end = [], None, 0
+        for part in self.parts:
+            rows = len(part.x.crow) - 1
+            for start in range(0, rows, SPARSE_ROWS):
+                x = csr_part(part.x, start, min(start + SPARSE_ROWS, rows))
+                begin, end = end, end + len(x.crow) - 1
+                dense = None if self.dense is None else self.dense[begin:end]
+                pieces.append(SparseBlock(x, dense=dense))
+        return pieces
+
+    def blocks(self, columns: int | None = None) -> Iterator[tuple[slice, Block]]:
+        native = has_native_passes(self.device, columns)
+        end = 0
+        for block in self.parts if native else self.pieces:
+            start, end = end, end + len(block.x.crow) - 1
+            yield slice(start, end), block
 
     def rows(self, index: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         dtype = dtype or self.dtype
-        if self.dense is not None and dtype == self.dtype:
-            return self.dense[index].to(dtype)
-        sizes = [piece.x.shape[0] for piece in self.pieces]
-        return torch.cat([self.pieces[i].rows(at, dtype) for i, at in _by_piece(index, sizes)])
+        if self.dense is not None:
+            return self.dense.index_select(0, index).to(dtype)
+        found = _by_part(index, self.sizes)
+        return torch.cat([self.parts[i].dense_rows(at, dtype) for i, at in found])
 
     def shifted(self, offset: Tensor) -> Samples:
-        pieces = (csr_shifted(piece.x, offset) for piece in self.pieces)
-        return SparseSamples(((x, csr_transposed(x)) for x in pieces), self.dtype)
+        return SparseSamples([csr_shifted(piece.x, offset) for piece in self.pieces], self.dtype)
 
 
 class StreamedSamples:
@@ -289,15 +201,16 @@ class StreamedSamples:
         self.read, self.sizes, self.pick = read, sizes, pick
         self.n, self.d, self.device, self.dtype = sum(sizes), d, device, dtype
 
-    def blocks(self) -> Iterator[tuple[slice, Block]]:
+    def blocks(self, columns: int | None = None) -> Iterator[tuple[slice, Block]]:
         start = 0
-        step = dense_rows(self.d, self.device)
         for number, x in enumerate(self.read()):
             if number >= len(self.sizes) or len(x) != self.sizes[number]:
                 break
+            native = reads_natively(x, columns)
+            step = len(x) if native else dense_rows(self.d, self.device)
             for s in range(0, len(x), step):
                 part = x[s : s + step]
-                yield slice(start + s, start + s + len(part)), _Dense(part, part)
+                yield slice(start + s, start + s + len(part)), DenseBlock(part, part, None, native)
             start += len(x)
         if start != self.n:
             raise ValueError(
@@ -309,28 +222,23 @@ class StreamedSamples:
         dtype = dtype or self.dtype
         if self.pick is not None:
             return self.pick(index).to(dtype)
-        found, none = dict(_by_piece(index, self.sizes)), index[:0]
+        found, none = dict(_by_part(index, self.sizes)), index[:0]
         return torch.cat([x[found.get(i, none)].to(dtype) for i, x in enumerate(self.read())])
 
     def shifted(self, offset: Tensor) -> Samples:
         read, pick = self.read, self.pick
         return StreamedSamples(
-            lambda: (_subtract(x, offset) for x in read()),
+            lambda: (subtract(x, offset) for x in read()),
             self.sizes,
             self.d,
             self.device,
             self.dtype,
-            None if pick is None else lambda index: _subtract(pick(index), offset),
+            None if pick is None else lambda index: subtract(pick(index), offset),
         )
 
 
-def _subtract(x: Tensor, offset: Tensor | None) -> Tensor:
-    """Return x - offset in float64; x if there is no offset."""
-    return x.double() if offset is None else x.double() - offset
-
-
-def _by_piece(index: Tensor, sizes: list[int]) -> Iterator[tuple[int, Tensor]]:
-    """Split ascending row numbers into pairs of a piece's index and row numbers within it."""
+def _by_part(index: Tensor, sizes: list[int]) -> Iterator[tuple[int, Tensor]]:
+    """Split ascending row numbers into pairs of a part's index and row numbers within it."""
     starts = torch.tensor([0, *sizes]).cumsum(0).to(index.device)
     ends = torch.searchsorted(index, starts).tolist()
     for i, (a, b) in enumerate(pairwise(ends)):

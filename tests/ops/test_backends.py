@@ -35,6 +35,17 @@ def test_kernels_of_a_cpu_and_formulas_elsewhere():
     assert backends.kernels(torch.empty(2, 3, device="meta")) is maths
 
 
+def test_passes_are_native_on_a_cpu_alone():
+    with backends.cpu_kernels("torch"):
+        assert backends.passes(torch.device("cpu")) is None
+    with backends.cpu_kernels("auto"):
+        found = backends.passes(torch.device("cpu"))
+        there = backends.kernels(torch.empty(0)) is not cpu
+    assert (found is not None) == there
+    assert found is None or found.__name__ == "softmax_torch.ops.native.passes"
+    assert backends.passes(torch.device("meta")) is None
+
+
 class OnGPU:
     """The attribute of logits on a GPU that the choice of kernels reads."""
 

@@ -107,17 +107,21 @@ def test_forms_of_sparse_data(form: Any, small: bool, monkeypatch: pytest.Monkey
     assert got.objective == pytest.approx(solved(X, y).objective, rel=1e-10)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_dense_data_of_zeros_are_made_sparse(dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, np.uint8])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_dense_data_of_zeros_are_made_sparse(
+    dtype: Any, order: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if not torch.backends.mkl.is_available():
         pytest.skip("without MKL sparse products are slower than dense ones")
     monkeypatch.setattr(inputs, "SMALL", 100)
     monkeypatch.setattr(samples, "SPARSE_ROWS", 64)
     X, y = data(sparse=True)
-    assert isinstance(inputs.as_samples(X.astype(dtype), None, None), samples.SparseSamples)
-    got = solved(X.astype(dtype), y)
+    given = np.asarray(X, dtype, order=order)
+    assert isinstance(inputs.as_samples(given, None, None), samples.SparseSamples)
+    got = solved(given, y)
     monkeypatch.setattr(samples, "SPARSE_BELOW", 0.0)
-    assert isinstance(inputs.as_samples(X.astype(dtype), None, None), samples.DenseSamples)
+    assert isinstance(inputs.as_samples(given, None, None), samples.DenseSamples)
     assert got.objective == pytest.approx(solved(X, y).objective, rel=1e-10)
 
 
@@ -282,7 +286,9 @@ def test_blocks_without_rows_are_skipped() -> None:
 def test_sparse_samples_on_a_gpu_keep_their_digits() -> None:
     """Passes in float32 round them; passes in float64, which certify, do not."""
     X = torch.tensor([[1 + 2**-40, 0.0], [0.0, 3 - 2**-40]], dtype=torch.float64)
-    samples = inputs._streamed_sparse(X.to_sparse_csr(), torch.device("cpu"), torch.float32)
+    samples = inputs._streamed_sparse(
+        inputs._from_torch(X.to_sparse_csr()), torch.device("cpu"), torch.float32
+    )
     assert samples.rows(torch.arange(2), torch.float64).equal(X)
     one = torch.eye(2, dtype=torch.float64)
     assert torch.cat([block.dot(one) for _, block in samples.blocks()]).equal(X)

@@ -121,9 +121,10 @@ def test_preconditioners_are_symmetric_and_positive(kind: Any) -> None:
 
 def test_drawn_rows_stand_for_all() -> None:
     """The mean of many estimates from few rows is the block of all rows."""
-    X, y, weight = generated(3000)
+    X, y, weight = generated(2000)
     own = Objective(inputs.as_samples(X, None, None), y, 3, weight)
     estimate = estimated(own)
+    assert estimate.uses_all_rows
     c = estimate.w * estimate.p[:, 0]
     diagonal = estimate.diagonal(c.unsqueeze(1))
     scale = diagonal[0].sqrt()

@@ -12,18 +12,14 @@ dtype of X. Sums over rows are float64, and have the same bits for any number of
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from softmax_torch.ops.native import calls
 from softmax_torch.ops.native.calls import DTYPES, Pass, Samples
+from softmax_torch.ops.sample_rows import MOST_COLUMNS, CsrRows, DenseRows, SampleRows
 
 __all__ = [
-    "MOST_COLUMNS",
-    "CsrRows",
-    "DenseRows",
     "csr_of_dense",
     "hessian_product",
     "logits",
@@ -31,37 +27,8 @@ __all__ = [
     "transposed",
 ]
 
-MOST_COLUMNS = 64
-"""The largest M. Beyond it a matrix product by torch is faster."""
 
-
-class DenseRows(NamedTuple):
-    """Samples (n, d) with adjacent columns, of a floating-point dtype or uint8.
-
-    ``offset`` (d,), float64, is subtracted from each row before anything is rounded; or None.
-    """
-
-    x: Tensor
-    offset: Tensor | None = None
-
-
-class CsrRows(NamedTuple):
-    """Samples in CSR: entries of row i are at crow[i] <= j < crow[i + 1]; crow may be a slice.
-
-    ``crow`` (n + 1,) is int64, ``col`` int32, ``values`` float32 or float64; d is the number of
-    features.
-    """
-
-    crow: Tensor
-    col: Tensor
-    values: Tensor
-    d: int
-
-
-SamplesRows = DenseRows | CsrRows
-
-
-def logits(x: SamplesRows, theta: Tensor, bias: bool, squared: bool = False) -> Tensor:
+def logits(x: SampleRows, theta: Tensor, bias: bool, squared: bool = False) -> Tensor:
     """Return X theta^T (n, M) in the dtype of theta; ``squared`` takes X * X for X."""
     samples = _samples(x, squared)
     z = theta.new_empty(samples.n, len(theta))
@@ -72,7 +39,7 @@ def logits(x: SamplesRows, theta: Tensor, bias: bool, squared: bool = False) -> 
     return z
 
 
-def transposed(x: SamplesRows, r: Tensor, bias: bool, squared: bool = False) -> Tensor:
+def transposed(x: SampleRows, r: Tensor, bias: bool, squared: bool = False) -> Tensor:
     """Return r^T [X, 1] (M, P) in float64 for r (n, M); ``squared`` takes X * X for X."""
     r = r.contiguous()
     call = _pass(_samples(x, squared), calls.RESIDUALS, r.shape[1], r.dtype)
@@ -83,7 +50,7 @@ def transposed(x: SamplesRows, r: Tensor, bias: bool, squared: bool = False) -> 
 
 
 def loss_and_gradient(
-    x: SamplesRows, theta: Tensor, y: Tensor, weight: Tensor | None, classes: int, bias: bool
+    x: SampleRows, theta: Tensor, y: Tensor, weight: Tensor | None, classes: int, bias: bool
 ) -> tuple[Tensor, Tensor]:
     """Return the weighted NLL of sets of coefficients, and its gradients.
 
@@ -111,7 +78,7 @@ def loss_and_gradient(
 
 
 def hessian_product(
-    x: SamplesRows, v: Tensor, p: Tensor, weight: Tensor | None, bias: bool
+    x: SampleRows, v: Tensor, p: Tensor, weight: Tensor | None, bias: bool
 ) -> Tensor:
     """Return the product (K, P), float64, of the Hessian at probabilities p (n, K) with v (K, P).
 
@@ -142,7 +109,7 @@ def csr_of_dense(x: Tensor) -> CsrRows:
     return CsrRows(crow, col, values, d)
 
 
-def _samples(x: SamplesRows, squared: bool = False) -> Samples:
+def _samples(x: SampleRows, squared: bool = False) -> Samples:
     if isinstance(x, CsrRows):
         return Samples(
             x.values.data_ptr(),
