@@ -2,7 +2,7 @@
 
 A call is parsed into a ``Problem``; ``route`` chooses its rule and kernels; ``weights`` turns its
 options into weights of row numbers; the rule runs. Shortcuts come first, because on small batches
-calls cost more than arithmetic: the mean NLL of logits and of a layer skips parsing and weights, and
+calls cost more than arithmetic: the mean NLL, of logits and of a layer, skips parsing and weights;
 a layer with few logits keeps them. No other file decides about routes.
 
 ``route_of`` returns the route of a call without running it:
@@ -49,7 +49,8 @@ class Route(NamedTuple):
             (the same in plain torch, for tracers and forward-mode AD).
         logits: "given" by the caller; of a linear layer "kept" as a whole, "in blocks", or "in one
             pass" with both of its products.
-        kernels: the module that computes them: ``ops.native``, ``ops.cpu``, ``ops.gpu`` or ``maths``.
+        kernels: the module that computes them: ``ops.native``, ``ops.cpu``, ``ops.gpu`` or
+            ``maths``.
         reason: why this rule.
     """
 
@@ -120,6 +121,7 @@ def _is_mean_nll(input: Tensor, target: Tensor, options: Options) -> bool:
         and input.is_cpu
         and target.is_cpu
         and input.dim() == 2
+        and not input.is_neg()
         and (input.stride(1) == 1 or input.shape[1] == 1)
         and torch.is_grad_enabled()
         and backends.plain()

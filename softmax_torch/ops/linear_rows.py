@@ -250,8 +250,9 @@ class _MeanNLL(Function):
             formed = formula_gradients(linear, lambda z: maths.total_vjp(z, target, weights, g))
             return *formed, None, None
         if formed is None:
+            x, weight, bias, y = ctx.saved_tensors
             needed = ctx.needs_input_grad
-            _, formed = _mean_nll_and_gradients(*ctx.saved_tensors, ctx.kernels, needed)
+            _, formed = _mean_nll_and_gradients(x, weight, bias, y, ctx.kernels, needed)
         return *(None if d is None else backends.scaled_(d, g) for d in formed), None, None
 
 

@@ -1,7 +1,7 @@
 """The structures of src/interface.h, made from tensors, and calls of the library with them.
 
-A structure holds addresses, not tensors: whoever makes one keeps its tensors alive until the call is
-over. Sizes and strides are the tensors' own, so that any layout is read without a copy.
+A structure holds addresses, not tensors: whoever makes one keeps its tensors alive until the call
+is over. Sizes and strides are the tensors' own, so that any layout is read without a copy.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ SERIAL_WORK = 1 << 16
 Waking a second thread takes 5 us, and milliseconds where its core is busy."""
 
 HUGE_PAGES_FROM = 4 << 20
-"""Bytes of a gradient from which huge pages are asked for. At 4096 x 32000 a fresh gradient of 524 MB
-costs 128,000 page faults, half of the time; with pages of 2 MiB it costs 250."""
+"""Bytes of a gradient from which huge pages are asked for. At 4096 x 32000 a fresh gradient of 524
+MB costs 128,000 page faults, half of the time; with pages of 2 MiB it costs 250."""
 
 
 class Weight(Structure):
@@ -228,7 +228,7 @@ def _error(status: int, wrong_row: int, y: Tensor | None, classes: int) -> Excep
 def csr(
     samples: Samples, crow: Tensor, col: Tensor | None, values: Tensor | None, threads: int
 ) -> None:
-    """Count the entries other than 0 of dense rows into crow[1:], or copy them to col and values."""
+    """Count the entries other than 0 of rows into crow[1:], or copy them to col and values."""
     pointers = [None if t is None else t.data_ptr() for t in (crow, col, values)]
     functions().csr(byref(samples), *pointers, threads)
 

@@ -142,9 +142,9 @@ def applies(x: Tensor, weight: Tensor) -> bool:
 
 def _layer(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Pass, tuple[Tensor, ...]]:
     """Return a pass over a layer's input, and the tensors that it points to."""
+    x, weight = x.resolve_neg(), weight.resolve_neg().contiguous()
     if x.stride(1) != 1 and x.shape[1] > 1:
         x = x.contiguous()
-    weight = weight.contiguous()
     N, D = x.shape
     call = Pass(Samples(x.data_ptr(), DTYPES[x.dtype], x.stride(0), None, None, None, N, D, 0))
     call.middle, call.columns, call.dtype = calls.LOSS, len(weight), DTYPES[x.dtype]
