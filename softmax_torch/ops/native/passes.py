@@ -6,8 +6,8 @@
     hessian_product     sum_i w_i ((diag p_i - p_i p_i^T) v [x_i, 1]) [x_i, 1]^T
 
 theta (M, P) holds coefficients for each of d features, and with ``bias`` a last column for the
-bias: P = d + bias. The arithmetic is in the dtype of the coefficients, float32 or float64, whatever the
-dtype of X. Sums over rows are float64, and have the same bits for any number of threads.
+bias: P = d + bias. The arithmetic is in the dtype of the coefficients, float32 or float64, whatever
+the dtype of X. Sums over rows are float64, and have the same bits for any number of threads.
 """
 
 from __future__ import annotations
