@@ -292,23 +292,18 @@ static void pack(const Plan<Real>& plan, Real* to) {
     }
 }
 
-template <class Out>
-static void put(void* to, int64_t at, double value) {
-    ((Out*)to)[at] = (Out)value;
-}
-
 // Write the gradient (double) of a plan to dweight and dbias.
-template <class Real>
+template <class Out, class Real>
 static void write_gradient(const Plan<Real>& plan, const double* g) {
     const Pass& pass = plan.pass;
-    const auto put_one = pass.gradient_dtype == FLOAT64 ? put<double> : put<float>;
+    const double* g_bias = g + (plan.sparse ? plan.d * plan.stride : plan.columns * plan.width);
     for (int64_t j = 0; j < plan.columns; j++) {
-        for (int64_t k = 0; k < plan.d; k++)
-            put_one(pass.dweight, j * pass.dweight_stride + k,
-                    plan.sparse ? g[k * plan.stride + j] : g[j * plan.width + k]);
-        if (pass.dbias)
-            put_one(pass.dbias, j * pass.dbias_stride,
-                    plan.sparse ? g[plan.d * plan.stride + j] : g[plan.columns * plan.width + j]);
+        Out* to = (Out*)pass.dweight + j * pass.dweight_stride;
+        if (plan.sparse)
+            for (int64_t k = 0; k < plan.d; k++) to[k] = (Out)g[k * plan.stride + j];
+        else
+            for (int64_t k = 0; k < plan.d; k++) to[k] = (Out)g[j * plan.width + k];
+        if (pass.dbias) ((Out*)pass.dbias)[j * pass.dbias_stride] = (Out)g_bias[j];
     }
 }
 
@@ -351,7 +346,10 @@ static int64_t pass_call(Pass& pass) {
         for (int64_t chunk = 1; chunk < plan.chunks; chunk++)
             for (int64_t i = 0; i < plan.gradient; i++)
                 gradients[i] += gradients[chunk * plan.gradient + i];
-        write_gradient(plan, gradients);
+        if (pass.gradient_dtype == FLOAT64)
+            write_gradient<double>(plan, gradients);
+        else
+            write_gradient<float>(plan, gradients);
     }
     return DONE;
 }

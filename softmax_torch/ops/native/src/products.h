@@ -28,18 +28,36 @@ constexpr int block_rows(int columns) {
 // Vectors of a block of G or dx.
 constexpr int BLOCK_VECTORS = MANY_REGISTERS ? 4 : 2;
 
+// Keep the compiler from loading a vector again for each use: that would take more loads than the
+// processor has time for.
+#if defined(__AVX512F__)
+#define KEEP_IN_REGISTER(v) asm("" : "+v"(v))
+#elif defined(__x86_64__)
+#define KEEP_IN_REGISTER(v) asm("" : "+x"(v))
+#elif defined(__aarch64__)
+#define KEEP_IN_REGISTER(v) asm("" : "+w"(v))
+#else
+#define KEEP_IN_REGISTER(v) (void)(v)
+#endif
+
 // z = x W^T of a block.
 template <class Real, int ROWS, int COLUMNS>
 INLINE void dot_block(const Real* x, int64_t x_stride, const Real* w, int64_t w_stride, int64_t d,
                       Real* z, int64_t z_stride) {
     typedef Vector<Real> V;
     constexpr int64_t count = Lanes<Real>::count;
+    constexpr int64_t line = 64 / (int64_t)sizeof(Real);
     V sums[ROWS][COLUMNS] = {};
     for (int64_t k = 0; k < d; k += count) {
+        if (count >= line || k % line == 0)
+            for (int i = 0; i < ROWS; i++)
+                __builtin_prefetch(x + (i + 2 * ROWS) * x_stride + k);
         V w_k[COLUMNS];
-        for (int j = 0; j < COLUMNS; j++) w_k[j] = load(w + j * w_stride + k);
+        for (int j = 0; j < COLUMNS; j++) {
+            w_k[j] = load(w + j * w_stride + k);
+            KEEP_IN_REGISTER(w_k[j]);
+        }
         for (int i = 0; i < ROWS; i++) {
-            __builtin_prefetch(x + (i + 2 * ROWS) * x_stride + k);
             V x_k = load(x + i * x_stride + k);
             for (int j = 0; j < COLUMNS; j++) sums[i][j] += x_k * w_k[j];
         }
