@@ -40,7 +40,7 @@ EDGES: dict[str, list[str]] = {
     "predictor": ["backbones", "calibration", "modules", "preprocessing", "storage"],
     "lightning_compat": [],
     "export": ["predictor", "preprocessing", "readers", "storage"],
-    "data": ["backbones", "preprocessing", "readers", "storage"],
+    "data": ["backbones", "ops", "preprocessing", "readers", "storage"],
     "training": [
         "backbones",
         "calibration",

@@ -26,6 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from softmax_torch.ops import backends
+
 __all__ = ["Batch", "Batches", "Steps"]
 
 
@@ -106,11 +108,18 @@ class Batches:
             raise ValueError(f"seed: expected a number >= 0, got {seed}")
         if not 0 <= rank < world_size:
             raise ValueError(f"rank: expected a number in [0, {world_size}), got {rank}")
+        if rows is not None and n and not 0 <= int(rows.min()) <= int(rows.max()) < len(x):
+            raise ValueError(
+                f"rows: expected row numbers in [0, {len(x)}), got {int(rows.min())} to "
+                f"{int(rows.max())}"
+            )
         self.x, self.y = x, y
         self.shuffle, self.seed, self.scale = shuffle, seed, scale
         self.rank, self.world_size = rank, world_size
         self.steps, self.device, self.ahead = steps, device or x.device, ahead
         self.xy_on_one_device = x.device == y.device
+        # Bytes on a CPU are gathered and converted by one kernel.
+        self.x_is_bytes = x.dtype == torch.uint8 and x.is_cpu and x.is_contiguous()
         self.row_numbers = None if rows is None else rows.to(y.device)
         # Whether a batch of all rows can be x itself; the order within a batch does not matter.
         self.yields_x = world_size == 1 and rows is None and x.device == self.device
@@ -246,7 +255,10 @@ class Batches:
 
     def _inputs(self, rows: Tensor) -> Tensor:
         """Return the inputs at these rows of y."""
-        return self._to_float(self.x.index_select(0, self._rows_in_x(rows)))
+        rows = self._rows_in_x(rows)
+        if self.x_is_bytes and torch.get_default_dtype() == torch.float32:
+            return backends.cpu_backend().gather_bytes(self.x, rows, self.scale)
+        return self._to_float(self.x.index_select(0, rows))
 
     def _rows_in_x(self, rows: Tensor) -> Tensor:
         """Return the row numbers in x of rows of y."""

@@ -89,6 +89,8 @@ class CPUKernels(Kernels, Protocol):
         dbias: Tensor | None,
     ) -> tuple[Tensor, Tensor]: ...
 
+    def gather_bytes(self, x: Tensor, rows: Tensor, scale: float) -> Tensor: ...
+
 
 class Passes(Protocol):
     """The functions of ``ops.native.passes``, which documents them."""

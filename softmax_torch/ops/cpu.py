@@ -31,7 +31,7 @@ from torch import Tensor
 from softmax_torch import maths
 from softmax_torch.maths import RowValues, RowWeights, Target, class_sum, class_view, sum_dtype
 
-__all__ = ["linear_mean_nll", "mean_nll", "row_values", "row_vjp", "weighted_total"]
+__all__ = ["gather_bytes", "linear_mean_nll", "mean_nll", "row_values", "row_vjp", "weighted_total"]
 
 BLOCK_ELEMENTS = 1 << 20
 """Elements of a block: 4 MiB of float32, the second-level caches of two cores. At 8192 x 1000 a
@@ -387,3 +387,8 @@ def _weighted_sum(weight: Tensor | float, value: Tensor) -> float:
     if math.isnan(total):
         total = torch.where(weight == 0, 0.0, weight * value).sum().item()
     return total
+
+
+def gather_bytes(x: Tensor, rows: Tensor, scale: float) -> Tensor:
+    """Return scale * x[rows] in float32, for uint8 x (N, ...) and row numbers (n,)."""
+    return x.index_select(0, rows).to(torch.float32).mul_(scale)

@@ -8,6 +8,8 @@ import torch
 
 from softmax_torch.data import Batches, batches
 from softmax_torch.data.batches import Batch
+from softmax_torch.ops import backends
+from softmax_torch.ops.native import library
 
 
 def numbered(n: int, **options: object) -> Batches:
@@ -210,3 +212,26 @@ def test_invalid_options_are_refused(options: dict[str, int], message: str) -> N
 def test_tensors_of_different_lengths_are_refused() -> None:
     with pytest.raises(ValueError, match="expected the same length, got 3 and 2"):
         Batches(torch.zeros(3, 1), torch.zeros(2))
+
+
+@pytest.mark.parametrize("kernels", ["native", "torch"])
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3,), (1000,)], ids=str)
+def test_bytes_are_gathered_as_scaled_floats(kernels: str, shape: tuple[int, ...]) -> None:
+    """Each kernel gives the bits of a conversion and a product, in any order of rows."""
+    if kernels == "native" and library.load() is None:
+        pytest.skip(f"no native kernels: {library.reason()}")
+    x = torch.randint(256, (70, *shape), dtype=torch.uint8)
+    y = torch.arange(70)
+    loaders = [Batches(x, y, 16, shuffle=True, steps=3, scale=1 / 255)]
+    loaders += [Batches(x, y, 16, steps=2, scale=1 / 255, rank=r, world_size=2) for r in range(2)]
+    with backends.cpu_kernels(kernels):
+        for loader in loaders:
+            for steps in loader:
+                for batch in steps:
+                    assert torch.equal(batch.x, x[batch.y].float() * (1 / 255))
+
+
+def test_row_numbers_outside_x_are_refused() -> None:
+    x, y = torch.zeros(4, 2, dtype=torch.uint8), torch.zeros(2, dtype=torch.long)
+    with pytest.raises(ValueError, match=r"rows: expected row numbers in \[0, 4\), got 1 to 4"):
+        Batches(x, y, rows=torch.tensor([1, 4]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from ctypes import POINTER, Structure, byref, c_double, c_int64, c_void_p
+from ctypes import POINTER, Structure, byref, c_double, c_float, c_int64, c_void_p
 from typing import Any
 
 import torch
@@ -146,6 +146,7 @@ class Functions:
             loaded.softmax_torch_csr, POINTER(Samples), c_void_p, c_void_p, c_void_p, c_int64
         )
         p, n = c_void_p, c_int64
+        self.gather = _typed(loaded.softmax_torch_gather, p, p, n, n, c_float, p, n)
         self.mean_nll = _typed(loaded.softmax_torch_mean_nll, p, n, p, p, n, n, n, p)
         self.linear_mean_nll = _typed(
             loaded.softmax_torch_linear_mean_nll, p, n, p, p, p, n, n, n, n, p, p, p, p, p

@@ -54,6 +54,16 @@ struct Samples {
     int64_t squared;  // whether the entries are squared
 };
 
+// Rows of a matrix (.., d) of bytes, as floats.
+struct Gather {
+    const uint8_t* x;
+    const int64_t* rows;  // (n,)
+    int64_t n, d;
+    float scale;
+    float* out;  // (n, d)
+    int64_t threads;
+};
+
 enum Middle : int64_t { LOGITS = 0, LOSS = 1, HESSIAN = 2, RESIDUALS = 3 };
 
 // A reading of the samples: z = X W^T + b, then residuals r from z, then r^T [X, 1] and r W.

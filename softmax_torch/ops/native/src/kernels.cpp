@@ -2,6 +2,7 @@
 #include "kernels.h"
 
 #include "csr.h"
+#include "gather.h"
 #include "passes.h"
 
 namespace SOFTMAX_TORCH_ISA {
@@ -15,6 +16,6 @@ static int64_t pass(Pass* call) {
 }
 
 extern const Kernels kernels;
-const Kernels kernels = {rows, pass, csr};
+const Kernels kernels = {rows, pass, gather, csr};
 
 }  // namespace SOFTMAX_TORCH_ISA

@@ -121,6 +121,12 @@ EXPORT int64_t softmax_torch_csr(const Samples* samples, int64_t* crow, int32_t*
     return chosen->csr(samples, crow, col, values, threads);
 }
 
+EXPORT int64_t softmax_torch_gather(const uint8_t* x, const int64_t* rows, int64_t n, int64_t d,
+                                    float scale, float* out, int64_t threads) {
+    const Gather call = {x, rows, n, d, scale, out, threads};
+    return chosen->gather(&call);
+}
+
 // The mean NLL of float logits (N, C) and its gradient (N, C): ``softmax_torch_rows`` in the fewest
 // arguments, since a call of a small batch costs more than its arithmetic.
 EXPORT int64_t softmax_torch_mean_nll(const float* z, int64_t stride, const int64_t* y, float* dz,
