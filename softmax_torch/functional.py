@@ -46,7 +46,7 @@ def cross_entropy(
         input: logits of shape (C,), (N, C) or (N, C, d1, ..., dK), floating point.
         target: class indices of any integer dtype, of shape (), (N,) or (N, d1, ..., dK); or class
             probabilities of the shape of ``input``, floating point and differentiable.
-        weight: class weights (C,), not negative.
+        weight: class weights (C,). A mean over class weights that add up to 0 is not finite.
         ignore_index: rows with this class index are left out. Not for class probabilities.
         reduction: "none", "mean" or "sum".
         label_smoothing: eps in [0, 1], the share of the target that is spread over all classes.
