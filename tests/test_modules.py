@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from support import in_group, results
 from torch import nn
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import Shard, distribute_tensor
+from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
@@ -216,6 +216,8 @@ def wrapped_in_ranks(rank: int, folder: str) -> None:
         head.loss_of(net, x, y)
     with pytest.raises(RuntimeError, match=r"input: expected a plain tensor, got a DTensor"):
         cross_entropy(distribute_tensor(torch.randn(8, 3), mesh, (Shard(1),)), y)
+    with pytest.raises(RuntimeError, match=r"target: expected a plain tensor, got a DTensor"):
+        cross_entropy(torch.randn(8, 3), distribute_tensor(y, mesh, (Replicate(),)))
 
 
 def test_the_loss_of_a_wrapped_model(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ __all__ = [
     "check_sizes",
     "linear_problem",
     "logits_problem",
+    "refuse_distributed",
 ]
 
 
@@ -280,13 +281,25 @@ def _may_ignore(y: Tensor, classes: int, ignore_index: int) -> bool:
 def _check_tensor(name: str, value: object) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a Tensor, got {type(value).__name__}")
-    placements = getattr(value, "placements", None)  # of a DTensor, whose import takes 0.7 s
-    if placements is not None:
-        raise RuntimeError(
-            f"{name}: expected a plain tensor, got a {type(value).__name__} with placements "
-            f"{tuple(placements)}. With FSDP2 call the module, which gathers its weights, not its "
-            "method loss; softmax_torch.parallel has the loss of classes that are split over ranks"
-        )
+    refuse_distributed((name, value))
+
+
+def refuse_distributed(*arguments: tuple[str, object]) -> None:
+    """Raise RuntimeError if one of the named arguments is a DTensor, which has no memory to read.
+
+    It comes before the shortcuts of ``route``, whose kernels take addresses.
+    """
+    for name, value in arguments:
+        if type(value) is Tensor or type(value) is torch.nn.Parameter:
+            continue
+        placements = getattr(value, "placements", None)  # importing DTensor takes 0.7 s
+        if placements is not None:
+            raise RuntimeError(
+                f"{name}: expected a plain tensor, got a {type(value).__name__} with placements "
+                f"{tuple(placements)}. With FSDP2 call the module, which gathers its weights, not "
+                "its method loss; softmax_torch.parallel has the loss of classes that are split "
+                "over ranks"
+            )
 
 
 def _check_floating(input: Tensor) -> None:
