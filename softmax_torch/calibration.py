@@ -4,7 +4,8 @@
     vector scaling         p = softmax(a * z + b)          two numbers a class
 
 (Guo et al. 2017, "On Calibration of Modern Neural Networks".) The parameters, a = 1 / T or (a, b),
-minimize the NLL on samples that the model was not trained on. Logits are linear in them, hence the
+minimize the NLL on samples that the model was not trained on; sample weights w weight the means and
+sums over samples. Logits are linear in them, hence the
 NLL is convex, and Newton's method finds its one optimum. With d = z - z_y and p = softmax(a d) of a
 sample:
 
@@ -29,6 +30,7 @@ tensor([0.7500, 0.2500])
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -43,6 +45,9 @@ METHODS: tuple[Method, ...] = get_args(Method)
 MAX_NEWTON_STEPS = 100
 """Newton steps at most; about 10 are needed. Where a step would leave the bracket of a temperature,
 the bracket is halved."""
+
+LIMITS = (math.exp(-10), math.exp(10))
+"""The scales that stand for 0 and infinity where no temperature is best: those of scikit-learn."""
 
 
 class Calibration(NamedTuple):
@@ -73,7 +78,13 @@ class Calibration(NamedTuple):
         return f"vector scaling of {len(self.scale)} classes by {low:.4f} to {high:.4f}"
 
 
-def fit(logits: Tensor, y: Tensor, method: Method = "temperature") -> Calibration:
+def fit(
+    logits: Tensor,
+    y: Tensor,
+    method: Method = "temperature",
+    *,
+    sample_weight: Tensor | None = None,
+) -> Calibration:
     """Return the calibration with the least NLL on logits (n, C) and class indices y (n,).
 
     See ``fit_temperature`` and ``fit_vector_scaling`` for the methods.
@@ -83,38 +94,47 @@ def fit(logits: Tensor, y: Tensor, method: Method = "temperature") -> Calibratio
     """
     if method not in METHODS:
         raise ValueError(f"method: expected {' or '.join(METHODS)}, got {method!r}")
-    return (fit_temperature if method == "temperature" else fit_vector_scaling)(logits, y)
+    fit_method = fit_temperature if method == "temperature" else fit_vector_scaling
+    return fit_method(logits, y, sample_weight=sample_weight)
 
 
 @torch.no_grad()
-def fit_temperature(logits: Tensor, y: Tensor) -> Calibration:
+def fit_temperature(
+    logits: Tensor, y: Tensor, *, sample_weight: Tensor | None = None, clip: bool = False
+) -> Calibration:
     """Return the temperature with the least mean NLL, to the precision of float64.
 
     Args:
         logits: (n, C), of samples that the model was not trained on.
         y: class indices (n,), of an integer dtype.
+        sample_weight: weights (n,), >= 0; None for ones. Samples of weight 0 are left out.
+        clip: what to do where no temperature is best. True returns the limit, with 1 / T clipped to
+            [exp(-10), exp(10)] as in scikit-learn, and warns; for code that calibrates many models
+            and must not stop. False raises ValueError.
 
     Raises:
-        ValueError: shapes or dtypes do not fit, a logit is NaN or infinite, or no temperature is
-            best: all predictions are correct (T = 0), or the logits say no more of the class than
-            chance (T = infinity).
+        ValueError: shapes or dtypes do not fit, a logit or a weight is NaN or infinite, a weight is
+            negative, all are 0; or no temperature is best, without ``clip``: all predictions are
+            correct (T = 0), or the logits say no more of the class than chance (T = infinity).
         IndexError: a class index is out of range.
+
+    Warns:
+        RuntimeWarning: no temperature is best, and the limit is returned.
     """
-    z, y = _check_arguments(logits, y)
+    z, y, w = _check_arguments(logits, y, sample_weight)
+    w = w / w.sum()
     d = z - z.gather(1, y[:, None])
-    if d.amax() <= 0:
-        raise ValueError(
-            f"temperature: expected some wrong predictions, got {len(y)} that are all correct: "
-            "the NLL decreases without end as the temperature goes to 0"
+    if (found := _limit(d, w)) is not None:
+        limit, reason = found
+        if not clip:
+            raise ValueError(f"temperature: {reason}")
+        warnings.warn(
+            f"temperature: {reason}; clipped to {1 / limit:.2g}", RuntimeWarning, stacklevel=2
         )
-    if _derivatives(d, 0.0)[0] >= 0:
-        raise ValueError(
-            "temperature: expected logits that predict the class better than chance, got logits "
-            "whose NLL is least at an infinite temperature"
-        )
+        return _of_inverse_temperature(limit)
     low, high, a = 0.0, math.inf, 1.0
     for _ in range(MAX_NEWTON_STEPS):
-        slope, curvature = _derivatives(d, a)
+        slope, curvature = _derivatives(d, w, a)
         if slope < 0:
             low = a
         else:
@@ -126,27 +146,50 @@ def fit_temperature(logits: Tensor, y: Tensor) -> Calibration:
         a = step
         if done:
             break
+    return _of_inverse_temperature(a)
+
+
+def _limit(d: Tensor, w: Tensor) -> tuple[float, str] | None:
+    """Return the limit of 1 / T and the reason where no temperature is best, else None."""
+    if _derivatives(d, w, 0.0)[0] >= 0:
+        return LIMITS[0], (
+            "expected logits that predict the class better than chance, got logits whose NLL is "
+            "least at an infinite temperature"
+        )
+    if d.amax() <= 0:
+        return LIMITS[1], (
+            f"expected some wrong predictions, got {len(d)} that are all correct: the NLL "
+            "decreases without end as the temperature goes to 0"
+        )
+    return None
+
+
+def _of_inverse_temperature(a: float) -> Calibration:
     return Calibration(torch.tensor(a, dtype=torch.float64), torch.zeros((), dtype=torch.float64))
 
 
 @torch.no_grad()
-def fit_vector_scaling(logits: Tensor, y: Tensor) -> Calibration:
+def fit_vector_scaling(
+    logits: Tensor, y: Tensor, *, sample_weight: Tensor | None = None
+) -> Calibration:
     """Return scale and shift of each class with the least penalized NLL.
 
     Takes O(n C^2 + C^3) time a step and O(n C + C^2) memory. Arguments and errors are as in
     ``fit_temperature``, but an optimum always exists.
     """
-    z, y = _check_arguments(logits, y)
+    z, y, w = _check_arguments(logits, y, sample_weight)
     C = z.shape[1]
     theta = torch.stack([torch.ones(C), torch.zeros(C)]).to(z)  # a, b
-    value, gradient, H = _vector_objective(z, y, theta)
+    value, gradient, H = _vector_objective(z, y, w, theta)
     for _ in range(MAX_NEWTON_STEPS):
         step = torch.linalg.solve(H, gradient.flatten()).view_as(theta)
         decrease = float((gradient * step).sum()) / 2  # of the quadratic model
         if decrease <= 1e-14 * max(1.0, value):
             break
         t = 1.0
-        while (new := _vector_objective(z, y, theta - t * step))[0] > value - 1e-4 * t * decrease:
+        while (new := _vector_objective(z, y, w, theta - t * step))[
+            0
+        ] > value - 1e-4 * t * decrease:
             t /= 2
             if t < 1e-10:  # a decrease is lost in rounding
                 return Calibration(*theta)
@@ -155,31 +198,43 @@ def fit_vector_scaling(logits: Tensor, y: Tensor) -> Calibration:
     return Calibration(*theta)
 
 
-def _derivatives(d: Tensor, a: float) -> tuple[float, float]:
-    """Return f'(a) and f''(a) of the mean NLL at the inverse temperature a; d is (n, C)."""
+def _derivatives(d: Tensor, w: Tensor, a: float) -> tuple[float, float]:
+    """Return f'(a) and f''(a) of the mean NLL at the inverse temperature a; d is (n, C).
+
+    The weights w (n,) add up to 1.
+    """
     p = (a * d).softmax(1)
     mean = (p * d).sum(1)
-    return float(mean.mean()), float((p * (d - mean[:, None]).square()).sum(1).mean())
+    variance = (p * (d - mean[:, None]).square()).sum(1)
+    return float(w @ mean), float(w @ variance)
 
 
-def _vector_objective(z: Tensor, y: Tensor, theta: Tensor) -> tuple[float, Tensor, Tensor]:
+def _vector_objective(
+    z: Tensor, y: Tensor, w: Tensor, theta: Tensor
+) -> tuple[float, Tensor, Tensor]:
     """Return F, its gradient (2, C) and its Hessian (2C, 2C) at theta = [a, b] (2, C)."""
     a, b = theta
     log_p = (z * a + b).log_softmax(1)
     p = log_p.exp()
     deviation = theta - torch.tensor([[1.0], [0.0]]).to(theta)
-    value = F.nll_loss(log_p, y, reduction="sum") + deviation.square().sum() / 2
-    r = p.scatter_add(1, y[:, None], -torch.ones_like(p[:, :1]))
+    nll = F.nll_loss(log_p, y, reduction="none")
+    value = w @ nll + deviation.square().sum() / 2
+    r = w[:, None] * p.scatter_add(1, y[:, None], -torch.ones_like(p[:, :1]))
     gradient = torch.stack([(r * z).sum(0), r.sum(0)]) + deviation
-    pz = p * z
-    zz, z1, one = (pz * z).sum(0).diag(), pz.sum(0).diag(), p.sum(0).diag()
+    wp, pz = w[:, None] * p, p * z
+    zz, z1, one = ((wp * x).sum(0).diag() for x in (z * z, z, torch.ones_like(z)))
     M = torch.cat([pz, p], 1)
-    H = torch.cat([torch.cat([zz, z1], 1), torch.cat([z1, one], 1)]) - M.T @ M
+    H = torch.cat([torch.cat([zz, z1], 1), torch.cat([z1, one], 1)]) - M.T @ (w[:, None] * M)
     return float(value), gradient, H + torch.eye(len(H)).to(H)
 
 
-def _check_arguments(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Return logits in float64 and y in int64, both on a CPU; raise for unusable ones."""
+def _check_arguments(
+    logits: Tensor, y: Tensor, sample_weight: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return logits and weights in float64 and y in int64, on a CPU; raise for unusable ones.
+
+    Samples of weight 0 are left out.
+    """
     if logits.dim() != 2 or y.shape != logits.shape[:1] or len(y) == 0:
         raise ValueError(
             "logits and y: expected shapes (n, C) and (n,) with n > 0, got "
@@ -196,4 +251,16 @@ def _check_arguments(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         raise IndexError(
             f"y: expected class indices in [0, {z.shape[1]}), got {least if least < 0 else most}"
         )
-    return z, y
+    if sample_weight is None:
+        return z, y, torch.ones_like(z[:, 0])
+    if not isinstance(sample_weight, Tensor) or sample_weight.shape != y.shape:
+        got = getattr(sample_weight, "shape", type(sample_weight).__name__)
+        raise ValueError(f"sample_weight: expected a tensor of shape {tuple(y.shape)}, got {got}")
+    w = sample_weight.detach().cpu().double()
+    if not (w.isfinite().all() and w.amin() >= 0 and w.amax() > 0):
+        raise ValueError(
+            "sample_weight: expected finite numbers >= 0 that are not all 0, got a least of "
+            f"{w.amin().item()} and a largest of {w.amax().item()}"
+        )
+    used = w > 0
+    return z[used], y[used], w[used]

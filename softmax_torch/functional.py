@@ -23,7 +23,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from softmax_torch.loss import route
-from softmax_torch.loss.arguments import Options
+from softmax_torch.loss.arguments import Options, refuse_distributed
 from softmax_torch.ops.linear_rows import Linear
 
 __all__ = ["cross_entropy", "linear_cross_entropy"]
@@ -46,7 +46,7 @@ def cross_entropy(
         input: logits of shape (C,), (N, C) or (N, C, d1, ..., dK), floating point.
         target: class indices of any integer dtype, of shape (), (N,) or (N, d1, ..., dK); or class
             probabilities of the shape of ``input``, floating point and differentiable.
-        weight: class weights (C,), not negative.
+        weight: class weights (C,). A mean over class weights that add up to 0 is not finite.
         ignore_index: rows with this class index are left out. Not for class probabilities.
         reduction: "none", "mean" or "sum".
         label_smoothing: eps in [0, 1], the share of the target that is spread over all classes.
@@ -70,6 +70,7 @@ def cross_entropy(
 
     Derivatives of every order are right, in forward and reverse mode and under torch.func.
     """
+    refuse_distributed(("input", input), ("target", target))
     options = Options(weight, sample_weight, ignore_index, reduction, label_smoothing, z_loss)
     return route.logits_loss(input, target, options)
 
@@ -112,6 +113,12 @@ def linear_cross_entropy(
     With C > D and a scalar loss in eager mode, logits exist in blocks of a few MiB and the
     gradients are formed in the forward pass: no memory beyond the gradients grows with N C.
     """
+    refuse_distributed(
+        ("input", input),
+        ("linear_weight", linear_weight),
+        ("linear_bias", linear_bias),
+        ("target", target),
+    )
     linear = Linear(input, linear_weight, linear_bias)
     options = Options(weight, sample_weight, ignore_index, reduction, label_smoothing, z_loss)
     return route.linear_loss(linear, target, options)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from softmax_torch.functional import cross_entropy, linear_cross_entropy
-from softmax_torch.loss.arguments import Options, check_options, check_sizes
+from softmax_torch.loss.arguments import check_sizes
 
 __all__ = ["Classifier", "CrossEntropyLoss", "SoftmaxRegression"]
 
@@ -51,10 +51,12 @@ class SoftmaxOfLinear(nn.Module):
         z: Tensor = self.linear(self._features(x))
         return z
 
+    @torch.no_grad()
     def predict_proba(self, x: Tensor) -> Tensor:
-        """Return the class probabilities, of shape (..., C); each row sums to 1."""
+        """Return the class probabilities (..., C), without a gradient; each row sums to 1."""
         return self.logits(x).softmax(-1)
 
+    @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:
         """Return the most probable class of each sample, int64, of shape (...)."""
         return self.logits(x).argmax(-1)
@@ -118,8 +120,25 @@ class SoftmaxRegression(SoftmaxOfLinear):
             f"in_features={D}; got {tuple(x.shape)}"
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the log-probabilities log p(c | x), of shape (..., C)."""
+    def forward(self, x: Tensor, target: Tensor | None = None, **options: Any) -> Tensor:
+        """Return the log-probabilities log p(c | x), of shape (..., C); with a target the loss.
+
+        DDP and FSDP2 only see calls of the module itself. There ``model(x, y)`` takes the place of
+        ``model.loss(x, y)``, whose gradients DDP would not average, and for which FSDP2 would not
+        gather the weights.
+
+        Args:
+            x: inputs, as for ``logits``.
+            target: class indices (...), or class probabilities (..., C); None for predictions.
+            **options: the options of ``loss``.
+
+        Raises:
+            TypeError: options without a target.
+        """
+        if target is not None:
+            return self.loss(x, target, **options)
+        if options:
+            raise TypeError(f"target: expected a Tensor with {', '.join(options)}, got None")
         return self.logits(x).log_softmax(-1)
 
 
@@ -164,6 +183,8 @@ class CrossEntropyLoss(nn.Module):
         reduce: deprecated in torch; refused here in favour of ``reduction``.
         reduction: "none", "mean" or "sum".
         label_smoothing: share of the target that is spread over all classes, in [0, 1].
+
+    As in torch, a call checks the options, not the constructor.
     """
 
     weight: Tensor | None
@@ -183,7 +204,6 @@ class CrossEntropyLoss(nn.Module):
                 'size_average and reduce: expected None, use reduction="none", "mean" or "sum"; '
                 f"got {size_average!r} and {reduce!r}"
             )
-        check_options(Options(reduction=reduction, label_smoothing=label_smoothing))
         self.register_buffer("weight", weight)
         self.ignore_index = ignore_index
         self.reduction = reduction

@@ -1,6 +1,7 @@
 """Calibrations are optima, survive a checkpoint, and refuse unusable samples."""
 
 import doctest
+import math
 
 import pytest
 import torch
@@ -50,14 +51,15 @@ def test_vector_scaling_is_the_optimum(shift: float) -> None:
 
 def test_gradient_and_hessian_are_those_of_the_objective() -> None:
     z, y = samples(50, 3)
+    w = torch.linspace(0.1, 3, 50, dtype=torch.float64)
     theta = torch.tensor([[0.7, 1.2, 1.0], [0.1, -0.3, 0.0]], dtype=torch.float64)
 
     def objective(theta: Tensor) -> Tensor:
         a, b = theta.view(2, 3)
         penalty = (a - 1).square().sum() + b.square().sum()
-        return F.cross_entropy(z * a + b, y, reduction="sum") + penalty / 2
+        return w @ F.cross_entropy(z * a + b, y, reduction="none") + penalty / 2
 
-    value, gradient, H = calibration._vector_objective(z, y, theta)
+    value, gradient, H = calibration._vector_objective(z, y, w, theta)
     assert value == pytest.approx(float(objective(theta)), rel=1e-12)
     expected = torch.func.grad(objective)(theta.flatten()).view(2, 3)
     torch.testing.assert_close(gradient, expected)
@@ -100,6 +102,53 @@ def test_samples_without_a_best_temperature_are_refused() -> None:
     with pytest.raises(ValueError, match="predict the class better than chance"):
         fit_temperature(z, z.argmin(1))
     assert torch.stack(tuple(fit_vector_scaling(z, z.argmax(1)))).isfinite().all()
+
+
+def test_the_limit_is_returned_on_request() -> None:
+    """As scikit-learn's: 1 / T is clipped to [exp(-10), exp(10)]."""
+    z, _ = samples()
+    correct, wrong = z.argmax(1), z.argmin(1)
+    with pytest.warns(RuntimeWarning, match=r"400 that are all correct.*; clipped to 4.5e-05"):
+        got = fit_temperature(z, correct, clip=True)
+    assert got.scale.item() == pytest.approx(math.exp(10))
+    for logits in (z, torch.zeros_like(z)):
+        with pytest.warns(RuntimeWarning, match=r"better than chance.*; clipped to 2.2e\+04"):
+            got = fit_temperature(logits, wrong, clip=True)
+        assert got.scale.item() == pytest.approx(math.exp(-10))
+        assert got.shift == 0
+    with pytest.raises(ValueError, match="better than chance"):
+        fit_temperature(torch.zeros_like(z), wrong)
+
+
+@pytest.mark.parametrize("method", calibration.METHODS)
+def test_a_sample_weight_is_a_number_of_copies(method: calibration.Method) -> None:
+    z, y = samples()
+    copies = torch.arange(len(y)) % 4
+    repeated = fit(z.repeat_interleave(copies, 0), y.repeat_interleave(copies), method)
+    for weight in (copies, copies.float()):
+        got = fit(z, y, method, sample_weight=weight)
+        torch.testing.assert_close(tuple(got), tuple(repeated), rtol=1e-6, atol=1e-6)
+        assert not torch.allclose(got.scale, fit(z, y, method).scale, rtol=1e-3)
+    correct = z.argmax(1) == y  # samples of weight 0 are not looked at
+    with pytest.raises(ValueError, match=f"got {int(correct.sum())} that are all correct"):
+        fit_temperature(z, y, sample_weight=correct.float())
+
+
+@pytest.mark.parametrize("method", calibration.METHODS)
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        (torch.ones(3), r"sample_weight: expected a tensor of shape \(4,\), got torch.Size\(\[3"),
+        ([1.0] * 4, "sample_weight: expected a tensor .* got list"),
+        (torch.tensor([1.0, -1, 1, 1]), r"finite numbers >= 0 .* least of -1\.0"),
+        (torch.tensor([1.0, torch.nan, 1, 1]), "finite numbers >= 0 .* nan"),
+        (torch.zeros(4), r"not all 0, .* largest of 0\.0"),
+    ],
+)
+def test_unusable_weights_are_refused(weight, message: str, method: calibration.Method) -> None:
+    z = torch.tensor([[1.0, 0], [1, 0], [1, 0], [0, 1]])
+    with pytest.raises(ValueError, match=message):
+        fit(z, torch.tensor([0, 1, 0, 1]), method, sample_weight=weight)
 
 
 @pytest.mark.parametrize(

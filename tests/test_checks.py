@@ -88,6 +88,14 @@ MISTAKES = {
         (z(), y_with(-100), {"ignore_index": -1}),
         "ignore_index=-1, got -100",
     ),
+    "no index to ignore": (
+        (z(), y(), {"ignore_index": None}),
+        "ignore_index: expected an integer, got None",
+    ),
+    "a fraction to ignore": (
+        (z(), y(), {"ignore_index": 1.5}),
+        r"ignore_index: expected an integer, got 1\.5",
+    ),
     "another device": ((z(), y().to("meta")), "target: .* cpu .* got meta"),
 }
 
@@ -115,15 +123,10 @@ OURS = {
         TypeError,
         "expected numbers, got '0.1'",
     ),
-    "negative class weights": (
-        (z(), y(), {"weight": torch.tensor([1.0, -2.0, 1.0])}),
-        ValueError,
-        r"weight: expected numbers >= 0, got -2\.0",
-    ),
     "class weights that are NaN": (
         (z(), y(), {"weight": torch.full((C,), torch.nan)}),
         ValueError,
-        "weight: expected numbers >= 0, got nan",
+        "weight: expected numbers, got nan",
     ),
     "sample weights of another shape": (
         (z(), y(), {"sample_weight": torch.ones(4)}),

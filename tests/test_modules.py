@@ -1,14 +1,21 @@
 """SoftmaxRegression and CrossEntropyLoss."""
 
 import inspect
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
-from support import results
+from support import in_group, results
 from torch import nn
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
+from torch.nn.parallel import DistributedDataParallel
 
-from softmax_torch import CrossEntropyLoss, SoftmaxRegression
+from softmax_torch import CrossEntropyLoss, SoftmaxRegression, cross_entropy, linear_cross_entropy
+from softmax_torch.heads import replace_head
 
 
 def test_it_is_one_linear_layer() -> None:
@@ -122,17 +129,96 @@ def test_the_loss_of_class_probabilities_is_torchs() -> None:
     torch.testing.assert_close(ours, torchs)
 
 
+@pytest.mark.parametrize("given", [{"size_average": True}, {"reduce": False}], ids=str)
+def test_the_loss_refuses_deprecated_options_at_once(given: dict) -> None:
+    with pytest.raises(ValueError, match="size_average and reduce: expected None"):
+        CrossEntropyLoss(**given)
+
+
 @pytest.mark.parametrize(
     ("given", "kind", "message"),
     [
-        ({"size_average": True}, ValueError, "size_average and reduce: expected None"),
-        ({"reduce": False}, ValueError, "size_average and reduce: expected None"),
         ({"reduction": "average"}, ValueError, "reduction: expected .* got 'average'"),
-        ({"label_smoothing": 2.0}, RuntimeError, r"label_smoothing: expected .* got 2\.0"),
+        ({"label_smoothing": 1.2}, RuntimeError, r"label_smoothing: expected .* got 1\.2"),
+        ({"ignore_index": None}, TypeError, "ignore_index: expected an integer, got None"),
     ],
 )
-def test_the_loss_checks_its_options_at_once(
+def test_a_call_of_the_loss_checks_its_options(
     given: dict, kind: type[Exception], message: str
 ) -> None:
-    with pytest.raises(kind, match=message):
-        CrossEntropyLoss(**given)
+    """As in torch, the constructor takes them, and options come before shapes."""
+    ours, torchs = CrossEntropyLoss(**given), nn.CrossEntropyLoss(**given)
+    for target in (torch.zeros(4, dtype=torch.long), torch.ones(3, 4)):
+        with pytest.raises(kind):
+            torchs(torch.randn(3, 4), target)
+        with pytest.raises(kind, match=message):
+            ours(torch.randn(3, 4), target)
+
+
+def test_predictions_have_no_graph_and_take_inference_tensors() -> None:
+    model = SoftmaxRegression(4, 3)
+    with torch.inference_mode():
+        x = torch.randn(5, 4)
+    for predict in (model.predict, model.predict_proba):
+        assert not predict(torch.randn(5, 4)).requires_grad
+        assert predict(x).equal(predict(x.clone()))
+
+
+def test_the_forward_of_a_target_is_the_loss() -> None:
+    model, x, y = SoftmaxRegression(4, 3), torch.randn(5, 4), torch.randint(3, (5,))
+    assert model(x, y).equal(model.loss(x, y))
+    loss = model.loss(x, y, label_smoothing=0.1, reduction="none")
+    assert model(x, y, label_smoothing=0.1, reduction="none").equal(loss)
+    with pytest.raises(TypeError, match="target: expected a Tensor with reduction, got None"):
+        model(x, reduction="none")
+
+
+def wrapped_in_ranks(rank: int, folder: str) -> None:
+    """Check that a model wrapped in DDP or FSDP2 has the mean gradient of the ranks' halves."""
+    torch.manual_seed(0)
+    x, y = torch.randn(8, 4), torch.randint(3, (8,))
+    half = slice(4 * rank, 4 * rank + 4)
+    plain = SoftmaxRegression(4, 3)
+    plain.loss(x, y, label_smoothing=0.1).backward()
+    expected = [p.grad for p in plain.parameters()]
+
+    def compare(call: nn.Module, model: nn.Module) -> None:
+        call(x[half], y[half], label_smoothing=0.1).backward()
+        for p, gradient in zip(model.parameters(), expected, strict=True):
+            found = p.grad.full_tensor() if hasattr(p.grad, "full_tensor") else p.grad
+            torch.testing.assert_close(found, gradient)
+
+    def copied() -> SoftmaxRegression:
+        model = SoftmaxRegression(4, 3)
+        model.load_state_dict(plain.state_dict())
+        return model
+
+    model = copied()
+    compare(DistributedDataParallel(model), model)
+    model = copied()
+    mesh = dist.device_mesh.init_device_mesh("cpu", (2,))
+    fully_shard(model, mesh=mesh)
+    for call in (model.loss, lambda x, y: linear_cross_entropy(x, model.linear.weight, y)):
+        with pytest.raises(
+            RuntimeError, match=r"linear_weight: expected a plain tensor, got a DTensor .*FSDP2"
+        ):
+            call(x, y)
+    compare(model, model)
+    model = copied()
+    register_fsdp_forward_method(fully_shard(model, mesh=mesh), "loss")
+    compare(model.loss, model)
+
+    # tensor parallelism: the classes of a head are split over ranks
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))
+    head = replace_head(net)
+    parallelize_module(net, mesh, {"1": ColwiseParallel()})
+    with pytest.raises(RuntimeError, match=r"got a DTensor .*softmax_torch.parallel has"):
+        head.loss_of(net, x, y)
+    with pytest.raises(RuntimeError, match=r"input: expected a plain tensor, got a DTensor"):
+        cross_entropy(distribute_tensor(torch.randn(8, 3), mesh, (Shard(1),)), y)
+    with pytest.raises(RuntimeError, match=r"target: expected a plain tensor, got a DTensor"):
+        cross_entropy(torch.randn(8, 3), distribute_tensor(y, mesh, (Replicate(),)))
+
+
+def test_the_loss_of_a_wrapped_model(tmp_path: Path) -> None:
+    in_group(wrapped_in_ranks, 2, tmp_path)

@@ -170,7 +170,7 @@ def errors(size: int) -> list[str]:
         call(x, y, reduction="sum" if last else "mean"),
         call(x, torch.ones_like(y) if last else y),
         call(x, torch.ones(N, C + 1)),
-        call(x, y, weight=-torch.ones(C) if last else torch.ones(C)),
+        call(x, y, weight=torch.full((C,), torch.nan) if last else torch.ones(C)),
         call(x, y, sample_weight=torch.ones(N) if last else None),
         call(x, y, weight=torch.ones(C) if last else None),
         call(x, turned.flip(0) if last else turned),
@@ -395,7 +395,7 @@ def test_ranks_equal_one_process(tmp_path: Path) -> None:
             continue
         found = [torch.load(tmp_path / f"errors{size}-{rank}.pt") for rank in range(size)]
         assert all(errors == found[0] for errors in found)
-        out_of_range, rows, reduction, values, shape, negative, given, *more = found[0]
+        out_of_range, rows, reduction, values, shape, nan, given, *more = found[0]
         weight, order, bias, gradient, soft, small, double, short, whole, *more = more
         missing, narrow, median, ignored, module, none = more
         at = f"rank {size - 1}: "
@@ -405,7 +405,7 @@ def test_ranks_equal_one_process(tmp_path: Path) -> None:
         assert reduction.startswith("ValueError: reduction: expected the same on all ranks")
         assert values.startswith("ValueError: checksum of target: expected the same on all ranks")
         assert shape.startswith("RuntimeError: rank 0: target: expected probabilities of the shard")
-        assert negative.startswith(f"ValueError: {at}weight: expected numbers >= 0, got -1.0")
+        assert nan.startswith(f"ValueError: {at}weight: expected numbers, got nan")
         assert given.startswith("ValueError: sample_weight: expected the same on all ranks, got No")
         for name, error in (
             ("weight", weight),

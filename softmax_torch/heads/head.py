@@ -25,6 +25,7 @@ torch.Size([8, 3])
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -32,6 +33,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 
 from softmax_torch.loss.arguments import check_sizes
 from softmax_torch.modules import SoftmaxOfLinear
@@ -51,8 +53,6 @@ class SoftmaxHead(SoftmaxOfLinear, nn.Linear):
 
     Inputs are (..., D); the parameters are those of ``nn.Linear``.
     """
-
-    _request: LossRequest | None = None
 
     def __init__(
         self,
@@ -76,11 +76,18 @@ class SoftmaxHead(SoftmaxOfLinear, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the logits (..., C); within ``target`` the loss."""
-        request = self._request
+        request = _request_of(self)
         if request is None:
             return self.logits(input)
-        request.loss = self.loss(input, request.target, **request.options)
-        return request.loss
+        return request.filled(self.loss(input, request.target, **request.options))
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Raise RuntimeError: called by ``torch.jit.script``, which cannot compile this module."""
+        raise RuntimeError(
+            "torch.jit.script: expected a net without a SoftmaxHead, which it cannot compile; use "
+            "torch.export or torch.jit.trace, or load the state_dict into the net as it was before "
+            "replace_head (the keys are the same) and script that"
+        )
 
     def target(self, target: Tensor, **options: Any) -> LossContext:
         """Return a context in which the head returns the loss: ``with head.target(y): ...``.
@@ -91,11 +98,13 @@ class SoftmaxHead(SoftmaxOfLinear, nn.Linear):
 
         The net then returns the loss where it returned logits, alone or among other outputs: in
         ``InceptionOutputs`` the loss is ``.logits``, and auxiliary logits are unchanged. If the net
-        transforms its logits (a softmax), it transforms the loss; ``loss_of`` refuses that.
+        transforms its logits (a softmax), it transforms the loss; ``loss_of`` refuses that. A net
+        that calls its head several times gets a loss from each call.
 
-        Contexts nest, and each head of a net has its own. If the head itself is recomputed in the
-        backward pass (``torch.utils.checkpoint`` in the net's own forward), call ``backward``
-        within the context. ``DataParallel`` cannot be used: it splits the inputs, not the target.
+        Contexts nest. Each head of a net has its own, and so has each thread. If the head itself is
+        recomputed in the backward pass (``torch.utils.checkpoint`` in the net's own forward), call
+        ``backward`` within the context. ``DataParallel`` cannot be used: it splits the inputs, not
+        the target.
 
         Raises:
             RuntimeError: on exit, if the head was not called.
@@ -116,25 +125,51 @@ class SoftmaxHead(SoftmaxOfLinear, nn.Linear):
             such as auxiliary logits, are dropped; use ``target`` to keep them.
 
         Raises:
-            RuntimeError: the net does not call this head, or does not return its output.
+            RuntimeError: the net does not call this head, or calls it more than once, or does not
+                return its output as it is: a function of the logits, such as a softmax or a relu,
+                would be applied to the loss instead.
         """
         request = LossRequest(target, options)
-        with LossContext(self, request):
-            output = model(x)
+        try:
+            with LossContext(self, request):
+                output = model(x)
+        except (IndexError, RuntimeError, TypeError, ValueError) as error:
+            if request.loss is None or isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise RuntimeError(
+                "model: expected it to return the output of its head, got an error after the head "
+                f"had returned the loss of shape {tuple(request.loss.shape)}: {error}; {ADVICE}"
+            ) from error
+        if request.calls > 1:
+            raise RuntimeError(
+                f"model: expected one call of its head, got {request.calls}; pick the losses "
+                "yourself within head.target(...), which returns one for each call"
+            )
         loss = request.loss
         assert loss is not None
-        found = [t for t in _tensors(output) if t is loss]
-        if not found:
-            # DDP with a static graph returns a copy, FSDP may cast it. Comparing values waits for
-            # the device, which is worth it here.
-            found = [t for t in _tensors(output) if t.shape == loss.shape and _same(t, loss)]
-        if not found:
-            raise RuntimeError(
-                f"model: expected it to return the output of its head, got {_described(output)} "
-                f"without the loss of shape {tuple(loss.shape)}; end the model in logits, with no "
-                "softmax after the head, or pick the loss yourself within head.target(...)"
-            )
-        return found[0]
+        for t in _tensors(output):
+            if request.unchanged() if t is loss else _is_copy(t, loss):
+                return t
+        raise RuntimeError(
+            f"model: expected it to return the output of its head, got {_described(output)} "
+            f"without the loss of shape {tuple(loss.shape)}; {ADVICE}"
+        )
+
+
+ADVICE = (
+    "end the model in logits, with no softmax or other function after the head, or pick the loss "
+    "yourself within head.target(...)"
+)
+
+COPIES = ("AliasBackward0", "CloneBackward0", "ToCopyBackward0", "_DDPSinkBackward")
+"""The autograd nodes of wrappers that return a copy of a net's output: DDP with a static graph,
+and FSDP or a converter of precision, which cast it."""
+
+REQUESTS = threading.local()
+"""``by_head``: the request of each head, by its id, in this thread."""
+
+ENTERED: dict[int, LossRequest] = {}
+"""The last request of each head in any thread, for the backward pass: see ``_request_of``."""
 
 
 @dataclass(eq=False)
@@ -144,6 +179,40 @@ class LossRequest:
     target: Tensor
     options: dict[str, Any]
     loss: Tensor | None = None
+    calls: int = 0
+    version: int | None = None  # counts the writes into the loss; None if it is compiled
+
+    def filled(self, loss: Tensor) -> Tensor:
+        """Keep the loss of a call of the head, and return it."""
+        if not torch.compiler.is_compiling():
+            if loss.is_inference():
+                with torch.inference_mode(False):
+                    loss = loss.clone()  # an inference tensor has no version
+            self.version = loss._version
+        self.calls += 1
+        self.loss = loss
+        return loss
+
+    def unchanged(self) -> bool:
+        """Return whether nothing was written into the loss, as by ``nn.ReLU(inplace=True)``.
+
+        Writes in a compiled net cannot be seen.
+        """
+        return self.version is None or self.loss is None or self.loss._version == self.version
+
+
+def _request_of(head: SoftmaxHead) -> LossRequest | None:
+    """Return the request of this thread for a head, None outside of ``target``.
+
+    torch runs the backward pass of a GPU in threads of its own. A head that is recomputed there
+    has the request that was entered last.
+    """
+    by_head: dict[int, LossRequest] = getattr(REQUESTS, "by_head", {})
+    found = by_head.get(id(head))
+    if found is None and not torch.compiler.is_compiling() and ENTERED:
+        in_backward = torch._C._current_graph_task_id() != -1
+        found = ENTERED.get(id(head)) if in_backward else None
+    return found
 
 
 class LossContext:
@@ -154,8 +223,11 @@ class LossContext:
         self.outer: LossRequest | None = None
 
     def __enter__(self) -> None:
-        self.outer = self.head._request
-        self.head._request = self.request
+        by_head = getattr(REQUESTS, "by_head", None)
+        if by_head is None:
+            by_head = REQUESTS.by_head = {}
+        self.outer = by_head.get(id(self.head))
+        by_head[id(self.head)] = ENTERED[id(self.head)] = self.request
 
     def __exit__(
         self,
@@ -163,7 +235,11 @@ class LossContext:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.head._request = self.outer
+        for requests in (REQUESTS.by_head, ENTERED):
+            if self.outer is None:
+                requests.pop(id(self.head), None)
+            else:
+                requests[id(self.head)] = self.outer
         if kind is None and self.request.loss is None:
             raise RuntimeError(
                 "target: expected the head to be called within the context, got no call; is the "
@@ -179,13 +255,26 @@ def _tensors(output: Any) -> list[Tensor]:
     return [t for t in several if isinstance(t, Tensor)]
 
 
-def _same(t: Tensor, loss: Tensor) -> bool:
-    """Return whether t has the values of the loss."""
-    if torch.compiler.is_compiling():
-        return True  # values are not known while compiling
-    return torch.allclose(t, loss.to(t.dtype), rtol=0, atol=0, equal_nan=True)
+def _is_copy(t: Tensor, loss: Tensor) -> bool:
+    """Return whether t is a copy of the loss that a wrapper made, and no other function of it.
+
+    Equal values are no proof: a relu changes none of a positive loss, but it does of logits.
+    """
+    if torch.compiler.is_compiling() or t.shape != loss.shape:
+        return False
+    if loss.grad_fn is None or t.grad_fn is None:  # without a graph only a cast is a copy
+        cast = t.dtype != loss.dtype and t.grad_fn is loss.grad_fn
+        return cast and torch.allclose(t, loss.to(t.dtype), rtol=0, atol=0, equal_nan=True)
+    node: Node | None = t.grad_fn
+    place = t.output_nr
+    while node is not None and node is not loss.grad_fn and node.name() in COPIES:
+        node, place = node.next_functions[place]
+    return node is loss.grad_fn and place == loss.output_nr
 
 
 def _described(output: Any) -> str:
-    shapes = [tuple(t.shape) for t in _tensors(output)]
-    return f"{type(output).__name__} of tensors {shapes}"
+    tensors = _tensors(output)
+    made_by = [t.grad_fn.name() for t in tensors if t.grad_fn is not None]
+    shapes = [tuple(t.shape) for t in tensors]
+    by = f" made by {', '.join(made_by)}" if made_by else ""
+    return f"{type(output).__name__} of tensors {shapes}{by}"

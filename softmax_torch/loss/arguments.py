@@ -25,6 +25,7 @@ __all__ = [
     "check_sizes",
     "linear_problem",
     "logits_problem",
+    "refuse_distributed",
 ]
 
 
@@ -43,6 +44,7 @@ class Options(NamedTuple):
         return (
             self.weight is None
             and self.sample_weight is None
+            and type(self.ignore_index) is int
             and self.reduction == "mean"
             and self.label_smoothing == 0.0
             and self.z_loss == 0.0
@@ -142,6 +144,9 @@ def check_options(options: Options) -> None:
     label_smoothing, z_loss = options.label_smoothing, options.z_loss
     if options.reduction not in ("mean", "sum", "none"):
         raise ValueError(f'reduction: expected "none", "mean" or "sum", got {options.reduction!r}')
+    ignore_index: object = options.ignore_index
+    if not (isinstance(ignore_index, int) or hasattr(ignore_index, "__index__")):
+        raise TypeError(f"ignore_index: expected an integer, got {ignore_index!r}")
     # The comparisons are written so that a NaN fails them.
     try:
         if not 0.0 <= label_smoothing <= 1.0:
@@ -276,6 +281,25 @@ def _may_ignore(y: Tensor, classes: int, ignore_index: int) -> bool:
 def _check_tensor(name: str, value: object) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a Tensor, got {type(value).__name__}")
+    refuse_distributed((name, value))
+
+
+def refuse_distributed(*arguments: tuple[str, object]) -> None:
+    """Raise RuntimeError if one of the named arguments is a DTensor, which has no memory to read.
+
+    It comes before the shortcuts of ``route``, whose kernels take addresses.
+    """
+    for name, value in arguments:
+        if type(value) is Tensor or type(value) is torch.nn.Parameter:
+            continue
+        placements = getattr(value, "placements", None)  # importing DTensor takes 0.7 s
+        if placements is not None:
+            raise RuntimeError(
+                f"{name}: expected a plain tensor, got a {type(value).__name__} with placements "
+                f"{tuple(placements)}. With FSDP2 call the module, which gathers its weights, not "
+                "its method loss; softmax_torch.parallel has the loss of classes that are split "
+                "over ranks"
+            )
 
 
 def _check_floating(input: Tensor) -> None:
@@ -326,7 +350,8 @@ def _check_class_weight(weight: Tensor, classes: int, dtype: torch.dtype | None)
         )
     if dtype is not None and weight.dtype != dtype:
         raise RuntimeError(f"weight: expected {dtype} as input, got {weight.dtype}")
-    _check_not_negative("weight", weight)
+    if backends.values_readable(weight) and math.isnan(weight.detach().amin().item()):
+        raise ValueError("weight: expected numbers, got nan")
 
 
 def _check_sample_weight(sample_weight: Tensor, shape: torch.Size) -> None:
@@ -340,11 +365,7 @@ def _check_sample_weight(sample_weight: Tensor, shape: torch.Size) -> None:
         raise RuntimeError(
             f"sample_weight: expected a floating-point type, got {sample_weight.dtype}"
         )
-    _check_not_negative("sample_weight", sample_weight)
-
-
-def _check_not_negative(name: str, weight: Tensor) -> None:
-    if backends.values_readable(weight) and weight.numel() > 0:
-        least = weight.detach().amin().item()
+    if backends.values_readable(sample_weight) and sample_weight.numel() > 0:
+        least = sample_weight.detach().amin().item()
         if not least >= 0:
-            raise ValueError(f"{name}: expected numbers >= 0, got {least}")
+            raise ValueError(f"sample_weight: expected numbers >= 0, got {least}")

@@ -67,13 +67,15 @@ def loss_terms(problem: Problem) -> LossTerms:
     if options.sample_weight is not None:
         count = _times(count, upcast(options.sample_weight))
     mean = options.reduction == "mean"
-    scale, nan_if_empty = _reciprocal(_times(share, count), rows) if mean else (None, None)
+    scale, nan_if_empty = _reciprocal(share, count, rows) if mean else (None, None)
+    if share is not None:
+        scale = _per_row(scale, count)
     a = None if nll is None else _times(nll, _times(count, scale))
     b = None if smooth is None else _times(smooth, _times(count, scale))
     c: RowWeight = None
     if options.z_loss > 0:
         if mean and share is not None:
-            scale, _ = _reciprocal(count, rows)
+            scale, _ = _reciprocal(None, count, rows)
         c = _times(options.z_loss, _times(count, scale))
     return LossTerms(target, RowWeights(a, b, c), problem.counted, nan_if_empty)
 
@@ -85,19 +87,34 @@ def _times(x: RowWeight, y: RowWeight) -> RowWeight:
     return x * y
 
 
-def _reciprocal(count: RowWeight, rows: int) -> tuple[RowWeight, RowWeight]:
-    """Return 1 over the sum of ``count``, and NaN if that sum is 0, else 0 or None.
+def _reciprocal(share: RowWeight, count: RowWeight, rows: int) -> tuple[RowWeight, RowWeight]:
+    """Return 1 over the sum of ``share * count``, and NaN if no row counts, else 0 or None.
 
-    ``count`` is one number per row, or None for 1. torch's mean over rows that are all ignored is
-    NaN with a gradient of 0. Hence two numbers: a scale that stays finite, and a NaN without a
-    gradient, which is added to the loss.
+    Both are one number per row, or None for 1. As in torch, the mean over no rows is NaN with a
+    gradient of 0. Hence two numbers: a scale that stays finite, and a NaN without a gradient, which
+    is added to the loss. Where rows count, but their class weights add up to 0, the mean divides by
+    0: the scale is infinite, and neither loss nor gradient is finite.
     """
     if count is None:
-        return (1.0 / rows, None) if rows > 0 else (1.0, torch.nan)
+        if rows == 0:
+            return 1.0, torch.nan
+        if share is None:
+            return 1.0 / rows, None
+        assert isinstance(share, Tensor), "one number per row"
+        return share.sum().reciprocal(), None
     assert isinstance(count, Tensor), "one number per row"
-    total = count.sum()
-    nothing = total == 0
-    return torch.where(nothing, 1.0, total).reciprocal(), torch.where(nothing, torch.nan, 0.0)
+    empty = (count == 0).all()
+    weight = _times(share, count)
+    assert isinstance(weight, Tensor)
+    total = torch.where(empty, 1.0, weight.sum())
+    return total.reciprocal(), torch.where(empty, torch.nan, 0.0)
+
+
+def _per_row(scale: RowWeight, count: RowWeight) -> RowWeight:
+    """Return an infinite scale as 0 in rows that do not count: 0 times infinity is NaN."""
+    if not isinstance(scale, Tensor) or count is None:
+        return scale
+    return torch.where(scale.isinf() & (count == 0), 0.0, scale)
 
 
 def loss_of_values(values: RowValues, terms: LossTerms, reduction: str) -> Tensor:

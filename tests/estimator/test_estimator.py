@@ -10,11 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sklearn
 import torch
 from comparison import exact, near, same_model, weights
 from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_wine
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -25,12 +28,43 @@ import softmax_torch
 from softmax_torch import SoftmaxClassifier, estimator
 from softmax_torch.solvers.problem import SOLVERS
 
+sklearn_version = tuple(int(n) for n in sklearn.__version__.split(".")[:2])
+
 
 @parametrize_with_checks([SoftmaxClassifier()])
 def test_scikit_learns_own_checks(estimator: Any, check: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("default")  # some checks raise warnings
         check(estimator)
+
+
+@pytest.mark.skipif(
+    sklearn_version < (1, 8), reason="scikit-learn has temperature scaling from 1.8 on"
+)
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("case", ["overlapping", "separable", "constant"])
+def test_temperature_scaling_by_scikit_learn(case: str, classes: int) -> None:
+    """Where no temperature is best, scikit-learn clips it; it must not stop for our estimator."""
+    rng = np.random.default_rng(0)
+    y = np.arange(30 * classes) % classes
+    X = {"overlapping": 1.0, "separable": 100.0, "constant": 0.0}[case] * np.eye(4)[y]
+    X = X + (case != "constant") * rng.normal(size=X.shape)
+    w = weights(len(y))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scikit-learn's, about the weights of a FrozenEstimator
+        ours, theirs = (
+            CalibratedClassifierCV(FrozenEstimator(model.fit(X, y)), method="temperature").fit(
+                X, y, sample_weight=w
+            )
+            for model in (exact(), LogisticRegression(tol=1e-10, max_iter=10_000))
+        )
+    ours_beta, theirs_beta = (
+        model.calibrated_classifiers_[0].calibrators[0].beta_ for model in (ours, theirs)
+    )
+    assert 0 < ours_beta < math.exp(10.1)
+    if case == "overlapping":
+        assert ours_beta == pytest.approx(theirs_beta, rel=1e-3)
+    assert ours.predict_proba(X) == pytest.approx(theirs.predict_proba(X), abs=1e-4)
 
 
 @pytest.mark.parametrize("weighted", [False, True])

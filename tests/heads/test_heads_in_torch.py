@@ -1,5 +1,7 @@
 """Heads under torch.compile, autocast, checkpointing, torch.func, DDP and FSDP."""
 
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,17 +54,30 @@ def test_a_compiled_step() -> None:
             return model(x)
 
     expected = head.loss_of(model, x, y)
-    for step in (
-        context,
-        lambda x, y: head.loss_of(model, x, y),
-        lambda x, y: head.loss_of(lambda x: model(x).clone(), x, y),
-    ):
+    for step in (context, lambda x, y: head.loss_of(model, x, y)):
         loss = torch.compile(step, fullgraph=True, backend="aot_eager")(x, y)
         torch.testing.assert_close(loss, expected)
         torch.testing.assert_close(
             gradients(model, loss), gradients(model, head.loss_of(model, x, y))
         )
         assert model(x).shape == (N, C)
+    torch.compiler.reset()
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # by torch.compile
+def test_a_function_after_the_head_is_refused_when_compiled() -> None:
+    torch.compiler.reset()
+    model, (x, y) = net(), batch()
+    head = replace_head(model)
+
+    def changed(x: Tensor) -> Tensor:
+        return torch.relu(model(x))
+
+    compiled = torch.compile(changed, backend="aot_eager")
+    step = torch.compile(lambda x, y: head.loss_of(changed, x, y), backend="aot_eager")
+    for call in (lambda: head.loss_of(compiled, x, y), lambda: step(x, y)):
+        with pytest.raises(RuntimeError, match="expected it to return the output of its head"):
+            call()
     torch.compiler.reset()
 
 
@@ -91,6 +106,14 @@ class Checkpointed(nn.Module):
         return h if self.whole else self.model[2](h)
 
 
+def error_of(call: Callable[[], None]) -> list[BaseException]:
+    try:
+        call()
+    except BaseException as error:
+        return [error]
+    return []
+
+
 @pytest.mark.parametrize("reentrant", [False, True], ids=["", "reentrant"])
 def test_gradient_checkpointing(reentrant: bool) -> None:
     model, (x, y) = net(), batch()
@@ -106,6 +129,13 @@ def test_gradient_checkpointing(reentrant: bool) -> None:
     compare(head.loss_of(Checkpointed(model, False, reentrant), x, y))
     with head.target(y):  # the head is called again in the backward pass
         compare(Checkpointed(model, True, reentrant)(x))
+    with head.target(y):  # torch runs the backward pass of a GPU in another thread, as here
+        loss = Checkpointed(model, True, reentrant)(x)
+        errors: list[BaseException] = []
+        thread = threading.Thread(target=lambda: errors.extend(error_of(lambda: compare(loss))))
+        thread.start()
+        thread.join()
+    assert errors == []
     compare(checkpoint(lambda x: head.loss_of(model, x, y), x, use_reentrant=reentrant))
     assert model(x).shape == (N, C)
 

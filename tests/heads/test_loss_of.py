@@ -2,6 +2,8 @@
 
 import copy
 import doctest
+import threading
+import warnings
 from typing import Any
 
 import pytest
@@ -155,7 +157,7 @@ def test_an_error_leaves_the_head_as_it_was() -> None:
     assert model(x).equal(logits)
 
 
-def test_an_output_without_the_loss_is_refused() -> None:
+def test_a_net_that_does_not_call_its_head_is_refused() -> None:
     model, (x, y) = net(), batch()
     head = replace_head(model)
     for model_of_another in (copy.deepcopy(model), net()):
@@ -163,16 +165,119 @@ def test_an_output_without_the_loss_is_refused() -> None:
             RuntimeError, match="target: expected the head to be called within the context"
         ):
             head.loss_of(model_of_another, x, y)
-    for after in (nn.Softmax(-1), nn.LogSoftmax(-1)):
-        with pytest.raises(
-            RuntimeError, match="model: expected it to return the output of its head"
-        ):
-            head.loss_of(nn.Sequential(model, after), x, y)
+
+
+# Functions after the head. Most of them leave a positive number as it is, so that the loss itself
+# does not show them; the last three raise on a scalar.
+AFTER = {
+    "relu": torch.relu,
+    "relu in place": nn.ReLU(inplace=True),
+    "leaky relu": nn.LeakyReLU(),
+    "abs": torch.abs,
+    "clamp": lambda z: z.clamp(-100, 100),
+    "clamp in place": lambda z: z.clamp_(-100, 100),
+    "times 1": lambda z: z * 1.0,
+    "detach": lambda z: z.detach(),
+    "softmax": nn.Softmax(-1),
+    "log-softmax": nn.LogSoftmax(-1),
+    "log-softmax of dimension 1": nn.LogSoftmax(1),
+    "flatten": nn.Flatten(),
+    "a slice": lambda z: z[:, :2],
+}
+
+
+@pytest.mark.parametrize(
+    "mode", [torch.enable_grad, torch.no_grad, torch.inference_mode], ids=lambda m: m.__name__
+)
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("after", AFTER.values(), ids=AFTER)
+def test_a_function_after_the_head_is_refused(after: Any, reduction: str, mode: Any) -> None:
+    model, (x, y) = net(), batch()
+    head = replace_head(model)
+    with (
+        mode(),
+        pytest.raises(RuntimeError, match="model: expected it to return the output of its head"),
+    ):
+        head.loss_of(lambda x: after(model(x)), x, y, reduction=reduction)
+    with mode():
+        loss = head.loss_of(model, x, y, reduction=reduction)
+    torch.testing.assert_close(loss, F.cross_entropy(model(x), y, reduction=reduction))
+
+
+def test_the_function_after_the_head_is_named() -> None:
+    model, (x, y) = net(), batch()
+    head = replace_head(model)
+    with pytest.raises(RuntimeError, match=r"\[\(\)\] made by LogSoftmax.*end the model in"):
+        head.loss_of(nn.Sequential(model, nn.LogSoftmax(-1)), x, y)
+    with pytest.raises(
+        RuntimeError, match=r"loss of shape \(\): Dimension out of range.*end the model in logits"
+    ) as raised:
+        head.loss_of(nn.Sequential(model, nn.LogSoftmax(1)), x, y)
+    assert isinstance(raised.value.__cause__, IndexError)
+
+
+def test_copies_of_the_loss_are_accepted() -> None:
+    """Wrappers make them: DDP with a static graph copies outputs, FSDP casts them."""
+    model, (x, y) = net(), batch()
+    head = replace_head(model)
+    expected = gradients(model, head.loss_of(model, x, y))
+    for copied in (lambda x: model(x).clone(), lambda x: model(x).double().float().clone()):
+        found = gradients(model, head.loss_of(copied, x, y))
+        assert all(found[n].equal(expected[n]) for n in expected)
     with torch.no_grad():
         head.weight.fill_(torch.nan)
-    assert head.loss_of(lambda x: model(x).clone(), x, y).isnan()  # a copy of the loss is accepted
+        assert head.loss_of(lambda x: model(x).double(), x, y).isnan()
+    assert head.loss_of(lambda x: model(x).clone(), x, y).isnan()
     beside = head.loss_of(lambda x: (head.logits(model[:2](x)), model(x).clone()), x, y)
     assert beside.shape == ()  # the logits are NaN too
+
+
+def test_a_head_that_is_called_twice_is_refused() -> None:
+    model, (x, y) = net(), batch()
+    head, logits = replace_head(model), net()(x)
+    for twice in (lambda x: model(x) + model(2 * x), lambda x: (model(2 * x), model(x))):
+        with pytest.raises(RuntimeError, match="expected one call of its head, got 2; pick the"):
+            head.loss_of(twice, x, y)
+    with head.target(y):
+        first, second = model(x), model(2 * x)
+    torch.testing.assert_close(first, F.cross_entropy(logits, y))
+    torch.testing.assert_close(second, F.cross_entropy(net()(2 * x), y))
+
+
+def test_each_thread_has_its_own_target() -> None:
+    model, (x, y) = net(), batch()
+    head, logits = replace_head(model), net()(x)
+    entered, done = threading.Event(), threading.Event()
+    found: list[Tensor] = []
+
+    def other() -> None:
+        found.append(model(x))  # while the target of the main thread is set
+        with head.target(y, reduction="sum"):
+            entered.set()
+            done.wait(60)
+            found.append(model(x))
+
+    thread = threading.Thread(target=other)
+    with head.target(y):
+        thread.start()
+        assert entered.wait(60)
+        found.append(model(x))  # while that of the other thread is set
+        done.set()
+        thread.join()
+    assert model(x).equal(logits)
+    loss = F.cross_entropy(logits, y)
+    torch.testing.assert_close(found, [logits, loss, N * loss])
+
+
+def test_torch_jit_script_is_refused() -> None:
+    model, (x, _) = net(), batch()
+    head = replace_head(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch.jit is deprecated
+        with pytest.raises(RuntimeError, match=r"jit\.script: expected a net without a Soft"):
+            torch.jit.script(model)
+        assert model[2] is head
+        assert torch.jit.trace(model, (x,))(x).equal(net()(x))
 
 
 def test_many_classes_need_no_memory_for_their_logits() -> None:
