@@ -28,7 +28,7 @@ EDGES: dict[str, list[str]] = {
     "functional": ["loss", "ops"],
     "metrics": ["functional", "maths"],
     "modules": ["functional", "loss"],
-    "heads": ["loss", "modules"],
+    "heads": ["loss", "modules", "ops"],
     "parallel": ["loss", "maths", "ops"],
     "calibration": [],
     "storage": [],

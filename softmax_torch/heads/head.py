@@ -37,6 +37,7 @@ from torch.autograd.graph import Node
 
 from softmax_torch.loss.arguments import check_sizes
 from softmax_torch.modules import SoftmaxOfLinear
+from softmax_torch.ops import backends
 
 __all__ = ["SoftmaxHead"]
 
@@ -210,7 +211,7 @@ def _request_of(head: SoftmaxHead) -> LossRequest | None:
     by_head: dict[int, LossRequest] = getattr(REQUESTS, "by_head", {})
     found = by_head.get(id(head))
     if found is None and not torch.compiler.is_compiling() and ENTERED:
-        in_backward = torch._C._current_graph_task_id() != -1
+        in_backward = backends.in_backward_pass()
         found = ENTERED.get(id(head)) if in_backward else None
     return found
 

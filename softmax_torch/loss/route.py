@@ -63,6 +63,9 @@ class Route(NamedTuple):
         return f"{self.rule} of logits {self.logits}, by {self.kernels.__name__}: {self.reason}"
 
 
+PLAIN_TYPES = (Tensor, torch.nn.Parameter)
+"""The types of tensors whose memory a kernel may read. Subclasses may have none of their own."""
+
 DEFAULT = "the default options, float32 on a CPU"
 
 
@@ -75,7 +78,7 @@ def route(problem: Problem) -> Route:
             return Route("formulas", whole, maths, "traced, or with forward-mode tangents")
         kernels = backends.kernels(problem.target)
         return Route("row values", whole, kernels, "under a torch.func transform")
-    kernels = backends.kernels(problem.target)
+    kernels = _kernels(problem)
     if torch.is_grad_enabled() and (
         problem.target.requires_grad
         or (options.weight is not None and options.weight.requires_grad)
@@ -84,7 +87,9 @@ def route(problem: Problem) -> Route:
         return Route("row values", whole, kernels, "a target or a weight needs a gradient")
     if isinstance(source, Linear) and source.x.numel() > 0:
         if reduction != "none":
-            one_pass = backends.layer_kernels(source.x, source.weight) is not None
+            one_pass = (
+                kernels is not maths and backends.layer_kernels(source.x, source.weight) is not None
+            )
             where: Literal["in one pass", "in blocks"] = "in one pass" if one_pass else "in blocks"
             return Route("weighted total", where, kernels, "a scalar loss")
         if source.weight.shape[0] > source.x.shape[1]:
@@ -96,6 +101,16 @@ def route(problem: Problem) -> Route:
     if math.prod(problem.shape) == 0:
         return Route("row values", whole, kernels, "no rows")
     return Route("weighted total", whole, kernels, "a scalar loss")
+
+
+def _kernels(problem: Problem) -> Kernels:
+    """Return the kernels of a problem; the formulas for subclasses of tensors."""
+    source, options = problem.source, problem.options
+    given = source if isinstance(source, Linear) else (source,)
+    tensors = (*given, problem.target, options.weight, options.sample_weight)
+    if all(t is None or type(t) in PLAIN_TYPES for t in tensors):
+        return backends.kernels(problem.target)
+    return maths
 
 
 def _takes_mean_nll(input: Tensor, target: Tensor, options: Options) -> bool:
@@ -121,10 +136,11 @@ def _is_mean_nll(input: Tensor, target: Tensor, options: Options) -> bool:
         and input.is_cpu
         and target.is_cpu
         and input.dim() == 2
-        and not input.is_neg()
         and (input.stride(1) == 1 or input.shape[1] == 1)
         and torch.is_grad_enabled()
         and backends.plain()
+        and type(input) in PLAIN_TYPES
+        and not input.is_neg()
     )
 
 
@@ -143,7 +159,7 @@ def _mean_nll_kernels(linear: Linear, target: Tensor, options: Options) -> Layer
     x, W, b = linear
     if not (
         _is_mean_nll(x, target, options)
-        and isinstance(W, Tensor)
+        and type(W) in PLAIN_TYPES
         and W.dtype is torch.float32
         and W.is_contiguous()
         and W.dim() == 2
@@ -155,7 +171,7 @@ def _mean_nll_kernels(linear: Linear, target: Tensor, options: Options) -> Layer
     if b is None:
         needed = x.requires_grad or W.requires_grad
     elif not (
-        isinstance(b, Tensor)
+        type(b) in PLAIN_TYPES
         and b.dtype is torch.float32
         and b.is_cpu
         and b.shape == W.shape[:1]
@@ -176,7 +192,11 @@ def _keeps_logits(linear: Linear, options: Options) -> bool:
         and options.sample_weight is None
         and x.dim() == 2
         and len(x) * W.shape[0] <= FEW
-        and (options.reduction == "none" or backends.layer_kernels(x, W) is None)
+        and (
+            options.reduction == "none"
+            or type(x) not in PLAIN_TYPES
+            or backends.layer_kernels(x, W) is None
+        )
     )
 
 

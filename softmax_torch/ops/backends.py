@@ -23,7 +23,11 @@ from typing import Protocol, cast
 
 import torch
 from torch import Tensor
-from torch._C import _are_functorch_transforms_active, _len_torch_dispatch_stack
+from torch._C import (
+    _are_functorch_transforms_active,
+    _current_graph_task_id,
+    _len_torch_dispatch_stack,
+)
 from torch._C._functorch import is_legacy_batchedtensor
 from torch.autograd import forward_ad
 from torch.compiler import is_compiling
@@ -42,6 +46,7 @@ __all__ = [
     "cpu_backend",
     "cpu_choice",
     "cpu_kernels",
+    "in_backward_pass",
     "input_budget",
     "kernels",
     "last_backward",
@@ -266,6 +271,11 @@ def traced() -> bool:
     True under a dispatch mode too: fake tensors, for example, have no values.
     """
     return is_compiling() or forward_ad._current_level >= 0 or _len_torch_dispatch_stack() > 0
+
+
+def in_backward_pass() -> bool:
+    """Return whether this code runs within a backward pass, in whatever thread."""
+    return _current_graph_task_id() != -1
 
 
 def plain() -> bool:

@@ -210,7 +210,7 @@ def _total_and_gradients(
     linear: Linear, target: Target, weights: RowWeights, kernels: Kernels, needed: tuple[bool, ...]
 ) -> tuple[Tensor, Gradients]:
     """Return the weighted total and the gradients that are needed."""
-    one_pass = backends.layer_kernels(linear.x, linear.weight)
+    one_pass = None if kernels is maths else backends.layer_kernels(linear.x, linear.weight)
     if one_pass is not None:
         return one_pass.total_and_gradients(*linear, target, weights, needed)
     sums = GradientSums(linear, needed)
