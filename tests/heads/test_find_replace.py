@@ -120,7 +120,8 @@ def test_a_net_with_its_head_replaced_computes_the_same(name: str, size: int) ->
     assert all(gradient.abs().max() > 0 for gradient in before[1:])
     loss = through_head(lambda x: head.loss_of(model, x, y), head, x, lambda loss: loss)
     expected = [F.cross_entropy(before[0], y), *before[1:]]
-    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-6)
+    # Logits of some tens, rounded in another order, are off by 1e-5; so are the probabilities.
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=3e-5)
     assert list(model.state_dict()) == keys
     assert [n for n, _ in model.named_parameters()] == names
 
