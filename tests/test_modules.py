@@ -10,6 +10,8 @@ from torch import nn
 
 from softmax_torch import CrossEntropyLoss, SoftmaxRegression
 
+pytestmark = pytest.mark.usefixtures("kernels")  # every test, with both kernels
+
 
 def test_it_is_one_linear_layer() -> None:
     model = SoftmaxRegression(4, 3)
