@@ -1,6 +1,7 @@
 """Shared fixtures: the real MNIST where it exists, and a generated one. Settings of hypothesis."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Workers of pytest-xdist share the cores. Threads that wait for each other make them slower, and
@@ -11,12 +12,38 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import pytest
 from hypothesis import HealthCheck, settings
 from mnist_files import write_mnist
+from support import need_library
 
-# The same examples everywhere, however slow and busy the machine is.
+from softmax_torch.ops import backends
+from softmax_torch.ops.backends import CPUKernels
+
+# The same examples everywhere, however slow and busy the machine is. The fixtures of a test, such
+# as the kernels, are the same for all of its examples.
 settings.register_profile(
-    "anywhere", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+    "anywhere",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("anywhere")
+
+
+@pytest.fixture(params=["native", "torch"])
+def kernels(request: pytest.FixtureRequest) -> Iterator[CPUKernels]:
+    """Run a test with both kernels of a CPU; native ones are skipped where there is no library.
+
+    The tests of operators use it. These run once, with the kernels that are chosen:
+
+    - gradcheck of first and second derivatives: minutes, and what it adds to the first derivatives,
+      which test_cross_entropy compares with torch's, is made of formulas;
+    - transforms of torch.func of the first kind (test_transforms): forward mode and every higher
+      derivative are formulas. What reaches kernels, vmap and gradients of samples, runs twice;
+    - precision under forward-mode tangents: formulas.
+    """
+    if request.param == "native":
+        need_library()
+    with backends.cpu_kernels(request.param):
+        yield backends.cpu_backend()
 
 
 @pytest.fixture

@@ -6,11 +6,20 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
 from torch import Tensor
+
+from softmax_torch.ops.native import library
+
+
+def need_library() -> None:
+    """Skip a test where there are no native kernels."""
+    if library.load() is None:
+        pytest.skip(library.reason())
 
 
 def reference(

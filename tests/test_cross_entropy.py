@@ -15,6 +15,8 @@ from torch._subclasses import FakeTensorMode
 
 from softmax_torch import cross_entropy, functional, maths, modules
 
+pytestmark = pytest.mark.usefixtures("kernels")  # every test, with both kernels
+
 SHAPES = [(7,), (1, 1), (5, 3), (40, 70), (4, 3, 6), (2, 5, 3, 4), (3000, 11), (2, 65, 33)]
 shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
 torchs_options = pytest.mark.parametrize("chosen", TORCHS.values(), ids=TORCHS)

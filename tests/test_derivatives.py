@@ -212,21 +212,25 @@ def fused_cases():
         "logits": lambda: logits_case((3, C), False, {}),
         "logits, positions": lambda: logits_case((2, C, 2), False, {"label_smoothing": 0.2}),
         "logits, none": lambda: logits_case((3, C), False, {"reduction": "none"}),
-        "float32 logits": lambda: plain_float32_case(),
+        "float32 logits": plain_float32_case,
+        "float32 layer": lambda: plain_float32_case(layer=True),
         "linear, many classes": lambda: linear_case((3, D), 5, False, {"z_loss": 0.1}),
         "linear, few classes": lambda: linear_case((3, D), 2, False, {}),
         "linear, none": lambda: linear_case((3, D), 5, False, {"reduction": "none"}),
     }
 
 
-def plain_float32_case():
+def plain_float32_case(layer: bool = False):
     torch.manual_seed(0)
     y = torch.tensor([0, 3, 1])
+    if layer:
+        leaves = tuple(torch.randn(size, requires_grad=True) for size in ((3, D), (C, D), (C,)))
+        return lambda x, W, b: linear_cross_entropy(x, W, y, linear_bias=b), leaves
     return lambda z: cross_entropy(z, y), (torch.randn(3, C, requires_grad=True),)
 
 
 @pytest.fixture(params=fused_cases().values(), ids=fused_cases().keys())
-def fused(request):
+def fused(request, kernels):
     f, leaves = request.param()
     return (lambda: f(*leaves).sum()), leaves
 
@@ -287,7 +291,7 @@ def test_a_differentiable_backward_after_a_plain_one(fused):
 
 
 @pytest.mark.parametrize("function", ["cross_entropy", "linear_cross_entropy"])
-def test_gradients_of_micro_batches_add_up_to_that_of_the_batch(function):
+def test_gradients_of_micro_batches_add_up_to_that_of_the_batch(function, kernels):
     torch.manual_seed(0)
     x, W, y = leaf(8, D).detach(), leaf(C, D), torch.randint(C, (8,))
 
@@ -328,7 +332,9 @@ HESSIANS = {
 @pytest.mark.parametrize("blocks", [False, True], ids=["whole", "blocks"])
 @pytest.mark.parametrize("classes", [5, 2])
 @pytest.mark.parametrize("hessian_of", HESSIANS.values(), ids=HESSIANS.keys())
-def test_hessian_of_the_linear_layer_is_the_closed_form(hessian_of, classes, blocks, monkeypatch):
+def test_hessian_of_the_linear_layer_is_the_closed_form(
+    hessian_of, classes, blocks, kernels, monkeypatch
+):
     if blocks:
         monkeypatch.setattr(backends, "logits_budget", lambda x: 2 * classes * x.element_size())
     torch.manual_seed(0)

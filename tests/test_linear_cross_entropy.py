@@ -5,12 +5,22 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
-from support import OURS, TORCHS, in_everything, options, peak_memory, reference, results
+from support import (
+    OURS,
+    TORCHS,
+    in_everything,
+    need_library,
+    options,
+    peak_memory,
+    reference,
+    results,
+)
 from torch import Tensor
 
 from softmax_torch import SoftmaxRegression, linear_cross_entropy
 from softmax_torch.loss import route
 from softmax_torch.ops import backends
+from softmax_torch.ops.native import calls
 
 D = 6
 LEAVES = [set(names) for n in range(4) for names in itertools.combinations(("x", "W", "b"), n)]
@@ -19,8 +29,12 @@ classes = pytest.mark.parametrize("C", [1, 4, 11])
 
 
 @pytest.fixture(params=["whole", "blocks"])
-def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take the route for many logits, in one block or in blocks of at most two rows."""
+def blocks(request: pytest.FixtureRequest, kernels, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the route for many logits, in one block or in blocks of at most two rows.
+
+    Native kernels compute one loss per row, half precision and class probabilities that are
+    trained in such blocks, and everything else in one pass.
+    """
     monkeypatch.setattr(route, "FEW", 0)
     if request.param == "blocks":
         monkeypatch.setattr(backends, "logits_budget", lambda x: 2 * 11 * x.element_size())
@@ -244,7 +258,7 @@ def test_without_features(blocks: None) -> None:
     torch.testing.assert_close(ours, torchs)
 
 
-def test_a_weight_with_positions() -> None:
+def test_a_weight_with_positions(kernels) -> None:
     """(C, d, D), as in torch: a logit for each class and position."""
     torch.manual_seed(0)
     x, W = torch.randn(5, D, dtype=torch.float64), torch.randn(4, 3, D, dtype=torch.float64)
@@ -276,7 +290,7 @@ def test_arguments_are_not_written_to(C: int, chosen: dict, blocks: None) -> Non
 
 
 def test_only_the_gradients_that_are_needed_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A frozen input saves a product of matrices, a frozen weight another."""
+    """Of torch's kernels a frozen input saves a product of matrices, a frozen weight another."""
     monkeypatch.setattr(route, "FEW", 0)
     counted = []
     for name in ("mm", "addmm"):
@@ -284,23 +298,61 @@ def test_only_the_gradients_that_are_needed_are_computed(monkeypatch: pytest.Mon
         monkeypatch.setattr(torch, name, lambda *a, f=plain, **k: counted.append(1) or f(*a, **k))
     added = Tensor.addmm_
     monkeypatch.setattr(Tensor, "addmm_", lambda *a, **k: counted.append(1) or added(*a, **k))
-    products = {}
-    for leaves in LEAVES:
-        tensors, y = problem((5,), 11)
-        for name in leaves:
-            tensors[name].requires_grad_()
-        counted.clear()
-        loss = linear_cross_entropy(tensors["x"], tensors["W"], y, linear_bias=tensors["b"])
-        if leaves:
-            loss.backward()
-        assert {name for name, t in tensors.items() if t.grad is not None} == leaves
-        products["".join(sorted(leaves))] = len(counted)
-    assert products == {
+
+    found = {}
+    with backends.cpu_kernels("torch"):
+        for leaves in LEAVES:
+            counted.clear()
+            assert_gradients_of(leaves, torch.float64)
+            found["".join(sorted(leaves))] = len(counted)
+    assert found == {
         "": 1, "x": 2, "W": 2, "b": 1, "Wx": 3, "bx": 2, "Wb": 2, "Wbx": 3
     }  # fmt: skip
 
 
-def test_many_classes_need_no_memory_for_their_logits() -> None:
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["total", "mean NLL"])
+def test_one_pass_is_asked_for_the_gradients_that_are_needed(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library computes dx, or dW and db together, or both, or neither, in one reading of x."""
+    need_library()
+    asked = []
+    functions = calls.functions()
+    run_pass, mean_nll = functions.run_pass, functions.linear_mean_nll
+
+    def passed(call) -> int:
+        p = call._obj
+        asked.append((p.dx, p.dweight, p.dbias))
+        return run_pass(call)
+
+    def called(*args) -> int:
+        dw, db, dx = args[9:12]
+        asked.append((dx, dw, db))
+        return mean_nll(*args)
+
+    monkeypatch.setattr(functions, "run_pass", passed)
+    monkeypatch.setattr(functions, "linear_mean_nll", called)
+    with backends.cpu_kernels("native"):
+        for leaves in LEAVES:
+            asked.clear()
+            assert_gradients_of(leaves, dtype)
+            ((dx, dweight, dbias),) = asked
+            assert (dx is not None) == ("x" in leaves)
+            assert (dweight is not None) == (dbias is not None) == bool({"W", "b"} & leaves)
+
+
+def assert_gradients_of(leaves: set[str], dtype: torch.dtype) -> None:
+    """Assert that a layer has gradients of these of its tensors alone."""
+    tensors, y = problem((5,), 11, dtype)
+    for name in leaves:
+        tensors[name].requires_grad_()
+    loss = linear_cross_entropy(tensors["x"], tensors["W"], y, linear_bias=tensors["b"])
+    if leaves:
+        loss.backward()
+    assert {name for name, t in tensors.items() if t.grad is not None} == leaves
+
+
+def test_many_classes_need_no_memory_for_their_logits(kernels) -> None:
     """The largest tensor is a block, not the (N, C) logits of 80 MB."""
     x, W = torch.randn(1000, 8, requires_grad=True), torch.randn(20000, 8, requires_grad=True)
     y = torch.randint(20000, (1000,))
@@ -309,7 +361,7 @@ def test_many_classes_need_no_memory_for_their_logits() -> None:
 
 
 def test_the_module_uses_it_and_never_its_log_probabilities(
-    monkeypatch: pytest.MonkeyPatch,
+    kernels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(SoftmaxRegression, "forward", lambda *_: pytest.fail("log-probabilities"))
     monkeypatch.setattr(SoftmaxRegression, "logits", lambda *_: pytest.fail("logits"))

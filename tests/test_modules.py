@@ -17,6 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 from softmax_torch import CrossEntropyLoss, SoftmaxRegression, cross_entropy, linear_cross_entropy
 from softmax_torch.heads import replace_head
 
+pytestmark = pytest.mark.usefixtures("kernels")  # every test, with both kernels
+
 
 def test_it_is_one_linear_layer() -> None:
     model = SoftmaxRegression(4, 3)

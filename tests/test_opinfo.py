@@ -10,6 +10,8 @@ from torch.testing._internal.common_methods_invocations import op_db
 
 from softmax_torch import cross_entropy, linear_cross_entropy
 
+pytestmark = pytest.mark.usefixtures("kernels")  # every test, with both kernels
+
 OPS = {op.name: op for op in op_db}
 OURS = {
     "nn.functional.cross_entropy": cross_entropy,

@@ -3,16 +3,16 @@
 Distances are in units of eps of the dtype times the largest number of the truth.
 """
 
-import contextlib
-
 import pytest
 import torch
 import torch.nn.functional as F
+from support import need_library
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.func import jacfwd, jacrev
 
 from softmax_torch import cross_entropy, linear_cross_entropy
+from softmax_torch.ops import backends
 
 SLACK = {
     # If torch happens to be exact, ours may be off by the roundings of its steps: the argument of
@@ -64,16 +64,22 @@ def distance(found: Tensor, truth: Tensor) -> float:
     return apart / (torch.finfo(found.dtype).eps * max(size, torch.finfo(found.dtype).tiny))
 
 
-def assert_no_further_than_torch(ours, torchs, truths) -> None:
+def assert_no_further_than_torch(ours, torchs, truths, slack: float = 0.0) -> None:
     for x, t, truth in zip(ours, torchs, truths, strict=True):
         assert x.dtype == t.dtype
-        assert distance(x, truth) <= distance(t, truth) + SLACK[x.dtype]
+        assert distance(x, truth) <= distance(t, truth) + SLACK[x.dtype] + slack
 
 
-@pytest.fixture(params=["kernel", "formulas"])
+@pytest.fixture(params=["native", "torch", "formulas"])
 def path(request):
-    """Take the route of the kernels, or that of the formulas."""
-    with forward_ad.dual_level() if request.param == "formulas" else contextlib.nullcontext():
+    """Take the route of the native kernels, of torch's kernels, or of the formulas."""
+    if request.param == "formulas":
+        with forward_ad.dual_level():
+            yield
+        return
+    if request.param == "native":
+        need_library()
+    with backends.cpu_kernels(request.param):
         yield
 
 
@@ -102,7 +108,7 @@ OPTIONS = {
 @reductions
 @pytest.mark.parametrize("name", OPTIONS)
 @pytest.mark.parametrize("kind", ["ordinary", "around 1e4", "wrong and certain"])
-def test_options_are_no_further_from_the_truth_than_torch(kind, name, reduction):
+def test_options_are_no_further_from_the_truth_than_torch(kind, name, reduction, kernels):
     torch.manual_seed(0)
     options = OPTIONS[name] | {"reduction": reduction}
     y = torch.randint(C, (N,))
@@ -124,7 +130,7 @@ def test_options_are_no_further_from_the_truth_than_torch(kind, name, reduction)
 @reductions
 @pytest.mark.parametrize("classes", [1, 4, C, 200_000])
 @pytest.mark.parametrize("scale", [0.1, 1.0, 100.0])
-def test_linear_cross_entropy_is_no_further_than_torch(scale, classes, reduction, dtype):
+def test_linear_cross_entropy_is_no_further_than_torch(scale, classes, reduction, dtype, kernels):
     torch.manual_seed(0)
     n = 4 if classes > C else N
     x, W, y = torch.randn(n, D), scale * torch.randn(classes, D), torch.randint(classes, (n,))
@@ -138,7 +144,12 @@ def test_linear_cross_entropy_is_no_further_than_torch(scale, classes, reduction
         return linear_cross_entropy(x, W, y, linear_bias=b, reduction=reduction)
 
     exact = results(by_torch, *[t.double() for t in leaves])
-    assert_no_further_than_torch(results(ours, *leaves), results(by_torch, *leaves), exact)
+    # Ours and torch's sum a float32 logit in different orders: each may be off by half an eps of
+    # the largest where the other happens to be exact. A probability moves by at most a quarter of
+    # the distance that two logits move, p (1 - p).
+    largest = F.linear(x, W, b).abs().max().item()
+    slack = 2 * largest / 2 / 4 if dtype == torch.float32 else 0.0
+    assert_no_further_than_torch(results(ours, *leaves), results(by_torch, *leaves), exact, slack)
 
 
 # Certain predictions: p_y rounds to 1, and its distance from 1 is the gradient.
@@ -154,7 +165,9 @@ def worst_relative_error(found: Tensor, truth: Tensor) -> float:
 @reductions
 @certainties
 @pytest.mark.parametrize("classes", [2, 10, 100])
-def test_loss_and_gradient_of_certain_predictions_keep_their_digits(certainty, classes, reduction):
+def test_loss_and_gradient_of_certain_predictions_keep_their_digits(
+    certainty, classes, reduction, kernels
+):
     torch.manual_seed(0)
     y = torch.randint(classes, (N,))
     z = at_target(torch.randn(N, classes), y, certainty)
@@ -170,7 +183,7 @@ def test_loss_and_gradient_of_certain_predictions_keep_their_digits(certainty, c
 
 @certainties
 @pytest.mark.parametrize("features", [2, 200], ids=["C > D", "C < D"])
-def test_gradients_of_a_certain_linear_layer_keep_their_digits(certainty, features):
+def test_gradients_of_a_certain_linear_layer_keep_their_digits(certainty, features, kernels):
     torch.manual_seed(0)
     x, y = torch.zeros(1, features), torch.tensor([3])
     x[0, 0] = 1  # so that the logits are the first column of W, without rounding

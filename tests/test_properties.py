@@ -1,5 +1,6 @@
 """Properties of all logits, targets, layouts and options; hypothesis looks for exceptions."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
@@ -8,6 +9,8 @@ from support import reference
 from torch import Tensor
 
 from softmax_torch import cross_entropy, linear_cross_entropy
+
+pytestmark = pytest.mark.usefixtures("kernels")  # every test, with both kernels
 
 quickly = settings(max_examples=150)
 

@@ -170,7 +170,7 @@ IN_DIMS = [
 @pytest.mark.parametrize("soft", [False, True], ids=["indices", "probabilities"])
 @pytest.mark.parametrize("positions", [(), (2,)], ids=["rows", "maps"])
 @pytest.mark.parametrize("in_dims", IN_DIMS, ids=str)
-def test_vmap_over_any_of_the_arguments(in_dims, positions, soft):
+def test_vmap_over_any_of_the_arguments(in_dims, positions, soft, kernels):
     torch.manual_seed(0)
     z, w, s = random(N, C, *positions), positive(C), positive(N, *positions)
     target = z.softmax(1) if soft else torch.randint(C, (N, *positions))
@@ -189,7 +189,7 @@ def test_vmap_over_any_of_the_arguments(in_dims, positions, soft):
     assert_same(ours, torch.stack(truth))
 
 
-def test_gradients_of_each_sample():
+def test_gradients_of_each_sample(kernels):
     torch.manual_seed(0)
     x, W, b, y = random(N, D), random(C, D), random(C), torch.randint(C, (N,))
 
@@ -214,7 +214,7 @@ class Loss(torch.nn.Module):
 
 @pytest.mark.parametrize("shared", [True, False], ids=["shared data", "own data"])
 @pytest.mark.parametrize("features", [D, C + 1], ids=["C > D", "C < D"])
-def test_each_model_of_an_ensemble_gets_the_gradient_it_gets_alone(features, shared):
+def test_each_model_of_an_ensemble_gets_the_gradient_it_gets_alone(features, shared, kernels):
     torch.manual_seed(0)
     ensemble = [Loss(SoftmaxRegression(features, C, dtype=torch.float64)) for _ in range(3)]
     parameters, buffers = stack_module_state(ensemble)

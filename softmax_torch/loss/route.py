@@ -162,6 +162,7 @@ def _mean_nll_kernels(linear: Linear, target: Tensor, options: Options) -> Layer
         and type(W) in PLAIN_TYPES
         and W.dtype is torch.float32
         and W.is_contiguous()
+        and not W.is_neg()
         and W.dim() == 2
         and W.shape[1] == x.shape[1] > 0
         and _fits(target, options, len(x), len(W))
@@ -176,6 +177,7 @@ def _mean_nll_kernels(linear: Linear, target: Tensor, options: Options) -> Layer
         and b.is_cpu
         and b.shape == W.shape[:1]
         and b.is_contiguous()
+        and not b.is_neg()
     ):
         return None
     else:

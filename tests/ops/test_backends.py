@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support import need_library
 from torch.autograd import forward_ad
 
 from softmax_torch import maths
@@ -44,6 +45,31 @@ def test_passes_are_native_on_a_cpu_alone():
     assert (found is not None) == there
     assert found is None or found.__name__ == "softmax_torch.ops.native.passes"
     assert backends.passes(torch.device("meta")) is None
+
+
+def test_a_layer_in_one_pass_is_native_float_and_has_few_classes():
+    x, W = torch.zeros(5, 3), torch.zeros(64, 3)
+    with backends.cpu_kernels("torch"):
+        assert backends.layer_kernels(x, W) is None
+    need_library()
+    with backends.cpu_kernels("native"):
+        for dtype in (torch.float32, torch.float64):
+            found = backends.layer_kernels(x.to(dtype), W.to(dtype))
+            assert found.__name__ == "softmax_torch.ops.native.linear"
+        others = {
+            "half precision": (x.bfloat16(), W.bfloat16()),
+            "65 classes": (x, torch.zeros(65, 3)),
+            "more dimensions": (torch.zeros(2, 5, 3), W),
+            "positions": (x, torch.zeros(4, 2, 3)),
+            "another device": (x.to("meta"), W.to("meta")),
+            "a weight on another device": (x, W.to("meta")),
+        }
+        for name, layer in others.items():
+            assert backends.layer_kernels(*layer) is None, name
+
+
+def test_the_backend_of_a_cpu_is_the_one_of_the_fixture(kernels):
+    assert backends.cpu_backend() is backends.kernels(torch.empty(0)) is kernels
 
 
 class OnGPU:

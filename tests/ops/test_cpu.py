@@ -1,12 +1,16 @@
-"""The CPU kernels against their twins of ``maths`` in float64, on every path through a block."""
+"""The kernels of a CPU, native and torch's, against their twins of ``maths`` in float64.
+
+Torch's run on every path through a block; test_native has what is particular to native ones.
+"""
 
 import pytest
 import torch
+from support import need_library
 from torch import Tensor
 
 from softmax_torch import maths
 from softmax_torch.maths import RowValues, RowWeights, Target
-from softmax_torch.ops import cpu
+from softmax_torch.ops import cpu, native
 
 SHAPES = [(1, 1), (6, 1), (7, 10), (40, 64), (1030, 3), (40, 65), (3, 2000), (4, 3, 6), (2, 70, 33)]
 
@@ -37,15 +41,20 @@ def stale_memory(monkeypatch):
     def filled(new):
         return lambda *args, **kw: new(*args, **kw).fill_(torch.nan)
 
-    for name in ("empty", "empty_like"):
-        monkeypatch.setattr(torch, name, filled(getattr(torch, name)))
+    for module, name in ((torch, "empty"), (torch, "empty_like"), (Tensor, "new_empty")):
+        monkeypatch.setattr(module, name, filled(getattr(module, name)))
 
 
-@pytest.fixture(params=[None, (100, (8, 16))], ids=["one block", "many blocks"])
-def blocks(request, monkeypatch):
-    if request.param is not None:
-        monkeypatch.setattr(cpu, "BLOCK_ELEMENTS", request.param[0])
-        monkeypatch.setattr(cpu, "ROW_LIMITS", request.param[1])
+@pytest.fixture(params=["native", "torch, one block", "torch, many blocks"])
+def ops(request, monkeypatch):
+    """The kernels: native ones, and those of torch with all rows in one block or in many."""
+    if request.param == "native":
+        need_library()
+        return native
+    if request.param == "torch, many blocks":
+        monkeypatch.setattr(cpu, "BLOCK_ELEMENTS", 100)
+        monkeypatch.setattr(cpu, "ROW_LIMITS", (8, 16))
+    return cpu
 
 
 @pytest.fixture
@@ -96,10 +105,10 @@ def assert_near(ours, truth) -> None:
 
 @kinds
 @shapes
-def test_nll_and_its_gradient(shape, kind, blocks):
+def test_nll_and_its_gradient(shape, kind, ops):
     z, y, g = problem(shape, kind)
-    nll = cpu.row_values(z, Target(y)).nll
-    dz = cpu.row_vjp(z, Target(y), RowValues(g))
+    nll = ops.row_values(z, Target(y)).nll
+    dz = ops.row_vjp(z, Target(y), RowValues(g))
     z, y, g = double(z, y, g)
     assert_near(
         [nll, dz], [maths.row_values(z, Target(y)).nll, maths.row_vjp(z, Target(y), RowValues(g))]
@@ -108,11 +117,11 @@ def test_nll_and_its_gradient(shape, kind, blocks):
 
 @kinds
 @shapes
-def test_total_and_its_gradient(shape, kind, blocks):
+def test_total_and_its_gradient(shape, kind, ops):
     z, y, a = problem(shape, kind)
     for weight in (0.25, torch.tensor(0.25), a):
         dz, truth = torch.empty_like(z), torch.empty_like(z, dtype=torch.float64)
-        total = cpu.weighted_total(z, Target(y), RowWeights(weight), dz)
+        total = ops.weighted_total(z, Target(y), RowWeights(weight), dz)
         z64, _, a64 = double(z, y, weight)
         assert_near(
             [total, dz], [maths.weighted_total(z64, Target(y), RowWeights(a64), truth), truth]
@@ -124,15 +133,15 @@ def test_total_and_its_gradient(shape, kind, blocks):
 @pytest.mark.parametrize("lse", [True, False], ids=["lse", "no lse"])
 @pytest.mark.parametrize("name", ["unshifted", "far from zero", "far apart"])
 @shapes
-def test_every_term_and_its_gradient(shape, name, lse, targets, shared, blocks):
+def test_every_term_and_its_gradient(shape, name, lse, targets, shared, ops):
     z, y, a = problem(shape, KINDS[name])
     u = torch.rand(shape[1]) if shared else torch.rand(shape)
     y, a = (y, a) if targets else (None, None)
     b, c = torch.rand(z[:, 0].shape), (torch.rand(z[:, 0].shape) if lse else None)
-    values = cpu.row_values(z, Target(y, u), lse)
-    dz = cpu.row_vjp(z, Target(y, u), RowValues(a, b, c))
+    values = ops.row_values(z, Target(y, u), lse)
+    dz = ops.row_vjp(z, Target(y, u), RowValues(a, b, c))
     total_dz = torch.empty_like(z)
-    total = cpu.weighted_total(z, Target(y, u), RowWeights(a, b, c), total_dz)
+    total = ops.weighted_total(z, Target(y, u), RowWeights(a, b, c), total_dz)
 
     z, y, u, a, b, c = double(z, y, u, a, b, c)
     assert_near(
@@ -160,15 +169,15 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
 @pytest.mark.parametrize("shape", [(7, 10), (40, 65), (4, 3, 6)], ids=str)
-def test_layouts(shape, layout, blocks):
+def test_layouts(shape, layout, ops):
     z, y, a = problem(shape)
     z = layout(z)
     assert shape == (4, 3, 6) or layout is LAYOUTS["classes last"] or not z.is_contiguous()
     plain = z.contiguous()
     dz = torch.empty_like(z)
     ours = (
-        *cpu.row_values(z, Target(y, a.new_ones(shape[1])), True),
-        cpu.weighted_total(z, Target(y), RowWeights(a, None, 0.1), dz),
+        *ops.row_values(z, Target(y, a.new_ones(shape[1])), True),
+        ops.weighted_total(z, Target(y), RowWeights(a, None, 0.1), dz),
     )
     truth_dz = torch.empty_like(plain)
     truth = (
@@ -181,60 +190,60 @@ def test_layouts(shape, layout, blocks):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
 @pytest.mark.parametrize("shape", [(7, 10), (40, 65), (4, 3, 6)], ids=str)
-def test_dtypes(shape, dtype, blocks):
+def test_dtypes(shape, dtype, ops):
     z, y, a = problem(shape, dtype=dtype)
     a = a.to(torch.promote_types(dtype, torch.float32))
     dz, truth_dz = torch.empty_like(z), torch.empty_like(z)
-    total = cpu.weighted_total(z, Target(y), RowWeights(a), dz)
+    total = ops.weighted_total(z, Target(y), RowWeights(a), dz)
     truth = maths.weighted_total(z, Target(y), RowWeights(a), truth_dz)
     assert total.dtype == truth.dtype
     torch.testing.assert_close(total, truth)
     torch.testing.assert_close(dz, truth_dz)
-    torch.testing.assert_close(cpu.row_vjp(z, Target(y), RowValues(a)), truth_dz)
+    torch.testing.assert_close(ops.row_vjp(z, Target(y), RowValues(a)), truth_dz)
 
 
 @kinds
 @pytest.mark.parametrize("shape", [(7, 10), (40, 65), (4, 3, 6)], ids=str)
-def test_gradient_in_place_of_the_logits(shape, kind, blocks):
+def test_gradient_in_place_of_the_logits(shape, kind, ops):
     z, y, a = problem(shape, kind)
     dz = torch.empty_like(z)
-    total = cpu.weighted_total(z, Target(y), RowWeights(a), dz)
+    total = ops.weighted_total(z, Target(y), RowWeights(a), dz)
     same = z.clone()
-    torch.testing.assert_close(cpu.weighted_total(same, Target(y), RowWeights(a), same), total)
+    torch.testing.assert_close(ops.weighted_total(same, Target(y), RowWeights(a), same), total)
     torch.testing.assert_close(same, dz)
 
 
 @pytest.mark.parametrize("name", ["unshifted", "far apart"])
 @shapes
-def test_a_total_alone_writes_nothing_and_equals_that_of_the_gradient_pass(shape, name, blocks):
+def test_a_total_alone_writes_nothing_and_equals_that_of_the_gradient_pass(shape, name, ops):
     z, y, a = problem(shape, KINDS[name])
     before = z.clone()
-    alone = cpu.weighted_total(z, Target(y), RowWeights(a))
+    alone = ops.weighted_total(z, Target(y), RowWeights(a))
     torch.testing.assert_close(
-        alone, cpu.weighted_total(z, Target(y), RowWeights(a), torch.empty_like(z))
+        alone, ops.weighted_total(z, Target(y), RowWeights(a), torch.empty_like(z))
     )
     assert torch.equal(z, before)
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 @pytest.mark.parametrize("shape", [(7, 10), (40, 65), (4, 3, 6)], ids=str)
-def test_a_row_of_weight_0_is_left_out_even_if_not_finite(shape, bad, blocks):
+def test_a_row_of_weight_0_is_left_out_even_if_not_finite(shape, bad, ops):
     z, y, a = problem(shape)
     a[0] = 0
     dz, truth_dz = torch.empty_like(z), torch.empty_like(z)
-    truth = cpu.weighted_total(z, Target(y), RowWeights(a), truth_dz)
+    truth = ops.weighted_total(z, Target(y), RowWeights(a), truth_dz)
     z[0] = bad
-    torch.testing.assert_close(cpu.weighted_total(z, Target(y), RowWeights(a), dz), truth)
+    torch.testing.assert_close(ops.weighted_total(z, Target(y), RowWeights(a), dz), truth)
     torch.testing.assert_close(dz[1:], truth_dz[1:])
 
 
-def every_result(z: Tensor, y: Tensor, a: Tensor) -> list[Tensor]:
+def every_result(ops, z: Tensor, y: Tensor, a: Tensor) -> list[Tensor]:
     u = torch.linspace(0.5, 1, z.shape[1])
     dz, plain_dz = torch.empty_like(z), torch.empty_like(z)
-    total = cpu.weighted_total(z, Target(y, u), RowWeights(a, 0.1, 0.2), dz)
-    plain = cpu.weighted_total(z, Target(y), RowWeights(a), plain_dz)
-    values = cpu.row_values(z, Target(y, u), True)
-    return [total, dz, plain, plain_dz, *values, cpu.row_vjp(z, Target(y, u), RowValues(a, a, a))]
+    total = ops.weighted_total(z, Target(y, u), RowWeights(a, 0.1, 0.2), dz)
+    plain = ops.weighted_total(z, Target(y), RowWeights(a), plain_dz)
+    values = ops.row_values(z, Target(y, u), True)
+    return [total, dz, plain, plain_dz, *values, ops.row_vjp(z, Target(y, u), RowValues(a, a, a))]
 
 
 DIVISIONS = [(1, (1, 1)), (100, (3, 7)), (5000, (128, 256)), (1 << 20, (8192, 65536))]
@@ -244,20 +253,22 @@ DIVISIONS = [(1, (1, 1)), (100, (3, 7)), (5000, (128, 256)), (1 << 20, (8192, 65
 @pytest.mark.parametrize("shape", [(300, 10), (40, 200), (7, 5, 60)], ids=str)
 def test_results_do_not_depend_on_blocks_and_threads(shape, name, set_threads, monkeypatch):
     arguments = problem(shape, KINDS[name])
-    expected = every_result(*arguments)
+    expected = every_result(cpu, *arguments)
     for threads in (1, 2):
         set_threads(threads)
         for block, block_rows in DIVISIONS:
             monkeypatch.setattr(cpu, "BLOCK_ELEMENTS", block)
             monkeypatch.setattr(cpu, "ROW_LIMITS", block_rows)
-            torch.testing.assert_close(every_result(*arguments), expected, rtol=1e-6, atol=1e-6)
+            torch.testing.assert_close(
+                every_result(cpu, *arguments), expected, rtol=1e-6, atol=1e-6
+            )
 
 
 @kinds
 @pytest.mark.parametrize("shape", [(70000, 3), (300, 200), (7, 5, 60)], ids=str)
-def test_the_same_call_gives_the_same_bits(shape, kind):
+def test_the_same_call_gives_the_same_bits(shape, kind, kernels):
     z, y, a = problem(shape, kind)
-    for first, second in zip(every_result(z, y, a), every_result(z, y, a), strict=True):
+    for first, second in zip(*(every_result(kernels, z, y, a) for _ in range(2)), strict=True):
         assert torch.equal(first.nan_to_num(), second.nan_to_num())
 
 
@@ -282,10 +293,10 @@ def test_narrow_logits_take_exp2_and_wide_ones_softmax(name, shape, softmax, mon
 
 @pytest.mark.parametrize("shape", [(40, 10), (3, 2000), (5000, 12), (7, 1)], ids=str)
 @pytest.mark.parametrize("name", ["unshifted", "far from zero", "certain", "rare", "masked"])
-def test_mean_nll_is_the_total_at_equal_weights(shape, name):
+def test_mean_nll_is_the_total_at_equal_weights(shape, name, kernels):
     """Few logits, which have a path of their own, are among the shapes."""
     z, y, _ = problem(shape, KINDS[name])
-    total, dz = cpu.mean_nll(z, y)
+    total, dz = kernels.mean_nll(z, y)
     z64, truth = z.double(), torch.empty_like(z, dtype=torch.float64)
     value = maths.weighted_total(z64, Target(y), RowWeights(1 / len(z)), truth)
     torch.testing.assert_close(total.double(), value, rtol=1e-5, atol=1e-9)
@@ -294,8 +305,8 @@ def test_mean_nll_is_the_total_at_equal_weights(shape, name):
 
 @pytest.mark.parametrize("shape", [(40, 10), (5000, 12)], ids=str)
 @pytest.mark.parametrize("index", [-100, -1, 12])
-def test_mean_nll_refuses_an_index_out_of_range(shape, index):
+def test_mean_nll_refuses_an_index_out_of_range(shape, index, kernels):
     z, y, _ = problem(shape)
     y[7] = index
     with pytest.raises((IndexError, RuntimeError)):
-        cpu.mean_nll(z, y)
+        kernels.mean_nll(z, y)

@@ -191,7 +191,7 @@ def weight_of(
         return Weight(None, weight, 1), None
     if weight.dim() == 0:
         return Weight(None, weight.item(), 1), None
-    values = weight.to(dtype).expand(shape).contiguous()
+    values = weight.resolve_neg().to(dtype).expand(shape).contiguous()
     return Weight(values.data_ptr(), 0.0, 1), values
 
 

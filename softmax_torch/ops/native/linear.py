@@ -42,6 +42,7 @@ def total_and_gradients(
     (N, C), dtype = (len(x), len(weight)), x.dtype
     y, u = target
     y = None if y is None else y.contiguous()
+    u = None if u is None else u.resolve_neg()
     total = x.new_empty(1, dtype=torch.float64)
     call, keep = _layer(x, weight, bias)
     (a, a_tensor), (b, b_tensor), (c, c_tensor) = (
@@ -150,7 +151,7 @@ def _layer(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Pass, tuple[
     call.middle, call.columns, call.dtype = calls.LOSS, len(weight), DTYPES[x.dtype]
     call.weight, call.weight_stride = weight.data_ptr(), D
     if bias is not None:
-        bias = bias.contiguous()
+        bias = bias.resolve_neg().contiguous()
         call.bias, call.bias_stride = bias.data_ptr(), 1
     call.threads = calls.threads_for(N * D * len(weight) // 16)
     return call, (x, weight) if bias is None else (x, weight, bias)

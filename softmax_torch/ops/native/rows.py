@@ -61,8 +61,8 @@ def _run(
     z, (y, u) = z.resolve_neg(), target
     if y is not None:
         y = y.contiguous()
-    if u is not None and u.dtype not in calls.DTYPES:
-        u = u.to(dtype)
+    if u is not None:
+        u = u.resolve_neg() if u.dtype in calls.DTYPES else u.to(dtype)
     # the tensors of a, b and c have to live until the call is over
     (a, a_tensor), (b, b_tensor), (c, c_tensor) = (
         calls.weight_of(w, shape, dtype) for w in weights

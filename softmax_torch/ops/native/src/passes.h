@@ -54,6 +54,7 @@ struct Plan {
         if (chunks < 1) chunks = 1;
     }
     static int64_t tile_rows_of(int64_t width) {
+        if (width == 0) return 256;
         int64_t rows = TILE_BYTES / (int64_t)sizeof(Real) / width / 16 * 16;
         return rows < 16 ? 16 : rows > 256 ? 256 : rows;
     }
