@@ -19,9 +19,11 @@ as fill 20 ms, since a training step follows another one too, and times are medi
 case has --repeats turns, or fewer (but 5 at least) if they would take longer than --seconds.
 
 Memory is the peak of torch's allocator during one call beyond what it held before, gradients
-included. The least number of bytes is one reading of the logits, or of the layer and its input,
-and one writing of the gradients. "Of copy" is the time of the copy over the contestant's time: the
-share of the bandwidth of a copy that the contestant reaches. The files are written after each case.
+included. It does not see the scratch memory of the native kernels: a few rows per thread, and for a
+layer in one pass at most 64 sums of its gradient in float64. The least number of bytes is one
+reading of the logits, or of the layer and its input, and one writing of the gradients. "Of copy" is
+the time of the copy over the contestant's time: the share of the bandwidth of a copy that the
+contestant reaches. The files are written after each case.
 """
 
 from __future__ import annotations
