@@ -1,15 +1,29 @@
 """The operator on a CPU against torch's: correctness, time and memory.
 
-    python benchmarks/operator_cpu.py [--threads 2] [--repeats 15] [--only cross_entropy]
-                                      [--json FILE] [--markdown FILE]
+    python benchmarks/operator_cpu.py [--threads 2] [--repeats 25] [--seconds 12]
+                                      [--cases 8192 bfloat16] [--json FILE] [--markdown FILE]
+
+Contestants take turns in one process:
+
+softmax_torch                  the native kernels; torch kernels if there are none
+softmax_torch, torch kernels   the same calls with kernels made of torch's operations
+softmax_torch, float32         for bfloat16 cases, the same logits in float32
+torch                          F.cross_entropy, for a layer after F.linear
+torch.compile                  the same, compiled anew for each case
+torch, in chunks               F.linear_cross_entropy(options=...)
+copy                           a copy of as many bytes as the case has to read and write at least
 
 Each case is first compared with torch in float64, loss and gradients; a difference stops the
-program. Each case prints the route that our call takes. Times are medians of loss + backward in one
-process, the contestants taking turns. A turn is as many calls as fill 20 ms, since a training step
-follows another one too. Memory is the peak of torch's allocator during one call beyond what it
-held before, gradients included. "Bandwidth" is the least number of bytes that a loss and its
-gradient move (read the logits, write the gradient) over the time, as a share of the bandwidth of a
-copy of the same size in the same run.
+program. Each case prints the route that our call takes. A turn is as many calls of loss + backward
+as fill 20 ms, since a training step follows another one too, and times are medians of the turns. A
+case has --repeats turns, or fewer (but 5 at least) if they would take longer than --seconds.
+
+Memory is the peak of torch's allocator during one call beyond what it held before, gradients
+included. It does not see the scratch memory of the native kernels: a few rows per thread, and for a
+layer in one pass at most 64 sums of its gradient in float64. The least number of bytes is one
+reading of the logits, or of the layer and its input, and one writing of the gradients. "Of copy" is
+the time of the copy over the contestant's time: the share of the bandwidth of a copy that the
+contestant reaches. The files are written after each case.
 """
 
 from __future__ import annotations
@@ -21,7 +35,8 @@ import os
 import statistics
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,73 +48,121 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from softmax_torch import cross_entropy, linear_cross_entropy, route_of, show_config
+from softmax_torch.ops import backends
+from softmax_torch.ops.native import library
 
 Step = Callable[[], Any]
 
+OURS, OURS_TORCH, OURS_FLOAT32 = (
+    "softmax_torch",
+    "softmax_torch, torch kernels",
+    "softmax_torch, float32",
+)
+TORCH, COMPILED, CHUNKED, COPY = "torch", "torch.compile", "torch, in chunks", "copy"
+
+COLUMNS = (TORCH, COMPILED, CHUNKED, OURS_TORCH, OURS_FLOAT32, COPY)
+"""What the table divides our time by."""
+
+HEADINGS = {OURS_TORCH: "ours, torch kernels", OURS_FLOAT32: "ours, float32"}
+
+TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2.0**-8}
+"""Largest error of a result, relative to its largest entry; 2^-8 is a unit in bfloat16's last
+place."""
+
+TURN_SECONDS = 0.02
+FEWEST_TURNS = 5
+
+
+class Contestant(NamedTuple):
+    """A function of leaf tensors and ``target``, and the kernels that it runs with on a CPU."""
+
+    f: Callable[..., Tensor]
+    leaves: list[Tensor]
+    kernels: str = "auto"
+
 
 class Case(NamedTuple):
-    """A shape, its contestants (each takes the leaf tensors and the target) and its leaves."""
+    """A shape, its contestants, and the class indices."""
 
     name: str
-    contestants: dict[str, Callable[..., Tensor]]
-    leaves: list[Tensor]
+    contestants: dict[str, Contestant]
     target: Tensor
-    moved: int | None  # the least bytes read and written, where memory is the limit
+    moved: int  # the least bytes read and written
     route: str  # of our call
+
+
+class Turn(NamedTuple):
+    """Calls that are timed together, and the kernels that they run with on a CPU."""
+
+    run: Step
+    kernels: str = "auto"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--only", choices=["cross_entropy", "linear_cross_entropy"])
+    parser.add_argument("--repeats", type=int, default=25, help="turns of a case, at most")
+    parser.add_argument("--seconds", type=float, default=12, help="for the turns of a case")
+    parser.add_argument("--cases", nargs="+", default=[""], help="parts of the names of cases")
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     parser.add_argument("--markdown", type=Path, help="write a table of the ratios to this file")
     options = parser.parse_args()
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses CUDA
     torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
     show_config()
-    print(f"{torch.get_num_threads()} threads, {cpu_name()}, float32")
-    head = f"{'ms':>9s} {'ours/':>7s} {'extra MB':>9s} {'bandwidth':>9s}"
-    print(f"{'case':38s} {'contestant':34s} {head}")
+    print(machine())
 
     figures = []
-    for make, sizes in (
-        (cross_entropy_case, [(128, 10), (60000, 10), (8192, 1000), (4096, 32000)]),
-        (
-            linear_case,
-            [(128, 784, 10), (60000, 784, 10), (4096, 512, 1000), (2048, 512, 32000)],
-        ),
-    ):
-        if options.only and not make.__name__.startswith(options.only.split("_")[0]):
+    for name, make in cases():
+        if not any(part in name for part in options.cases):
             continue
-        for size in sizes:
-            case = make(*size)
-            check(case)
-            figures.append(measure(case, options.repeats))
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
-    if options.markdown:
-        options.markdown.write_text(markdown(figures))
+        torch.manual_seed(0)
+        torch.compiler.reset()  # or torch.compile would make one program for all shapes
+        case = make(name)
+        print(f"\n{name}: {case.route}")
+        check(case)
+        figures.append(measure(case, options.repeats, options.seconds))
+        if options.json:
+            options.json.write_text(json.dumps(figures, indent=2) + "\n")
+        if options.markdown:
+            options.markdown.write_text(f"{machine()}\n\n{markdown(figures)}")
+    if not figures:
+        raise SystemExit(f"--cases: expected parts of {', '.join(name for name, _ in cases())}")
+    print(f"\n{markdown(figures)}", end="")
 
 
-def cross_entropy_case(N: int, C: int) -> Case:
-    z, y = torch.randn(N, C), torch.randint(C, (N,))
-    compiled = torch.compile(F.cross_entropy)
+def cases() -> Iterator[tuple[str, Callable[[str], Case]]]:
+    """Yield the name of each case, and a function from it to the case."""
+    for N, C in ((128, 10), (60000, 10), (8192, 1000), (4096, 32000)):
+        yield f"cross_entropy {N} x {C}", partial(cross_entropy_case, N, C, torch.float32)
+    for N, C in ((8192, 1000), (4096, 32000)):
+        name = f"cross_entropy {N} x {C}, bfloat16"
+        yield name, partial(cross_entropy_case, N, C, torch.bfloat16)
+    for N, D, C in ((128, 784, 10), (60000, 784, 10), (4096, 512, 1000), (2048, 512, 32000)):
+        frozen = N == 60000  # a data set, whose gradient is not needed
+        name = f"linear {N} x {D} x {C}" + (", frozen input" if frozen else "")
+        yield name, partial(linear_case, N, D, C, frozen)
+
+
+def cross_entropy_case(N: int, C: int, dtype: torch.dtype, name: str) -> Case:
+    z, y = torch.randn(N, C).to(dtype), torch.randint(C, (N,))
     contestants = {
-        "softmax_torch": cross_entropy,
-        "F.cross_entropy": F.cross_entropy,
-        "torch.compile(F.cross_entropy)": compiled,
+        OURS: Contestant(cross_entropy, [z]),
+        OURS_TORCH: Contestant(cross_entropy, [z], "torch"),
+        TORCH: Contestant(F.cross_entropy, [z]),
+        COMPILED: Contestant(torch.compile(F.cross_entropy), [z]),
     }
-    route = str(route_of(cross_entropy, z.clone().requires_grad_(), y))
-    return Case(f"cross_entropy {N} x {C}", contestants, [z], y, 2 * z.numel() * 4, route)
+    if dtype != torch.float32:
+        contestants[OURS_FLOAT32] = Contestant(cross_entropy, [z.float()])
+    with backends.cpu_kernels("auto"):
+        route = str(route_of(cross_entropy, z.clone().requires_grad_(), y))
+    return Case(name, contestants, y, 2 * size_of([z]), route)
 
 
-def linear_case(N: int, D: int, C: int) -> Case:
+def linear_case(N: int, D: int, C: int, frozen: bool, name: str) -> Case:
     x, y = torch.randn(N, D), torch.randint(C, (N,))
     weight, bias = torch.randn(C, D) / D**0.5, torch.zeros(C)
-    frozen = N == 60000  # a data set, whose gradient is not needed
+    leaves = [weight, bias] if frozen else [weight, bias, x]
 
     def ours(weight: Tensor, bias: Tensor, *x_leaf: Tensor, target: Tensor) -> Tensor:
         (inputs,) = x_leaf or (x,)
@@ -109,19 +172,21 @@ def linear_case(N: int, D: int, C: int) -> Case:
         (inputs,) = x_leaf or (x.to(weight.dtype),)
         return F.cross_entropy(F.linear(inputs, weight, bias), target)
 
-    contestants: dict[str, Callable[..., Tensor]] = {
-        "softmax_torch": ours,
-        "F.linear + F.cross_entropy": torchs,
-        "torch.compile of it": torch.compile(torchs),
+    contestants = {
+        OURS: Contestant(ours, leaves),
+        OURS_TORCH: Contestant(ours, leaves, "torch"),
+        TORCH: Contestant(torchs, leaves),
+        COMPILED: Contestant(torch.compile(torchs), leaves),
     }
     chunked = torch_chunked(x)
     # With fewer classes than features torch 2.15 takes one row at a time: minutes at 60000 rows.
     if chunked is not None and not frozen:
-        contestants["F.linear_cross_entropy(options)"] = chunked
-    name = f"linear {N} x {D} x {C}" + (", frozen input" if frozen else "")
+        contestants[CHUNKED] = Contestant(chunked, leaves)
     trained = weight.clone().requires_grad_()
-    route = str(route_of(linear_cross_entropy, x, trained, y, linear_bias=bias))
-    return Case(name, contestants, [weight, bias] + ([] if frozen else [x]), y, None, route)
+    with backends.cpu_kernels("auto"):
+        route = str(route_of(linear_cross_entropy, x, trained, y, linear_bias=bias))
+    moved = 2 * size_of(leaves) + (size_of([x]) if frozen else 0)
+    return Case(name, contestants, y, moved, route)
 
 
 def torch_chunked(x: Tensor) -> Callable[..., Tensor] | None:
@@ -139,108 +204,136 @@ def torch_chunked(x: Tensor) -> Callable[..., Tensor] | None:
     return chunked
 
 
+def size_of(tensors: list[Tensor]) -> int:
+    """Return the bytes of tensors."""
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
 def check(case: Case) -> None:
-    """Stop unless loss and every gradient equal torch's in float64 up to float32's rounding."""
-    names = list(case.contestants)
-    ours, torchs = case.contestants[names[0]], case.contestants[names[1]]
-    got = value_and_gradients(ours, case.leaves, case.target)
-    truth = value_and_gradients(torchs, [leaf.double() for leaf in case.leaves], case.target)
-    for mine, true in zip(got, truth, strict=True):
-        error = ((mine.double() - true).abs().max() / true.abs().max()).item()
-        if not error < 1e-5:
-            raise SystemExit(f"{case.name}: relative error {error:.1e} against float64, not timed")
+    """Stop unless our losses and gradients equal torch's in float64 up to the dtype's rounding."""
+    plain = case.contestants[TORCH]
+    wide = plain._replace(leaves=[leaf.double() for leaf in plain.leaves])
+    truth = value_and_gradients(wide, case.target)
+    for name in (OURS, OURS_TORCH, OURS_FLOAT32, TORCH):
+        contestant = case.contestants.get(name)
+        if contestant is None:
+            continue
+        error = max(
+            float(got.double().sub_(true).abs_().max() / true.abs().max())
+            for got, true in zip(value_and_gradients(contestant, case.target), truth, strict=True)
+        )
+        print(f"  {name}: relative error {error:.1e} against float64")
+        if name != TORCH and not error < TOLERANCES[contestant.leaves[0].dtype]:
+            raise SystemExit(f"{case.name}, {name}: wrong, not timed")
 
 
-def value_and_gradients(
-    f: Callable[..., Tensor], leaves: list[Tensor], target: Tensor
-) -> list[Tensor]:
-    inputs = [leaf.detach().requires_grad_() for leaf in leaves]
-    loss = f(*inputs, target=target)
-    return [loss.detach(), *torch.autograd.grad(loss, inputs)]
+def value_and_gradients(contestant: Contestant, target: Tensor) -> list[Tensor]:
+    inputs = [leaf.detach().requires_grad_() for leaf in contestant.leaves]
+    with backends.cpu_kernels(contestant.kernels):
+        loss = contestant.f(*inputs, target=target)
+        return [loss.detach(), *torch.autograd.grad(loss, inputs)]
 
 
-def measure(case: Case, repeats: int) -> dict[str, Any]:
-    inputs = [leaf.detach().requires_grad_() for leaf in case.leaves]
+def step_of(contestant: Contestant, target: Tensor) -> Step:
+    """Return a function that computes a contestant's loss and gradients."""
+    inputs = [leaf.detach().requires_grad_() for leaf in contestant.leaves]
 
-    def step(f: Callable[..., Tensor]) -> Step:
-        def run() -> None:
-            for leaf in inputs:
-                leaf.grad = None
-            f(*inputs, target=case.target).backward()
-
-        return run
-
-    steps = {name: step(f) for name, f in case.contestants.items()}
-    times = median_times(steps, repeats)
-    result: dict[str, Any] = {"case": case.name, "route": case.route, "contestants": {}}
-    print(f"{case.name}: {case.route}")
-    ours = times["softmax_torch"]
-    gradient = sum(leaf.numel() * leaf.element_size() for leaf in inputs)
-    bandwidth = None if case.moved is None else copy_bandwidth(inputs[0].detach())
-    for name, run in steps.items():
+    def run() -> None:
         for leaf in inputs:
             leaf.grad = None
-        peak = peak_bytes(run)
-        share = "" if bandwidth is None else f"{case.moved / times[name] / bandwidth:9.0%}"
-        ratio = "" if name == "softmax_torch" else f"{ours / times[name]:6.2f}x"
-        print(
-            f"{case.name if not ratio else '':38s} {name:34s} {times[name] * 1e3:9.3f} {ratio:>7s} "
-            f"{peak / 1e6:9.2f} {share}"
-        )
+        contestant.f(*inputs, target=target).backward()
+
+    return run
+
+
+def measure(case: Case, repeats: int, seconds: float) -> dict[str, Any]:
+    """Print the time, the ratios and the memory of each contestant, and return them."""
+    turns = {
+        name: Turn(step_of(contestant, case.target), contestant.kernels)
+        for name, contestant in case.contestants.items()
+    }
+    memory = {}
+    for name, turn in turns.items():  # before the turns, in which tensors stay as gradients
+        with backends.cpu_kernels(turn.kernels):
+            turn.run()
+            memory[name] = peak_bytes(step_of(case.contestants[name], case.target))
+    source, copied = (torch.ones(case.moved // 8) for _ in range(2))  # half is read, half written
+    turns[COPY] = Turn(lambda: copied.copy_(source))
+    times, done = median_times(turns, repeats, seconds)
+
+    gradient = size_of(case.contestants[OURS].leaves)
+    result: dict[str, Any] = {
+        "case": case.name,
+        "route": case.route,
+        "turns": done,
+        "least_bytes_moved": case.moved,
+        "gradient_bytes": gradient,
+        "contestants": {},
+    }
+    print(f"  {'':30s} {'ms':>9s} {'ours /':>7s} {'of copy':>8s} {'extra MB':>9s}  ({done} turns)")
+    for name, time_ in times.items():
+        ratio, share = times[OURS] / time_, times[COPY] / time_
+        peak = memory.get(name)
+        shown = "" if peak is None else f"{peak / 1e6:.2f}"
+        print(f"  {name:30s} {time_ * 1e3:9.3f} {ratio:7.2f} {share:8.0%} {shown:>9s}")
         result["contestants"][name] = {
-            "ms": times[name] * 1e3,
-            "ours_to_this": ours / times[name],
+            "ms": time_ * 1e3,
+            "ours_to_this": ratio,
+            "share_of_copy_bandwidth": share,
             "peak_extra_bytes": peak,
-            "gradient_bytes": gradient,
         }
-    print(f"{'':38s} {'(the gradients alone)':34s} {'':9s} {'':7s} {gradient / 1e6:9.2f}")
+    print(
+        f"  {'(the gradients alone)':30s} {'':9s} {'':7s} {'':8s} {gradient / 1e6:9.2f}", flush=True
+    )
     return result
 
 
 def markdown(figures: list[dict[str, Any]]) -> str:
-    """Return a table with a row for each case: our time and its ratio to each contestant's."""
-    peers = ("torch", "torch.compile", "torch, in chunks")
+    """Return a table with a row for each case: our time, and its ratio to each contestant's."""
+    heads = [f"/ {HEADINGS.get(name, name)}" for name in COLUMNS]
     lines = [
-        f"| case (N x [D x] C) | ms | {' | '.join(f'/ {peer}' for peer in peers)} | extra memory "
-        "/ gradients |",
-        f"| --- | ---: | {' | '.join('---:' for _ in peers)} | ---: |",
+        f"| case (N x [D x] C) | ms | {' | '.join(heads)} | extra memory / gradients |",
+        f"| --- | ---: | {' | '.join('---:' for _ in heads)} | ---: |",
     ]
     for figure in figures:
-        ours, *others = figure["contestants"].values()
-        ratios = [f"{other['ours_to_this']:.2f}" for other in others]
-        ratios += [""] * (len(peers) - len(ratios))
-        memory = ours["peak_extra_bytes"] / ours["gradient_bytes"]
-        lines.append(
-            f"| {figure['case']} | {ours['ms']:.3g} | {' | '.join(ratios)} | {memory:.2f} |"
-        )
+        found = figure["contestants"]
+        ratios = [f"{found[n]['ours_to_this']:.2f}" if n in found else "" for n in COLUMNS]
+        ours = found[OURS]
+        memory = ours["peak_extra_bytes"] / figure["gradient_bytes"]
+        ms = f"{ours['ms']:.3f}" if ours["ms"] < 1 else f"{ours['ms']:.4g}"
+        lines.append(f"| {figure['case']} | {ms} | {' | '.join(ratios)} | {memory:.2f} |")
     return "\n".join(lines) + "\n"
 
 
-def median_times(steps: dict[str, Step], repeats: int) -> dict[str, float]:
-    """Return the median seconds of a call of each step; the steps take turns."""
-    calls = {}
-    for name, run in steps.items():
-        for _ in range(3):
-            run()
-        start = time.perf_counter()
-        run()
-        calls[name] = max(1, int(0.02 / (time.perf_counter() - start)))
-    samples: dict[str, list[float]] = {name: [] for name in steps}
+def median_times(
+    turns: dict[str, Turn], repeats: int, seconds: float
+) -> tuple[dict[str, float], int]:
+    """Return the median seconds of a call in each turn, and how many turns each had."""
+    calls, longest = {}, 0.0
+    for name, turn in turns.items():
+        with backends.cpu_kernels(turn.kernels):
+            took = timed(turn.run, 1)
+            for _ in range(0 if took > 0.5 else 3):  # a short call may be slow at first
+                took = timed(turn.run, 1)
+        calls[name] = max(1, int(TURN_SECONDS / took))
+        longest += (calls[name] + 1) * took
+    repeats = min(repeats, max(FEWEST_TURNS, int(seconds / longest)))
+    samples: dict[str, list[float]] = {name: [] for name in turns}
     for _ in range(repeats):
-        for name, run in steps.items():
-            run()  # not timed: the turn before has emptied the caches
-            start = time.perf_counter()
-            for _ in range(calls[name]):
-                run()
-            samples[name].append((time.perf_counter() - start) / calls[name])
-    return {name: statistics.median(sample) for name, sample in samples.items()}
+        for name, turn in turns.items():
+            with backends.cpu_kernels(turn.kernels):
+                if calls[name] > 1:
+                    turn.run()  # not timed: the turn before has emptied the caches
+                samples[name].append(timed(turn.run, calls[name]) / calls[name])
+    return {name: statistics.median(sample) for name, sample in samples.items()}, repeats
 
 
-def copy_bandwidth(z: Tensor) -> float:
-    """Return the bytes that a copy of z reads and writes per second."""
-    out = torch.empty_like(z)
-    times = median_times({"copy": lambda: out.copy_(z)}, 15)
-    return 2 * z.numel() * z.element_size() / times["copy"]
+def timed(run: Step, calls: int) -> float:
+    """Return the seconds of some calls."""
+    start = time.perf_counter()
+    for _ in range(calls):
+        run()
+    return time.perf_counter() - start
 
 
 def peak_bytes(run: Step) -> int:
@@ -255,6 +348,19 @@ def peak_bytes(run: Step) -> int:
         held += event.nbytes()
         peak = max(peak, held)
     return peak
+
+
+def machine() -> str:
+    """Return a line about the machine and the kernels."""
+    loaded = library.load()
+    kernels = (
+        f"no native kernels ({library.reason()})"
+        if loaded is None
+        else (f"native kernels for {loaded.isa}")
+    )
+    return (
+        f"{torch.get_num_threads()} threads of {cpu_name()}, torch {torch.__version__}, {kernels}"
+    )
 
 
 def cpu_name() -> str:

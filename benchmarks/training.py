@@ -1,6 +1,6 @@
 """Time of a training epoch: ours against a bare loop, and against a usual Lightning script.
 
-    python benchmarks/training.py [--root DATA] [--batch_sizes 128 1024] [--repeats 5]
+    python benchmarks/training.py [--root DATA] [--batch_sizes 128 1024] [--repeats 5] [--quick]
                                   [--parts epochs program busy] [--device cpu] [--markdown FILE]
 
 epochs: MNIST, 54,000 training samples, softmax regression, SGD with momentum. The bare loop and
@@ -15,7 +15,8 @@ torch      the same without the native kernels (SOFTMAX_TORCH_KERNELS=torch)
 usual      a LightningModule as in tutorials, on torchvision's MNIST with ToTensor and a
            DataLoader, with a bar, CSVLogger, ModelCheckpoint, and the loss logged
 
-They take turns in one process, and medians of whole epochs are compared.
+They take turns in one process, and medians of whole epochs are compared. --quick makes two turns,
+and one of the usual script.
 
 program: train.py in a process of its own, from its start to its report, for five epochs.
 
@@ -73,6 +74,7 @@ def main() -> None:
     parser.add_argument("--root", help="where MNIST is, or is downloaded to")
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[128, 1024])
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="two repeats, and fewer of long runs")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--device", default="cpu")
@@ -83,17 +85,19 @@ def main() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     print(f"torch {torch.__version__}, {options.threads} threads, {options.device}")
-    lines = epochs(options) if "epochs" in options.parts else []
-    if "program" in options.parts:
-        lines += ["", whole_program(options)]
-    if "busy" in options.parts:
-        lines += ["", busy_core(options)]
-    print("\n".join(lines))
-    if options.markdown:
-        options.markdown.write_text("\n".join(lines) + "\n")
+    if options.quick:
+        options.repeats = min(options.repeats, 2)
+    tables: list[str] = []
+    for name, part in (("epochs", epochs), ("program", whole_program), ("busy", busy_core)):
+        if name not in options.parts:
+            continue
+        tables.append(part(options))
+        print(f"\n{tables[-1]}", flush=True)
+        if options.markdown:
+            options.markdown.write_text("\n\n".join(tables) + "\n")
 
 
-def epochs(options: argparse.Namespace) -> list[str]:
+def epochs(options: argparse.Namespace) -> str:
     """Return a table of the time of an epoch."""
     lines = [
         "| batch | bare, s | native, s | / bare | torch, s | / bare | usual, s | / native |",
@@ -112,7 +116,7 @@ def epochs(options: argparse.Namespace) -> list[str]:
             for kernels in kinds:
                 with backends.cpu_kernels(kernels):
                     times[kernels] += ours(options, batch_size)[0]
-            if repeat < 2:  # it takes minutes
+            if repeat < (1 if options.quick else 2):  # it takes half a minute
                 times["usual"] += usual(options, batch_size)
         b, n, t, u = (statistics.median(found or [math.nan]) for found in times.values())
         lines.append(
@@ -120,7 +124,7 @@ def epochs(options: argparse.Namespace) -> list[str]:
             f"{u / n:.1f} |"
         )
         print(lines[-1], flush=True)
-    return lines
+    return "\n".join(lines)
 
 
 def data_module(options: argparse.Namespace, batch_size: int) -> MNISTDataModule:
@@ -273,22 +277,17 @@ def check(options: argparse.Namespace, batch_size: int) -> None:
 
 def whole_program(options: argparse.Namespace) -> str:
     """Return how long train.py takes for five epochs, from start to end of its process."""
-    args = [sys.executable, str(ROOT / "train.py"), "fit"]
-    args += ["--config", str(ROOT / "configs" / "mnist.yaml"), "--trainer.max_epochs", "5"]
+    args = ["--config", str(ROOT / "configs" / "mnist.yaml"), "--trainer.max_epochs", "5"]
     args += ["--model.lr_scheduler.T_max", "5"]
     args += ["--data.root", options.root] if options.root else []
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     times, accuracy = [], 0.0
-    for _ in range(3):
-        with tempfile.TemporaryDirectory() as folder:
-            began = time.perf_counter()
-            done = subprocess.run(
-                args, cwd=folder, capture_output=True, text=True, check=True, env=environment
-            )
-            times.append(time.perf_counter() - began)
-            found = re.search(r"^test +accuracy (\S+)", done.stdout, re.MULTILINE)
-            assert found is not None, done.stdout
-            accuracy = float(found[1])
+    for _ in range(1 if options.quick else 3):
+        began = time.perf_counter()
+        printed = run_train_py(*args)
+        times.append(time.perf_counter() - began)
+        found = re.search(r"^test +accuracy (\S+)", printed, re.MULTILINE)
+        assert found is not None, printed
+        accuracy = float(found[1])
     return (
         f"train.py, five epochs: {statistics.median(times):.1f} s from its start to its end, test "
         f"accuracy {accuracy:.4f}"
@@ -296,35 +295,48 @@ def whole_program(options: argparse.Namespace) -> str:
 
 
 def busy_core(options: argparse.Namespace) -> str:
-    """Return how long the training of train.py on digits takes, alone and with a busy core."""
-    quiet, busy = [], []
+    """Return a table of the training time of train.py on digits, alone and beside a busy core."""
+    alone, busy = [], []
     for _ in range(options.repeats):
-        quiet.append(seconds_on_digits())
+        alone.append(seconds_on_digits())
         spinning = subprocess.Popen([sys.executable, "-c", SPIN])
         try:
             busy.append(seconds_on_digits())
         finally:
             spinning.kill()
             spinning.wait()
-    q, b = statistics.median(quiet), statistics.median(busy)
-    return (
-        f"train.py on digits, {len(os.sched_getaffinity(0))} cores: trained in {q:.2f} s alone and "
-        f"in {b:.2f} s beside a process that keeps one core busy, ratio {b / q:.2f} "
-        f"(from {min(busy) / q:.2f} to {max(busy) / q:.2f})"
-    )
+    base = statistics.median(alone)
+    lines = [
+        f"train.py on digits, {len(os.sched_getaffinity(0))} cores, {options.repeats} turns",
+        "",
+        "| | trained in, s | from, s | to, s | / alone |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for name, times in (("alone", alone), ("beside a process that keeps a core busy", busy)):
+        middle = statistics.median(times)
+        lines.append(
+            f"| {name} | {middle:.2f} | {min(times):.2f} | {max(times):.2f} | {middle / base:.2f} |"
+        )
+    return "\n".join(lines)
 
 
 def seconds_on_digits() -> float:
     """Return the training time that train.py prints for digits."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    args = [sys.executable, str(ROOT / "train.py"), "fit"]
-    with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run(
-            args, cwd=folder, capture_output=True, text=True, check=True, env=environment
-        )
-    found = re.search(r"^trained +(\d+) steps in .* \((\d+) a second", done.stdout, re.MULTILINE)
-    assert found is not None, done.stdout
+    printed = run_train_py()
+    found = re.search(r"^trained +(\d+) steps in .* \((\d+) a second", printed, re.MULTILINE)
+    assert found is not None, printed
     return int(found[1]) / int(found[2])
+
+
+def run_train_py(*args: str) -> str:
+    """Return what ``train.py fit`` prints, run in a folder of its own."""
+    command = [sys.executable, str(ROOT / "train.py"), "fit", *args]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
+    if done.returncode != 0:
+        raise SystemExit(f"train.py failed:\n{done.stdout}\n{done.stderr}")
+    return done.stdout
 
 
 def wait(options: argparse.Namespace) -> None:
