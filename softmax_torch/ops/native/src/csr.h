@@ -1,8 +1,8 @@
 // From dense rows to CSR: count the entries other than 0 of each row, then copy them.
 #pragma once
 
-#include "parallel.h"
 #include "interface.h"
+#include "parallel.h"
 
 namespace SOFTMAX_TORCH_ISA {
 

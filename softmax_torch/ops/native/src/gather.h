@@ -6,7 +6,8 @@
 
 namespace SOFTMAX_TORCH_ISA {
 
-static void scale_row(const uint8_t* __restrict from, int64_t d, float scale, float* __restrict to) {
+static void scale_row(const uint8_t* __restrict from, int64_t d, float scale,
+                      float* __restrict to) {
     for (int64_t k = 0; k < d; k++) to[k] = scale * (float)from[k];
 }
 

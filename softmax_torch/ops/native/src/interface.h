@@ -43,7 +43,8 @@ struct Rows {
     int64_t threads;
 };
 
-// Samples X (n, d): dense rows, or rows in CSR whose entry j of row i is at crow[i] <= j < crow[i+1].
+// Samples X (n, d): dense rows, or rows in CSR whose entry j of row i is at crow[i] <= j <
+// crow[i+1].
 struct Samples {
     const void* x;  // dense: n rows, columns adjacent; CSR: the values
     int64_t dtype, stride;
@@ -80,12 +81,12 @@ struct Pass {
     int64_t weight_stride;  // Real (M, d), columns adjacent
     const void* bias;       // Real, or null
     int64_t bias_stride;
-    int64_t dtype;      // Real: FLOAT32 or FLOAT64
-    const void* p;      // HESSIAN: probabilities (n, M); RESIDUALS: r (n, M); contiguous
-    Rows rows;          // LOSS: target and weights; HESSIAN: the weight a
-    double* totals;     // LOSS: a total for each set
-    void* z;            // result: logits (n, M), contiguous, or null
-    void* dweight;      // result (M, d), or null
+    int64_t dtype;   // Real: FLOAT32 or FLOAT64
+    const void* p;   // HESSIAN: probabilities (n, M); RESIDUALS: r (n, M); contiguous
+    Rows rows;       // LOSS: target and weights; HESSIAN: the weight a
+    double* totals;  // LOSS: a total for each set
+    void* z;         // result: logits (n, M), contiguous, or null
+    void* dweight;   // result (M, d), or null
     int64_t dweight_stride;
     void* dbias;  // result, or null
     int64_t dbias_stride;

@@ -1,8 +1,8 @@
 // Passes over samples: every row of X is read once, for both of its products.
 //
-// A tile of rows stays in the second-level cache from the logits to the gradient. A chunk of tiles adds
-// up its gradient in Real, and some FLUSH_ROWS rows of it in double. How rows are split into chunks
-// depends on sizes alone: the results have the same bits for any number of threads.
+// A tile of rows stays in the second-level cache from the logits to the gradient. A chunk of tiles
+// adds up its gradient in Real, and some FLUSH_ROWS rows of it in double. How rows are split into
+// chunks depends on sizes alone: the results have the same bits for any number of threads.
 #pragma once
 
 #include "products.h"
@@ -12,11 +12,11 @@ namespace SOFTMAX_TORCH_ISA {
 
 constexpr int64_t TILE_BYTES = 128 << 10;
 constexpr int64_t FLUSH_ROWS = 2048;
-constexpr int64_t FLUSH_WORK = 8;             // entries for each number of the gradient, at least
-constexpr int64_t CHUNK_WORK = 1 << 20;       // multiplications of a chunk, at least: some 100 us
-constexpr int64_t CHUNK_ROWS = 256;           // rows of a chunk, at least
-constexpr int64_t PASS_CHUNKS = 64;           // chunks of a pass, at most
-constexpr int64_t GRADIENT_NUMBERS = 1 << 24; // numbers of the gradients of all chunks, at most
+constexpr int64_t FLUSH_WORK = 8;              // entries for each number of the gradient, at least
+constexpr int64_t CHUNK_WORK = 1 << 20;        // multiplications of a chunk, at least: some 100 us
+constexpr int64_t CHUNK_ROWS = 256;            // rows of a chunk, at least
+constexpr int64_t PASS_CHUNKS = 64;            // chunks of a pass, at most
+constexpr int64_t GRADIENT_NUMBERS = 1 << 24;  // numbers of the gradients of all chunks, at most
 
 INLINE int64_t rounded_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 
@@ -27,10 +27,10 @@ struct Plan {
     const Pass& pass;
     const bool sparse, converts, wants_gradient;
     const int64_t n, d, columns;
-    const int64_t width;      // numbers of a row of x, padded with zeros to whole vectors
-    const int64_t stride;     // numbers of a row of z
+    const int64_t width;   // numbers of a row of x, padded with zeros to whole vectors
+    const int64_t stride;  // numbers of a row of z
     const int64_t tile_rows;
-    const int64_t gradient;   // numbers of a gradient, with the bias at its end
+    const int64_t gradient;  // numbers of a gradient, with the bias at its end
     int64_t chunks;
 
     explicit Plan(const Pass& pass)
@@ -97,7 +97,8 @@ struct PassJob {
         }
         const int64_t end = chunk_start(p.n, p.chunks, chunk + 1);
         const int64_t* crow = p.pass.samples.crow;
-        int64_t unflushed = chunk_start(p.n, p.chunks, chunk);  // the first row that is not in double
+        int64_t unflushed =
+            chunk_start(p.n, p.chunks, chunk);  // the first row that is not in double
         for (int64_t first = chunk_start(p.n, p.chunks, chunk); first < end; first += p.tile_rows) {
             const int64_t rows = end - first < p.tile_rows ? end - first : p.tile_rows;
             if (!compute_tile_of_rows(first, rows, x, z, g, rest, chunk)) return;
@@ -192,9 +193,11 @@ struct PassJob {
         const int32_t* col = s.col + start;
         int64_t v = 0;
         for (; v + 2 * count <= plan.stride; v += 2 * count)
-            sparse_dot_row<Real, Value, 2>(values, col, entries, w + v, plan.stride, s.squared, z + v);
+            sparse_dot_row<Real, Value, 2>(values, col, entries, w + v, plan.stride, s.squared,
+                                           z + v);
         if (v < plan.stride)
-            sparse_dot_row<Real, Value, 1>(values, col, entries, w + v, plan.stride, s.squared, z + v);
+            sparse_dot_row<Real, Value, 1>(values, col, entries, w + v, plan.stride, s.squared,
+                                           z + v);
     }
 
     // Turn the logits of each set of classes into the gradient of its weighted sum.
@@ -267,9 +270,11 @@ struct PassJob {
         const int32_t* col = s.col + start;
         int64_t v = 0;
         for (; v + 2 * count <= plan.stride; v += 2 * count)
-            sparse_outer_row<Real, Value, 2>(values, col, entries, r + v, plan.stride, s.squared, g + v);
+            sparse_outer_row<Real, Value, 2>(values, col, entries, r + v, plan.stride, s.squared,
+                                             g + v);
         if (v < plan.stride)
-            sparse_outer_row<Real, Value, 1>(values, col, entries, r + v, plan.stride, s.squared, g + v);
+            sparse_outer_row<Real, Value, 1>(values, col, entries, r + v, plan.stride, s.squared,
+                                             g + v);
         Real* g_bias = g + plan.d * plan.stride;
         for (int64_t v = 0; v < plan.stride; v += count)
             store(g_bias + v, load(g_bias + v) + load(r + v));

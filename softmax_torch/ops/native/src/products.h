@@ -2,10 +2,9 @@
 //
 //     z = x W^T        G += r^T x        dx = r W
 //
-// x is (rows, d), W and G are (columns, d), z and r (rows, columns); d is a multiple of the lanes of a
-// vector. Each product holds a small block of
-// its result in registers: BLOCK of the columns, and as many rows or vectors as keep both
-// multipliers of the processor busy.
+// x is (rows, d), W and G are (columns, d), z and r (rows, columns); d is a multiple of the lanes
+// of a vector. Each product holds a small block of its result in registers: BLOCK of the columns,
+// and as many rows or vectors as keep both multipliers of the processor busy.
 #pragma once
 
 #include "parallel.h"
@@ -21,7 +20,8 @@ constexpr bool MANY_REGISTERS = false;
 #endif
 constexpr int BLOCK = 5;  // columns of a block, at most
 
-// Rows of a block of z with this many columns: rows x columns sums, plus the operands, in registers.
+// Rows of a block of z with this many columns: rows x columns sums, plus the operands, in
+// registers.
 constexpr int block_rows(int columns) {
     return MANY_REGISTERS ? (columns <= 2 ? 8 : 4) : (columns <= 1 ? 8 : columns <= 3 ? 4 : 2);
 }
@@ -50,8 +50,7 @@ INLINE void dot_block(const Real* x, int64_t x_stride, const Real* w, int64_t w_
     V sums[ROWS][COLUMNS] = {};
     for (int64_t k = 0; k < d; k += count) {
         if (count >= line || k % line == 0)
-            for (int i = 0; i < ROWS; i++)
-                __builtin_prefetch(x + (i + 2 * ROWS) * x_stride + k);
+            for (int i = 0; i < ROWS; i++) __builtin_prefetch(x + (i + 2 * ROWS) * x_stride + k);
         V w_k[COLUMNS];
         for (int j = 0; j < COLUMNS; j++) {
             w_k[j] = load(w + j * w_stride + k);
@@ -80,19 +79,29 @@ static void dot_columns(const Real* x, int64_t x_stride, int64_t rows, const Rea
 }
 
 // Call f(start, size) with compile-time sizes of at most BLOCK that make up ``columns``.
-#define FOR_COLUMN_BLOCKS(columns, CALL)                            \
-    do {                                                            \
-        const int64_t blocks_ = ((columns) + BLOCK - 1) / BLOCK;    \
-        for (int64_t b_ = 0; b_ < blocks_; b_++) {                  \
-            const int64_t j = chunk_start((columns), blocks_, b_);  \
-            switch (chunk_start((columns), blocks_, b_ + 1) - j) {  \
-                case 1: CALL(1); break;                             \
-                case 2: CALL(2); break;                             \
-                case 3: CALL(3); break;                             \
-                case 4: CALL(4); break;                             \
-                default: CALL(5); break;                            \
-            }                                                       \
-        }                                                           \
+#define FOR_COLUMN_BLOCKS(columns, CALL)                           \
+    do {                                                           \
+        const int64_t blocks_ = ((columns) + BLOCK - 1) / BLOCK;   \
+        for (int64_t b_ = 0; b_ < blocks_; b_++) {                 \
+            const int64_t j = chunk_start((columns), blocks_, b_); \
+            switch (chunk_start((columns), blocks_, b_ + 1) - j) { \
+                case 1:                                            \
+                    CALL(1);                                       \
+                    break;                                         \
+                case 2:                                            \
+                    CALL(2);                                       \
+                    break;                                         \
+                case 3:                                            \
+                    CALL(3);                                       \
+                    break;                                         \
+                case 4:                                            \
+                    CALL(4);                                       \
+                    break;                                         \
+                default:                                           \
+                    CALL(5);                                       \
+                    break;                                         \
+            }                                                      \
+        }                                                          \
     } while (0)
 
 // z = x W^T
@@ -133,15 +142,16 @@ static void add_outer(const Real* x, int64_t x_stride, int64_t rows, const Real*
     constexpr int64_t count = Lanes<Real>::count, wide = BLOCK_VECTORS * count;
     int64_t k = 0;
     for (; k + wide <= d; k += wide) {
-#define OUTER(size)                                                                         \
-    outer_block<Real, size, BLOCK_VECTORS>(x + k, x_stride, rows, r + j, r_stride,          \
+#define OUTER(size)                                                                \
+    outer_block<Real, size, BLOCK_VECTORS>(x + k, x_stride, rows, r + j, r_stride, \
                                            g + j * g_stride + k, g_stride)
         FOR_COLUMN_BLOCKS(columns, OUTER);
 #undef OUTER
     }
     for (; k < d; k += count) {
-#define OUTER(size) \
-    outer_block<Real, size, 1>(x + k, x_stride, rows, r + j, r_stride, g + j * g_stride + k, g_stride)
+#define OUTER(size)                                                                          \
+    outer_block<Real, size, 1>(x + k, x_stride, rows, r + j, r_stride, g + j * g_stride + k, \
+                               g_stride)
         FOR_COLUMN_BLOCKS(columns, OUTER);
 #undef OUTER
     }
@@ -194,8 +204,8 @@ static void back(const Real* r, int64_t r_stride, int64_t rows, const Real* w, i
 // vectors: the lanes are columns.
 
 template <class Real, class Value, int VECTORS>
-INLINE void sparse_dot_row(const Value* values, const int32_t* col, int64_t entries,
-                           const Real* wt, int64_t stride, bool squared, Real* z) {
+INLINE void sparse_dot_row(const Value* values, const int32_t* col, int64_t entries, const Real* wt,
+                           int64_t stride, bool squared, Real* z) {
     typedef Vector<Real> V;
     constexpr int64_t count = Lanes<Real>::count;
     constexpr int WAYS = VECTORS == 1 ? 4 : 2;  // sums that do not wait for each other
@@ -230,8 +240,7 @@ INLINE void sparse_outer_row(const Value* values, const int32_t* col, int64_t en
         Real x = (Real)values[k];
         if (squared) x *= x;
         Real* g = gt + col[k] * stride;
-        for (int v = 0; v < VECTORS; v++)
-            store(g + v * count, load(g + v * count) + x * r_v[v]);
+        for (int v = 0; v < VECTORS; v++) store(g + v * count, load(g + v * count) + x * r_v[v]);
     }
 }
 

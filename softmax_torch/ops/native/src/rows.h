@@ -1,4 +1,5 @@
-// The numbers of each row of logits, their weighted sum, and its gradient; maths.py has the formulas.
+// The numbers of each row of logits, their weighted sum, and its gradient; maths.py has the
+// formulas.
 //
 // For a row z with largest logit m, class index y and class vector u, U = sum u:
 //
@@ -11,10 +12,11 @@
 //     dz_y   = (shared e_y - a others) / s - b u_y           shared = b U + gradient of lse
 //
 // The true class is not in the sum of the others, so that 1 - p_y keeps its digits where p_y rounds
-// to 1. A row whose largest logit is not finite gives NaN throughout, but for lse: z - m is NaN then.
+// to 1. A row whose largest logit is not finite gives NaN throughout, but for lse: z - m is NaN
+// then.
 //
-// Rows of few classes, and rows whose classes are not adjacent, lie in the lanes of a vector: a tile.
-// Other rows are swept along their classes, three times while they are in the cache.
+// Rows of few classes, and rows whose classes are not adjacent, lie in the lanes of a vector: a
+// tile. Other rows are swept along their classes, three times while they are in the cache.
 #pragma once
 
 #include "parallel.h"
@@ -43,9 +45,7 @@ struct Shared {
     // A call with the class vector of another one.
     Shared(const Rows& call, const Shared& other)
         : call(call), u(other.u), u_sum(other.u_sum), memory(0) {}
-    bool has_class_vector() const {
-        return call.u.data && call.u.row == 0 && call.u.position == 0;
-    }
+    bool has_class_vector() const { return call.u.data && call.u.row == 0 && call.u.position == 0; }
     bool has_row_vectors() const { return call.u.data && !has_class_vector(); }
     bool wants_lse() const { return call.lse || call.c.present; }
     bool transposes() const { return call.positions == 1 && call.classes <= NARROW; }
@@ -81,9 +81,9 @@ struct TileVectors {
     }
 };
 
-// Replace the logits of a tile by their exponentials, and sum them. A processor works on several tiles
-// at once if the three steps are done for a batch of tiles one after the other: each step ends in
-// sums that the next one waits for.
+// Replace the logits of a tile by their exponentials, and sum them. A processor works on several
+// tiles at once if the three steps are done for a batch of tiles one after the other: each step
+// ends in sums that the next one waits for.
 template <class Real, bool HAS_Y, bool HAS_U>
 INLINE void exponentials(Tile<Real>& t, int64_t C, TileVectors<Real> vectors, bool wants_lse,
                          bool wants_gradient) {
@@ -485,13 +485,13 @@ struct Sweep {
 };
 
 template <class Real>
-static void sweep(const Real* z, const Real* u, Real m, Real* e, int64_t C, int64_t y, int64_t ahead,
-                  double& others, double& spread) {
-#define SWEEP(STORES, HAS_U)                            \
-    do {                                                \
+static void sweep(const Real* z, const Real* u, Real m, Real* e, int64_t C, int64_t y,
+                  int64_t ahead, double& others, double& spread) {
+#define SWEEP(STORES, HAS_U)                                      \
+    do {                                                          \
         Sweep<Real, STORES, HAS_U> s = {z, u, m, e, ahead, 0, 0}; \
-        s.row(C, y);                                    \
-        others = s.others, spread = s.spread;           \
+        s.row(C, y);                                              \
+        others = s.others, spread = s.spread;                     \
     } while (0)
     if (e && u)
         SWEEP(true, true);
@@ -581,7 +581,8 @@ static void compute_rows(const Shared<Real>& shared, int64_t begin, int64_t end,
         double common = u ? b * u_sum : 0;
         if (call.c.present) common += call.c_is_gradient ? c : 2 * c * lse;
         const double s = others + e_y;
-        scale_row(e, C, (Real)((y >= 0 ? a + common : common) / s), call.b.present ? u : nullptr, (Real)b);
+        scale_row(e, C, (Real)((y >= 0 ? a + common : common) / s), call.b.present ? u : nullptr,
+                  (Real)b);
         if (y >= 0) e[y] = (Real)((common * e_y - a * others) / s - b * u_y);
         if (!dz_ready) write(e, C, call.dz.data, call.dz.dtype, n * call.dz.row, call.dz.column);
     }

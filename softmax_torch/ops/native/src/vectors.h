@@ -103,8 +103,8 @@ INLINE V shuffled(V a, V b, std::integer_sequence<int, I...>) {
 #endif
 }
 
-// Lane l of the first result is a[l] or b[l - h], of the second a[l + h] or b[l], where the bit h of
-// l is 0 or 1.
+// Lane l of the first result is a[l] or b[l - h], of the second a[l + h] or b[l], where the bit h
+// of l is 0 or 1.
 template <int count, int h, int... I>
 constexpr auto low_lanes(std::integer_sequence<int, I...>) {
     return std::integer_sequence<int, ((I & h) ? count + I - h : I)...>();
@@ -200,7 +200,8 @@ INLINE double sum_in_double(Vector<Real> v) {
 // normal number the result is 0.
 //
 // float: 2^r by a minimax polynomial with an error of 2e-9; the result is off by 1 unit in the last
-// place at most. ``magic`` rounds to an integer and leaves the exponent bits of 2^n in the low bits.
+// place at most. ``magic`` rounds to an integer and leaves the exponent bits of 2^n in the low
+// bits.
 INLINE Vector<float> exp_nonpositive(Vector<float> x) {
     const float magic = 12582912.0f + 127.0f;  // 1.5 * 2^23 + the bias of exponents
     x = maximum<float>(broadcast(-88.0f), x);  // 2^-127 below, whose exponent bits are those of 0
@@ -294,9 +295,9 @@ INLINE Bits to_float16(Vector<float> v) {  // rounded to even
     Bits sign = (Bits)v & 0x80000000u, bits = (Bits)v ^ sign;
     Bits subnormal = (Bits)((Vector<float>)bits + 0.5f) - 0x3f000000u;
     Bits normal = (bits - (112u << 23) + 0xfff + ((bits >> 13) & 1)) >> 13;
-    Bits result = bits < 0x38800000u ? subnormal : normal;        // below 2^-14
-    result = bits >= 0x477ff000u ? (Bits{} + 0x7c00u) : result;   // 65520 and more: infinity
-    result = bits > 0x7f800000u ? (Bits{} + 0x7e00u) : result;    // NaN
+    Bits result = bits < 0x38800000u ? subnormal : normal;       // below 2^-14
+    result = bits >= 0x477ff000u ? (Bits{} + 0x7c00u) : result;  // 65520 and more: infinity
+    result = bits > 0x7f800000u ? (Bits{} + 0x7e00u) : result;   // NaN
     return result | sign >> 16;
 }
 
@@ -321,7 +322,8 @@ INLINE void copy_converted(const From* from, int64_t step, int64_t n, Real* to) 
 
 // Convert n numbers of any dtype, ``step`` elements apart, to Real.
 template <class Real>
-static void read(const void* data, int64_t dtype, int64_t start, int64_t step, int64_t n, Real* to) {
+static void read(const void* data, int64_t dtype, int64_t start, int64_t step, int64_t n,
+                 Real* to) {
     if (dtype == FLOAT32) {
         copy_converted((const float*)data + start, step, n, to);
     } else if (dtype == FLOAT64) {
