@@ -272,3 +272,20 @@ def test_an_ignored_row_that_is_not_finite_leaves_hard_rows_alone(value, path):
     )
     torch.testing.assert_close(loss, truth)
     assert gradient[y != -100].isfinite().all()
+
+
+@pytest.mark.parametrize("smoothing", [0.1, 1.0])
+def test_a_smoothed_loss_of_many_classes_is_no_further_than_torch(smoothing, kernels):
+    """The sum over 128,000 classes is added up in parts."""
+    torch.manual_seed(0)
+    z, y = torch.randn(16, 128_000), torch.randint(128_000, (16,))
+    weight = torch.rand(128_000) + 0.5
+
+    def losses(f, dtype: torch.dtype) -> Tensor:
+        options = {"weight": weight.to(dtype), "reduction": "none", "label_smoothing": smoothing}
+        return f(z.to(dtype), y, **options)
+
+    truth = losses(F.cross_entropy, torch.float64)
+    ours, torchs = (losses(f, torch.float32) for f in (cross_entropy, F.cross_entropy))
+    error, torchs_error = (((x - truth) / truth).abs().max() for x in (ours, torchs))
+    assert error <= 2 * torchs_error

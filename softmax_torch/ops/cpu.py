@@ -52,6 +52,10 @@ NEAR = 8.0
 """Narrow logits are passed to exp2 unshifted where all lie within +-NEAR: rounding z log2 e makes
 e wrong by |z| / 2 units in the last place. Elsewhere a row's largest logit is subtracted first."""
 
+SUMMED_CLASSES = 1000
+"""Classes that a product with a class vector adds up at once. At 128,000 classes the error of one
+product is 2.8e-6 of the sum, and 2e-7 in parts of 1000."""
+
 LOG2E = 1 / math.log(2)
 
 RARE = 1e-30
@@ -169,7 +173,8 @@ def _total(u: Tensor) -> Tensor:
 def _weighted_by_class(x: Tensor, u: Tensor) -> Tensor:
     """Return sum_c u_c x_c of each row."""
     if u.dim() == 1 and x.dim() == 2:
-        return torch.mv(x, u).unsqueeze(1)
+        parts = zip(*(torch.split(t, SUMMED_CLASSES, -1) for t in (x, u)), strict=True)
+        return sum((torch.mv(*part) for part in parts), start=x.new_zeros(())).unsqueeze(1)
     return (x * class_view(u, x)).sum(1, keepdim=True)
 
 
