@@ -92,16 +92,19 @@ def _run(
 
 
 def mean_nll(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean of nll over float32 logits (N, C), and its gradient.
+    """Return the mean of nll over float32 logits (N, C) without negative bit, and its gradient.
 
     Raises:
         IndexError: a class index is not in [0, C).
     """
     N, C = z.shape
-    if z.stride(1) != 1 or z.is_neg():
-        z = z.resolve_neg().contiguous()
-    y = y.contiguous()
-    dz, mean = z.new_empty((N, C)), z.new_empty(())
+    if z.is_contiguous():  # empty_like is the quickest way to allocate
+        dz = torch.empty_like(z)
+    else:
+        dz = z.new_empty((N, C))
+        if z.stride(1) != 1:
+            z = z.contiguous()
+    y, mean = y.contiguous(), z.new_empty(())
     elements = N * C
     if elements > calls.SERIAL_WORK:
         calls.advise_huge_pages(dz)

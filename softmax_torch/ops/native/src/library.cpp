@@ -87,7 +87,8 @@ EXPORT int softmax_torch_interface() { return SOFTMAX_TORCH_INTERFACE; }
 
 // The sizes of the structures, which calls.py mirrors.
 EXPORT void softmax_torch_sizes(int64_t* sizes) {
-    const size_t all[] = {sizeof(Weight), sizeof(Array), sizeof(Rows), sizeof(Samples), sizeof(Pass)};
+    const size_t all[] = {sizeof(Weight), sizeof(Array), sizeof(Rows), sizeof(Samples),
+                          sizeof(Pass)};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) sizes[i] = (int64_t)all[i];
 }
 

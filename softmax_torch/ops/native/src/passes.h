@@ -208,8 +208,7 @@ struct PassJob {
         for (Weight* w : {&call.a, &call.b, &call.c})
             if (w->values) w->values = (const Real*)w->values + first;
         if (shared.has_row_vectors()) {
-            static const int64_t sizes[] = {4, 8, 2, 2, 1};
-            call.u.data = (char*)call.u.data + first * call.u.row * sizes[call.u.dtype];
+            call.u.data = (char*)call.u.data + first * call.u.row * size_of(call.u.dtype);
         }
         for (int64_t set = 0; set < plan.sets(); set++) {
             call.z = {z + set * call.classes, dtype_of<Real>(), plan.stride, 1, 0};

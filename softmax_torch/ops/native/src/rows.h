@@ -437,11 +437,12 @@ struct Sweep {
     const Real *z, *u;
     Real m;
     Real* e;
-    int64_t ahead;  // to the next row, which is fetched while this one is computed
+    const char* next;   // the next row, which is fetched while this one is computed
+    int64_t next_size;  // bytes of one of its logits
     double others = 0, spread = 0;
 
     INLINE_MEMBER void vector(int64_t c, V& sum_of_e, V& sum_of_u) {
-        __builtin_prefetch(z + c + ahead);
+        __builtin_prefetch(next + c * next_size);
         V logits = load(z + c);
         V x = exp_nonpositive(logits - m);
         if (HAS_U) sum_of_u += load(u + c) * (m - logits);
@@ -486,12 +487,12 @@ struct Sweep {
 
 template <class Real>
 static void sweep(const Real* z, const Real* u, Real m, Real* e, int64_t C, int64_t y,
-                  int64_t ahead, double& others, double& spread) {
-#define SWEEP(STORES, HAS_U)                                      \
-    do {                                                          \
-        Sweep<Real, STORES, HAS_U> s = {z, u, m, e, ahead, 0, 0}; \
-        s.row(C, y);                                              \
-        others = s.others, spread = s.spread;                     \
+                  const char* next, int64_t next_size, double& others, double& spread) {
+#define SWEEP(STORES, HAS_U)                                                \
+    do {                                                                    \
+        Sweep<Real, STORES, HAS_U> s = {z, u, m, e, next, next_size, 0, 0}; \
+        s.row(C, y);                                                        \
+        others = s.others, spread = s.spread;                               \
     } while (0)
     if (e && u)
         SWEEP(true, true);
@@ -518,6 +519,39 @@ static void scale_row(Real* e, int64_t C, Real factor, const Real* u, Real b) {
     }
 }
 
+// Convert a row of bfloat16 to float, and return its largest number; NaN is passed over.
+INLINE float largest_of_bfloat16(const uint16_t* z, int64_t n, float* line) {
+    constexpr int64_t count = Lanes<float>::count;
+    Vector<float> m = broadcast(-INFINITY), m2 = m;
+    int64_t c = 0;
+    for (; c + 2 * count <= n; c += 2 * count) {
+        Vector<float> v = of_bfloat16(__builtin_convertvector(*(const LooseHalves*)(z + c), Bits));
+        Vector<float> v2 =
+            of_bfloat16(__builtin_convertvector(*(const LooseHalves*)(z + c + count), Bits));
+        store(line + c, v);
+        store(line + c + count, v2);
+        m = maximum<float>(v, m);
+        m2 = maximum<float>(v2, m2);
+    }
+    from_halves<true>(z + c, n - c, line + c);
+    float lanes[count], best = largest(line + c, n - c);
+    store(lanes, maximum<float>(m, m2));
+    for (int64_t i = 0; i < count; i++) best = lanes[i] > best ? lanes[i] : best;
+    return best;
+}
+
+// Write factor e in bfloat16, for a finite factor.
+INLINE void scale_to_bfloat16(float* e, int64_t n, float factor, uint16_t* dz) {
+    constexpr int64_t count = Lanes<float>::count;
+    int64_t c = 0;
+    for (; c + count <= n; c += count) {
+        Bits bits = number_to_bfloat16(factor * load(e + c));
+        *(LooseHalves*)(dz + c) = __builtin_convertvector(bits, Halves);
+    }
+    scale_row(e + c, n - c, factor, (const float*)nullptr, 0.0f);
+    to_halves<true>(e + c, n - c, dz + c);
+}
+
 // Compute rows [begin, end) of a call whose classes are adjacent.
 template <class Real>
 static void compute_rows(const Shared<Real>& shared, int64_t begin, int64_t end, Real* memory,
@@ -528,6 +562,7 @@ static void compute_rows(const Shared<Real>& shared, int64_t begin, int64_t end,
     const bool wants_lse = shared.wants_lse(), wants_gradient = call.dz.data;
     const bool z_ready = call.z.dtype == dtype_of<Real>() && call.z.column == 1;
     const bool dz_ready = call.dz.dtype == dtype_of<Real>() && call.dz.column == 1;
+    const int64_t z_size = size_of(call.z.dtype);
     for (int64_t n = begin; n < end; n++) {
         const int64_t y = call.y ? call.y[n] : -1;
         if (call.y && (uint64_t)y >= (uint64_t)C) {
@@ -535,9 +570,17 @@ static void compute_rows(const Shared<Real>& shared, int64_t begin, int64_t end,
             return;
         }
         const Real* z = (const Real*)call.z.data + n * call.z.row;
-        if (!z_ready) {
-            read(call.z.data, call.z.dtype, n * call.z.row, call.z.column, C, line);
+        const bool z_brain = call.z.dtype == BFLOAT16 && call.z.column == 1;
+        Real m = 0;
+        if (z_brain) {
+            m = largest_of_bfloat16((const uint16_t*)call.z.data + n * call.z.row, C, (float*)line);
             z = line;
+        } else {
+            if (!z_ready) {
+                read(call.z.data, call.z.dtype, n * call.z.row, call.z.column, C, line);
+                z = line;
+            }
+            m = largest(z, C);
         }
         const Real* u = shared.u;
         double u_sum = shared.u_sum;
@@ -547,7 +590,6 @@ static void compute_rows(const Shared<Real>& shared, int64_t begin, int64_t end,
             u_sum = 0;
             for (int64_t c = 0; c < C; c++) u_sum += u_line[c];
         }
-        const Real m = largest(z, C);
         double instead = m;
         if (wants_lse && m - m != 0)
             for (int64_t c = 0; c < C; c++)
@@ -557,7 +599,9 @@ static void compute_rows(const Shared<Real>& shared, int64_t begin, int64_t end,
         Real* e = nullptr;
         if (wants_gradient) e = dz_ready ? (Real*)call.dz.data + n * call.dz.row : line;
         double others, spread;
-        sweep(z, u, m, e, C, y, z_ready && n + 1 < end ? call.z.row : 0, others, spread);
+        const char* next =
+            (const char*)call.z.data + (n + 1 < end ? n + 1 : n) * call.z.row * z_size;
+        sweep(z, u, m, e, C, y, next, call.z.column == 1 ? z_size : 0, others, spread);
 
         const double distance = (double)m - z_y;
         const double e_y = y >= 0 ? exp(z_y - (double)m) : 0;
@@ -581,10 +625,17 @@ static void compute_rows(const Shared<Real>& shared, int64_t begin, int64_t end,
         double common = u ? b * u_sum : 0;
         if (call.c.present) common += call.c_is_gradient ? c : 2 * c * lse;
         const double s = others + e_y;
-        scale_row(e, C, (Real)((y >= 0 ? a + common : common) / s), call.b.present ? u : nullptr,
-                  (Real)b);
-        if (y >= 0) e[y] = (Real)((common * e_y - a * others) / s - b * u_y);
-        if (!dz_ready) write(e, C, call.dz.data, call.dz.dtype, n * call.dz.row, call.dz.column);
+        const Real factor = (Real)((y >= 0 ? a + common : common) / s);
+        Real at_y = (Real)((common * e_y - a * others) / s - b * u_y);
+        const Array& dz = call.dz;
+        if (dz.dtype == BFLOAT16 && dz.column == 1 && !call.b.present && factor - factor == 0) {
+            scale_to_bfloat16((float*)e, C, (float)factor, (uint16_t*)dz.data + n * dz.row);
+            if (y >= 0) write(&at_y, 1, dz.data, dz.dtype, n * dz.row + y, 1);
+            continue;
+        }
+        scale_row(e, C, factor, call.b.present ? u : nullptr, (Real)b);
+        if (y >= 0) e[y] = at_y;
+        if (!dz_ready) write(e, C, dz.data, dz.dtype, n * dz.row, dz.column);
     }
 }
 

@@ -276,10 +276,13 @@ typedef uint32_t Bits __attribute__((vector_size(BYTES)));
 
 INLINE Vector<float> of_bfloat16(Bits h) { return (Vector<float>)(h << 16); }
 
-INLINE Bits to_bfloat16(Vector<float> v) {  // rounded to even
+INLINE Bits number_to_bfloat16(Vector<float> v) {  // rounded to even; not for NaN
     Bits bits = (Bits)v;
-    Bits rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    return v == v ? rounded : (bits >> 16 | 0x40);
+    return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+}
+
+INLINE Bits to_bfloat16(Vector<float> v) {
+    return v == v ? number_to_bfloat16(v) : ((Bits)v >> 16 | 0x40);
 }
 
 INLINE Vector<float> of_float16(Bits h) {
@@ -301,16 +304,43 @@ INLINE Bits to_float16(Vector<float> v) {  // rounded to even
     return result | sign >> 16;
 }
 
-INLINE Vector<float> load_halves(const uint16_t* p, bool brain) {
-    Halves halves = *reinterpret_cast<const LooseHalves*>(p);
-    Bits bits = __builtin_convertvector(halves, Bits);
-    return brain ? of_bfloat16(bits) : of_float16(bits);
+// Convert n adjacent numbers of half precision to float, or back.
+template <bool BRAIN>
+static void from_halves(const uint16_t* from, int64_t n, float* to) {
+    constexpr int count = Lanes<float>::count;
+    for (int64_t i = 0; i < n; i += count) {
+        const int64_t size = n - i < count ? n - i : count;
+        uint16_t part[count] = {};
+        const uint16_t* p = from + i;
+        if (size < count) {
+            for (int64_t k = 0; k < size; k++) part[k] = p[k];
+            p = part;
+        }
+        Bits bits = __builtin_convertvector(*(const LooseHalves*)p, Bits);
+        Vector<float> v = BRAIN ? of_bfloat16(bits) : of_float16(bits);
+        if (size < count)
+            store_part(to + i, v, size);
+        else
+            store(to + i, v);
+    }
 }
 
-INLINE void store_halves(uint16_t* p, Vector<float> v, bool brain) {
-    Bits bits = brain ? to_bfloat16(v) : to_float16(v);
-    *reinterpret_cast<LooseHalves*>(p) = __builtin_convertvector(bits, Halves);
+template <bool BRAIN>
+static void to_halves(const float* from, int64_t n, uint16_t* to) {
+    constexpr int count = Lanes<float>::count;
+    for (int64_t i = 0; i < n; i += count) {
+        const int64_t size = n - i < count ? n - i : count;
+        Vector<float> v = size < count ? load_part(from + i, size, 0.0f) : load(from + i);
+        Bits bits = BRAIN ? to_bfloat16(v) : to_float16(v);
+        Halves halves = __builtin_convertvector(bits, Halves);
+        if (size < count)
+            for (int64_t k = 0; k < size; k++) to[i + k] = halves[k];
+        else
+            *(LooseHalves*)(to + i) = halves;
+    }
 }
+
+constexpr int64_t PART = 256;  // numbers that are converted together where they are not adjacent
 
 template <class Real, class From>
 INLINE void copy_converted(const From* from, int64_t step, int64_t n, Real* to) {
@@ -331,25 +361,19 @@ static void read(const void* data, int64_t dtype, int64_t start, int64_t step, i
     } else if (dtype == UINT8) {
         copy_converted((const uint8_t*)data + start, step, n, to);
     } else {
-        constexpr int count = Lanes<float>::count;
         const uint16_t* from = (const uint16_t*)data + start;
-        const bool brain = dtype == BFLOAT16;
-        for (int64_t i = 0; i < n; i += count) {
-            uint16_t part[count];
-            const uint16_t* p = from + i;
-            const int64_t size = n - i < count ? n - i : count;
-            if (step != 1 || size < count) {
-                for (int k = 0; k < count; k++) part[k] = k < size ? from[(i + k) * step] : 0;
-                p = part;
-            }
-            Vector<float> v = load_halves(p, brain);
-            if (sizeof(Real) == 4 && size == count) {
-                store((float*)to + i, v);
-                continue;
-            }
-            float lanes[count];
-            store(lanes, v);
-            for (int64_t k = 0; k < size; k++) to[i + k] = (Real)lanes[k];
+        const auto convert = dtype == BFLOAT16 ? from_halves<true> : from_halves<false>;
+        if (sizeof(Real) == 4 && step == 1) {
+            convert(from, n, (float*)to);
+            return;
+        }
+        for (int64_t i = 0; i < n; i += PART) {
+            const int64_t size = n - i < PART ? n - i : PART;
+            uint16_t halves[PART];
+            float floats[PART];
+            for (int64_t k = 0; k < size; k++) halves[k] = from[(i + k) * step];
+            convert(halves, size, floats);
+            for (int64_t k = 0; k < size; k++) to[i + k] = (Real)floats[k];
         }
     }
 }
@@ -365,22 +389,26 @@ static void write(const Real* from, int64_t n, void* data, int64_t dtype, int64_
         double* to = (double*)data + start;
         for (int64_t i = 0; i < n; i++) to[i * step] = (double)from[i];
     } else {
-        constexpr int count = Lanes<float>::count;
         uint16_t* to = (uint16_t*)data + start;
-        const bool brain = dtype == BFLOAT16;
-        for (int64_t i = 0; i < n; i += count) {
-            const int64_t size = n - i < count ? n - i : count;
-            if (sizeof(Real) == 4 && size == count && step == 1) {
-                store_halves(to + i, load((const float*)from + i), brain);
-                continue;
-            }
-            float lanes[count] = {};
-            for (int64_t k = 0; k < size; k++) lanes[k] = (float)from[i + k];
-            uint16_t part[count];
-            store_halves(part, load(lanes), brain);
-            for (int64_t k = 0; k < size; k++) to[(i + k) * step] = part[k];
+        const auto convert = dtype == BFLOAT16 ? to_halves<true> : to_halves<false>;
+        if (sizeof(Real) == 4 && step == 1) {
+            convert((const float*)from, n, to);
+            return;
+        }
+        for (int64_t i = 0; i < n; i += PART) {
+            const int64_t size = n - i < PART ? n - i : PART;
+            uint16_t halves[PART];
+            float floats[PART];
+            for (int64_t k = 0; k < size; k++) floats[k] = (float)from[i + k];
+            convert(floats, size, halves);
+            for (int64_t k = 0; k < size; k++) to[(i + k) * step] = halves[k];
         }
     }
+}
+
+INLINE int64_t size_of(int64_t dtype) {
+    static const int64_t sizes[] = {4, 8, 2, 2, 1};
+    return sizes[dtype];
 }
 
 template <class Real>
