@@ -129,8 +129,8 @@ def _is_mean_nll(input: Tensor, target: Tensor, options: Options) -> bool:
     """Return whether a call is the mean NLL of a float32 matrix on a CPU, in plain eager code."""
     return (
         options.is_mean_nll()
-        and isinstance(input, Tensor)
-        and isinstance(target, Tensor)
+        and type(input) in PLAIN_TYPES
+        and type(target) in PLAIN_TYPES
         and input.dtype is torch.float32
         and target.dtype is torch.int64
         and input.is_cpu
@@ -139,7 +139,6 @@ def _is_mean_nll(input: Tensor, target: Tensor, options: Options) -> bool:
         and (input.stride(1) == 1 or input.shape[1] == 1)
         and torch.is_grad_enabled()
         and backends.plain()
-        and type(input) in PLAIN_TYPES
         and not input.is_neg()
     )
 
