@@ -252,6 +252,31 @@ def test_no_shortcut_in_one_pass(arguments: dict, expected, monkeypatch) -> None
     assert (found.rule, found.logits, found.kernels) == (*expected, native)
 
 
+WRONG = {
+    "a weight in double": broken(linear_weight=DOUBLE["linear_weight"]),
+    "a weight without features": broken(linear_weight=torch.zeros(C)),
+    "a weight of other features": broken(linear_weight=torch.zeros(C, D + 1, requires_grad=True)),
+    "a bias in double": broken(linear_bias=torch.zeros(C).double()),
+    "a bias of other classes": broken(linear_bias=torch.zeros(C + 1)),
+    "a target of other rows": broken(target=Y[:-1]),
+    "a target of two dimensions": broken(target=Y.unsqueeze(1)),
+    "a class out of range": broken(target=Y + 1),
+}
+
+
+@pytest.mark.parametrize("arguments", WRONG.values(), ids=WRONG)
+def test_a_mistake_is_named_with_both_kernels(arguments: dict) -> None:
+    """The shortcut in one pass leaves it to the general route."""
+    need_library()
+    errors = []
+    for choice in ("torch", "native"):
+        with backends.cpu_kernels(choice), pytest.raises(Exception) as raised:
+            linear_cross_entropy(**arguments)
+        errors.append((raised.type, str(raised.value)))
+    assert errors[0] == errors[1]
+    assert "expected" in errors[0][1]
+
+
 def test_no_shortcut_without_gradients_and_under_autocast() -> None:
     need_library()
     with backends.cpu_kernels("native"):
