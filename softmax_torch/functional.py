@@ -23,7 +23,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from softmax_torch.loss import route
-from softmax_torch.loss.arguments import Options, refuse_distributed
+from softmax_torch.loss.arguments import Options
 from softmax_torch.ops.linear_rows import Linear
 
 __all__ = ["cross_entropy", "linear_cross_entropy"]
@@ -70,7 +70,6 @@ def cross_entropy(
 
     Derivatives of every order are right, in forward and reverse mode and under torch.func.
     """
-    refuse_distributed(("input", input), ("target", target))
     options = Options(weight, sample_weight, ignore_index, reduction, label_smoothing, z_loss)
     return route.logits_loss(input, target, options)
 
@@ -113,12 +112,6 @@ def linear_cross_entropy(
     With C > D and a scalar loss in eager mode, logits exist in blocks of a few MiB and the
     gradients are formed in the forward pass: no memory beyond the gradients grows with N C.
     """
-    refuse_distributed(
-        ("input", input),
-        ("linear_weight", linear_weight),
-        ("linear_bias", linear_bias),
-        ("target", target),
-    )
     linear = Linear(input, linear_weight, linear_bias)
     options = Options(weight, sample_weight, ignore_index, reduction, label_smoothing, z_loss)
     return route.linear_loss(linear, target, options)

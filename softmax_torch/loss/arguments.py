@@ -287,7 +287,7 @@ def _check_tensor(name: str, value: object) -> None:
 def refuse_distributed(*arguments: tuple[str, object]) -> None:
     """Raise RuntimeError if one of the named arguments is a DTensor, which has no memory to read.
 
-    It comes before the shortcuts of ``route``, whose kernels take addresses.
+    The shortcuts of ``route``, whose kernels take addresses, serve plain tensors alone.
     """
     for name, value in arguments:
         if type(value) is Tensor or type(value) is torch.nn.Parameter:

@@ -113,21 +113,16 @@ def _kernels(problem: Problem) -> Kernels:
     return maths
 
 
-def _takes_mean_nll(input: Tensor, target: Tensor, options: Options) -> bool:
+def _is_mean_nll(
+    input: Tensor, target: Tensor, options: Options, classes: int | None = None
+) -> bool:
     """Return whether a call takes the shortcut of the common case, before anything is parsed.
 
-    The general route has the same result, 20 us later, and names a wrong class index.
+    It is the mean NLL of a float32 matrix on a CPU, all of whose rows count, in plain eager code.
+    The general route has the same result, 20 us later, and names a wrong class index. ``classes``
+    are those of a layer whose input is given.
     """
-    return (
-        _is_mean_nll(input, target, options)
-        and input.requires_grad
-        and _fits(target, options, *input.shape)
-    )
-
-
-def _is_mean_nll(input: Tensor, target: Tensor, options: Options) -> bool:
-    """Return whether a call is the mean NLL of a float32 matrix on a CPU, in plain eager code."""
-    return (
+    if not (
         options.is_mean_nll()
         and type(input) in PLAIN_TYPES
         and type(target) in PLAIN_TYPES
@@ -135,21 +130,22 @@ def _is_mean_nll(input: Tensor, target: Tensor, options: Options) -> bool:
         and target.dtype is torch.int64
         and input.is_cpu
         and target.is_cpu
-        and input.dim() == 2
-        and (input.stride(1) == 1 or input.shape[1] == 1)
+    ):
+        return False
+    shape = input.shape
+    if len(shape) != 2:
+        return False
+    N, C = shape[0], shape[1] if classes is None else classes
+    return (
+        N > 0
+        and C > 0
+        and target.shape == (N,)
+        and (input.stride(1) == 1 or shape[1] == 1)
+        and not 0 <= options.ignore_index < C
         and torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
         and backends.plain()
         and not input.is_neg()
-    )
-
-
-def _fits(target: Tensor, options: Options, N: int, C: int) -> bool:
-    """Return whether class indices fit N rows of C classes, all of which count."""
-    return (
-        target.shape == (N,)
-        and N > 0
-        and C > 0
-        and not (0 <= options.ignore_index < C or torch.is_autocast_enabled("cpu"))
     )
 
 
@@ -157,14 +153,13 @@ def _mean_nll_kernels(linear: Linear, target: Tensor, options: Options) -> Layer
     """Return the kernels if a layer takes the shortcut of the common case, else None."""
     x, W, b = linear
     if not (
-        _is_mean_nll(x, target, options)
-        and type(W) in PLAIN_TYPES
+        type(W) in PLAIN_TYPES
         and W.dtype is torch.float32
         and W.is_contiguous()
         and not W.is_neg()
         and W.dim() == 2
+        and _is_mean_nll(x, target, options, W.shape[0])
         and W.shape[1] == x.shape[1] > 0
-        and _fits(target, options, len(x), len(W))
         and target.is_contiguous()
     ):
         return None
@@ -203,7 +198,7 @@ def _keeps_logits(linear: Linear, options: Options) -> bool:
 
 def logits_loss(input: Tensor, target: Tensor, options: Options) -> Tensor:
     """Return the loss of logits: ``functional.cross_entropy``."""
-    if _takes_mean_nll(input, target, options):
+    if _is_mean_nll(input, target, options) and input.requires_grad:
         try:
             return rows.mean_nll(input, target, backends.cpu_backend())
         except (IndexError, RuntimeError):  # the general route names the index
@@ -299,6 +294,6 @@ def route_of(function: Callable[..., Tensor], /, *args: Any, **kwargs: Any) -> R
 
 
 def _logits_route(input: Tensor, target: Tensor, options: Options) -> Route:
-    if _takes_mean_nll(input, target, options):
+    if _is_mean_nll(input, target, options) and input.requires_grad:
         return Route("mean NLL", "given", backends.cpu_backend(), DEFAULT)
     return route(arguments.logits_problem(input, target, options))

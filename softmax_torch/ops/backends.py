@@ -284,7 +284,12 @@ def plain() -> bool:
     A kernel writes into plain memory and would lose batches and tangents. In other code only the
     autograd rule with a vmap, or the formulas, may run.
     """
-    return not (_are_functorch_transforms_active() or traced())
+    return not (  # written out: a call of ``traced`` is 1 us of some 100 a step
+        _are_functorch_transforms_active()
+        or is_compiling()
+        or forward_ad._current_level >= 0
+        or _len_torch_dispatch_stack() > 0
+    )
 
 
 def last_backward(*gradients: Tensor | None) -> bool:
@@ -300,13 +305,17 @@ def last_backward(*gradients: Tensor | None) -> bool:
     return True
 
 
-def scaled_(gradient: Tensor, scale: Tensor) -> Tensor:
-    """Multiply gradient by the 0-dimensional scale, in place; a scale of 1 costs nothing.
+def scaled_(scale: Tensor, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Multiply gradients by the 0-dimensional scale, in place; a scale of 1 costs nothing.
 
     On a GPU a kernel reads the scale, so that the host need not wait for it.
     """
     if scale.is_cpu and scale.item() == 1:
-        return gradient
+        return gradients
+    return tuple(None if g is None else _scaled_one_(g, scale) for g in gradients)
+
+
+def _scaled_one_(gradient: Tensor, scale: Tensor) -> Tensor:
     if gradient.device.type == "cuda" and scale.device == gradient.device:
         gpu = _gpu()
         if gpu is not None:

@@ -200,7 +200,7 @@ class _WeightedTotal(Function):
             if formed is None:
                 needed = ctx.needs_input_grad[:3]
                 _, formed = _total_and_gradients(linear, target, weights, ctx.kernels, needed)
-            gradients = tuple(None if d is None else backends.scaled_(d, g) for d in formed)
+            gradients = backends.scaled_(g, *formed)
         else:
             gradients = formula_gradients(linear, lambda z: maths.total_vjp(z, target, weights, g))
         return *gradients, None, None, None, None
@@ -253,7 +253,7 @@ class _MeanNLL(Function):
             x, weight, bias, y = ctx.saved_tensors
             needed = ctx.needs_input_grad
             _, formed = _mean_nll_and_gradients(x, weight, bias, y, ctx.kernels, needed)
-        return *(None if d is None else backends.scaled_(d, g) for d in formed), None, None
+        return *backends.scaled_(g, *formed), None, None
 
 
 def _mean_nll_and_gradients(

@@ -178,7 +178,7 @@ class _WeightedTotal(Function):
                 target, weights, (z,) = saved_arguments(ctx)
                 dz = torch.empty_like(z)
                 ctx.kernels.weighted_total(z, target, weights, dz)
-            dz = backends.scaled_(dz, g)
+            (dz,) = backends.scaled_(g, dz)
         return dz, None, None, None
 
 
@@ -200,4 +200,5 @@ class _MeanNLL(Function):
             return maths.total_vjp(z, Target(y), RowWeights(1 / len(y)), g), None, None
         if dz is None:
             _, dz = ctx.kernels.mean_nll(*ctx.saved_tensors)
-        return backends.scaled_(dz, g), None, None
+        (dz,) = backends.scaled_(g, dz)
+        return dz, None, None

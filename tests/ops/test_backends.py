@@ -195,7 +195,8 @@ def test_a_gradient_is_scaled_in_place_unless_the_scale_is_1():
     address = gradient.data_ptr()
     for scale, expected in ((1.0, [1.0, 2.0]), (3.0, [3.0, 6.0])):
         version = gradient._version
-        assert backends.scaled_(gradient, torch.tensor(scale)) is gradient
+        first, second = backends.scaled_(torch.tensor(scale), gradient, None)
+        assert (first is gradient, second) == (True, None)
         assert gradient.tolist() == expected
         assert gradient.data_ptr() == address
         assert (gradient._version == version) == (scale == 1.0)  # 1 costs nothing

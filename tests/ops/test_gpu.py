@@ -48,9 +48,9 @@ def device(monkeypatch) -> str:
     from softmax_torch.ops import gpu
 
     monkeypatch.setattr(backends, "kernels", lambda z: gpu)
-    monkeypatch.setattr(backends, "scaled_", gpu.scale_)
+    monkeypatch.setattr(backends, "_scaled_one_", gpu.scale_)
     monkeypatch.setattr(backends, "values_readable", lambda x: False)
-    monkeypatch.setattr(route, "_takes_mean_nll", lambda *args: False)
+    monkeypatch.setattr(route, "_is_mean_nll", lambda *args: False)
     return "cpu"
 
 
