@@ -245,7 +245,7 @@ class Batches:
 
     def _takes_all(self, rows: Tensor) -> bool:
         """Return whether x and y themselves, in their order, are the samples at these rows."""
-        return self.yields_x and len(rows) == len(self.y)
+        return self.yields_x and rows.shape[0] == self.num_rows
 
     def _everything(self) -> tuple[Tensor, Tensor]:
         """Return all samples in the order of x, converted once."""

@@ -85,7 +85,7 @@ def _native_takes(x: Tensor, W: Tensor, y: Tensor, dW: Tensor) -> bool:
         C <= MOST_CLASSES
         and x.dtype is torch.float32
         and y.dtype is torch.int64
-        and x.shape == (len(y), D)
+        and x.shape == (y.shape[0], D)
         and x.is_cpu
         and y.is_cpu
         and x.is_contiguous()

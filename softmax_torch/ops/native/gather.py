@@ -21,7 +21,7 @@ def gather_bytes(x: Tensor, rows: Tensor, scale: float) -> Tensor:
         rows: row numbers (n,) in [0, N), int64. They are not checked.
         scale: factor; the product has the same bits as in torch.
     """
-    rows, n, shape = rows.contiguous(), len(rows), x.shape[1:]
+    rows, n, shape = rows.contiguous(), rows.shape[0], x.shape[1:]
     out = torch.empty((n, *shape), dtype=torch.float32, device=x.device)
     d = shape.numel()
     calls.functions().gather(
