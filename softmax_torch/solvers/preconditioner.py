@@ -132,7 +132,11 @@ class Full:
 
 
 class Blocks:
-    """The diagonal blocks of the Hessian, one per class, each scaled to a diagonal of 1."""
+    """The diagonal blocks of the Hessian, one per class, each scaled to a diagonal of 1.
+
+    Columns that are 0 in all samples are left out of the blocks. They are 67 of 784 on MNIST, and
+    cost a sixth of the products and a quarter of the factors.
+    """
 
     def __init__(self, sampled: SampledHessian) -> None:
         self.D, c = sampled.objective.samples.d, sampled.curvatures
@@ -140,26 +144,38 @@ class Blocks:
             c = c[:, :1]  # at theta = 0, where a fit begins, all blocks are the same
         diagonal = sampled.diagonal(c)
         self.scale = _scale(diagonal)
+        used = (diagonal > 0).any(0)
+        self.columns = None if used.all() else used.nonzero().squeeze(1)
         leverages = sampled.leverages(c, diagonal)
         self.grams = [
-            sampled.block(c_k, scale, leverage)
+            sampled.block(c_k, scale, leverage, self.columns)
             for c_k, scale, leverage in zip(c.T, self.scale, leverages.T, strict=True)
         ]
 
     def inverse(self, l2: float) -> Preconditioner:
+        columns = self.columns
         penalized = torch.arange(self.scale.shape[1], device=self.scale.device) < self.D
+        scales = self.scale if columns is None else self.scale[:, columns]
+        penalized = penalized if columns is None else penalized[columns]
         inverses = [
             _inverse(gram, l2 * penalized / scale.square())
-            for gram, scale in zip(self.grams, self.scale, strict=True)
+            for gram, scale in zip(self.grams, scales, strict=True)
         ]
 
-        def apply(g: Tensor) -> Tensor:
-            q = (g / self.scale).to(inverses[0].dtype)
+        def apply_to_used(g: Tensor) -> Tensor:
+            q = (g / scales).to(inverses[0].dtype)
             if len(inverses) == 1:
                 d = q @ inverses[0]
             else:  # K products of 0.2 ms each at P = 785, where bmm takes 3.5
                 d = torch.stack([inverse @ q_k for inverse, q_k in zip(inverses, q, strict=True)])
-            return _centred(d.double() / self.scale)
+            return d.double() / scales
+
+        def apply(g: Tensor) -> Tensor:
+            if columns is None:
+                return _centred(apply_to_used(g))
+            d = g / l2 if l2 > 0 else g.clone()  # the Hessian is l2 alone where a column is 0
+            d[:, columns] = apply_to_used(g[:, columns])
+            return _centred(d)
 
         return apply
 

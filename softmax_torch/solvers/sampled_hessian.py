@@ -120,16 +120,21 @@ class SampledHessian:
         factor = probability[index].clamp_max(1).reciprocal()
         return RowSample(index, factor / self.objective.divisor)
 
-    def block(self, c: Tensor, scale: Tensor, leverage: Tensor) -> Tensor:
+    def block(
+        self, c: Tensor, scale: Tensor, leverage: Tensor, columns: Tensor | None = None
+    ) -> Tensor:
         """Return 1/S sum_i c_i [x_i, 1] [x_i, 1]^T (P, P), scaled to a diagonal of about 1.
 
         Args:
             c: curvatures (n,).
             scale: square roots of the diagonal (P,) over all samples, by which it is divided.
             leverage: l_i (n,).
+            columns: the columns of [x_i, 1] to take, in place of all.
         """
         drawn = self.draw(c, leverage)
         x = self._features(drawn.rows)
+        if columns is not None:
+            x, scale = x.index_select(1, columns), scale[columns]
         x *= (c[drawn.rows] * drawn.factor).sqrt().unsqueeze(1)
         x /= scale.to(x.dtype)
         gram = _symmetric_product(x)

@@ -119,6 +119,24 @@ def test_preconditioners_are_symmetric_and_positive(kind: Any) -> None:
     assert spectrum[-1] / spectrum[0] < {Full: 1.1, Blocks: 6, Kronecker: 9, Diagonal: 12}[kind]
 
 
+def test_columns_of_zeros_are_left_out_of_blocks() -> None:
+    """Without a penalty they keep their gradient; with one they take Newton's step."""
+    X, y, weight = generated()
+    theta, used = somewhere(), [0, 1, 3, 4, 5]
+    wide_X, wide_theta = X.new_zeros(len(X), 5), theta.new_zeros(3, 6)
+    wide_X[:, used[:4]], wide_theta[:, used] = X, theta
+    own = Objective(inputs.as_samples(wide_X, None, None), y, 3, weight)
+    blocks = Blocks(SampledHessian(own, wide_theta, 0, torch.float64))
+    plain = Blocks(estimated(objective()))
+    assert len(blocks.grams[0]) == len(plain.grams[0]) == 5
+    g = torch.randn(3, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for l2 in (0.0, L2.l2):
+        step = blocks.inverse(l2)(g)
+        torch.testing.assert_close(step[:, used], plain.inverse(l2)(g[:, used]))
+        alone = g[:, 2] / (l2 or 1.0)
+        torch.testing.assert_close(step[:, 2], alone - alone.mean())
+
+
 def test_drawn_rows_stand_for_all() -> None:
     """The mean of many estimates from few rows is the block of all rows."""
     X, y, weight = generated(2000)
