@@ -81,8 +81,8 @@ def interpret() -> None:
     from softmax_torch.ops import backends, gpu
 
     backends.kernels = lambda z: gpu
-    backends.scaled_ = gpu.scale_
-    route._takes_mean_nll = lambda *args: False
+    backends._scaled_one_ = gpu.scale_
+    route._is_mean_nll = lambda *args: False
     route.FEW = 0
 
 

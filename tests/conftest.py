@@ -16,6 +16,7 @@ from support import need_library
 
 from softmax_torch.ops import backends
 from softmax_torch.ops.backends import CPUKernels
+from softmax_torch.ops.native import library
 
 # The same examples everywhere, however slow and busy the machine is. The fixtures of a test, such
 # as the kernels, are the same for all of its examples.
@@ -28,7 +29,11 @@ settings.register_profile(
 settings.load_profile("anywhere")
 
 
-@pytest.fixture(params=["native", "torch"])
+OTHER_KERNELS = [] if library.load() is None else pytest.mark.slow
+"""Torch's kernels are tested among the slow tests where native ones serve."""
+
+
+@pytest.fixture(params=["native", pytest.param("torch", marks=OTHER_KERNELS)])
 def kernels(request: pytest.FixtureRequest) -> Iterator[CPUKernels]:
     """Run a test with both kernels of a CPU; native ones are skipped where there is no library.
 

@@ -156,9 +156,9 @@ def _mean_nll_kernels(linear: Linear, target: Tensor, options: Options) -> Layer
         type(W) in PLAIN_TYPES
         and W.dtype is torch.float32
         and W.is_contiguous()
-        and not W.is_neg()
         and W.dim() == 2
         and _is_mean_nll(x, target, options, W.shape[0])
+        and not W.is_neg()  # not traced: ``_is_mean_nll`` comes first
         and W.shape[1] == x.shape[1] > 0
         and target.is_contiguous()
     ):
