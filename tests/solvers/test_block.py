@@ -15,6 +15,8 @@ from softmax_torch.solvers.csr import csr_of_dense, csr_part
 from softmax_torch.solvers.objective import Objective, Penalty
 from softmax_torch.solvers.samples import DenseSamples, Samples, SparseSamples, StreamedSamples
 
+pytestmark = pytest.mark.slow  # a thousand cases; the fits of the quick tests make all passes too
+
 D, K, J = 13, 3, 4
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-13}
 """Error relative to the sum of magnitudes; features are multiples of 1/8, which float16 holds."""
