@@ -48,6 +48,7 @@ def device(monkeypatch) -> str:
     from softmax_torch.ops import gpu
 
     monkeypatch.setattr(backends, "kernels", lambda z: gpu)
+    monkeypatch.setattr(backends, "layer_kernels", lambda x, weight: None)
     monkeypatch.setattr(backends, "_scaled_one_", gpu.scale_)
     monkeypatch.setattr(backends, "values_readable", lambda x: False)
     monkeypatch.setattr(route, "_is_mean_nll", lambda *args: False)
