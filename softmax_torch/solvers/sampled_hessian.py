@@ -157,13 +157,15 @@ class SampledHessian:
             c = self.row_curvatures().unsqueeze(1)
             drawn = self.draw(c[:, 0], self.leverages(c, self.diagonal(c))[:, 0])
         H = self.p.new_zeros(K * P, K * P, dtype=torch.float64)
-        blocks = H.view(K, P, K, P)
-        for x, p, root, _ in self._parts(drawn, K * P, torch.float64):
+        for x, p, root, part in self._parts(drawn, K * P, torch.float64):
             px = ((root * p).unsqueeze(2) * x.unsqueeze(1)).flatten(1)
-            H -= px.T @ px
+            sum_of_part = -(px.T @ px)
+            blocks = sum_of_part.view(K, P, K, P)
+            # p (1 - p) from ``curvatures``: p - p^2 has no digits left where p is near 1.
+            c = self.curvatures[part.rows].double() * part.factor.unsqueeze(1)
             for k in range(K):
-                y = x * (root * p[:, k : k + 1].sqrt())
-                blocks[k, :, k] += y.T @ y
+                blocks[k, :, k] = x.T @ (x * c[:, k : k + 1])
+            H += sum_of_part
         return self.objective.summed(H)
 
     def at(self, k: Tensor, column: Tensor) -> Tensor:

@@ -119,6 +119,19 @@ def test_preconditioners_are_symmetric_and_positive(kind: Any) -> None:
     assert spectrum[-1] / spectrum[0] < {Full: 1.1, Blocks: 6, Kronecker: 9, Diagonal: 12}[kind]
 
 
+def test_the_whole_hessian_has_digits_where_probabilities_are_1() -> None:
+    """p - p^2 would be rounding alone, and the matrix not positive."""
+    X, y, _ = generated()
+    own = Objective(inputs.as_samples(X, None, None), y, 3)
+    theta = 1e3 * somewhere()
+    sampled = SampledHessian(own, theta, 0, torch.float64)
+    assert 0 < sampled.curvatures.amax(0).min() < 1e-16
+    H, diagonal = sampled.whole(), sampled.diagonal(sampled.curvatures).flatten()
+    torch.testing.assert_close(H.diagonal(), diagonal, rtol=1e-10, atol=0)
+    scale = diagonal.sqrt()
+    assert (H / scale / scale.unsqueeze(1)).abs().max() <= 1 + 1e-9  # Cauchy and Schwarz
+
+
 def test_columns_of_zeros_are_left_out_of_blocks() -> None:
     """Without a penalty they keep their gradient; with one they take Newton's step."""
     X, y, weight = generated()
