@@ -18,13 +18,12 @@ from softmax_torch.ops.native import library
 from softmax_torch.training import LitSoftmaxRegression, closed_form
 
 
-# The native kernel adds up a gradient of 5000 rows in float32, in another order than torch.
-@pytest.mark.parametrize(("kernels", "factor"), [("torch", 2), ("native", 4)])
+@pytest.mark.parametrize("kernels", ["torch", "native"])
 @pytest.mark.parametrize("n", [1, 7, 5000])  # 50000 logits are processed in blocks
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("l2", [0.0, 0.3])
 def test_the_gradient_is_no_further_from_the_truth_than_autograds(
-    n: int, bias: bool, l2: float, kernels: str, factor: int
+    n: int, bias: bool, l2: float, kernels: str
 ) -> None:
     if kernels == "native" and library.load() is None:
         pytest.skip(library.reason())
@@ -48,7 +47,7 @@ def test_the_gradient_is_no_further_from_the_truth_than_autograds(
         assert mine is not None
         slack = 1e-7 * float(truth.abs().max())
         error = float((mine.double() - truth).abs().max())
-        assert error <= factor * float((theirs.double() - truth).abs().max()) + slack
+        assert error <= 2 * float((theirs.double() - truth).abs().max()) + slack
     # a second time, over the gradient that is there
     before = [p.grad.clone() for p in model.parameters()]  # type: ignore[union-attr]
     with backends.cpu_kernels(kernels):

@@ -62,7 +62,7 @@ INLINE void dot_block(const Real* x, int64_t x_stride, const Real* w, int64_t w_
         }
     }
     for (int i = 0; i < ROWS; i++)
-        for (int j = 0; j < COLUMNS; j++) z[i * z_stride + j] = sum<Real>(sums[i][j]);
+        for (int j = 0; j < COLUMNS; j++) z[i * z_stride + j] = (Real)sum_in_double(sums[i][j]);
 }
 
 template <class Real, int COLUMNS>

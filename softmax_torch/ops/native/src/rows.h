@@ -340,11 +340,11 @@ struct Tiles {
                     write_tile(t.e, transposed, t.n, t.m, t.rows, C, line, call.dz);
                 }
             if (sizeof(Real) == 8 || (unit - begin) / batch % (8 / batch) == 8 / batch - 1) {
-                partial.total += sum_in_double<Real>(totals);  // of 8 tiles
+                partial.total += sum_in_double(totals);  // of 8 tiles
                 totals = V{};
             }
         }
-        partial.total += sum_in_double<Real>(totals);
+        partial.total += sum_in_double(totals);
     }
 
     // Read the logits, target and weights of a tile. Return whether its class indices are in range.
@@ -459,8 +459,8 @@ struct Sweep {
                 vector(c + count, e1, u1);
             }
             for (; c < stop; c += count) vector(c, e0, u0);
-            others += sum<Real>(e0 + e1);
-            if (HAS_U) spread += sum<Real>(u0 + u1);
+            others += sum_in_double(e0 + e1);
+            if (HAS_U) spread += sum_in_double(u0 + u1);
         }
     }
     // n <= count classes from c on, of which y (perhaps) is left out of ``others``.

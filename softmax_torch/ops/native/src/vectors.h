@@ -187,14 +187,16 @@ INLINE Real sum(Vector<Real> v) {
     return folded<Real, Lanes<Real>::count / 2>(v)[0];
 }
 
-template <class Real>
-INLINE double sum_in_double(Vector<Real> v) {
-    double total = 0;
-    Real lanes[Lanes<Real>::count];
-    store(lanes, v);
-    for (int i = 0; i < Lanes<Real>::count; i++) total += lanes[i];
-    return total;
+// The sum of the lanes, in double: as many steps as in float, and one rounding.
+INLINE double sum_in_double(Vector<float> v) {
+    typedef float Half __attribute__((vector_size(BYTES / 2)));
+    Half halves[2];
+    memcpy(halves, &v, sizeof v);
+    return sum<double>(__builtin_convertvector(halves[0], Vector<double>) +
+                       __builtin_convertvector(halves[1], Vector<double>));
 }
+
+INLINE double sum_in_double(Vector<double> v) { return sum<double>(v); }
 
 // exp(x) for x <= 0: 2^n 2^r with n an integer and |r| <= 0.5. NaN gives NaN. Below the smallest
 // normal number the result is 0.
