@@ -84,16 +84,6 @@ class CPUKernels(Kernels, Protocol):
 
     def mean_nll(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]: ...
 
-    def linear_mean_nll(
-        self,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        y: Tensor,
-        dweight: Tensor,
-        dbias: Tensor | None,
-    ) -> tuple[Tensor, Tensor]: ...
-
     def gather_bytes(self, x: Tensor, rows: Tensor, scale: float) -> Tensor: ...
 
 
@@ -284,12 +274,7 @@ def plain() -> bool:
     A kernel writes into plain memory and would lose batches and tangents. In other code only the
     autograd rule with a vmap, or the formulas, may run.
     """
-    return not (  # written out: a call of ``traced`` is 1 us of some 100 a step
-        _are_functorch_transforms_active()
-        or is_compiling()
-        or forward_ad._current_level >= 0
-        or _len_torch_dispatch_stack() > 0
-    )
+    return not (_are_functorch_transforms_active() or traced())
 
 
 def last_backward(*gradients: Tensor | None) -> bool:

@@ -31,7 +31,7 @@ from torch import Tensor
 from softmax_torch import maths
 from softmax_torch.maths import RowValues, RowWeights, Target, class_sum, class_view, sum_dtype
 
-__all__ = ["gather_bytes", "linear_mean_nll", "mean_nll", "row_values", "row_vjp", "weighted_total"]
+__all__ = ["gather_bytes", "mean_nll", "row_values", "row_vjp", "weighted_total"]
 
 BLOCK_ELEMENTS = 1 << 20
 """Elements of a block: 4 MiB of float32, the second-level caches of two cores. At 8192 x 1000 a
@@ -357,31 +357,6 @@ def mean_nll(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         total = torch.log1p(-q).mean().neg_()
     dz.scatter_(1, true, q.neg_())
     return total, dz.mul_(1 / N)
-
-
-def linear_mean_nll(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    y: Tensor,
-    dweight: Tensor,
-    dbias: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """Return the mean of nll over the rows of x (N, D), and their logits z = x W^T + b (N, C).
-
-    The gradients dz^T x (C, D) and sum_n dz_n (C,) of the mean are written to ``dweight`` and
-    ``dbias``. No tensor may require a gradient.
-
-    Raises:
-        IndexError, RuntimeError: a class index is not in [0, C), or x has another dtype or width
-            than the weight. ``dweight`` and ``dbias`` are unchanged then.
-    """
-    z = F.linear(x, weight, bias)
-    total, dz = mean_nll(z, y)
-    torch.mm(dz.T, x, out=dweight)
-    if dbias is not None:
-        torch.sum(dz, 0, out=dbias)
-    return total, z
 
 
 def _weighted_sum(weight: Tensor | float, value: Tensor) -> float:

@@ -189,7 +189,7 @@ def test_an_index_out_of_range_of_a_layer(N, index):
     memory, dW = within((11, 9), torch.float32)
     with pytest.raises(IndexError):
         linear.mean_nll(x, W, b, y, dW)
-    assert dW.isnan().all()  # as ops.cpu.linear_mean_nll, it leaves the gradient as it was
+    assert dW.isnan().all()  # the gradient is left as it was
     assert (memory[:64] == OUTSIDE).all()
     assert (memory[-64:] == OUTSIDE).all()
 

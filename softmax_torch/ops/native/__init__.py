@@ -1,7 +1,6 @@
 """CPU kernels in C++, for the processors that they were compiled for. ``library`` loads them."""
 
 from softmax_torch.ops.native.gather import gather_bytes
-from softmax_torch.ops.native.linear import linear_mean_nll
 from softmax_torch.ops.native.rows import mean_nll, row_values, row_vjp, weighted_total
 
-__all__ = ["gather_bytes", "linear_mean_nll", "mean_nll", "row_values", "row_vjp", "weighted_total"]
+__all__ = ["gather_bytes", "mean_nll", "row_values", "row_vjp", "weighted_total"]

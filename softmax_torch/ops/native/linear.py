@@ -1,7 +1,7 @@
 """Cross-entropy of a linear layer with few classes, from one reading of its input.
 
 Logits, loss, dW, db and where asked dx are computed block by block of rows that stay in the cache
-(see ``passes``), for float32 and float64 layers of at most ``MOST_CLASSES`` classes. Larger layers
+(see ``passes``), for float32 and float64 layers of at most ``MOST_COLUMNS`` classes. Larger layers
 are matrix products of torch with the kernels of ``rows`` between them: ``ops.linear_rows``.
 """
 
@@ -13,11 +13,9 @@ from torch import Tensor
 from softmax_torch.maths import RowWeights, Target
 from softmax_torch.ops.native import calls
 from softmax_torch.ops.native.calls import DTYPES, Pass, Samples, array
+from softmax_torch.ops.sample_rows import MOST_COLUMNS
 
-__all__ = ["MOST_CLASSES", "applies", "linear_mean_nll", "mean_nll", "total_and_gradients"]
-
-MOST_CLASSES = 64
-"""Classes up to which one pass is faster than matrix products."""
+__all__ = ["applies", "mean_nll", "total_and_gradients"]
 
 
 def total_and_gradients(
@@ -39,17 +37,17 @@ def total_and_gradients(
     Raises:
         IndexError: a class index is out of range.
     """
-    (N, C), dtype = (len(x), len(weight)), x.dtype
-    y, u = target
+    dtype, (y, u) = x.dtype, target
     y = None if y is None else y.contiguous()
     u = None if u is None else u.resolve_neg()
     total = x.new_empty(1, dtype=torch.float64)
-    call, keep = _layer(x, weight, bias)
+    call, layer_tensors = _layer(x, weight, bias)
+    # these tensors, too, have to live until the call is over
     (a, a_tensor), (b, b_tensor), (c, c_tensor) = (
         calls.weight_of(w, x.shape[:1], dtype) for w in weights
     )
     rows = call.rows
-    rows.classes, rows.positions, rows.u = C, 1, array(u)
+    rows.classes, rows.positions, rows.u = len(weight), 1, array(u)
     rows.y = None if y is None else y.data_ptr()
     rows.a, rows.b, rows.c = a, b, c
     call.totals = total.data_ptr()
@@ -60,7 +58,7 @@ def total_and_gradients(
         calls.advise_huge_pages(dx)
         call.dx, call.dx_stride = dx.data_ptr(), dx.stride(0)
     calls.run_pass(call, y)
-    del keep, a_tensor, b_tensor, c_tensor, N
+    del layer_tensors, a_tensor, b_tensor, c_tensor
     return total[0].to(dtype), (
         dx,
         dweight if needed[1] else None,
@@ -115,29 +113,13 @@ def mean_nll(
     return mean
 
 
-def linear_mean_nll(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    y: Tensor,
-    dweight: Tensor,
-    dbias: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """Return the mean NLL and the logits (N, C); ``mean_nll`` says what it takes.
-
-    The twin of ``ops.cpu.linear_mean_nll``.
-    """
-    z = x.new_empty(x.shape[0], weight.shape[0])
-    return mean_nll(x, weight, bias, y, dweight, dbias, None, z), z
-
-
 def applies(x: Tensor, weight: Tensor) -> bool:
     """Return whether one pass serves a layer with this input: see the top of this file."""
     return (
         x.dtype in (torch.float32, torch.float64)
         and x.dim() == 2
         and weight.dim() == 2
-        and weight.shape[0] <= MOST_CLASSES
+        and weight.shape[0] <= MOST_COLUMNS
     )
 
 

@@ -183,25 +183,11 @@ struct PassJob {
     }
 
     void sparse_logits(int64_t row, Real* z) {
-        if (plan.pass.samples.dtype == FLOAT64)
-            sparse_logits_of<double>(row, z);
-        else
-            sparse_logits_of<float>(row, z);
-    }
-
-    template <class Value>
-    void sparse_logits_of(int64_t row, Real* z) {
         const Samples& s = plan.pass.samples;
-        const int64_t start = s.crow[row], entries = s.crow[row + 1] - start;
-        const Value* values = (const Value*)s.x + start;
-        const int32_t* col = s.col + start;
-        int64_t v = 0;
-        for (; v + 2 * count <= plan.stride; v += 2 * count)
-            sparse_dot_row<Real, Value, 2>(values, col, entries, w + v, plan.stride, s.squared,
-                                           z + v);
-        if (v < plan.stride)
-            sparse_dot_row<Real, Value, 1>(values, col, entries, w + v, plan.stride, s.squared,
-                                           z + v);
+        if (s.dtype == FLOAT64)
+            sparse_dot(SparseRow<double>(s, row), w, plan.stride, z);
+        else
+            sparse_dot(SparseRow<float>(s, row), w, plan.stride, z);
     }
 
     // Turn the logits of each set of classes into the gradient of its weighted sum.
@@ -257,30 +243,17 @@ struct PassJob {
             }
             return;
         }
+        const Samples& s = p.pass.samples;
+        Real* g_bias = g + p.d * p.stride;
         for (int64_t i = 0; i < rows; i++) {
-            if (p.pass.samples.dtype == FLOAT64)
-                add_sparse_row<double>(first + i, r + i * p.stride, g);
+            const Real* r_i = r + i * p.stride;
+            if (s.dtype == FLOAT64)
+                add_sparse_outer(SparseRow<double>(s, first + i), r_i, p.stride, g);
             else
-                add_sparse_row<float>(first + i, r + i * p.stride, g);
+                add_sparse_outer(SparseRow<float>(s, first + i), r_i, p.stride, g);
+            for (int64_t v = 0; v < p.stride; v += count)
+                store(g_bias + v, load(g_bias + v) + load(r_i + v));
         }
-    }
-
-    template <class Value>
-    void add_sparse_row(int64_t row, const Real* r, Real* g) {
-        const Samples& s = plan.pass.samples;
-        const int64_t start = s.crow[row], entries = s.crow[row + 1] - start;
-        const Value* values = (const Value*)s.x + start;
-        const int32_t* col = s.col + start;
-        int64_t v = 0;
-        for (; v + 2 * count <= plan.stride; v += 2 * count)
-            sparse_outer_row<Real, Value, 2>(values, col, entries, r + v, plan.stride, s.squared,
-                                             g + v);
-        if (v < plan.stride)
-            sparse_outer_row<Real, Value, 1>(values, col, entries, r + v, plan.stride, s.squared,
-                                             g + v);
-        Real* g_bias = g + plan.d * plan.stride;
-        for (int64_t v = 0; v < plan.stride; v += count)
-            store(g_bias + v, load(g_bias + v) + load(r + v));
     }
 };
 

@@ -203,25 +203,43 @@ static void back(const Real* r, int64_t r_stride, int64_t rows, const Real* w, i
 // The same two products for rows in CSR. A column of W^T, and a row of G, are VECTORS adjacent
 // vectors: the lanes are columns.
 
+// The entries of a row.
+template <class Value>
+struct SparseRow {
+    const Value* values;
+    const int32_t* col;
+    int64_t entries;
+    bool squared;
+
+    SparseRow(const Samples& samples, int64_t row)
+        : values((const Value*)samples.x + samples.crow[row]),
+          col(samples.col + samples.crow[row]),
+          entries(samples.crow[row + 1] - samples.crow[row]),
+          squared(samples.squared) {}
+    template <class Real>
+    INLINE_MEMBER Real value(int64_t k) const {
+        const Real x = (Real)values[k];
+        return squared ? x * x : x;
+    }
+};
+
 template <class Real, class Value, int VECTORS>
-INLINE void sparse_dot_row(const Value* values, const int32_t* col, int64_t entries, const Real* wt,
-                           int64_t stride, bool squared, Real* z) {
+INLINE void dot_vectors(const SparseRow<Value>& row, const Real* wt, int64_t stride, Real* z) {
     typedef Vector<Real> V;
     constexpr int64_t count = Lanes<Real>::count;
     constexpr int WAYS = VECTORS == 1 ? 4 : 2;  // sums that do not wait for each other
     V sums[WAYS][VECTORS] = {};
     int64_t k = 0;
-    for (; k + WAYS <= entries; k += WAYS)
+    for (; k + WAYS <= row.entries; k += WAYS)
         for (int way = 0; way < WAYS; way++) {
-            Real x = (Real)values[k + way];
-            if (squared) x *= x;
-            const Real* w = wt + col[k + way] * stride;
+            const Real x = row.template value<Real>(k + way);
+            const Real* w = wt + row.col[k + way] * stride;
             for (int v = 0; v < VECTORS; v++) sums[way][v] += x * load(w + v * count);
         }
-    for (; k < entries; k++) {
-        Real x = (Real)values[k];
-        if (squared) x *= x;
-        for (int v = 0; v < VECTORS; v++) sums[0][v] += x * load(wt + col[k] * stride + v * count);
+    for (; k < row.entries; k++) {
+        const Real x = row.template value<Real>(k);
+        const Real* w = wt + row.col[k] * stride;
+        for (int v = 0; v < VECTORS; v++) sums[0][v] += x * load(w + v * count);
     }
     for (int v = 0; v < VECTORS; v++) {
         for (int way = 1; way < WAYS; way++) sums[0][v] += sums[way][v];
@@ -230,18 +248,36 @@ INLINE void sparse_dot_row(const Value* values, const int32_t* col, int64_t entr
 }
 
 template <class Real, class Value, int VECTORS>
-INLINE void sparse_outer_row(const Value* values, const int32_t* col, int64_t entries,
-                             const Real* r, int64_t stride, bool squared, Real* gt) {
+INLINE void add_outer_vectors(const SparseRow<Value>& row, const Real* r, int64_t stride,
+                              Real* gt) {
     typedef Vector<Real> V;
     constexpr int64_t count = Lanes<Real>::count;
     V r_v[VECTORS];
     for (int v = 0; v < VECTORS; v++) r_v[v] = load(r + v * count);
-    for (int64_t k = 0; k < entries; k++) {
-        Real x = (Real)values[k];
-        if (squared) x *= x;
-        Real* g = gt + col[k] * stride;
+    for (int64_t k = 0; k < row.entries; k++) {
+        const Real x = row.template value<Real>(k);
+        Real* g = gt + row.col[k] * stride;
         for (int v = 0; v < VECTORS; v++) store(g + v * count, load(g + v * count) + x * r_v[v]);
     }
+}
+
+// z = x W^T of a sparse row, from W^T (d, stride).
+template <class Real, class Value>
+static void sparse_dot(const SparseRow<Value>& row, const Real* wt, int64_t stride, Real* z) {
+    constexpr int64_t two = 2 * Lanes<Real>::count;
+    int64_t v = 0;
+    for (; v + two <= stride; v += two) dot_vectors<Real, Value, 2>(row, wt + v, stride, z + v);
+    if (v < stride) dot_vectors<Real, Value, 1>(row, wt + v, stride, z + v);
+}
+
+// G^T += x^T r of a sparse row, into G^T (d, stride).
+template <class Real, class Value>
+static void add_sparse_outer(const SparseRow<Value>& row, const Real* r, int64_t stride, Real* gt) {
+    constexpr int64_t two = 2 * Lanes<Real>::count;
+    int64_t v = 0;
+    for (; v + two <= stride; v += two)
+        add_outer_vectors<Real, Value, 2>(row, r + v, stride, gt + v);
+    if (v < stride) add_outer_vectors<Real, Value, 1>(row, r + v, stride, gt + v);
 }
 
 }  // namespace SOFTMAX_TORCH_ISA
