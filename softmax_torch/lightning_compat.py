@@ -56,7 +56,7 @@ def callbacks_of(trainer: Trainer) -> list[Callback]:
 
     A connector sets the attribute, so that its type is not declared.
     """
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # see above
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # by a connector
     return callbacks
 
 
@@ -65,7 +65,7 @@ def is_trial(trainer: Trainer) -> bool:
 
     A connector sets the attribute, so that its type is not declared.
     """
-    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined] # see above
+    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined] # by a connector
 
 
 def counts_batches(trainer: Trainer) -> bool:
@@ -78,7 +78,7 @@ def counts_batches(trainer: Trainer) -> bool:
         trainer.max_steps != -1
         or trainer.limit_train_batches != 1.0
         or trainer.val_check_interval != 1.0
-        or trainer.overfit_batches != 0  # type: ignore[attr-defined] # see above
+        or trainer.overfit_batches != 0  # type: ignore[attr-defined] # by a connector
     )
 
 
@@ -137,7 +137,7 @@ def step_is_plain(module: LightningModule, base: type[LightningModule]) -> bool:
     return (
         type(trainer.precision_plugin) is Precision
         and type(trainer.strategy) is SingleDeviceStrategy
-        and type(trainer.profiler) is PassThroughProfiler  # type: ignore[attr-defined] # set late
+        and type(trainer.profiler) is PassThroughProfiler  # type: ignore[attr-defined] # by a connector
         and not is_overridden(hook, module, base)
         and not any(is_overridden(hook, c, Callback) for c in callbacks_of(trainer))
     )

@@ -110,7 +110,7 @@ def _is_faster_sparse(x: Tensor) -> bool:
     """Return whether passes over the entries of x that are not 0 take less time than over all."""
     if x.device.type != "cpu" or x.numel() <= SMALL:
         return False
-    mkl: bool = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call] # torch's own
+    mkl: bool = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call] # torch has no type for it
     return (mkl or has_native_passes(x.device, 1)) and _density(x) < samples.SPARSE_BELOW
 
 
