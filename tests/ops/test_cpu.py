@@ -12,6 +12,8 @@ from softmax_torch import maths
 from softmax_torch.maths import RowValues, RowWeights, Target
 from softmax_torch.ops import cpu, native
 
+pytestmark = pytest.mark.usefixtures("stale_memory")
+
 SHAPES = [(1, 1), (6, 1), (7, 10), (40, 64), (1030, 3), (40, 65), (3, 2000), (4, 3, 6), (2, 70, 33)]
 
 # Logits that are hard in different ways.
@@ -34,17 +36,6 @@ shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
 kinds = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
 
 
-@pytest.fixture(autouse=True)
-def stale_memory(monkeypatch):
-    """Fill new memory with NaN, so that elements that are not written show."""
-
-    def filled(new):
-        return lambda *args, **kw: new(*args, **kw).fill_(torch.nan)
-
-    for module, name in ((torch, "empty"), (torch, "empty_like"), (Tensor, "new_empty")):
-        monkeypatch.setattr(module, name, filled(getattr(module, name)))
-
-
 @pytest.fixture(params=["native", "torch, one block", "torch, many blocks"])
 def ops(request, monkeypatch):
     """The kernels: native ones, and those of torch with all rows in one block or in many."""
@@ -55,13 +46,6 @@ def ops(request, monkeypatch):
         monkeypatch.setattr(cpu, "BLOCK_ELEMENTS", 100)
         monkeypatch.setattr(cpu, "ROW_LIMITS", (8, 16))
     return cpu
-
-
-@pytest.fixture
-def set_threads():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
 
 
 def at_target(z: Tensor, y: Tensor, value: float) -> Tensor:

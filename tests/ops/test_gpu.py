@@ -28,6 +28,7 @@ pytestmark = [
         or not (INTERPRETED or torch.cuda.is_available()),
         reason="needs Triton and a CUDA device; on a CPU, test_triton runs it in the interpreter",
     ),
+    pytest.mark.usefixtures("stale_memory"),
     # the interpreter uses numpy, which warns of inf - inf and the like
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),
 ]
@@ -62,17 +63,6 @@ def kernels(request, device, monkeypatch):
     for name, value in request.param.items():
         monkeypatch.setattr(gpu, name, value)
     return gpu
-
-
-@pytest.fixture(autouse=True)
-def stale_memory(monkeypatch):
-    """Fill new memory with NaN, so that elements that are not written show."""
-
-    def filled(new):
-        return lambda *args, **kw: new(*args, **kw).fill_(torch.nan)
-
-    for name in ("empty", "empty_like"):
-        monkeypatch.setattr(torch, name, filled(getattr(torch, name)))
 
 
 def problem(shape: tuple[int, ...], device: str, dtype=torch.float32):

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import need_library
 from torch import Tensor
 
 from softmax_torch import maths
@@ -21,34 +20,13 @@ from softmax_torch.maths import RowValues, RowWeights, Target, sum_dtype
 from softmax_torch.ops import native
 from softmax_torch.ops.native import calls, library
 
+pytestmark = pytest.mark.usefixtures("native_library", "stale_memory")
+
 FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 OUTSIDE = 77.0
 """What lies around a result, and has to stay there."""
 
 dtypes = pytest.mark.parametrize("dtype", FLOATS, ids=str)
-
-
-@pytest.fixture(autouse=True)
-def stale_memory(monkeypatch):
-    """Skip without the library; fill new memory with NaN, so that numbers not written show."""
-    need_library()
-
-    def filled(new):
-        def made(*args, **kw):
-            tensor = new(*args, **kw)
-            return tensor.fill_(torch.nan) if tensor.is_floating_point() else tensor.fill_(-1)
-
-        return made
-
-    for module, name in ((torch, "empty"), (torch, "empty_like"), (Tensor, "new_empty")):
-        monkeypatch.setattr(module, name, filled(getattr(module, name)))
-
-
-@pytest.fixture
-def set_threads():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
 
 
 def assert_near(found, truth, dtype: torch.dtype) -> None:
