@@ -1,11 +1,12 @@
 """The kernels of a CPU, native and torch's, against their twins of ``maths`` in float64.
 
-Torch's run on every path through a block; test_native has what is particular to native ones.
+Torch's run on every path through a block. What is particular to native ones is in test_native,
+test_native_bad_rows and test_native_threads.
 """
 
 import pytest
 import torch
-from support import need_library
+from support import double, need_library
 from torch import Tensor
 
 from softmax_torch import maths
@@ -71,11 +72,6 @@ def problem(shape: tuple[int, ...], kind=KINDS["unshifted"], dtype=torch.float32
     rows = shape[:1] + shape[2:]
     y = torch.randint(shape[1], rows)
     return kind(torch.randn(shape), y).to(dtype), y, torch.rand(rows) + 0.5
-
-
-def double(*arguments):
-    """Return the arguments in float64."""
-    return [x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in arguments]
 
 
 def assert_near(ours, truth) -> None:

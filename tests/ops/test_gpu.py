@@ -11,7 +11,7 @@ import os
 
 import pytest
 import torch
-from support import OURS, TORCHS, in_everything, options, reference
+from support import OURS, TORCHS, double, in_everything, options, reference
 from torch import Tensor
 
 from softmax_torch import cross_entropy, linear_cross_entropy, maths
@@ -72,10 +72,6 @@ def problem(shape: tuple[int, ...], device: str, dtype=torch.float32):
     z, y = torch.randn(shape) * 3, torch.randint(shape[1], rows)
     weights = torch.rand(3, *rows).to(torch.promote_types(dtype, torch.float32)) + 0.5
     return z.to(device, dtype), y.to(device), weights.to(device)
-
-
-def double(*arguments):
-    return [x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in arguments]
 
 
 def assert_near(ours, truth, eps: float = 3e-7) -> None:

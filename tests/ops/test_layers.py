@@ -7,6 +7,7 @@ import itertools
 
 import pytest
 import torch
+from native_rows import OUTSIDE
 from torch import Tensor
 
 from softmax_torch import maths
@@ -19,7 +20,6 @@ pytestmark = pytest.mark.usefixtures("native_library", "stale_memory")
 WIDTHS = [1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 24, 31, 32, 33, 48, 63, 64, 65, 100]
 COLUMNS = [1, 2, 3, 4, 5, 6, 8, 9, 11, 15, 16, 17, 31, 33, 63, 64]
 ROWS = [1, 3, 5, 16, 17, 65, 300]
-OUTSIDE = 77.0
 
 reals = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 
