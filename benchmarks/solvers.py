@@ -1,9 +1,8 @@
 """Benchmark of the full-batch solvers against scikit-learn's: distance to the optimum against time.
 
-    python benchmarks/solvers.py [--root DATA] [--only kernels|l2|path|l1|small|dummies]
-                                 [--threads 2] [--repeats 3] [--turns 5] [--long_turns 2]
-                                 [--device cpu] [--quick] [--json FILE] [--markdown FILE]
-                                 [--plot FILE]
+    python benchmarks/solvers.py [--root DATA] [--only l2|path|l1|small|dummies]
+                                 [--threads 2] [--repeats 3] [--device cpu] [--quick]
+                                 [--json FILE] [--markdown FILE] [--plot FILE]
 
 MNIST, pixels / 255, 60000 x 784, ten classes, is downloaded to DATA or read from there. All solvers
 solve the same problem in one process, one after the other. They are compared by the objective of
@@ -16,10 +15,6 @@ one of all solvers. scikit-learn's solvers report no progress, so each point of 
 fit of its own with a limited number of iterations. Our times are medians of whole fits: the checks
 and the conversion of the data, all iterations and the certificate. --quick leaves out the fits that
 take minutes.
-
-kernels: whole fits with the native kernels of a CPU and with torch's, in turns in one process, and
-single passes over MNIST. It checks that both reach the same objective, and the passes against
-float64. --turns is for the fit with C = 1 and for the passes, --long_turns for the other fits.
 """
 
 from __future__ import annotations
@@ -30,7 +25,6 @@ import os
 import statistics
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,19 +33,10 @@ import torch
 from scipy import sparse
 from sklearn import config_context, datasets
 from sklearn.linear_model import LogisticRegression
+from solver_mnist import L1_C, PATH, C, mnist, timed
 from torch import Tensor
 
 from softmax_torch import solvers
-from softmax_torch.data import MNISTDataModule
-from softmax_torch.ops import backends
-from softmax_torch.ops.native import library
-from softmax_torch.solvers.inputs import as_samples
-from softmax_torch.solvers.objective import Objective, Penalty
-from softmax_torch.solvers.samples import DenseSamples, SparseSamples
-
-C = 1.0
-L1_C = 0.01
-PATH = np.logspace(-4, 0, 20).tolist()
 
 ITERATE = "iterate"
 """The setting of a point that is an iterate of a fit, not a whole fit."""
@@ -91,8 +76,6 @@ def main() -> None:
     parser.add_argument("--only", choices=list(PARTS))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--turns", type=int, default=5, help="of native and torch kernels")
-    parser.add_argument("--long_turns", type=int, default=2, help="of long fits; 0: none")
     parser.add_argument("--device", default="cpu", help="device of our solvers")
     parser.add_argument("--quick", action="store_true", help="leave out fits that take minutes")
     parser.add_argument("--json", type=Path, help="write all points to this file")
@@ -117,14 +100,6 @@ def main() -> None:
                 options.markdown.write_text("\n\n".join(tables) + "\n")
     if options.plot and points.get("l2"):
         draw(points["l2"], options.plot)
-
-
-def mnist(root: str | None, device: str) -> tuple[Tensor, Tensor]:
-    """Return the training set, pixels / 255 in float32, and the classes."""
-    data = MNISTDataModule(root=root)
-    data.prepare_data()
-    train, _ = data.read()
-    return train.x.flatten(1).float().div_(255).to(device), train.y.to(device)
 
 
 def l2(X: Tensor, y: Tensor, options: argparse.Namespace) -> tuple[str, list[Point]]:
@@ -233,125 +208,7 @@ def dummies(X: Tensor, y: Tensor, options: argparse.Namespace) -> tuple[str, lis
     return "\n".join(lines), []
 
 
-def kernels(X: Tensor, y: Tensor, options: argparse.Namespace) -> tuple[str, list[Point]]:
-    """Compare fits and single passes with native and with torch kernels, in turns."""
-    if library.load() is None:
-        return f"No comparison of kernels: {library.reason()}", []
-    X, y = X.cpu(), y.cpu()
-    return f"{kernel_fits(X, y, options)}\n\n{kernel_passes(X, y, options.turns)}", []
-
-
-KERNELS = ("native", "torch")
-
-
-def kernel_fits(X: Tensor, y: Tensor, options: argparse.Namespace) -> str:
-    """Return a table of whole fits on MNIST with native and with torch kernels."""
-
-    def fit(**settings: Any) -> Callable[[], list[solvers.Solution]]:
-        return lambda: [solvers.fit(X, y, **settings)]
-
-    cases: dict[str, tuple[int, Callable[[], list[solvers.Solution]]]] = {
-        f"L2, C = {C:g}": (options.turns, fit(C=C)),
-        "L2, C = 1000": (options.long_turns, fit(C=1e3)),
-        f"L1, C = {L1_C:g}": (options.long_turns, fit(C=L1_C, l1_ratio=1.0)),
-        "path of 20, C = 1e-4 to 1": (options.long_turns, lambda: solvers.path(X, y, PATH)),
-    }
-    lines = [
-        f"MNIST to the optimum, {options.threads} threads, kernels in turns",
-        "",
-        "| fit | turns | native, s | torch, s | native / torch | passes, native | passes, torch "
-        "| relative gap, native | relative gap, torch |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for name, (turns, run) in cases.items():
-        if turns == 0:
-            continue
-        seconds: dict[str, list[float]] = {kind: [] for kind in KERNELS}
-        found: dict[str, list[solvers.Solution]] = {}
-        for _ in range(turns):
-            for kind in KERNELS:
-                with backends.cpu_kernels(kind):
-                    took, found[kind] = timed(run)
-                seconds[kind].append(took)
-                assert all(s.converged for s in found[kind]), (name, kind)
-        for a, b in zip(*found.values(), strict=True):
-            # each is within its certified gap of the same optimum
-            assert abs(a.objective - b.objective) <= max(a.duality_gap, b.duality_gap), name
-        native, torchs = (statistics.median(seconds[kind]) for kind in KERNELS)
-        # the solutions of a path count all passes up to them
-        passes = [f"{max(s.passes for s in found[kind]):.1f}" for kind in KERNELS]
-        gaps = [max(s.duality_gap / s.objective for s in found[kind]) for kind in KERNELS]
-        lines.append(
-            f"| {name} | {turns} | {native:.2f} | {torchs:.2f} | {native / torchs:.2f} "
-            f"| {' | '.join(passes)} | {' | '.join(f'{gap:.0e}' for gap in gaps)} |"
-        )
-        print(lines[-1], flush=True)
-    return "\n".join(lines)
-
-
-def kernel_passes(X: Tensor, y: Tensor, turns: int) -> str:
-    """Return a table of single float32 passes over MNIST, beside a copy of as many bytes."""
-    entries = as_samples(X, None, None)
-    assert isinstance(entries, SparseSamples), "MNIST is mostly zeros"
-    entry_bytes = sum(p.x.values.numel() * (4 + p.x.values.element_size()) for p in entries.parts)
-    torch.manual_seed(0)
-    theta, v = 0.01 * torch.randn(2, 10, X.shape[1] + 1, dtype=torch.float64)
-    penalty = Penalty(0.0)
-    lines = [
-        "One pass over MNIST, 60000 x 784, ten classes, float32; a copy reads and writes as many",
-        "bytes as X has",
-        "",
-        "| pass | native, ms | torch, ms | native / torch | copy, ms | native / copy |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for form, samples, size in (
-        ("dense", DenseSamples(X), X.numel() * X.element_size()),
-        ("sparse", entries, entry_bytes),
-    ):
-        F = Objective(samples, y, 10)
-        p = F.probabilities(theta, torch.float32)
-        source, copied = (torch.ones(size // 8) for _ in range(2))
-
-        def value(F: Objective = F, dtype: torch.dtype = torch.float32) -> Tensor:
-            found = F.evaluate(theta, penalty, dtype)
-            return torch.cat([found.gradient.flatten(), found.gradient.new_tensor([found.value])])
-
-        def product(F: Objective = F, p: Tensor = p) -> Tensor:
-            return F.hessian_product(p, v, penalty)
-
-        def copy(copied: Tensor = copied, source: Tensor = source) -> Tensor:
-            return copied.copy_(source)
-
-        with backends.cpu_kernels("torch"):
-            double = F.probabilities(theta, torch.float64)
-            truths = {
-                "value and gradient": value(dtype=torch.float64),
-                "Hessian product": product(p=double),
-            }
-        for name, run in (("value and gradient", value), ("Hessian product", product)):
-            seconds: dict[str, list[float]] = {kind: [] for kind in (*KERNELS, "copy")}
-            for kind in KERNELS:
-                with backends.cpu_kernels(kind):
-                    error = float((run() - truths[name]).norm() / truths[name].norm())
-                assert error < 1e-5, f"{name}, {form}, {kind}: relative error {error:.1e}"
-            for _ in range(3 * turns):
-                for kind in KERNELS:
-                    with backends.cpu_kernels(kind):
-                        run()  # not timed: the turn before has emptied the caches
-                        seconds[kind].append(timed(run)[0])
-                copy()
-                seconds["copy"].append(timed(copy)[0])
-            native, torchs, copies = (1e3 * statistics.median(took) for took in seconds.values())
-            lines.append(
-                f"| {name}, {form} | {native:.2f} | {torchs:.2f} | {native / torchs:.2f} "
-                f"| {copies:.2f} | {native / copies:.2f} |"
-            )
-            print(lines[-1], flush=True)
-    return "\n".join(lines)
-
-
 PARTS = {
-    "kernels": kernels,
     "l2": l2,
     "path": path,
     "l1": l1,
@@ -448,17 +305,6 @@ def cuml(problem: Problem) -> list[Point]:
         objective = problem.objective(model.coef_, model.intercept_)
         points.append(Point("cuML", f"{most} iterations", seconds, objective))
     return points
-
-
-def timed(call: Callable[[], Any]) -> tuple[float, Any]:
-    """Return the seconds that a call takes, and its result."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    began = time.perf_counter()
-    result = call()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - began, result
 
 
 def table(title: str, points: list[Point]) -> str:

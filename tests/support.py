@@ -76,6 +76,11 @@ def in_everything(f: Callable[..., Tensor], *tensors: Tensor, **given) -> list[T
     return results(g, *tensors, *leaves.values())
 
 
+def double(*arguments):
+    """Return the arguments in float64."""
+    return [x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in arguments]
+
+
 def peak_memory(f: Callable[[], object]) -> int:
     """Return the peak bytes of tensors during f, beyond those held before."""
     with torch.profiler.profile(profile_memory=True, acc_events=True) as profile:

@@ -1,16 +1,19 @@
 """The kernels of a CPU, native and torch's, against their twins of ``maths`` in float64.
 
-Torch's run on every path through a block; test_native has what is particular to native ones.
+Torch's run on every path through a block. What is particular to native ones is in test_native,
+test_native_bad_rows and test_native_threads.
 """
 
 import pytest
 import torch
-from support import need_library
+from support import double, need_library
 from torch import Tensor
 
 from softmax_torch import maths
 from softmax_torch.maths import RowValues, RowWeights, Target
 from softmax_torch.ops import cpu, native
+
+pytestmark = pytest.mark.usefixtures("stale_memory")
 
 SHAPES = [(1, 1), (6, 1), (7, 10), (40, 64), (1030, 3), (40, 65), (3, 2000), (4, 3, 6), (2, 70, 33)]
 
@@ -34,17 +37,6 @@ shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
 kinds = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
 
 
-@pytest.fixture(autouse=True)
-def stale_memory(monkeypatch):
-    """Fill new memory with NaN, so that elements that are not written show."""
-
-    def filled(new):
-        return lambda *args, **kw: new(*args, **kw).fill_(torch.nan)
-
-    for module, name in ((torch, "empty"), (torch, "empty_like"), (Tensor, "new_empty")):
-        monkeypatch.setattr(module, name, filled(getattr(module, name)))
-
-
 @pytest.fixture(params=["native", "torch, one block", "torch, many blocks"])
 def ops(request, monkeypatch):
     """The kernels: native ones, and those of torch with all rows in one block or in many."""
@@ -55,13 +47,6 @@ def ops(request, monkeypatch):
         monkeypatch.setattr(cpu, "BLOCK_ELEMENTS", 100)
         monkeypatch.setattr(cpu, "ROW_LIMITS", (8, 16))
     return cpu
-
-
-@pytest.fixture
-def set_threads():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
 
 
 def at_target(z: Tensor, y: Tensor, value: float) -> Tensor:
@@ -87,11 +72,6 @@ def problem(shape: tuple[int, ...], kind=KINDS["unshifted"], dtype=torch.float32
     rows = shape[:1] + shape[2:]
     y = torch.randint(shape[1], rows)
     return kind(torch.randn(shape), y).to(dtype), y, torch.rand(rows) + 0.5
-
-
-def double(*arguments):
-    """Return the arguments in float64."""
-    return [x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in arguments]
 
 
 def assert_near(ours, truth) -> None:

@@ -11,7 +11,7 @@ import os
 
 import pytest
 import torch
-from support import OURS, TORCHS, in_everything, options, reference
+from support import OURS, TORCHS, double, in_everything, options, reference
 from torch import Tensor
 
 from softmax_torch import cross_entropy, linear_cross_entropy, maths
@@ -28,6 +28,7 @@ pytestmark = [
         or not (INTERPRETED or torch.cuda.is_available()),
         reason="needs Triton and a CUDA device; on a CPU, test_triton runs it in the interpreter",
     ),
+    pytest.mark.usefixtures("stale_memory"),
     # the interpreter uses numpy, which warns of inf - inf and the like
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),
 ]
@@ -64,17 +65,6 @@ def kernels(request, device, monkeypatch):
     return gpu
 
 
-@pytest.fixture(autouse=True)
-def stale_memory(monkeypatch):
-    """Fill new memory with NaN, so that elements that are not written show."""
-
-    def filled(new):
-        return lambda *args, **kw: new(*args, **kw).fill_(torch.nan)
-
-    for name in ("empty", "empty_like"):
-        monkeypatch.setattr(torch, name, filled(getattr(torch, name)))
-
-
 def problem(shape: tuple[int, ...], device: str, dtype=torch.float32):
     """Return logits, targets, and for each row number one positive weight per row."""
     torch.manual_seed(0)
@@ -82,10 +72,6 @@ def problem(shape: tuple[int, ...], device: str, dtype=torch.float32):
     z, y = torch.randn(shape) * 3, torch.randint(shape[1], rows)
     weights = torch.rand(3, *rows).to(torch.promote_types(dtype, torch.float32)) + 0.5
     return z.to(device, dtype), y.to(device), weights.to(device)
-
-
-def double(*arguments):
-    return [x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in arguments]
 
 
 def assert_near(ours, truth, eps: float = 3e-7) -> None:

@@ -7,7 +7,7 @@ import itertools
 
 import pytest
 import torch
-from support import need_library
+from native_rows import OUTSIDE
 from torch import Tensor
 
 from softmax_torch import maths
@@ -15,35 +15,13 @@ from softmax_torch.maths import RowWeights, Target
 from softmax_torch.ops.native import calls, linear, passes
 from softmax_torch.ops.sample_rows import CsrRows, DenseRows
 
+pytestmark = pytest.mark.usefixtures("native_library", "stale_memory")
+
 WIDTHS = [1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 24, 31, 32, 33, 48, 63, 64, 65, 100]
 COLUMNS = [1, 2, 3, 4, 5, 6, 8, 9, 11, 15, 16, 17, 31, 33, 63, 64]
 ROWS = [1, 3, 5, 16, 17, 65, 300]
-OUTSIDE = 77.0
 
 reals = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-
-
-@pytest.fixture(autouse=True)
-def stale_memory(monkeypatch):
-    """Skip without the library; fill new memory with NaN, so that numbers not written show."""
-    need_library()
-
-    def filled(new):
-        def made(*args, **kw):
-            tensor = new(*args, **kw)
-            return tensor.fill_(torch.nan) if tensor.is_floating_point() else tensor.fill_(-1)
-
-        return made
-
-    for module, name in ((torch, "empty"), (torch, "empty_like"), (Tensor, "new_empty")):
-        monkeypatch.setattr(module, name, filled(getattr(module, name)))
-
-
-@pytest.fixture
-def set_threads():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
 
 
 def random(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:

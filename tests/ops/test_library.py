@@ -14,7 +14,7 @@ import torch
 
 import softmax_torch
 from softmax_torch.ops import backends, cpu, native
-from softmax_torch.ops.native import library
+from softmax_torch.ops.native import calls, library
 
 ROOT = Path(softmax_torch.__file__).parents[1]
 
@@ -211,6 +211,14 @@ def test_an_instruction_set_by_force_needs_a_library(missing, monkeypatch):
     monkeypatch.setenv("SOFTMAX_TORCH_ISA", "baseline")
     with pytest.raises(RuntimeError, match="SOFTMAX_TORCH_ISA=baseline: no native kernels: no lib"):
         library.load()
+
+
+def test_structures_have_the_sizes_of_the_library(built):
+    """Every field has 8 bytes: equal sizes are equal offsets."""
+    structures = [calls.Weight, calls.Array, calls.Rows, calls.Samples, calls.Pass]
+    sizes = (ctypes.c_int64 * len(structures))()
+    built.functions.softmax_torch_sizes(sizes)
+    assert list(sizes) == [ctypes.sizeof(s) for s in structures]
 
 
 # Libraries that are refused. A process of its own: what does not fit could kill it.

@@ -1,129 +1,31 @@
-"""What is particular to the native kernels of rows: layouts, dtypes, sizes, threads, instructions.
+"""The native kernels of rows in every layout and dtype, at sizes around vectors and tiles.
 
 test_cpu has what they share with torch's kernels. The truth is ``maths`` in float64.
 """
 
-import ctypes
-import os
-import subprocess
-import sys
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-
 import pytest
 import torch
-from support import need_library
+from native_rows import (
+    MATRICES,
+    OUTSIDE,
+    POSITIONS,
+    assert_near,
+    by_maths,
+    laid_out,
+    problem,
+    results,
+)
 from torch import Tensor
 
 from softmax_torch import maths
-from softmax_torch.maths import RowValues, RowWeights, Target, sum_dtype
+from softmax_torch.maths import RowWeights, Target
 from softmax_torch.ops import native
-from softmax_torch.ops.native import calls, library
+
+pytestmark = pytest.mark.usefixtures("native_library", "stale_memory")
 
 FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
-OUTSIDE = 77.0
-"""What lies around a result, and has to stay there."""
 
 dtypes = pytest.mark.parametrize("dtype", FLOATS, ids=str)
-
-
-@pytest.fixture(autouse=True)
-def stale_memory(monkeypatch):
-    """Skip without the library; fill new memory with NaN, so that numbers not written show."""
-    need_library()
-
-    def filled(new):
-        def made(*args, **kw):
-            tensor = new(*args, **kw)
-            return tensor.fill_(torch.nan) if tensor.is_floating_point() else tensor.fill_(-1)
-
-        return made
-
-    for module, name in ((torch, "empty"), (torch, "empty_like"), (Tensor, "new_empty")):
-        monkeypatch.setattr(module, name, filled(getattr(module, name)))
-
-
-@pytest.fixture
-def set_threads():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
-def assert_near(found, truth, dtype: torch.dtype) -> None:
-    """Assert equality up to a few roundings of the arithmetic, and one to half precision.
-
-    Infinities and NaN are equal.
-    """
-    for x, t in zip(found, truth, strict=True):
-        assert (x is None) == (t is None)
-        if x is None:
-            continue
-        eps = torch.finfo(sum_dtype(dtype)).eps
-        size = max([1.0, *t[t.isfinite()].abs().tolist()])
-        rtol, atol = 40 * eps, 4 * eps * size
-        if x.dtype in (torch.float16, torch.bfloat16):
-            rtol, atol = (
-                torch.finfo(x.dtype).eps,
-                atol + torch.finfo(x.dtype).smallest_normal / 1024,
-            )
-        torch.testing.assert_close(x.double(), t, rtol=rtol, atol=atol, equal_nan=True)
-
-
-def double(*arguments):
-    return [x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in arguments]
-
-
-def by_maths(z: Tensor, target: Target, weights: RowWeights) -> list[Tensor | None]:
-    """Return ``results`` by maths in float64."""
-    z, y, u = double(z, *target)
-    weights = RowWeights(*double(*weights))
-    dz = torch.full_like(z, torch.nan)
-    total = maths.weighted_total(z, Target(y, u), weights, dz)
-    rows = z.shape[:1] + z.shape[2:]
-    gradients = [None if w is None else torch.as_tensor(w).expand(rows) for w in weights]
-    return [
-        *maths.row_values(z, Target(y, u), True),
-        maths.row_vjp(z, Target(y, u), RowValues(*gradients)),
-        total,
-        dz,
-    ]
-
-
-def results(
-    z: Tensor, target: Target, weights: RowWeights, memory: Callable[[], Tensor] | None = None
-) -> list[Tensor | None]:
-    """Return row numbers, the gradient of their weighted sum, the weighted total, its gradient.
-
-    ``memory`` makes the memory of a gradient.
-    """
-    memory = memory or (lambda: torch.empty_like(z))
-    dtype, rows = sum_dtype(z.dtype), z.shape[:1] + z.shape[2:]
-    gradients = [
-        None if w is None else torch.as_tensor(w, dtype=dtype).expand(rows) for w in weights
-    ]
-    dz = memory()
-    total = native.weighted_total(z, target, weights, dz)
-    return [
-        *native.row_values(z, target, True),
-        native.row_vjp(z, target, RowValues(*gradients), memory()),
-        total,
-        dz,
-    ]
-
-
-def problem(
-    shape: tuple[int, ...], dtype: torch.dtype = torch.float32
-) -> tuple[Tensor, Target, RowWeights]:
-    """Return logits, class indices with a vector a row, and weights of all three numbers."""
-    generator = torch.Generator().manual_seed(sum(shape))
-    rows, real = shape[:1] + shape[2:], sum_dtype(dtype)
-    z = (3 * torch.randn(shape, generator=generator)).to(dtype)
-    y = torch.randint(shape[1], rows, generator=generator)
-    u = torch.rand(shape, generator=generator).to(dtype)
-    weights = [torch.rand(rows, generator=generator).to(real) for _ in range(3)]
-    return z, Target(y, u), RowWeights(*weights)
 
 
 # Layouts.
@@ -136,37 +38,10 @@ def negative(x: Tensor) -> Tensor:
     return flipped
 
 
-Layout = Callable[[tuple[int, ...]], tuple[tuple[int, ...], Callable[[Tensor], Tensor]]]
-MATRICES: dict[str, Layout] = {
-    "adjacent": lambda s: ((s[0] + 2, s[1]), lambda m: m[1:-1]),
-    "rows with gaps": lambda s: ((2 * s[0] + 2, s[1] + 3), lambda m: m[1:-1:2, 2:-1]),
-    "classes with gaps": lambda s: ((s[0] + 2, 2 * s[1] + 2), lambda m: m[1:-1, 1:-1:2]),
-    "transposed": lambda s: ((s[1] + 2, s[0] + 3), lambda m: m.t()[1:-2, 1:-1]),
-}
-POSITIONS: dict[str, Layout] = {
-    "positions, adjacent": lambda s: ((s[0] + 2, *s[1:]), lambda m: m[1:-1]),
-    "classes last": lambda s: (
-        (s[0] + 2, s[2], s[1] + 2),
-        lambda m: m[1:-1, :, 1:-1].movedim(-1, 1),
-    ),
-    "positions with gaps": lambda s: (
-        (s[0] + 2, s[1], 2 * s[2] + 2),
-        lambda m: m[1:-1, :, 1:-1:2],
-    ),
-    "samples last": lambda s: ((s[1], s[2], s[0] + 2), lambda m: m.permute(2, 0, 1)[1:-1]),
-}
 CASES = [
     *(((*shape,), layout) for shape in ((9, 10), (20, 3), (9, 70)) for layout in MATRICES),
     *(((*shape,), layout) for shape in ((3, 5, 18), (2, 70, 9)) for layout in POSITIONS),
 ]
-
-
-def laid_out(shape: tuple[int, ...], layout: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return memory full of OUTSIDE, and a view of this shape and layout in it."""
-    size, view = (MATRICES | POSITIONS)[layout](shape)
-    memory = torch.full(size, OUTSIDE, dtype=dtype)
-    assert view(memory).shape == shape
-    return memory, view(memory)
 
 
 @dtypes
@@ -305,147 +180,3 @@ def test_weights(shape, place, weight):
     changed[place] = weight(weights[place])
     chosen = RowWeights(*changed)
     assert_near(results(z, target, chosen), by_maths(z, target, chosen), torch.float32)
-
-
-# Logits that are not finite.
-
-WHERE = {
-    "at the true class": lambda row, y: row.__setitem__(y, True),
-    "at the first class": lambda row, y: row.__setitem__(0, True),
-    "at the last class": lambda row, y: row.__setitem__(-1, True),
-    "everywhere else": lambda row, y: (row.fill_(True), row.__setitem__(y, False)),
-    "everywhere": lambda row, y: row.fill_(True),
-}
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
-@pytest.mark.parametrize("where", WHERE.values(), ids=WHERE)
-@pytest.mark.parametrize(
-    "shape", [(9, 2), (9, 10), (20, 33), (9, 70), (9, 200), (9, 5, 18)], ids=str
-)
-def test_logits_that_are_not_finite(shape, where, value, dtype):
-    """Numbers and gradients are those of maths, NaN and infinities too, and other rows' are not.
-
-    So they are where the row has a weight of 0, which leaves its numbers out of the total.
-    """
-    z, (y, u), weights = problem(shape, dtype)
-    at = (3,) if len(shape) == 2 else (3, slice(None), 7)
-    mask = torch.zeros(shape[1], dtype=torch.bool)
-    where(mask, y[3] if len(shape) == 2 else y[3, 7])
-    z[at] = torch.where(mask, torch.tensor(value, dtype=dtype), z[at])
-    for weight in (1.0, 0.0):
-        for w in weights:
-            w[(3,) if len(shape) == 2 else (3, 7)] = weight
-        for target, chosen in (
-            (Target(y), RowWeights(weights.a)),
-            (Target(y), RowWeights(weights.a, None, weights.c)),
-            (Target(y, u), weights),
-        ):
-            found, truth = results(z, target, chosen), by_maths(z, target, chosen)
-            assert_near(found, truth, dtype)
-            assert weight or found[4].isfinite()
-
-
-# Class indices out of range.
-
-INDICES = [-1, -100, 10**9, 2**31, 2**32, 2**32 + 1, -(2**32), 2**63 - 1, -(2**63)]
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("index", [*INDICES, "C"])
-@pytest.mark.parametrize("shape", [(9, 10), (41, 33), (9, 70), (3, 5, 18)], ids=str)
-def test_an_index_out_of_range_is_named(shape, index, dtype):
-    z, (y, _), weights = problem(shape, dtype)
-    layout = "rows with gaps" if len(shape) == 2 else "positions with gaps"
-    index = shape[1] if index == "C" else index
-    for row in {0, 5, y.numel() - 1}:
-        wrong = y.clone()
-        wrong.view(-1)[row] = index
-        message = rf"target: expected class indices in \[0, {shape[1]}\), got {index}$"
-        memory, dz = laid_out(shape, layout, dtype)
-        with pytest.raises(IndexError, match=message):
-            native.weighted_total(z, Target(wrong), RowWeights(weights.a), dz)
-        with pytest.raises(IndexError, match=message):
-            native.row_vjp(z, Target(wrong), RowValues(weights.a), dz)
-        with pytest.raises(IndexError, match=message):
-            native.row_values(z, Target(wrong))
-        dz.fill_(OUTSIDE)
-        assert (memory == OUTSIDE).all()
-        if len(shape) == 2 and dtype == torch.float32:
-            with pytest.raises(IndexError):
-                native.mean_nll(z, wrong)
-
-
-@pytest.mark.parametrize("shape", [(20000, 10), (4000, 100)], ids=str)
-def test_the_first_wrong_index_of_many_rows_is_named(shape, set_threads):
-    set_threads(2)
-    z, (y, _), weights = problem(shape)
-    y[[1234, 3999]] = torch.tensor([-7, 999])
-    for _ in range(20):
-        with pytest.raises(IndexError, match="got -7"):
-            native.weighted_total(z, Target(y), RowWeights(weights.a), torch.empty_like(z))
-
-
-# Threads.
-
-
-BIG = [(70000, 3), (5000, 30), (300, 1000), (2, 300_000), (40, 20, 200)]
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("shape", BIG, ids=str)
-def test_the_same_bits_on_any_number_of_threads_and_each_time(shape, dtype, set_threads):
-    z, target, weights = problem(shape, dtype)
-    assert calls.threads_for(z.numel()) == torch.get_num_threads()
-    set_threads(1)
-    expected = results(z, target, weights)
-    truth = by_maths(z, target, weights)
-    assert_near([expected[4]], [truth[4]], torch.float32)
-    for threads in (1, 2, 3, 3):
-        set_threads(threads)
-        for x, first in zip(results(z, target, weights), expected, strict=True):
-            assert torch.equal(x, first)
-
-
-def test_large_calls_from_several_threads_of_python(set_threads):
-    """Each call has its own scratch memory and team of threads; ctypes releases the GIL."""
-    set_threads(2)
-    assert not isinstance(library.load().functions, ctypes.PyDLL)
-    problems = [problem(shape) for shape in BIG]
-    expected = [results(*p) for p in problems]
-    with ThreadPoolExecutor(4) as pool:
-        for _ in range(3):
-            for found, first in zip(
-                pool.map(lambda p: results(*p), problems), expected, strict=True
-            ):
-                assert all(torch.equal(x, t) for x, t in zip(found, first, strict=True))
-
-
-# The library.
-
-
-def test_structures_have_the_sizes_of_the_library():
-    """Every field has 8 bytes: equal sizes are equal offsets."""
-    structures = [calls.Weight, calls.Array, calls.Rows, calls.Samples, calls.Pass]
-    sizes = (ctypes.c_int64 * len(structures))()
-    library.load().functions.softmax_torch_sizes(sizes)
-    assert list(sizes) == [ctypes.sizeof(s) for s in structures]
-
-
-@pytest.mark.slow
-def test_these_tests_with_every_instruction_set():
-    """The processor's best set runs in the tests themselves."""
-    files = [
-        __file__,
-        *(str(Path(__file__).with_name(n)) for n in ("test_layers.py", "test_cpu.py")),
-    ]
-    for isa in library.load().isas[1:]:
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *files],
-            capture_output=True,
-            text=True,
-            env=os.environ | {"SOFTMAX_TORCH_ISA": isa},
-            cwd=Path(__file__).parents[2],
-        )
-        assert done.returncode == 0, f"{isa}: {done.stdout}"
