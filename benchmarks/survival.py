@@ -177,7 +177,9 @@ def finish(children: list[int], may_wait: bool = False) -> list[int]:
 
 def outcome(folder: Path) -> dict[str, Any]:
     """Return the state of a run at its end, and its metrics."""
-    run = folder / "runs" / "digits" / "version_0"
+    # A run that is killed before config.yaml is written cannot be resumed; a new one follows it.
+    runs = (folder / "runs" / "digits").glob("version_*/config.yaml")
+    run = max(runs, key=lambda path: int(path.parent.name.removeprefix("version_"))).parent
     last = torch.load(run / "last.ckpt", weights_only=True)
     parts = ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch")
     return {part: last[part] for part in parts} | {

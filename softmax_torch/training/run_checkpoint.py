@@ -122,6 +122,18 @@ class RunCheckpoint(Checkpoint):
         if trainer.is_global_zero:
             _check_room(self.folder, pl_module)
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make the checkpoint that a run resumes from its last.ckpt, if another file was newer.
+
+        A process that dies between writing a checkpoint and renaming it leaves such a file. If its
+        epoch was the run's last one, no checkpoint follows that would replace last.ckpt.
+        """
+        if not self._fitting or trainer.ckpt_path is None or not trainer.is_global_zero:
+            return
+        path, last = Path(trainer.ckpt_path), self._path("last")
+        if path.parent.resolve() == last.parent.resolve() and path.name != last.name:
+            write_atomically(last, path.read_bytes())  # a copy, as in ``_rotate``
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Handle signals. A run that is resumed without a checkpoint keeps no rows."""
         if not self._fitting:

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
-from resumable_fits import At, Fit, model
+from resumable_fits import At, Fit, model, step_of
 
 from softmax_torch.data import DigitsDataModule
 from softmax_torch.storage import checkpoints
 from softmax_torch.training import LitSoftmaxRegression
-from softmax_torch.training.run_checkpoint import Stopped
+from softmax_torch.training.run_checkpoint import RunCheckpoint, Stopped
 
 ROOT = Path(__file__).parents[2]
 
@@ -90,6 +90,30 @@ def test_a_crash_costs_what_came_after_the_last_checkpoint(
     with pytest.raises(CrashError):
         Fit(tmp_path, At(call, crash), seconds=seconds)
     assert Fit(tmp_path, seconds=seconds).outcome() == alone  # from the start, if there was none
+
+
+@pytest.mark.parametrize("name", ["best", "next"])
+def test_a_crash_before_the_last_renaming_leaves_no_old_last_checkpoint(
+    name: str, alone: tuple[Any, ...], tmp_path: Path, monkeypatch: Any
+) -> None:
+    """The file that was written last becomes last.ckpt, though no training follows."""
+    rotate = RunCheckpoint._rotate
+
+    def crash_at_the_end(self: RunCheckpoint, new: Path, keep: bool) -> None:
+        if step_of(new) < 63:
+            return rotate(self, new, keep)
+        if name == "next":
+            new.replace(new.with_name("next.ckpt"))
+        raise CrashError
+
+    with monkeypatch.context() as patch, pytest.raises(CrashError):
+        patch.setattr(RunCheckpoint, "_rotate", crash_at_the_end)
+        Fit(tmp_path, seconds=0.0)
+    folder = tmp_path / "a" / "version_0"
+    newest = (folder / f"{name}.ckpt").read_bytes()
+    assert step_of(folder / "last.ckpt") < 63
+    assert Fit(tmp_path, seconds=0.0).outcome() == alone
+    assert (folder / "last.ckpt").read_bytes() == newest
 
 
 @pytest.mark.parametrize("options", [{"max_steps": 63, "max_epochs": -1}, {"max_steps": 50}])
