@@ -106,9 +106,10 @@ def test_a_crash_before_the_last_renaming_leaves_no_old_last_checkpoint(
             new.replace(new.with_name("next.ckpt"))
         raise CrashError
 
-    with monkeypatch.context() as patch, pytest.raises(CrashError):
-        patch.setattr(RunCheckpoint, "_rotate", crash_at_the_end)
+    monkeypatch.setattr(RunCheckpoint, "_rotate", crash_at_the_end)
+    with pytest.raises(CrashError):
         Fit(tmp_path, seconds=0.0)
+    monkeypatch.undo()
     folder = tmp_path / "a" / "version_0"
     newest = (folder / f"{name}.ckpt").read_bytes()
     assert step_of(folder / "last.ckpt") < 63
