@@ -421,11 +421,7 @@ INLINE Real largest(const Real* z, int64_t n) {
         for (int k = 0; k < 4; k++) m[k] = maximum<Real>(load(z + c + k * count), m[k]);
     for (; c + count <= n; c += count) m[0] = maximum<Real>(load(z + c), m[0]);
     if (c < n) m[1] = maximum<Real>(load_part(z + c, n - c, (Real)-INFINITY), m[1]);
-    m[0] = maximum<Real>(maximum<Real>(m[0], m[1]), maximum<Real>(m[2], m[3]));
-    Real best = m[0][0];
-    for (int i = 1; i < count; i++)
-        if (m[0][i] > best) best = m[0][i];
-    return best;
+    return largest_lane<Real>(maximum<Real>(maximum<Real>(m[0], m[1]), maximum<Real>(m[2], m[3])));
 }
 
 // The exponentials of a row, written to ``e`` if it is not null, and their sums without class y.
@@ -468,9 +464,12 @@ struct Sweep {
         V logits = load_part(z + c, n, (Real)-INFINITY);
         V x = exp_nonpositive(logits - m);
         if (STORES) store_part(e + c, x, n);
-        for (int64_t i = 0; i < n; i++) {
-            if (c + i != y) others += x[i];
-            if (HAS_U) spread += u[c + i] * ((double)m - logits[i]);
+        typedef typename Lanes<Real>::Scalar Scalar;
+        const Int<Real> lane = lane_numbers<Real>();
+        others += sum_in_double(lane == (Scalar)(y - c) ? V{} : x);
+        if (HAS_U) {
+            V terms = load_part(u + c, n, Real(0)) * (m - logits);
+            spread += sum_in_double(lane < (Scalar)n ? terms : V{});  // NaN beyond, from -inf
         }
     }
     void row(int64_t C, int64_t y) {
@@ -525,9 +524,8 @@ INLINE float largest_of_bfloat16(const uint16_t* z, int64_t n, float* line) {
     Vector<float> m = broadcast(-INFINITY), m2 = m;
     int64_t c = 0;
     for (; c + 2 * count <= n; c += 2 * count) {
-        Vector<float> v = of_bfloat16(__builtin_convertvector(*(const LooseHalves*)(z + c), Bits));
-        Vector<float> v2 =
-            of_bfloat16(__builtin_convertvector(*(const LooseHalves*)(z + c + count), Bits));
+        Vector<float> v = of_bfloat16(load_halves(z + c));
+        Vector<float> v2 = of_bfloat16(load_halves(z + c + count));
         store(line + c, v);
         store(line + c + count, v2);
         m = maximum<float>(v, m);
@@ -541,15 +539,18 @@ INLINE float largest_of_bfloat16(const uint16_t* z, int64_t n, float* line) {
 }
 
 // Write factor e in bfloat16, for a finite factor.
-INLINE void scale_to_bfloat16(float* e, int64_t n, float factor, uint16_t* dz) {
+INLINE void scale_to_bfloat16(const float* e, int64_t n, float factor, uint16_t* dz) {
     constexpr int64_t count = Lanes<float>::count;
     int64_t c = 0;
     for (; c + count <= n; c += count) {
         Bits bits = number_to_bfloat16(factor * load(e + c));
         *(LooseHalves*)(dz + c) = __builtin_convertvector(bits, Halves);
     }
-    scale_row(e + c, n - c, factor, (const float*)nullptr, 0.0f);
-    to_halves<true>(e + c, n - c, dz + c);
+    if (c == n) return;
+    Bits bits = number_to_bfloat16(factor * load_part(e + c, n - c, 0.0f));
+    uint16_t halves[count];
+    *(LooseHalves*)halves = __builtin_convertvector(bits, Halves);
+    for (int64_t i = 0; i < n - c; i++) dz[c + i] = halves[i];
 }
 
 // Compute rows [begin, end) of a call whose classes are adjacent.
@@ -629,7 +630,7 @@ static void compute_rows(const Shared<Real>& shared, int64_t begin, int64_t end,
         Real at_y = (Real)((common * e_y - a * others) / s - b * u_y);
         const Array& dz = call.dz;
         if (dz.dtype == BFLOAT16 && dz.column == 1 && !call.b.present && factor - factor == 0) {
-            scale_to_bfloat16((float*)e, C, (float)factor, (uint16_t*)dz.data + n * dz.row);
+            scale_to_bfloat16((const float*)e, C, (float)factor, (uint16_t*)dz.data + n * dz.row);
             if (y >= 0) write(&at_y, 1, dz.data, dz.dtype, n * dz.row + y, 1);
             continue;
         }

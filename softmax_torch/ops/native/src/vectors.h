@@ -10,7 +10,11 @@
 #include <stdint.h>
 #include <string.h>
 
-#include <utility>  // std::integer_sequence, a type without code
+#include <utility>  // std::integer_sequence and std::integral_constant, types without code
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
 
 #include "interface.h"
 
@@ -68,24 +72,60 @@ INLINE void store(Real* p, Vector<Real> v) {
     *reinterpret_cast<typename Lanes<Real>::Loose*>(p) = v;
 }
 
-// n < count numbers; the other lanes are ``rest``.
 template <class Real>
-INLINE Vector<Real> load_part(const Real* p, int64_t n, Real rest) {
-    Real lanes[Lanes<Real>::count];
-    for (int i = 0; i < Lanes<Real>::count; i++) lanes[i] = i < n ? p[i] : rest;
-    return load(lanes);
+INLINE Vector<Real> broadcast(Real x) {
+    return x - Vector<Real>{};  // GCC turns this into a broadcast; x + {} would lose the sign of -0
 }
 
+template <int... I>
+INLINE Int<float> lane_numbers(float, std::integer_sequence<int, I...>) {
+    return Int<float>{I...};
+}
+template <int... I>
+INLINE Int<double> lane_numbers(double, std::integer_sequence<int, I...>) {
+    return Int<double>{I...};
+}
+
+// 0, 1, 2, ...
+template <class Real>
+INLINE Int<Real> lane_numbers() {
+    return lane_numbers(Real(), std::make_integer_sequence<int, Lanes<Real>::count>());
+}
+
+// n <= count numbers; the other lanes are ``rest``. With masks: a vector that is loaded from where
+// single numbers were just stored waits for all stores before it, some 300 cycles for a row in
+// memory.
+template <class Real>
+INLINE Vector<Real> load_part(const Real* p, int64_t n, Real rest) {
+    constexpr int count = Lanes<Real>::count;
+    if (n == count) return load(p);
+#if defined(__AVX512F__)
+    const unsigned mask = (1u << n) - 1;
+    if constexpr (sizeof(Real) == 4)
+        return (Vector<Real>)_mm512_mask_loadu_ps((__m512)broadcast(rest), (__mmask16)mask, p);
+    else
+        return (Vector<Real>)_mm512_mask_loadu_pd((__m512d)broadcast(rest), (__mmask8)mask, p);
+#elif defined(__AVX2__)
+    const Int<Real> there = lane_numbers<Real>() < (typename Lanes<Real>::Scalar)n;
+    Vector<Real> v;
+    if constexpr (sizeof(Real) == 4)
+        v = (Vector<Real>)_mm256_maskload_ps(p, (__m256i)there);
+    else
+        v = (Vector<Real>)_mm256_maskload_pd(p, (__m256i)there);
+    return there ? v : broadcast(rest);
+#else
+    Vector<Real> v = broadcast(rest);
+    for (int i = 0; i < n; i++) v[i] = p[i];
+    return v;
+#endif
+}
+
+// The first n <= count lanes.
 template <class Real>
 INLINE void store_part(Real* p, Vector<Real> v, int64_t n) {
     Real lanes[Lanes<Real>::count];
     store(lanes, v);
     for (int64_t i = 0; i < n; i++) p[i] = lanes[i];
-}
-
-template <class Real>
-INLINE Vector<Real> broadcast(Real x) {
-    return x - Vector<Real>{};  // GCC turns this into a broadcast; x + {} would lose the sign of -0
 }
 
 template <class Real>
@@ -181,22 +221,76 @@ INLINE Vector<Real> folded(Vector<Real> v) {
         return folded<Real, h / 2>(v + shuffled(v, v, high_lanes<count, h>(All())));
 }
 
+// The largest lane, of lanes that are not NaN.
+template <class Real, int h = Lanes<Real>::count / 2>
+INLINE Real largest_lane(Vector<Real> v) {
+    using All = std::make_integer_sequence<int, Lanes<Real>::count>;
+    if constexpr (h == 0)
+        return v[0];
+    else
+        return largest_lane<Real, h / 2>(
+            maximum<Real>(v, shuffled(v, v, high_lanes<Lanes<Real>::count, h>(All()))));
+}
+
 // The sum of the lanes.
 template <class Real>
 INLINE Real sum(Vector<Real> v) {
     return folded<Real, Lanes<Real>::count / 2>(v)[0];
 }
 
-// The sum of the lanes, in double: as many steps as in float, and one rounding.
-INLINE double sum_in_double(Vector<float> v) {
+// The sum of the two halves of v, in double.
+INLINE Vector<double> halves_in_double(Vector<float> v) {
+#if defined(__AVX512F__)
+    // GCC 12 converts a vector of 64 bytes in four parts.
+    const __m512 all = (__m512)v;
+    return (Vector<double>)_mm512_cvtps_pd(_mm512_castps512_ps256(all)) +
+           (Vector<double>)_mm512_cvtps_pd(_mm512_extractf32x8_ps(all, 1));
+#else
     typedef float Half __attribute__((vector_size(BYTES / 2)));
     Half halves[2];
     memcpy(halves, &v, sizeof v);
-    return sum<double>(__builtin_convertvector(halves[0], Vector<double>) +
-                       __builtin_convertvector(halves[1], Vector<double>));
+    return __builtin_convertvector(halves[0], Vector<double>) +
+           __builtin_convertvector(halves[1], Vector<double>);
+#endif
 }
 
-INLINE double sum_in_double(Vector<double> v) { return sum<double>(v); }
+INLINE Vector<double> halves_in_double(Vector<double> v) { return v; }
+
+// The sum of the lanes, in double: as many steps as in float, and one rounding.
+template <class V>
+INLINE double sum_in_double(V v) {
+    return sum<double>(halves_in_double(v));
+}
+
+// Fold 2 h vectors to one, whose lane l is the sum of the lanes of vector l.
+template <int h>
+INLINE void fold_vectors(Vector<double>* v) {
+    constexpr int count = Lanes<double>::count;
+    using All = std::make_integer_sequence<int, count>;
+    if constexpr (h > 0) {
+        for (int i = 0; i < h; i++)
+            v[i] = shuffled(v[i], v[i + h], low_lanes<count, h>(All())) +
+                   shuffled(v[i], v[i + h], high_lanes<count, h>(All()));
+        fold_vectors<h / 2>(v);
+    }
+}
+
+// The sums of the lanes of N vectors, each in double. Adding up several vectors together takes two
+// shuffles for each of them, where a single one takes three.
+template <class Real, int N>
+INLINE void sums_in_double(const Vector<Real>* v, double* sums) {
+    constexpr int count = Lanes<double>::count;
+    for (int first = 0; first < N; first += count) {
+        Vector<double> parts[count];
+        for (int i = 0; i < count; i++)
+            parts[i] = first + i < N ? halves_in_double(v[first + i]) : Vector<double>{};
+        fold_vectors<count / 2>(parts);
+        if (first + count <= N)
+            store(sums + first, parts[0]);
+        else
+            store_part(sums + first, parts[0], N - first);
+    }
+}
 
 // exp(x) for x <= 0: 2^n 2^r with n an integer and |r| <= 0.5. NaN gives NaN. Below the smallest
 // normal number the result is 0.
@@ -276,6 +370,14 @@ typedef uint16_t Halves __attribute__((vector_size(BYTES / 2)));
 typedef uint16_t LooseHalves __attribute__((vector_size(BYTES / 2), aligned(2), may_alias));
 typedef uint32_t Bits __attribute__((vector_size(BYTES)));
 
+INLINE Bits load_halves(const uint16_t* p) {
+#if defined(__AVX512F__)  // GCC 12 makes four instructions of this one
+    return (Bits)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p));
+#else
+    return __builtin_convertvector(*(const LooseHalves*)p, Bits);
+#endif
+}
+
 INLINE Vector<float> of_bfloat16(Bits h) { return (Vector<float>)(h << 16); }
 
 INLINE Bits number_to_bfloat16(Vector<float> v) {  // rounded to even; not for NaN
@@ -306,40 +408,43 @@ INLINE Bits to_float16(Vector<float> v) {  // rounded to even
     return result | sign >> 16;
 }
 
-// Convert n adjacent numbers of half precision to float, or back.
+// Convert n adjacent numbers of half precision to float, or back. The last vector overlaps the one
+// before it.
+template <bool BRAIN>
+INLINE Vector<float> widened(const uint16_t* p) {
+    return BRAIN ? of_bfloat16(load_halves(p)) : of_float16(load_halves(p));
+}
+
+template <bool BRAIN>
+INLINE Halves narrowed(Vector<float> v) {
+    return __builtin_convertvector(BRAIN ? to_bfloat16(v) : to_float16(v), Halves);
+}
+
 template <bool BRAIN>
 static void from_halves(const uint16_t* from, int64_t n, float* to) {
     constexpr int count = Lanes<float>::count;
-    for (int64_t i = 0; i < n; i += count) {
-        const int64_t size = n - i < count ? n - i : count;
+    if (n < count) {
         uint16_t part[count] = {};
-        const uint16_t* p = from + i;
-        if (size < count) {
-            for (int64_t k = 0; k < size; k++) part[k] = p[k];
-            p = part;
-        }
-        Bits bits = __builtin_convertvector(*(const LooseHalves*)p, Bits);
-        Vector<float> v = BRAIN ? of_bfloat16(bits) : of_float16(bits);
-        if (size < count)
-            store_part(to + i, v, size);
-        else
-            store(to + i, v);
+        for (int64_t i = 0; i < n; i++) part[i] = from[i];
+        store_part(to, widened<BRAIN>(part), n);
+        return;
     }
+    int64_t i = 0;
+    for (; i + count <= n; i += count) store(to + i, widened<BRAIN>(from + i));
+    if (i < n) store(to + n - count, widened<BRAIN>(from + n - count));
 }
 
 template <bool BRAIN>
 static void to_halves(const float* from, int64_t n, uint16_t* to) {
     constexpr int count = Lanes<float>::count;
-    for (int64_t i = 0; i < n; i += count) {
-        const int64_t size = n - i < count ? n - i : count;
-        Vector<float> v = size < count ? load_part(from + i, size, 0.0f) : load(from + i);
-        Bits bits = BRAIN ? to_bfloat16(v) : to_float16(v);
-        Halves halves = __builtin_convertvector(bits, Halves);
-        if (size < count)
-            for (int64_t k = 0; k < size; k++) to[i + k] = halves[k];
-        else
-            *(LooseHalves*)(to + i) = halves;
+    if (n < count) {
+        const Halves halves = narrowed<BRAIN>(load_part(from, n, 0.0f));
+        for (int64_t i = 0; i < n; i++) to[i] = halves[i];
+        return;
     }
+    int64_t i = 0;
+    for (; i + count <= n; i += count) *(LooseHalves*)(to + i) = narrowed<BRAIN>(load(from + i));
+    if (i < n) *(LooseHalves*)(to + n - count) = narrowed<BRAIN>(load(from + n - count));
 }
 
 constexpr int64_t PART = 256;  // numbers that are converted together where they are not adjacent
