@@ -48,7 +48,9 @@ def cases() -> dict:
 
 
 every_case = pytest.mark.parametrize("case", cases().values(), ids=cases().keys())
-dynamic = pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+dynamic = pytest.mark.parametrize(
+    "dynamic", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["static", "dynamic"]
+)
 
 
 def compiled(f, backend: str = "aot_eager", **kw):

@@ -31,6 +31,7 @@ def test_every_example_has_a_test(script: str) -> None:
     assert f'"{script}"' in Path(__file__).read_text()
 
 
+@pytest.mark.slow
 def test_resnet_head() -> None:
     printed = run("resnet_head.py", "--steps", "10")
     first, last = (float(loss) for loss in re.findall(r"loss ([\d.]+)", printed))
@@ -54,6 +55,7 @@ def test_sharded_head(tmp_path: Path) -> None:
     assert second[-1] < second[0]
 
 
+@pytest.mark.slow
 def test_linear_probe() -> None:
     """Cross-validation chooses the C with the least NLL."""
     printed = run("linear_probe.py")

@@ -306,8 +306,11 @@ def work(rank: int, folder: str, size: int) -> None:
     checkpoint(size, folder)
 
 
-def test_ranks_equal_one_process(tmp_path: Path) -> None:
-    for size in (2, 4, 1):
+@pytest.mark.parametrize(
+    "sizes", [(2, 1), pytest.param((2, 4, 1), marks=pytest.mark.slow)], ids=str
+)
+def test_ranks_equal_one_process(sizes: tuple[int, ...], tmp_path: Path) -> None:
+    for size in sizes:
         in_group(work, size, tmp_path, size)
 
 
