@@ -20,15 +20,18 @@ FILES = [
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("native_library")
-def test_every_instruction_set():
+@pytest.mark.parametrize("isa", ["avx2", "baseline"])
+def test_every_instruction_set(isa):
     """The processor's best set runs in the tests themselves."""
+    others = library.load().isas[1:]
+    if isa not in others:
+        pytest.skip(f"another than the best set of this processor is one of {others}")
     files = [str(Path(__file__).with_name(name)) for name in FILES]
-    for isa in library.load().isas[1:]:
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *files],
-            capture_output=True,
-            text=True,
-            env=os.environ | {"SOFTMAX_TORCH_ISA": isa},
-            cwd=Path(__file__).parents[2],
-        )
-        assert done.returncode == 0, f"{isa}: {done.stdout}"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *files],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"SOFTMAX_TORCH_ISA": isa},
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.returncode == 0, done.stdout

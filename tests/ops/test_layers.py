@@ -18,7 +18,7 @@ from softmax_torch.ops.sample_rows import CsrRows, DenseRows
 pytestmark = pytest.mark.usefixtures("native_library", "stale_memory")
 
 WIDTHS = [1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 24, 31, 32, 33, 48, 63, 64, 65, 100]
-COLUMNS = [1, 2, 3, 4, 5, 6, 8, 9, 11, 15, 16, 17, 31, 33, 63, 64]
+COLUMNS = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 15, 16, 17, 20, 31, 33, 63, 64]
 ROWS = [1, 3, 5, 16, 17, 65, 300]
 
 reals = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -172,6 +172,14 @@ def test_an_index_out_of_range_of_a_layer(N, index):
     assert (memory[-64:] == OUTSIDE).all()
 
 
+def test_the_first_of_several_wrong_indices_of_a_layer_is_named():
+    """Several threads find them, each in its own rows."""
+    x, W, b, y = layer(8192, 64, 10, torch.float32)
+    y[torch.tensor([500, 3000, 7000])] = torch.tensor([11, 12, 13])
+    with pytest.raises(IndexError, match=r"class indices in \[0, 10\), got 11"):
+        linear.total_and_gradients(x, W, b, Target(y), RowWeights(1.0), (False, True, True))
+
+
 @reals
 @pytest.mark.parametrize("C", [3, 10, 40])
 def test_a_layer_has_the_same_bits_on_any_number_of_threads(C, dtype, set_threads):
@@ -286,6 +294,14 @@ def test_passes_with_an_offset(d, stored, dtype):
     x, offset = samples(65, d, stored), torch.arange(d, dtype=torch.float64) * (1 + 2**-30)
     for squared in (False, True):
         assert_passes(DenseRows(x, offset), x.double() - offset, 5, True, squared, dtype)
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.float64], ids=str)
+def test_an_offset_keeps_its_digits(stored):
+    """In float32, Unix times are multiples of 128, and so would be the distances from a mean."""
+    times, mean = 1.6e9 + 128 * torch.arange(3.0, dtype=torch.float64), 1.6e9 + 37.5
+    x = DenseRows(times.to(stored).unsqueeze(1), torch.tensor([mean], dtype=torch.float64))
+    assert passes.logits(x, torch.ones(1, 1), False).flatten().tolist() == [-37.5, 90.5, 218.5]
 
 
 @reals
