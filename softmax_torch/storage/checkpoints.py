@@ -5,7 +5,8 @@ comment:
 
     softmax_torch 1 step=<optimizer steps> sha256=<of all bytes before the comment's length>
 
-``torch.load`` ignores the comment; the digest finds any changed byte of the file.
+``torch.load`` ignores the comment; the digest finds any changed byte of the file. It is checked
+whenever a checkpoint is read.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ __all__ = [
     "CHECKPOINT_FORMAT",
     "CHECKPOINT_SECONDS",
     "CheckpointFile",
+    "check_digest",
     "is_damaged",
     "newest_checkpoint",
     "read_checkpoint",
@@ -49,6 +51,7 @@ TAIL = 256
 """Bytes at the end of a file that are searched for the comment."""
 
 EXPECTED = "a checkpoint of a run"
+DAMAGED = "damaged: its content does not match its digest"
 
 
 class CheckpointFile(NamedTuple):
@@ -92,7 +95,18 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     require_file(path, EXPECTED)
     with path.open("rb") as file:
+        _check_digest(file, path)
         return _content(file, path)
+
+
+def check_digest(path: Path) -> None:
+    """Raise ValueError for a file whose digest does not match its content.
+
+    ``torch.load`` does not notice a changed number. A file without a digest, which another program
+    wrote, is accepted.
+    """
+    with path.open("rb") as file:
+        _check_digest(file, path)
 
 
 def newest_checkpoint(folder: Path) -> tuple[CheckpointFile | None, list[str]]:
@@ -139,8 +153,16 @@ def _content(file: IO[bytes], path: Path) -> dict[str, Any]:
     return content
 
 
-def _verify(file: IO[bytes]) -> tuple[int, str]:
-    """Return the step of a checkpoint and the damage of its file, empty for a whole one."""
+class _Comment(NamedTuple):
+    """The comment of a checkpoint, and the number of bytes before it that it has the digest of."""
+
+    step: int
+    digest: str
+    size: int
+
+
+def _comment(file: IO[bytes]) -> _Comment | None:
+    """Return the comment of a checkpoint; None for a file that is cut off or has none."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - TAIL))
     tail = file.read()
@@ -149,13 +171,30 @@ def _verify(file: IO[bytes]) -> tuple[int, str]:
     if match is None or (
         COMMENT_LENGTH.unpack_from(tail, at - COMMENT_LENGTH.size)[0] != len(tail) - at
     ):
-        return 0, "cut off, or no checkpoint of a run of this program"
-    remaining = size - len(tail) + at - COMMENT_LENGTH.size
-    digest = hashlib.sha256()
+        return None
+    return _Comment(int(match[2]), match[3].decode(), size - len(tail) + at - COMMENT_LENGTH.size)
+
+
+def _matches(file: IO[bytes], comment: _Comment) -> bool:
+    """Return whether the bytes of a checkpoint match its digest."""
+    digest, remaining = hashlib.sha256(), comment.size
     file.seek(0)
     while remaining and (chunk := file.read(min(remaining, 1 << 20))):
         digest.update(chunk)
         remaining -= len(chunk)
-    if digest.hexdigest().encode() != match[3]:
-        return 0, "damaged: its content does not match its digest"
-    return int(match[2]), ""
+    return digest.hexdigest() == comment.digest
+
+
+def _check_digest(file: IO[bytes], path: Path) -> None:
+    comment = _comment(file)
+    if comment is not None and not _matches(file, comment):
+        raise ValueError(f"{path}: expected {EXPECTED}, got a file that is {DAMAGED}")
+    file.seek(0)
+
+
+def _verify(file: IO[bytes]) -> tuple[int, str]:
+    """Return the step of a checkpoint and the damage of its file, empty for a whole one."""
+    comment = _comment(file)
+    if comment is None:
+        return 0, "cut off, or no checkpoint of a run of this program"
+    return (comment.step, "") if _matches(file, comment) else (0, DAMAGED)

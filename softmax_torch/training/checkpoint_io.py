@@ -10,7 +10,7 @@ from typing import Any
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Trainer
 
-from softmax_torch.storage.checkpoints import read_checkpoint, write_checkpoint
+from softmax_torch.storage.checkpoints import check_digest, read_checkpoint, write_checkpoint
 
 __all__ = ["AtomicCheckpointIO", "atomic_checkpoint_io"]
 
@@ -61,10 +61,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         map_location: Callable[..., Any] | None = lambda storage, _: storage,
         weights_only: bool | None = True,
     ) -> dict[str, Any]:
-        """Return the content of a checkpoint, never running code from it."""
+        """Return the content of a checkpoint, never running code from it.
+
+        Raises:
+            ValueError: the content does not match its digest.
+        """
         if self._key is not None and self._key == _file_state(path):
             content: dict[str, Any] = _copied(self._content)
             return content
+        if Path(path).is_file():
+            check_digest(Path(path))
         return super().load_checkpoint(path, map_location, weights_only=True)
 
 

@@ -77,6 +77,22 @@ def test_any_changed_byte_is_found(tmp_path: Path) -> None:
         assert str(last) in skipped[0]
 
 
+@pytest.mark.parametrize("read", [read_checkpoint, AtomicCheckpointIO().load_checkpoint])
+def test_a_changed_number_is_never_read(read: Any, tmp_path: Path) -> None:
+    """torch.load would return it."""
+    path = write(tmp_path / "a.ckpt")
+    good = path.read_bytes()
+    stored = (content()["state_dict"]["weight"]).numpy().tobytes()
+    at = good.index(stored)
+    for place in (at, at + 1234, at + len(stored) - 1):
+        path.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
+        torch.load(path, weights_only=True)
+        with pytest.raises(ValueError, match=r"a\.ckpt: .* does not match its digest"):
+            read(path)
+    torch.save(content(), path)  # another program's, without a digest
+    assert torch.equal(read(path)["state_dict"]["weight"], content()["state_dict"]["weight"])
+
+
 @pytest.mark.parametrize("keep", [0, 10, 0.5, -1])
 def test_a_torn_file_is_skipped(keep: float, tmp_path: Path) -> None:
     write(tmp_path / "previous.ckpt", 2)
