@@ -28,6 +28,7 @@ __all__ = [
     "complete_epoch",
     "counts_batches",
     "epoch_is_complete",
+    "epochs_done",
     "is_trial",
     "overrides",
     "pass_optimization_check",
@@ -199,6 +200,15 @@ def epoch_is_complete(trainer: Trainer) -> bool:
     """
     progress: Any = trainer.fit_loop.epoch_progress.current
     return bool(progress.ready == progress.processed > progress.completed)
+
+
+def epochs_done(checkpoint: dict[str, Any]) -> int:
+    """Return the number of epochs that a fit had completed at a checkpoint.
+
+    Reads the counters under ``checkpoint["loops"]["fit_loop"]``.
+    """
+    done: int = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["completed"]
+    return done
 
 
 def complete_epoch(checkpoint: dict[str, Any]) -> None:

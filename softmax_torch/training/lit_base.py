@@ -340,13 +340,22 @@ class LitBase(LitEvaluation, ABC):
             checkpoint["preprocessing"] = preprocessing.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Load calibration or training state from a checkpoint; ValueError if it does not fit."""
+        """Load calibration or training state from a checkpoint; ValueError if it does not fit.
+
+        It does not fit a trainer that is to end before the epochs that are done, either.
+        """
         expected = self._expected_hyperparameters(checkpoint)
         compatibility.check_checkpoint(checkpoint, expected, self._preprocessing())
         trainer = lightning_compat.trainer_of(self)
         if trainer is None or trainer.state.fn != "fit":
             self.calibration = compatibility.stored_calibration(checkpoint, self.calibrated)
             return
+        done, most = lightning_compat.epochs_done(checkpoint), trainer.max_epochs
+        if most is not None and -1 < most < done:
+            raise ValueError(
+                f"max_epochs: expected at least {done}, the epochs that the run has completed, got "
+                f"{most}"
+            )
         rank, processes = trainer.global_rank, trainer.world_size
         self._restored = compatibility.process_state(checkpoint, rank, processes)
         lightning_compat.recount_batches(checkpoint, self.steps_per_call)

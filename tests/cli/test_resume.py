@@ -44,6 +44,15 @@ def test_resume_continues_in_the_directory_of_the_run(
     assert [path.name for path in (here / "runs" / "digits").iterdir()] == ["version_0"]
 
 
+def test_a_run_is_not_resumed_to_fewer_epochs_than_it_has(here: Path) -> None:
+    cli.main(["fit", *SHORT])
+    before = metrics(here)
+    message = "max_epochs: expected at least 2, the epochs that the run has completed, got 1"
+    with pytest.raises(ValueError, match=message):
+        cli.main(["fit", "--resume", "--trainer.accelerator", "cpu", "--trainer.max_epochs", "1"])
+    assert metrics(here) == before
+
+
 def test_resume_takes_the_newest_run_of_the_name(here: Path, capsys: Any) -> None:
     cli.main(["fit", *SHORT])
     cli.main(["fit", *SHORT, "--model.C", "2.0"])
