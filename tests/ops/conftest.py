@@ -1,11 +1,16 @@
-"""Fixtures for tests of kernels: the library, memory that is not zero, and numbers of threads."""
+"""Fixtures for tests of kernels: the library, memory that is not zero, threads, and a GPU."""
 
 from collections.abc import Callable, Iterator
+from types import ModuleType
 
 import pytest
 import torch
+from gpu_cases import INTERPRETED, TILES
 from support import need_library
 from torch import Tensor
+
+from softmax_torch.loss import route
+from softmax_torch.ops import backends
 
 
 @pytest.fixture
@@ -35,3 +40,30 @@ def set_threads() -> Iterator[Callable[[int], None]]:
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The device of the tests of a GPU; in Triton's interpreter GPU kernels serve a CPU."""
+    if not INTERPRETED:
+        return "cuda"
+    from softmax_torch.ops import gpu
+
+    monkeypatch.setattr(backends, "kernels", lambda z: gpu)
+    monkeypatch.setattr(backends, "layer_kernels", lambda x, weight: None)
+    monkeypatch.setattr(backends, "_scaled_one_", gpu.scale_)
+    monkeypatch.setattr(backends, "values_readable", lambda x: False)
+    monkeypatch.setattr(route, "_is_mean_nll", lambda *args: False)
+    return "cpu"
+
+
+@pytest.fixture(params=TILES.values(), ids=TILES.keys())
+def gpu_kernels(
+    request: pytest.FixtureRequest, device: str, monkeypatch: pytest.MonkeyPatch
+) -> ModuleType:
+    """The GPU kernels, with all the ways in which they cut rows into tiles."""
+    from softmax_torch.ops import gpu
+
+    for name, value in request.param.items():
+        monkeypatch.setattr(gpu, name, value)
+    return gpu
