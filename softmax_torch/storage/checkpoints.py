@@ -33,6 +33,7 @@ __all__ = [
     "is_damaged",
     "newest_checkpoint",
     "read_checkpoint",
+    "step_of",
     "write_checkpoint",
 ]
 
@@ -141,6 +142,12 @@ def is_damaged(path: Path) -> bool:
     """Return whether a file is anything but a whole checkpoint of this program."""
     with path.open("rb") as file:
         return bool(_verify(file)[1])
+
+
+def step_of(path: Path) -> int:
+    """Return the optimizer steps before a checkpoint; 0 for anything but a whole one."""
+    with path.open("rb") as file:
+        return _verify(file)[0]
 
 
 def _content(file: IO[bytes], path: Path) -> dict[str, Any]:

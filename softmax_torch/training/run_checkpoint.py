@@ -29,7 +29,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from softmax_torch import lightning_compat
 from softmax_torch.storage.atomic_files import PARTIAL_SUFFIX, sync_folder, write_atomically
-from softmax_torch.storage.checkpoints import CHECKPOINT_SECONDS, is_damaged
+from softmax_torch.storage.checkpoints import CHECKPOINT_SECONDS, is_damaged, step_of
 from softmax_torch.training.checkpoint_io import atomic_checkpoint_io
 from softmax_torch.training.run_logger import RunLogger
 
@@ -123,7 +123,7 @@ class RunCheckpoint(Checkpoint):
             _check_room(self.folder, pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make the checkpoint that a run resumes from its last.ckpt, if another file was newer.
+        """Make the checkpoint that a run resumes from its last.ckpt, if it is newer than that.
 
         A process that dies between writing a checkpoint and renaming it leaves such a file. If its
         epoch was the run's last one, no checkpoint follows that would replace last.ckpt.
@@ -131,7 +131,8 @@ class RunCheckpoint(Checkpoint):
         if not self._fitting or trainer.ckpt_path is None or not trainer.is_global_zero:
             return
         path, last = Path(trainer.ckpt_path), self._path("last")
-        if path.parent.resolve() == last.parent.resolve() and path.name != last.name:
+        own = path.parent.resolve() == last.parent.resolve()
+        if own and (not last.exists() or step_of(last) < step_of(path)):
             write_atomically(last, path.read_bytes())  # a copy, as in ``_rotate``
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

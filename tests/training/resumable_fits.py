@@ -15,11 +15,6 @@ from softmax_torch.training.run_checkpoint import RunCheckpoint
 from softmax_torch.training.run_logger import RunLogger
 
 
-def step_of(path: Path) -> int:
-    with path.open("rb") as file:
-        return checkpoints._verify(file)[0]
-
-
 class At(Callback):
     """Callback that acts once, after the batch of this number."""
 

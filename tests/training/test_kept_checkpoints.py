@@ -15,11 +15,12 @@ import pytest
 import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
-from resumable_fits import At, Fit, model, step_of
+from resumable_fits import At, Fit, model
 from trainers import trainer
 
 from softmax_torch.data import DigitsDataModule
 from softmax_torch.storage import atomic_files, checkpoints
+from softmax_torch.storage.checkpoints import step_of
 from softmax_torch.training import rng_state, run_checkpoint
 from softmax_torch.training.run_checkpoint import RunCheckpoint, Stopped
 

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from resumable_fits import At, Fit, model, step_of
+from resumable_fits import At, Fit, model
 
 from softmax_torch.data import DigitsDataModule
 from softmax_torch.storage import checkpoints
+from softmax_torch.storage.checkpoints import step_of
 from softmax_torch.training import LitSoftmaxRegression
 from softmax_torch.training.run_checkpoint import RunCheckpoint, Stopped
 
@@ -115,6 +117,25 @@ def test_a_crash_before_the_last_renaming_leaves_no_old_last_checkpoint(
     assert step_of(folder / "last.ckpt") < 63
     assert Fit(tmp_path, seconds=0.0).outcome() == alone
     assert (folder / "last.ckpt").read_bytes() == newest
+
+
+def test_an_older_checkpoint_does_not_replace_the_last_one(tmp_path: Path) -> None:
+    Fit(tmp_path)
+    folder = tmp_path / "a" / "version_0"
+    older = folder / "previous.ckpt"
+    last = (folder / "last.ckpt").read_bytes()
+    assert step_of(older) < step_of(folder / "last.ckpt")
+    keeper = RunCheckpoint(folder)
+    trainer = Trainer(accelerator="cpu", logger=False, callbacks=[keeper], max_epochs=3)
+
+    class Stop(Callback):
+        def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            raise CrashError
+
+    trainer.callbacks.append(Stop())  # type: ignore[attr-defined] # by a connector
+    with pytest.raises(CrashError):
+        trainer.fit(model(), DigitsDataModule(batch_size=64), ckpt_path=older, weights_only=True)
+    assert (folder / "last.ckpt").read_bytes() == last
 
 
 @pytest.mark.parametrize("options", [{"max_steps": 63, "max_epochs": -1}, {"max_steps": 50}])

@@ -532,10 +532,8 @@ INLINE float largest_of_bfloat16(const uint16_t* z, int64_t n, float* line) {
         m2 = maximum<float>(v2, m2);
     }
     from_halves<true>(z + c, n - c, line + c);
-    float lanes[count], best = largest(line + c, n - c);
-    store(lanes, maximum<float>(m, m2));
-    for (int64_t i = 0; i < count; i++) best = lanes[i] > best ? lanes[i] : best;
-    return best;
+    const float best = largest_lane<float>(maximum<float>(m, m2)), rest = largest(line + c, n - c);
+    return rest > best ? rest : best;
 }
 
 // Write factor e in bfloat16, for a finite factor.

@@ -408,8 +408,7 @@ INLINE Bits to_float16(Vector<float> v) {  // rounded to even
     return result | sign >> 16;
 }
 
-// Convert n adjacent numbers of half precision to float, or back. The last vector overlaps the one
-// before it.
+// A vector of bfloat16 (BRAIN) or float16 as float, or back.
 template <bool BRAIN>
 INLINE Vector<float> widened(const uint16_t* p) {
     return BRAIN ? of_bfloat16(load_halves(p)) : of_float16(load_halves(p));
@@ -420,6 +419,8 @@ INLINE Halves narrowed(Vector<float> v) {
     return __builtin_convertvector(BRAIN ? to_bfloat16(v) : to_float16(v), Halves);
 }
 
+// Convert n adjacent numbers of half precision to float, or back. The last vector overlaps the one
+// before it.
 template <bool BRAIN>
 static void from_halves(const uint16_t* from, int64_t n, float* to) {
     constexpr int count = Lanes<float>::count;
