@@ -131,8 +131,8 @@ class RunCheckpoint(Checkpoint):
         if not self._fitting or trainer.ckpt_path is None or not trainer.is_global_zero:
             return
         path, last = Path(trainer.ckpt_path), self._path("last")
-        own = path.parent.resolve() == last.parent.resolve()
-        if own and (not last.exists() or step_of(last) < step_of(path)):
+        another = path.parent.resolve() == last.parent.resolve() and path.name != last.name
+        if another and (not last.exists() or step_of(last) < step_of(path)):
             write_atomically(last, path.read_bytes())  # a copy, as in ``_rotate``
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
