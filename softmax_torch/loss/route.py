@@ -72,6 +72,7 @@ DEFAULT = "the default options, float32 on a CPU"
 def route(problem: Problem) -> Route:
     """Choose the rule and kernels of a problem."""
     source, options, reduction = problem.source, problem.options, problem.options.reduction
+    given = source if isinstance(source, Linear) else (source,)
     whole: Literal["kept", "given"] = "kept" if isinstance(source, Linear) else "given"
     if not backends.plain():
         if backends.traced():
@@ -85,19 +86,22 @@ def route(problem: Problem) -> Route:
         or (options.sample_weight is not None and options.sample_weight.requires_grad)
     ):
         return Route("row values", whole, kernels, "a target or a weight needs a gradient")
+    per_row = "one loss per row" if reduction == "none" else None
+    if torch.is_grad_enabled() and given[0].dtype is torch.float16:
+        per_row = "float16, whose gradient waits for the scale of the loss"
     if isinstance(source, Linear) and source.x.numel() > 0:
-        if reduction != "none":
+        if per_row is None:
             one_pass = (
                 kernels is not maths and backends.layer_kernels(source.x, source.weight) is not None
             )
             where: Literal["in one pass", "in blocks"] = "in one pass" if one_pass else "in blocks"
             return Route("weighted total", where, kernels, "a scalar loss")
         if source.weight.shape[0] > source.x.shape[1]:
-            return Route("row values", "in blocks", kernels, "one loss per row, more C than D")
+            return Route("row values", "in blocks", kernels, f"{per_row}; more C than D")
         # The logits are smaller than x: it is cheapest to keep them.
-        return Route("row values", "kept", kernels, "one loss per row, at most D classes")
-    if reduction == "none":
-        return Route("row values", whole, kernels, "one loss per row")
+        return Route("row values", "kept", kernels, f"{per_row}; at most D classes")
+    if per_row is not None:
+        return Route("row values", whole, kernels, per_row)
     if math.prod(problem.shape) == 0:
         return Route("row values", whole, kernels, "no rows")
     return Route("weighted total", whole, kernels, "a scalar loss")

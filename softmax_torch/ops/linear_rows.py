@@ -110,14 +110,14 @@ class GradientSums:
         if self.dx is not None:
             torch.mm(dz, weight, out=self.dx[at])
         if self.needs_dweight:
-            if self.dweight is None:
-                self.dweight = torch.mm(dz.t(), x[at])
-                if len(dz) < len(x):
-                    self.dweight = upcast(self.dweight)
+            if self.dweight is None and len(dz) == len(x):
+                self.dweight = torch.mm(dz.t(), x)
+            elif self.dweight is None:
+                self.dweight = _summand(dz.t(), x[at])
             elif self.dweight.dtype == dz.dtype:
                 self.dweight.addmm_(dz.t(), x[at])
             else:
-                self.dweight.add_(torch.mm(dz.t(), x[at]))
+                self.dweight.add_(_summand(dz.t(), x[at]))
         if self.dbias is not None:
             self.dbias.add_(dz.sum(0, dtype=self.dbias.dtype))
 
@@ -128,6 +128,20 @@ class GradientSums:
             self.dweight = torch.zeros_like(self.linear.weight)
         dweight, dbias = (None if s is None else s.to(dtype) for s in (self.dweight, self.dbias))
         return self.dx, dweight, dbias
+
+
+def _summand(a: Tensor, b: Tensor) -> Tensor:
+    """Return the product a b in the dtype that blocks are summed in.
+
+    In float16 the product itself is float32: rounded blocks made the error of dW 1.4 times that of
+    a single product, at (N, D, C) = (2048, 16, 32000) in four blocks.
+    """
+    if a.dtype != torch.float16:
+        return upcast(torch.mm(a, b))
+    if a.device.type == "cuda":
+        return torch.mm(a, b, out_dtype=torch.float32)
+    with torch.autocast(a.device.type, enabled=False):  # it may be on in a backward pass
+        return torch.mm(upcast(a), upcast(b))
 
 
 class LogitsBlock(NamedTuple):
