@@ -4,7 +4,12 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from softmax_torch import functional
-from softmax_torch.functional import cross_entropy, linear_cross_entropy
+from softmax_torch.functional import (
+    cross_entropy,
+    cross_entropy_outputs,
+    linear_cross_entropy,
+    linear_cross_entropy_outputs,
+)
 from softmax_torch.loss.config import show_config
 from softmax_torch.loss.route import route_of
 from softmax_torch.modules import CrossEntropyLoss, SoftmaxRegression
@@ -13,8 +18,10 @@ __all__ = [
     "CrossEntropyLoss",
     "SoftmaxRegression",
     "cross_entropy",
+    "cross_entropy_outputs",
     "functional",
     "linear_cross_entropy",
+    "linear_cross_entropy_outputs",
     "route_of",
     "show_config",
 ]

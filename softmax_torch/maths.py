@@ -45,6 +45,8 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "LogitTransform",
+    "RowStatistics",
     "RowValues",
     "RowWeight",
     "RowWeights",
@@ -53,6 +55,7 @@ __all__ = [
     "class_sum",
     "class_view",
     "log1pexp",
+    "row_statistics",
     "row_values",
     "row_vjp",
     "row_vjp_u",
@@ -93,6 +96,56 @@ class RowWeights(NamedTuple):
     a: RowWeight = None
     b: RowWeight = None
     c: RowWeight = None
+
+
+class RowStatistics(NamedTuple):
+    """Numbers of each row that have no derivative here.
+
+    With the largest logit m = z_t, t the first class that has it, and rest = sum_{c != t} e_c of
+    e_c = exp(z_c - m):
+
+        lse     = m + log(1 + rest)
+        entropy = -sum_c p_c log p_c = log(1 + rest) - sum_c e_c (z_c - m) / (1 + rest)
+        argmax  = t
+        rank    = the number of classes with a larger logit than y, or an equal one and c < y
+
+    All terms of the entropy are positive, so that it keeps its digits in rows that are nearly
+    certain. A row with NaN has its place as argmax, as in torch, and C as rank.
+    """
+
+    lse: Tensor
+    entropy: Tensor
+    argmax: Tensor  # int64
+    rank: Tensor | None  # int64; None without y
+
+    @classmethod
+    def joined(cls, blocks: list[RowStatistics]) -> RowStatistics:
+        """Return the statistics of blocks of rows as those of all rows."""
+        lse, entropy, argmax = (torch.cat(column) for column in [*zip(*blocks, strict=True)][:3])
+        ranks = [block.rank for block in blocks if block.rank is not None]
+        return cls(lse, entropy, argmax, torch.cat(ranks) if ranks else None)
+
+
+class LogitTransform(NamedTuple):
+    """A function of the logits that is applied before the softmax, element by element.
+
+    z' = scale softcap tanh(z / softcap), or scale z without a softcap.
+    """
+
+    softcap: float | None = None
+    scale: Tensor | float = 1.0
+
+    def apply(self, z: Tensor) -> Tensor:
+        """Return z', in the dtype that logits are summed in."""
+        return self.with_slope(z)[0]
+
+    def with_slope(self, z: Tensor) -> tuple[Tensor, Tensor | float]:
+        """Return z' and its derivative in z."""
+        z = upcast(z)
+        if self.softcap is None:
+            return z * self.scale, self.scale
+        h = (z / self.softcap).tanh()
+        return h * (self.softcap * self.scale), (1 - h * h) * self.scale
 
 
 class ShardValues(NamedTuple):
@@ -173,6 +226,25 @@ def log1pexp(L: Tensor) -> Tensor:
     # exp of non-positive numbers only; relu and abs would have the wrong slope at L = 0
     positive = L > 0
     return torch.where(positive, L, 0.0) + torch.where(positive, -L, L).exp().log1p()
+
+
+def row_statistics(z: Tensor, y: Tensor | None = None) -> RowStatistics:
+    """Return the statistics of logits z; the rank if there are class indices y."""
+    z = upcast(z.detach())
+    m, argmax = z.amax(1), z.argmax(1)
+    d = z - m.unsqueeze(1)
+    e = d.exp()
+    weighted = torch.where(e == 0, 0.0, e * d).sum(1)
+    rest = e.masked_fill(_is_target(z, argmax), 0).sum(1)
+    log_s = rest.log1p()
+    lse = torch.where(m.isinf(), m, m + log_s)
+    rank = None
+    if y is not None:
+        z_y, classes = z.gather(1, y.unsqueeze(1)), torch.arange(z.shape[1], device=z.device)
+        lower = class_view(classes, z) < y.unsqueeze(1)
+        rank = ((z > z_y) | ((z == z_y) & lower)).sum(1)
+        rank = torch.where(m.isnan(), z.shape[1], rank)
+    return RowStatistics(lse, log_s - weighted / (1 + rest), argmax, rank)
 
 
 def row_vjp(z: Tensor, target: Target, g: RowValues, dz: Tensor | None = None) -> Tensor:

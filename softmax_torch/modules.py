@@ -17,13 +17,19 @@ torch.Size([3, 4])
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from softmax_torch.functional import cross_entropy, linear_cross_entropy
+from softmax_torch.functional import (
+    cross_entropy,
+    linear_cross_entropy,
+    linear_cross_entropy_outputs,
+)
 from softmax_torch.loss.arguments import check_sizes
+from softmax_torch.loss.outputs import CrossEntropyOutputs
 
 __all__ = ["Classifier", "CrossEntropyLoss", "SoftmaxRegression"]
 
@@ -67,14 +73,33 @@ class SoftmaxOfLinear(nn.Module):
         Args:
             x: inputs, as for ``logits``.
             target: class indices (...), or class probabilities (..., C).
-            **options: ``weight``, ``ignore_index``, ``reduction``, ``label_smoothing``,
-                ``sample_weight`` and ``z_loss`` of ``functional.linear_cross_entropy``.
+            **options: the options of ``functional.linear_cross_entropy``. ``softcap`` and
+                ``logit_scale`` belong to the loss alone: ``logits`` and predictions are without.
 
         Returns:
             A scalar, or one number per sample with ``reduction="none"``.
         """
         return linear_cross_entropy(
             self._features(x), self.linear.weight, target, linear_bias=self.linear.bias, **options
+        )
+
+    def loss_outputs(
+        self, x: Tensor, target: Tensor, *, outputs: Sequence[str], top_k: int = 5, **options: Any
+    ) -> CrossEntropyOutputs:
+        """Return ``loss`` and further numbers of each sample, without a second product.
+
+        Args:
+            x, target, **options: as in ``loss``.
+            outputs, top_k: as in ``functional.linear_cross_entropy_outputs``.
+        """
+        return linear_cross_entropy_outputs(
+            self._features(x),
+            self.linear.weight,
+            target,
+            linear_bias=self.linear.bias,
+            outputs=outputs,
+            top_k=top_k,
+            **options,
         )
 
 
@@ -183,6 +208,7 @@ class CrossEntropyLoss(nn.Module):
         reduce: deprecated in torch; refused here in favour of ``reduction``.
         reduction: "none", "mean" or "sum".
         label_smoothing: share of the target that is spread over all classes, in [0, 1].
+        z_loss, softcap, logit_scale: as in ``functional.cross_entropy``.
 
     As in torch, a call checks the options, not the constructor.
     """
@@ -197,6 +223,10 @@ class CrossEntropyLoss(nn.Module):
         reduce: None = None,
         reduction: str = "mean",
         label_smoothing: float = 0.0,
+        *,
+        z_loss: float = 0.0,
+        softcap: float | None = None,
+        logit_scale: float = 1.0,
     ) -> None:
         super().__init__()
         if size_average is not None or reduce is not None:
@@ -208,6 +238,7 @@ class CrossEntropyLoss(nn.Module):
         self.ignore_index = ignore_index
         self.reduction = reduction
         self.label_smoothing = label_smoothing
+        self.z_loss, self.softcap, self.logit_scale = z_loss, softcap, logit_scale
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Return the loss of logits (C,) or (N, C, ...); see ``functional.cross_entropy``."""
@@ -218,4 +249,7 @@ class CrossEntropyLoss(nn.Module):
             ignore_index=self.ignore_index,
             reduction=self.reduction,
             label_smoothing=self.label_smoothing,
+            z_loss=self.z_loss,
+            softcap=self.softcap,
+            logit_scale=self.logit_scale,
         )

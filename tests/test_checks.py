@@ -1,5 +1,6 @@
 """Callers' mistakes: torch's type of exception, the name of the argument, expected and got."""
 
+import math
 import re
 from collections.abc import Callable
 
@@ -133,10 +134,48 @@ OURS = {
         RuntimeError,
         r"sample_weight: .* \(5,\), got \(4,\)",
     ),
-    "integer sample weights": (
-        (z(), y(), {"sample_weight": torch.ones(N).long()}),
+    "complex sample weights": (
+        (z(), y(), {"sample_weight": torch.ones(N) + 0j}),
         RuntimeError,
-        "sample_weight: .* got torch.int64",
+        "sample_weight: .* got torch.complex64",
+    ),
+    "negative integer sample weights": (
+        (z(), y(), {"sample_weight": -torch.ones(N).long()}),
+        ValueError,
+        "sample_weight: .* got -1",
+    ),
+    "a softcap of 0": ((z(), y(), {"softcap": 0.0}), ValueError, "softcap: .* got 0.0"),
+    "an infinite softcap": ((z(), y(), {"softcap": math.inf}), ValueError, "softcap: .* got inf"),
+    "a softcap that is a tensor": (
+        (z(), y(), {"softcap": torch.ones(())}),
+        TypeError,
+        r"softcap: expected a number, got tensor",
+    ),
+    "a scale that is NaN": (
+        (z(), y(), {"logit_scale": math.nan}),
+        ValueError,
+        "logit_scale: .* got nan",
+    ),
+    "a scale per class": (
+        (z(), y(), {"logit_scale": torch.ones(C)}),
+        ValueError,
+        r"logit_scale: .* got torch.float32 of shape \(3,\)",
+    ),
+    "a scale that is infinite on a CPU": (
+        (z(), y(), {"logit_scale": torch.tensor(math.inf)}),
+        ValueError,
+        "logit_scale: .* got inf",
+    ),
+    "a normalizer of 0": ((z(), y(), {"normalizer": 0}), ValueError, "normalizer: .* got 0"),
+    "a normalizer of a sum": (
+        (z(), y(), {"normalizer": 3, "reduction": "sum"}),
+        ValueError,
+        "normalizer: expected reduction=\"mean\".* got reduction='sum'",
+    ),
+    "a boolean normalizer": (
+        (z(), y(), {"normalizer": True}),
+        TypeError,
+        "normalizer: expected a number, got True",
     ),
     "negative sample weights": (
         (z(), y(), {"sample_weight": -torch.ones(N)}),

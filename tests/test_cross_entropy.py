@@ -338,7 +338,8 @@ def test_signature_is_torchs() -> None:
     ours = dict(inspect.signature(cross_entropy).parameters)
     torchs = dict(inspect.signature(F.cross_entropy).parameters)
     shared = [name for name in torchs if name not in ("size_average", "reduce")]
-    assert list(ours) == [*shared, "sample_weight", "z_loss"]
+    own = ["sample_weight", "z_loss", "softcap", "logit_scale", "normalizer"]
+    assert list(ours) == [*shared, *own]
     assert {name: ours[name].default for name in shared} == {
         name: torchs[name].default for name in shared
     }

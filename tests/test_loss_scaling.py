@@ -119,13 +119,11 @@ def test_logits(shape: tuple[int, ...], scale: float, kernels: None) -> None:
     z = torch.randn(shape, generator=torch.Generator().manual_seed(3)).half()
     y = torch.zeros((shape[0], *shape[2:]), dtype=torch.long)
     truth = gradients(lambda z: F.cross_entropy(z, y), z.double(), scale=scale)
-    found = []
-    for f in (cross_entropy, F.cross_entropy):
-        # float32 losses, as under autocast: a float16 loss would overflow
-        found.append(gradients(lambda z, f=f: f(z.float(), y), z, scale=scale))
+    both = (cross_entropy, F.cross_entropy)
+    # float32 losses, as under autocast: a float16 loss would overflow
+    found = [gradients(lambda z, f=f: f(z.float(), y), z, scale=scale) for f in both]
     assert_as_good(*found, truth)
     if scale <= 2**8:
-        both = (cross_entropy, F.cross_entropy)
         found = [gradients(lambda z, f=f: f(z, y), z, scale=scale) for f in both]
         assert_as_good(*found, truth)
 

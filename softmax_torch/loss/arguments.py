@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from softmax_torch.maths import sum_dtype
+from softmax_torch.maths import LogitTransform, sum_dtype
 from softmax_torch.ops import backends
 from softmax_torch.ops.linear_rows import Linear
 
@@ -38,6 +38,9 @@ class Options(NamedTuple):
     reduction: str = "mean"
     label_smoothing: float = 0.0
     z_loss: float = 0.0
+    softcap: float | None = None
+    logit_scale: float | Tensor = 1.0
+    normalizer: float | Tensor | None = None
 
     def is_mean_nll(self) -> bool:
         """Return whether the loss is the mean NLL of the rows that are not ignored."""
@@ -48,7 +51,20 @@ class Options(NamedTuple):
             and self.reduction == "mean"
             and self.label_smoothing == 0.0
             and self.z_loss == 0.0
+            and self.softcap is None
+            and self.normalizer is None
+            and not self.scales()
         )
+
+    def scales(self) -> bool:
+        """Return whether the logits are scaled."""
+        return isinstance(self.logit_scale, Tensor) or self.logit_scale != 1.0
+
+    def transform(self) -> LogitTransform | None:
+        """Return the transform of the logits, None where they stay as they are."""
+        if self.softcap is None and not self.scales():
+            return None
+        return LogitTransform(self.softcap, self.logit_scale)
 
 
 class Problem(NamedTuple):
@@ -58,6 +74,7 @@ class Problem(NamedTuple):
     target: Tensor  # int64 class indices (N,) or (N, M), all valid, or probabilities like logits
     soft: bool  # whether target holds class probabilities
     counted: Tensor | None  # False in rows that are ignored; None if there are none
+    transform: LogitTransform | None  # of the logits, before everything else
     classes: int  # C; counts all shards if source has one shard of the classes
     options: Options  # with sample_weight (N,) or (N, M)
     dtype: torch.dtype  # of the loss
@@ -86,8 +103,9 @@ def logits_problem(input: Tensor, target: Tensor, options: Options) -> Problem:
         target = _class_second(target, input)
     else:
         target, counted = _class_indices(target.reshape(row_shape), classes, options.ignore_index)
-    options = _with_weight_shape(options, row_shape)
-    return Problem(z, target, soft, counted, classes, options, dtype, rows, autocast)
+    target, counted, options = _with_sample_weight(target, counted, options, row_shape, soft)
+    transform = options.transform()
+    return Problem(z, target, soft, counted, transform, classes, options, dtype, rows, autocast)
 
 
 def linear_problem(
@@ -121,15 +139,33 @@ def linear_problem(
         target = target.reshape(N, target.shape[-1])
     else:
         target, counted = _class_indices(target.reshape(-1), C, options.ignore_index)
-    options = _with_weight_shape(options, (N,))
-    return Problem(linear, target, soft, counted, C, options, dtype, rows, autocast)
+    target, counted, options = _with_sample_weight(target, counted, options, (N,), soft)
+    transform = options.transform()
+    return Problem(linear, target, soft, counted, transform, C, options, dtype, rows, autocast)
 
 
-def _with_weight_shape(options: Options, shape: tuple[int, ...]) -> Options:
-    """Return the options with the sample weight in this shape."""
-    if options.sample_weight is None:
-        return options
-    return options._replace(sample_weight=options.sample_weight.reshape(shape))
+def _with_sample_weight(
+    target: Tensor,
+    counted: Tensor | None,
+    options: Options,
+    shape: tuple[int, ...],
+    soft: bool,
+) -> tuple[Tensor, Tensor | None, Options]:
+    """Return target, mask and options, with the sample weight in the shape of the rows.
+
+    A boolean weight becomes part of the mask. The class probabilities of an ignored row, which may
+    be anything, become 0.
+    """
+    weight = options.sample_weight
+    if weight is None:
+        return target, counted, options
+    weight = weight.reshape(shape)
+    if weight.dtype != torch.bool:
+        return target, counted, options._replace(sample_weight=weight)
+    counted = weight if counted is None else counted & weight
+    if soft:
+        target = torch.where(weight.unsqueeze(1), target, 0.0)
+    return target, counted, options._replace(sample_weight=None)
 
 
 def check_sizes(in_features: int, num_classes: int) -> None:
@@ -159,6 +195,40 @@ def check_options(options: Options) -> None:
         raise TypeError(
             f"label_smoothing and z_loss: expected numbers, got {label_smoothing!r} and {z_loss!r}"
         ) from None
+    softcap, normalizer = options.softcap, options.normalizer
+    if softcap is not None and not 0.0 < _number("softcap", softcap) < math.inf:
+        raise ValueError(f"softcap: expected a finite number > 0 or None, got {softcap}")
+    scale = _number_or_scalar("logit_scale", options.logit_scale)
+    if scale is not None and not math.isfinite(scale):
+        raise ValueError(f"logit_scale: expected a finite number, got {scale}")
+    if normalizer is not None:
+        if options.reduction != "mean":
+            raise ValueError(
+                'normalizer: expected reduction="mean", whose divisor it is, got reduction='
+                f"{options.reduction!r}"
+            )
+        divisor = _number_or_scalar("normalizer", normalizer)
+        if divisor is not None and not 0.0 < divisor < math.inf:
+            raise ValueError(f"normalizer: expected a finite number > 0, got {divisor}")
+
+
+def _number(name: str, value: object) -> float:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return value
+    raise TypeError(f"{name}: expected a number, got {value!r}")
+
+
+def _number_or_scalar(name: str, value: object) -> float | None:
+    """Return the value of a number or of a tensor of shape (); None if it is not readable."""
+    if not isinstance(value, Tensor):
+        return _number(name, value)
+    refuse_distributed((name, value))
+    if value.dim() > 0 or value.dtype.is_complex or value.dtype == torch.bool:
+        raise ValueError(
+            f"{name}: expected a number or a tensor of shape (), got {value.dtype} of shape "
+            f"{tuple(value.shape)}"
+        )
+    return float(value.detach()) if backends.values_readable(value) else None
 
 
 def check_linear(linear: Linear) -> None:
@@ -361,10 +431,10 @@ def _check_sample_weight(sample_weight: Tensor, shape: torch.Size) -> None:
             f"sample_weight: expected the shape of the unreduced loss, {tuple(shape)}, got "
             f"{tuple(sample_weight.shape)}"
         )
-    if not sample_weight.dtype.is_floating_point:
-        raise RuntimeError(
-            f"sample_weight: expected a floating-point type, got {sample_weight.dtype}"
-        )
+    if sample_weight.dtype.is_complex:
+        raise RuntimeError(f"sample_weight: expected real numbers, got {sample_weight.dtype}")
+    if sample_weight.dtype == torch.bool:
+        return
     if backends.values_readable(sample_weight) and sample_weight.numel() > 0:
         least = sample_weight.detach().amin().item()
         if not least >= 0:

@@ -30,13 +30,23 @@ from torch import Tensor
 from softmax_torch import maths
 from softmax_torch.loss import arguments
 from softmax_torch.loss.arguments import Options, Problem
-from softmax_torch.loss.weights import loss_of_values, loss_terms
+from softmax_torch.loss.outputs import Collector, CrossEntropyOutputs, Request
+from softmax_torch.loss.weights import LossTerms, loss_of_values, loss_terms
 from softmax_torch.ops import backends, linear_rows, rows
 from softmax_torch.ops.backends import Kernels, LayerKernels
 from softmax_torch.ops.cpu import FEW
 from softmax_torch.ops.linear_rows import Linear
+from softmax_torch.ops.transformed import TransformedKernels
 
-__all__ = ["Route", "linear_loss", "logits_loss", "route", "route_of"]
+__all__ = [
+    "Route",
+    "linear_loss",
+    "linear_outputs",
+    "logits_loss",
+    "logits_outputs",
+    "route",
+    "route_of",
+]
 
 
 class Route(NamedTuple):
@@ -69,8 +79,8 @@ PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 DEFAULT = "the default options, float32 on a CPU"
 
 
-def route(problem: Problem) -> Route:
-    """Choose the rule and kernels of a problem."""
+def route(problem: Problem, request: Request | None = None) -> Route:
+    """Choose the rule and kernels of a problem, with what is asked for beside the loss."""
     source, options, reduction = problem.source, problem.options, problem.options.reduction
     given = source if isinstance(source, Linear) else (source,)
     whole: Literal["kept", "given"] = "kept" if isinstance(source, Linear) else "given"
@@ -80,20 +90,20 @@ def route(problem: Problem) -> Route:
         kernels = backends.kernels(problem.target)
         return Route("row values", whole, kernels, "under a torch.func transform")
     kernels = _kernels(problem)
-    if torch.is_grad_enabled() and (
-        problem.target.requires_grad
-        or (options.weight is not None and options.weight.requires_grad)
-        or (options.sample_weight is not None and options.sample_weight.requires_grad)
-    ):
+    if problem.transform is not None:
+        if _needs_gradient(problem.transform.scale):
+            return Route("row values", whole, kernels, "the scale of the logits needs a gradient")
+        kernels = TransformedKernels(kernels, problem.transform)
+    if _needs_gradient(problem.target, options.weight, options.sample_weight, options.normalizer):
         return Route("row values", whole, kernels, "a target or a weight needs a gradient")
     per_row = "one loss per row" if reduction == "none" else None
+    if request is not None and request.needs_values():
+        per_row = "numbers of each row are asked for"
     if torch.is_grad_enabled() and given[0].dtype is torch.float16:
         per_row = "float16, whose gradient waits for the scale of the loss"
     if isinstance(source, Linear) and source.x.numel() > 0:
         if per_row is None:
-            one_pass = (
-                kernels is not maths and backends.layer_kernels(source.x, source.weight) is not None
-            )
+            one_pass = request is None and linear_rows.one_pass_kernels(source, kernels) is not None
             where: Literal["in one pass", "in blocks"] = "in one pass" if one_pass else "in blocks"
             return Route("weighted total", where, kernels, "a scalar loss")
         if source.weight.shape[0] > source.x.shape[1]:
@@ -105,6 +115,13 @@ def route(problem: Problem) -> Route:
     if math.prod(problem.shape) == 0:
         return Route("row values", whole, kernels, "no rows")
     return Route("weighted total", whole, kernels, "a scalar loss")
+
+
+def _needs_gradient(*arguments: object) -> bool:
+    """Return whether one of the arguments is a tensor that needs a gradient."""
+    return torch.is_grad_enabled() and any(
+        isinstance(a, Tensor) and a.requires_grad for a in arguments
+    )
 
 
 def _kernels(problem: Problem) -> Kernels:
@@ -219,12 +236,44 @@ def linear_loss(linear: Linear, target: Tensor, options: Options) -> Tensor:
             return linear_rows.mean_nll(linear, target, kernels)
         except IndexError:  # the general route names the index
             pass
-    arguments.check_options(options)
-    arguments.check_linear(linear)
+    linear, options = _checked_layer(linear, options)
     if _keeps_logits(linear, options):
         return logits_loss(_layer_logits(linear), target, options)
     problem = arguments.linear_problem(linear, target, options)
     return _compute(problem, route(problem))
+
+
+def logits_outputs(
+    input: Tensor, target: Tensor, options: Options, request: Request
+) -> CrossEntropyOutputs:
+    """Return the loss of logits and what is asked for: ``functional.cross_entropy_outputs``."""
+    return _compute_outputs(arguments.logits_problem(input, target, options), request)
+
+
+def linear_outputs(
+    linear: Linear, target: Tensor, options: Options, request: Request
+) -> CrossEntropyOutputs:
+    """Return the same of a linear layer: ``functional.linear_cross_entropy_outputs``."""
+    linear, options = _checked_layer(linear, options)
+    if _keeps_logits(linear, options):
+        return logits_outputs(_layer_logits(linear), target, options, request)
+    return _compute_outputs(arguments.linear_problem(linear, target, options), request)
+
+
+def _checked_layer(linear: Linear, options: Options) -> tuple[Linear, Options]:
+    """Check layer and options; return the layer with scaled logits, where nothing caps them.
+
+    s (x W^T + b) is the layer of s x and s b, or of s W and s b: the smaller product is made.
+    """
+    arguments.check_options(options)
+    arguments.check_linear(linear)
+    if options.softcap is not None or not options.scales():
+        return linear, options
+    (x, W, b), s = linear, options.logit_scale
+    scaled_bias = None if b is None else b * s
+    if x.numel() < W.numel():
+        return Linear(x * s, W, scaled_bias), options._replace(logit_scale=1.0)
+    return Linear(x, W * s, scaled_bias), options._replace(logit_scale=1.0)
 
 
 def _layer_logits(linear: Linear) -> Tensor:
@@ -238,33 +287,62 @@ def _layer_logits(linear: Linear) -> Tensor:
 
 def _compute(problem: Problem, chosen: Route) -> Tensor:
     """Return the loss of a problem, computed on the chosen route."""
+    return _loss_and_terms(problem, chosen, None)[0]
+
+
+def _compute_outputs(problem: Problem, request: Request) -> CrossEntropyOutputs:
+    """Return the loss of a problem and what is asked for."""
+    request.check(problem)
+    chosen = route(problem, request)
+    collector = Collector(request, problem, chosen.kernels if backends.plain() else maths)
+    return collector.outputs(*_loss_and_terms(problem, chosen, collector))
+
+
+def _loss_and_terms(
+    problem: Problem, chosen: Route, collector: Collector | None
+) -> tuple[Tensor, LossTerms]:
+    """Return the loss and its terms; the collector gets the numbers of rows."""
     if problem.autocast:
         with torch.autocast(problem.target.device.type, enabled=False):
-            return _compute(problem._replace(autocast=False), chosen)
+            return _loss_and_terms(problem._replace(autocast=False), chosen, collector)
     source = problem.source
     if chosen.logits == "kept":
         assert isinstance(source, Linear)
         source = source.logits().to(problem.dtype)
+    if problem.transform is not None and not isinstance(chosen.kernels, TransformedKernels):
+        assert isinstance(source, Tensor)
+        source = problem.transform.apply(source)
     terms = loss_terms(problem)
     target, weights = terms.target, terms.weights
-    lse = weights.c is not None
+    observe = lse = None
+    if collector is not None:
+        observe = collector.observe if collector.request.needs_statistics() else None
+        lse = collector.request.needs_values()
+    lse = lse or weights.c is not None
     # mypy cannot see that each module of rules gets the source of its own routes.
-    rule: Any = linear_rows if chosen.logits in ("in blocks", "in one pass") else rows
+    rule: Any = rows
+    rest: tuple[Any, ...] = (chosen.kernels,)
+    if chosen.logits in ("in blocks", "in one pass"):
+        rule, rest = linear_rows, (chosen.kernels, observe)
+    elif observe is not None and isinstance(source, Tensor):
+        observe(slice(None), source)
     loss: Tensor
     if chosen.rule == "weighted total":
-        loss = rule.weighted_total(source, target, weights, chosen.kernels)
+        loss = rule.weighted_total(source, target, weights, *rest)
     else:
         if chosen.rule == "formulas":
             assert isinstance(source, Tensor)
             values = maths.row_values(source, target, lse)
         else:
-            values = rule.row_values(source, target, lse, chosen.kernels)
+            values = rule.row_values(source, target, lse, *rest)
         loss = loss_of_values(values, terms, problem.options.reduction)
+        if collector is not None:
+            collector.values = values
     if terms.nan_if_empty is not None:
         loss = loss + terms.nan_if_empty
     if problem.options.reduction == "none":
         loss = loss.reshape(problem.shape)
-    return loss.to(problem.dtype)
+    return loss.to(problem.dtype), terms
 
 
 def route_of(function: Callable[..., Tensor], /, *args: Any, **kwargs: Any) -> Route:
@@ -290,8 +368,7 @@ def route_of(function: Callable[..., Tensor], /, *args: Any, **kwargs: Any) -> R
     linear = Linear(given["input"], given["linear_weight"], given["linear_bias"])
     if _mean_nll_kernels(linear, target, options) is not None:
         return Route("mean NLL", "in one pass", backends.cpu_backend(), DEFAULT)
-    arguments.check_options(options)
-    arguments.check_linear(linear)
+    linear, options = _checked_layer(linear, options)
     if _keeps_logits(linear, options):
         return _logits_route(_layer_logits(linear), target, options)._replace(logits="kept")
     return route(arguments.linear_problem(linear, target, options))

@@ -65,11 +65,13 @@ def loss_terms(problem: Problem) -> LossTerms:
 
     count: RowWeight = None if problem.counted is None else problem.counted.to(dtype)
     if options.sample_weight is not None:
-        count = _times(count, upcast(options.sample_weight))
-    mean = options.reduction == "mean"
+        count = _times(count, _summed(options.sample_weight, dtype))
+    mean = options.reduction == "mean" and options.normalizer is None
     scale, nan_if_empty = _reciprocal(share, count, rows) if mean else (None, None)
     if share is not None:
         scale = _per_row(scale, count)
+    if options.normalizer is not None:
+        scale = 1 / _scalar(options.normalizer, dtype, problem.target.device)
     a = None if nll is None else _times(nll, _times(count, scale))
     b = None if smooth is None else _times(smooth, _times(count, scale))
     c: RowWeight = None
@@ -78,6 +80,16 @@ def loss_terms(problem: Problem) -> LossTerms:
             scale, _ = _reciprocal(None, count, rows)
         c = _times(options.z_loss, _times(count, scale))
     return LossTerms(target, RowWeights(a, b, c), problem.counted, nan_if_empty)
+
+
+def _summed(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return weights in the dtype of sums: float32 or float64 as they are, integers as the loss."""
+    return upcast(weight) if weight.dtype.is_floating_point else weight.to(dtype)
+
+
+def _scalar(x: Tensor | float, dtype: torch.dtype, device: torch.device) -> Tensor | float:
+    """Return a number, or a tensor of shape () on this device."""
+    return _summed(x, dtype).to(device) if isinstance(x, Tensor) else x
 
 
 def _times(x: RowWeight, y: RowWeight) -> RowWeight:

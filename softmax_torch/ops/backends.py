@@ -33,7 +33,7 @@ from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 
 from softmax_torch import maths
-from softmax_torch.maths import RowValues, RowWeights, Target
+from softmax_torch.maths import RowStatistics, RowValues, RowWeights, Target
 from softmax_torch.ops import cpu
 from softmax_torch.ops.sample_rows import CsrRows, SampleRows
 
@@ -77,6 +77,8 @@ class Kernels(Protocol):
     def weighted_total(
         self, z: Tensor, target: Target, weights: RowWeights, dz: Tensor | None = None
     ) -> Tensor: ...
+
+    def row_statistics(self, z: Tensor, y: Tensor | None = None) -> RowStatistics: ...
 
 
 class CPUKernels(Kernels, Protocol):

@@ -29,9 +29,24 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from softmax_torch import maths
-from softmax_torch.maths import RowValues, RowWeights, Target, class_sum, class_view, sum_dtype
+from softmax_torch.maths import (
+    RowStatistics,
+    RowValues,
+    RowWeights,
+    Target,
+    class_sum,
+    class_view,
+    sum_dtype,
+)
 
-__all__ = ["gather_bytes", "mean_nll", "row_values", "row_vjp", "weighted_total"]
+__all__ = [
+    "gather_bytes",
+    "mean_nll",
+    "row_statistics",
+    "row_values",
+    "row_vjp",
+    "weighted_total",
+]
 
 BLOCK_ELEMENTS = 1 << 20
 """Elements of a block: 4 MiB of float32, the second-level caches of two cores. At 8192 x 1000 a
@@ -255,6 +270,20 @@ def row_values(z: Tensor, target: Target, lse: bool = False) -> RowValues:
         for whole, part in zip(result, _values(block, z_b, u_b, lse), strict=True):
             if whole is not None and part is not None:
                 whole[rows] = part.squeeze(1)
+    return result
+
+
+def row_statistics(z: Tensor, y: Tensor | None = None) -> RowStatistics:
+    """Return the statistics of logits z, in float32 where z is float16 or bfloat16."""
+    shape, dtype = z.shape[:1] + z.shape[2:], sum_dtype(z.dtype)
+    lse, entropy = z.new_empty(shape, dtype=dtype), z.new_empty(shape, dtype=dtype)
+    argmax = z.new_empty(shape, dtype=torch.int64)
+    result = RowStatistics(lse, entropy, argmax, None if y is None else torch.empty_like(argmax))
+    for index, rows in _block_indices(z):
+        block = maths.row_statistics(z[index], None if y is None else y[rows])
+        for whole, part in zip(result, block, strict=True):
+            if whole is not None and part is not None:
+                whole[rows] = part
     return result
 
 

@@ -22,10 +22,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from softmax_torch.maths import RowValues, RowWeight, RowWeights, Target, sum_dtype
+from softmax_torch.maths import (
+    RowStatistics,
+    RowValues,
+    RowWeight,
+    RowWeights,
+    Target,
+    sum_dtype,
+)
 from softmax_torch.ops import triton_kernels
 
-__all__ = ["row_values", "row_vjp", "scale_", "weighted_total"]
+__all__ = ["row_statistics", "row_values", "row_vjp", "scale_", "weighted_total"]
 
 NARROW = 32
 """The most classes for which one thread takes a whole row: one register per class."""
@@ -127,6 +134,25 @@ def row_values(z: Tensor, target: Target, lse: bool = False) -> RowValues:
                 tiling.rows, num_warps=tiling.warps,
             )  # fmt: skip
     return result
+
+
+def row_statistics(z: Tensor, y: Tensor | None = None) -> RowStatistics:
+    """Return the statistics of logits z, in float32 where z is float16 or bfloat16."""
+    z = z.detach()
+    shape, dtype = z.shape[:1] + z.shape[2:], sum_dtype(z.dtype)
+    lse, entropy = (torch.empty(shape, dtype=dtype, device=z.device) for _ in range(2))
+    argmax = torch.empty(shape, dtype=torch.int64, device=z.device)
+    rank = None if y is None else torch.empty_like(argmax)
+    N, C, M = _sizes(z)
+    tiling = _tiling(z)
+    if N * M > 0:
+        with _on(z):
+            triton_kernels.row_statistics[(-(-N * M // tiling.rows),)](
+                z, None if y is None else y.contiguous(), lse, entropy, argmax, rank,
+                N * M, C, M, *_strides(z), _acc(z), tiling.unit, tiling.tile, tiling.rows,
+                num_warps=tiling.warps,
+            )  # fmt: skip
+    return RowStatistics(lse, entropy, argmax, rank)
 
 
 def row_vjp(z: Tensor, target: Target, g: RowValues, dz: Tensor | None = None) -> Tensor:

@@ -32,15 +32,22 @@ from softmax_torch import maths
 from softmax_torch.maths import RowValues, RowWeights, Target, upcast
 from softmax_torch.ops import backends, rows
 from softmax_torch.ops.backends import Kernels, LayerKernels
+from softmax_torch.ops.transformed import (
+    TransformedKernels,
+    formulas_of,
+    rows_of_target,
+    rows_of_weights,
+)
 
 __all__ = [
     "GradientSums",
     "Linear",
+    "Observer",
     "formula_gradients",
     "logits_blocks",
     "mean_nll",
+    "one_pass_kernels",
     "row_values",
-    "target_of",
     "weighted_total",
 ]
 
@@ -62,10 +69,20 @@ class Linear(NamedTuple):
         return torch.addmm(self.bias, x, self.weight.t(), out=out)
 
 
-def weighted_total(linear: Linear, target: Target, weights: RowWeights, kernels: Kernels) -> Tensor:
+Observer = Callable[[slice, Tensor], None]
+"""A function that is shown each block of logits: its rows, and the logits themselves."""
+
+
+def weighted_total(
+    linear: Linear,
+    target: Target,
+    weights: RowWeights,
+    kernels: Kernels,
+    observe: Observer | None = None,
+) -> Tensor:
     """Return ``rows.weighted_total`` of the logits, differentiable in x, weight and bias."""
     needed = tuple(torch.is_grad_enabled() and t is not None and t.requires_grad for t in linear)
-    total: Tensor = _WeightedTotal.apply(*linear, target, weights, kernels, needed)
+    total: Tensor = _WeightedTotal.apply(*linear, target, weights, kernels, needed, observe)
     return total
 
 
@@ -81,9 +98,15 @@ def mean_nll(linear: Linear, y: Tensor, kernels: LayerKernels) -> Tensor:
     return total
 
 
-def row_values(linear: Linear, target: Target, lse: bool, kernels: Kernels) -> RowValues:
+def row_values(
+    linear: Linear,
+    target: Target,
+    lse: bool,
+    kernels: Kernels,
+    observe: Observer | None = None,
+) -> RowValues:
     """Return ``rows.row_values`` of the logits, differentiable in x, weight and bias."""
-    outputs = _RowValues.apply(*linear, target, lse, kernels)
+    outputs = _RowValues.apply(*linear, target, lse, kernels, observe)
     return rows.unpacked(outputs, rows.needed(target, lse))
 
 
@@ -168,17 +191,6 @@ def logits_blocks(linear: Linear) -> Iterator[LogitsBlock]:
         yield LogitsBlock(at, logits, logits if dz is None else dz[:size])
 
 
-def target_of(target: Target, at: slice) -> Target:
-    """Return the target of the rows ``at``."""
-    y, u = target
-    return Target(None if y is None else y[at], u if u is None or u.dim() == 1 else u[at])
-
-
-def _weights_of(weights: RowWeights, at: slice) -> RowWeights:
-    """Return the weights of the rows ``at``."""
-    return RowWeights(*[w[at] if isinstance(w, Tensor) and w.dim() > 0 else w for w in weights])
-
-
 def formula_gradients(linear: Linear, dz_of: Callable[[Tensor], Tensor]) -> Gradients:
     """Return differentiable gradients, from a function that computes dz from the logits."""
     dz = dz_of(linear.logits())
@@ -199,10 +211,11 @@ class _WeightedTotal(Function):
         weights: RowWeights,
         kernels: Kernels,
         needed: tuple[bool, ...],
+        observe: Observer | None,
     ) -> Tensor:
         linear, ctx.kernels = Linear(x, weight, bias), kernels
         rows.save_arguments(ctx, target, weights, *linear)
-        total, ctx.formed = _total_and_gradients(linear, target, weights, kernels, needed)
+        total, ctx.formed = _total_and_gradients(linear, target, weights, kernels, needed, observe)
         return total
 
     @staticmethod
@@ -216,22 +229,39 @@ class _WeightedTotal(Function):
                 _, formed = _total_and_gradients(linear, target, weights, ctx.kernels, needed)
             gradients = backends.scaled_(g, *formed)
         else:
-            gradients = formula_gradients(linear, lambda z: maths.total_vjp(z, target, weights, g))
-        return *gradients, None, None, None, None
+            total_vjp = formulas_of(ctx.kernels).total_vjp
+            gradients = formula_gradients(linear, lambda z: total_vjp(z, target, weights, g))
+        return *gradients, *[None] * 5
+
+
+def one_pass_kernels(linear: Linear, kernels: Kernels) -> LayerKernels | None:
+    """Return the kernels that compute the layer without logits in memory; None if none do."""
+    if kernels is maths or isinstance(kernels, TransformedKernels):
+        return None
+    return backends.layer_kernels(linear.x, linear.weight)
 
 
 def _total_and_gradients(
-    linear: Linear, target: Target, weights: RowWeights, kernels: Kernels, needed: tuple[bool, ...]
+    linear: Linear,
+    target: Target,
+    weights: RowWeights,
+    kernels: Kernels,
+    needed: tuple[bool, ...],
+    observe: Observer | None = None,
 ) -> tuple[Tensor, Gradients]:
     """Return the weighted total and the gradients that are needed."""
-    one_pass = None if kernels is maths else backends.layer_kernels(linear.x, linear.weight)
+    one_pass = None if observe is not None else one_pass_kernels(linear, kernels)
     if one_pass is not None:
         return one_pass.total_and_gradients(*linear, target, weights, needed)
     sums = GradientSums(linear, needed)
     total = upcast(linear.x.new_zeros(()))
     for at, z, dz in logits_blocks(linear):
+        if observe is not None:
+            observe(at, z)
         out = dz if any(needed) else None
-        total += kernels.weighted_total(z, target_of(target, at), _weights_of(weights, at), out)
+        total += kernels.weighted_total(
+            z, rows_of_target(target, at), RowWeights(*rows_of_weights(weights, at)), out
+        )
         if out is not None:
             sums.add(at, out)
     return total, sums.gradients()
@@ -300,14 +330,16 @@ class _RowValues(Function):
         target: Target,
         lse: bool,
         kernels: Kernels,
+        observe: Observer | None,
     ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(x, weight, bias, *target)
         ctx.needed, ctx.kernels = rows.needed(target, lse), kernels
         ctx.set_materialize_grads(False)
-        parts = [
-            rows.packed(kernels.row_values(z, target_of(target, at), lse))
-            for at, z, _ in logits_blocks(Linear(x, weight, bias))
-        ]
+        parts = []
+        for at, z, _ in logits_blocks(Linear(x, weight, bias)):
+            if observe is not None:
+                observe(at, z)
+            parts.append(rows.packed(kernels.row_values(z, rows_of_target(target, at), lse)))
         return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
     @staticmethod
@@ -316,10 +348,11 @@ class _RowValues(Function):
         linear, target = Linear(x, weight, bias), Target(*saved)
         g = rows.unpacked(gradients, ctx.needed)
         if not backends.last_backward(*g):
-            formed = formula_gradients(linear, lambda z: maths.row_vjp(z, target, g))
-            return *formed, None, None, None
+            row_vjp = formulas_of(ctx.kernels).row_vjp
+            formed = formula_gradients(linear, lambda z: row_vjp(z, target, g))
+            return *formed, *[None] * 4
         sums = GradientSums(linear, ctx.needs_input_grad[:3])
         for at, z, dz in logits_blocks(linear):
             g_b = RowValues(*[None if v is None else v[at] for v in g])
-            sums.add(at, ctx.kernels.row_vjp(z, target_of(target, at), g_b, dz))
-        return *sums.gradients(), None, None, None
+            sums.add(at, ctx.kernels.row_vjp(z, rows_of_target(target, at), g_b, dz))
+        return *sums.gradients(), *[None] * 4

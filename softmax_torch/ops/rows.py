@@ -21,6 +21,7 @@ from softmax_torch import maths
 from softmax_torch.maths import RowValues, RowWeights, Target
 from softmax_torch.ops import backends
 from softmax_torch.ops.backends import CPUKernels, Kernels
+from softmax_torch.ops.transformed import formulas_of
 
 __all__ = [
     "mean_nll",
@@ -98,10 +99,10 @@ class _RowValues(Function):
         g = unpacked(gradients, ctx.needed)
         dz = du = None
         if ctx.needs_input_grad[0]:
-            kernels = ctx.kernels if backends.last_backward(*g) else maths
-            dz = kernels.row_vjp(z, Target(y, u), g)
+            fast = backends.last_backward(*g)
+            dz = (ctx.kernels if fast else formulas_of(ctx.kernels)).row_vjp(z, Target(y, u), g)
         if ctx.needs_input_grad[2] and g.smooth is not None:
-            du = maths.row_vjp_u(z, u, g.smooth)
+            du = formulas_of(ctx.kernels).row_vjp_u(z, u, g.smooth)
         return dz, None, du, None, None
 
     @staticmethod
@@ -172,7 +173,7 @@ class _WeightedTotal(Function):
         dz, ctx.formed = ctx.formed, None
         if not backends.last_backward(g):
             target, weights, (z,) = saved_arguments(ctx)
-            dz = maths.total_vjp(z, target, weights, g)
+            dz = formulas_of(ctx.kernels).total_vjp(z, target, weights, g)
         else:
             if dz is None:  # the same bits as in the forward pass
                 target, weights, (z,) = saved_arguments(ctx)

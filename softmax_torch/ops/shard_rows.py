@@ -33,8 +33,8 @@ from softmax_torch.ops.linear_rows import (
     Linear,
     formula_gradients,
     logits_blocks,
-    target_of,
 )
+from softmax_torch.ops.transformed import rows_of_target
 
 __all__ = ["linear_shard_values", "shard_values", "shard_vjp"]
 
@@ -103,7 +103,9 @@ class _LinearShardValues(Function):
         numbers[0] = -torch.inf
         target = Target(y, u)
         for at, z, _ in logits_blocks(Linear(x, weight, bias)) if len(weight) > 0 else ():
-            for whole, part in zip(numbers, shard_values(z, target_of(target, at)), strict=True):
+            for whole, part in zip(
+                numbers, shard_values(z, rows_of_target(target, at)), strict=True
+            ):
                 whole[at] = part
         return tuple(number.clone() for number in numbers)
 
@@ -137,5 +139,5 @@ class _LinearShardValues(Function):
                 du += maths.shard_vjp_u(z, upcast(u), largest[at], part.spread)
             elif du is not None:
                 du[at] = maths.shard_vjp_u(z, upcast(u[at]), largest[at], part.spread)
-            sums.add(at, shard_vjp(z, target_of(target, at), largest[at], part))
+            sums.add(at, shard_vjp(z, rows_of_target(target, at), largest[at], part))
         return *sums.gradients(), None, None if du is None else du.to(u.dtype)

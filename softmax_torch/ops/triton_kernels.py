@@ -27,7 +27,7 @@ to the same place, and every sum has a fixed order.
 import triton
 import triton.language as tl
 
-__all__ = ["DOUBLE", "SINGLE", "row_gradients", "row_numbers", "scale"]
+__all__ = ["DOUBLE", "SINGLE", "row_gradients", "row_numbers", "row_statistics", "scale"]
 
 SINGLE, DOUBLE = tl.float32, tl.float64
 """The values of ACC: the dtype of sums."""
@@ -179,6 +179,58 @@ def row_numbers(
             u_c_ = tl.load(_tile(u_base, c, u_c, False), mask, 0.0).to(ACC)
             sums += tl.where(mask, u_c_ * (x - h[None, :]), 0.0)
         tl.store(smooth + row, U * tl.log(S) - tl.sum(sums, 0), here)
+
+
+@triton.jit(do_not_specialize=["R", "z_c"])
+def row_statistics(
+    z, y, lse, entropy, argmax, rank, R, C, M, z_n, z_c, z_m,
+    ACC: tl.constexpr, UNIT: tl.constexpr, TILE: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """Write the statistics of each row (``maths.RowStatistics``); rank where y is not None.
+
+    The first walk over the tiles finds the largest logit and its class, the second one the sums.
+    """
+    row, here = _row_places(R, ROWS)
+    base = z + row // M * z_n + row % M * z_m
+    index, z_y = _target(y, base, row, here, C, z_c, ACC, ROWS)
+    best = tl.full([TILE, ROWS], -float("inf"), ACC)
+    place = tl.zeros([TILE, ROWS], tl.int32)
+    nan_place = tl.zeros([TILE, ROWS], tl.int32) + C
+    for start in range(0, C, TILE):
+        c, mask = _classes(start, C, here, TILE)
+        x = tl.load(_tile(base, c, z_c, UNIT), mask, -float("inf")).to(ACC)
+        better = x > best
+        place = tl.where(better, c, place)
+        best = tl.where(better, x, best)
+        nan_place = tl.where((x != x) & (c < nan_place), c, nan_place)
+    m = tl.max(best, 0)
+    first = tl.min(tl.where(best == m[None, :], place, C), 0)
+    nan_first = tl.min(nan_place, 0)
+    rest = tl.zeros([TILE, ROWS], ACC)
+    weighted = tl.zeros([TILE, ROWS], ACC)
+    before = tl.zeros([TILE, ROWS], tl.int32)
+    for start in range(0, C, TILE):
+        c, mask = _classes(start, C, here, TILE)
+        x = tl.load(_tile(base, c, z_c, UNIT), mask, -float("inf")).to(ACC)
+        d = x - m[None, :]
+        e = tl.exp(d)
+        rest += tl.where(mask & (c != first[None, :]), e, 0.0)
+        weighted += tl.where(mask & (e != 0.0), e * d, 0.0)
+        if rank is not None:
+            ahead = (x > z_y[None, :]) | ((x == z_y[None, :]) & (c < index[None, :]))
+            before += tl.where(mask & ahead, 1, 0)
+    others = tl.sum(rest, 0)
+    log_s = tl.where(others <= 1, _log1p(tl.minimum(others, 1.0)), tl.log(1.0 + others))
+    broken = nan_first < C
+    value = tl.where(tl.abs(m) == float("inf"), m, m + log_s)
+    tl.store(lse + row, tl.where(broken, float("nan"), value), here)
+    value = log_s - tl.sum(weighted, 0) / (1.0 + others)
+    infinite = broken | (tl.abs(m) == float("inf"))
+    tl.store(entropy + row, tl.where(infinite, float("nan"), value), here)
+    tl.store(argmax + row, tl.where(broken, nan_first, first).to(tl.int64), here)
+    if rank is not None:
+        outside = broken | (index < 0)
+        tl.store(rank + row, tl.where(outside, C, tl.sum(before, 0)).to(tl.int64), here)
 
 
 @triton.jit

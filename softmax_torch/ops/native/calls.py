@@ -27,6 +27,7 @@ __all__ = [
     "Pass",
     "Rows",
     "Samples",
+    "Statistics",
     "Weight",
     "advise_huge_pages",
     "array",
@@ -34,6 +35,7 @@ __all__ = [
     "functions",
     "run_pass",
     "run_rows",
+    "run_statistics",
     "threads_for",
     "weight_of",
 ]
@@ -96,6 +98,21 @@ class Rows(Structure):
     ]
 
 
+class Statistics(Structure):
+    _fields_ = [
+        ("z", Array),
+        ("samples", c_int64),
+        ("classes", c_int64),
+        ("positions", c_int64),
+        ("y", c_void_p),
+        ("lse", c_void_p),
+        ("entropy", c_void_p),
+        ("argmax", c_void_p),
+        ("rank", c_void_p),
+        ("threads", c_int64),
+    ]
+
+
 class Samples(Structure):
     _fields_ = [
         ("x", c_void_p),
@@ -141,6 +158,7 @@ class Functions:
 
     def __init__(self, loaded: ctypes.CDLL) -> None:
         self.rows = _typed(loaded.softmax_torch_rows, POINTER(Rows))
+        self.statistics = _typed(loaded.softmax_torch_statistics, POINTER(Statistics))
         self.run_pass = _typed(loaded.softmax_torch_pass, POINTER(Pass))
         self.csr = _typed(
             loaded.softmax_torch_csr, POINTER(Samples), c_void_p, c_void_p, c_void_p, c_int64
@@ -205,6 +223,17 @@ def run_rows(call: Rows, y: Tensor | None) -> None:
     status = functions().rows(byref(call))
     if status != DONE:
         raise _error(status, call.wrong_row, y, call.classes)
+
+
+def run_statistics(call: Statistics) -> None:
+    """Run a call on rows.
+
+    Raises:
+        MemoryError: there is no memory left for the scratch space.
+    """
+    status = functions().statistics(byref(call))
+    if status != DONE:
+        raise _error(status, -1, None, call.classes)
 
 
 def run_pass(call: Pass, y: Tensor | None = None) -> None:

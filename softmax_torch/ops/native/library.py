@@ -23,7 +23,7 @@ import torch
 
 __all__ = ["INTERFACE", "Library", "load", "pool", "reason"]
 
-INTERFACE = 1
+INTERFACE = 2
 """The interface of src/interface.h. Raise both where a signature or a structure changes."""
 
 PATH = Path(__file__).with_name("libsoftmax_torch.so")

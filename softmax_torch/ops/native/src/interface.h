@@ -7,7 +7,7 @@
 
 #include <stdint.h>
 
-#define SOFTMAX_TORCH_INTERFACE 1
+#define SOFTMAX_TORCH_INTERFACE 2
 
 enum Dtype : int64_t { FLOAT32 = 0, FLOAT64 = 1, BFLOAT16 = 2, FLOAT16 = 3, UINT8 = 4 };
 
@@ -40,6 +40,16 @@ struct Rows {
     Array dz;                  // result; data is null where no gradient is needed
     double total;              // result
     int64_t wrong_row;         // result: a row whose class index is out of range
+    int64_t threads;
+};
+
+// The statistics of each row of logits, without a gradient.
+struct Statistics {
+    Array z;
+    int64_t samples, classes, positions;  // N, C, M
+    const int64_t* y;                     // (N, M), contiguous; null without class indices
+    double *lse, *entropy;                // results (N, M), contiguous
+    int64_t *argmax, *rank;               // results; rank is null without y
     int64_t threads;
 };
 

@@ -87,8 +87,8 @@ EXPORT int softmax_torch_interface() { return SOFTMAX_TORCH_INTERFACE; }
 
 // The sizes of the structures, which calls.py mirrors.
 EXPORT void softmax_torch_sizes(int64_t* sizes) {
-    const size_t all[] = {sizeof(Weight), sizeof(Array), sizeof(Rows), sizeof(Samples),
-                          sizeof(Pass)};
+    const size_t all[] = {sizeof(Weight),  sizeof(Array), sizeof(Rows),
+                          sizeof(Samples), sizeof(Pass),  sizeof(Statistics)};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) sizes[i] = (int64_t)all[i];
 }
 
@@ -120,6 +120,8 @@ EXPORT int softmax_torch_select(const char* name) {
 EXPORT void softmax_torch_set_parallel(void* function) { gomp_parallel = (GompParallel)function; }
 
 EXPORT int64_t softmax_torch_rows(Rows* call) { return chosen->rows(call); }
+
+EXPORT int64_t softmax_torch_statistics(const Statistics* call) { return chosen->statistics(call); }
 
 EXPORT int64_t softmax_torch_pass(Pass* call) { return chosen->pass(call); }
 
