@@ -141,11 +141,13 @@ class LogitTransform(NamedTuple):
 
     def with_slope(self, z: Tensor) -> tuple[Tensor, Tensor | float]:
         """Return z' and its derivative in z."""
-        z = upcast(z)
+        z, scale = upcast(z), self.scale
+        if isinstance(scale, Tensor):
+            scale = scale.to(z)
         if self.softcap is None:
-            return z * self.scale, self.scale
+            return z * scale, scale
         h = (z / self.softcap).tanh()
-        return h * (self.softcap * self.scale), (1 - h * h) * self.scale
+        return h * (self.softcap * scale), (1 - h * h) * scale
 
 
 class ShardValues(NamedTuple):

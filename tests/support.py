@@ -1,5 +1,6 @@
 """Helpers shared by tests: a plain reference loss, sets of options, and groups of processes."""
 
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -32,8 +33,14 @@ def reference(
     *,
     sample_weight: Tensor | None = None,
     z_loss: float = 0.0,
+    softcap: float | None = None,
+    logit_scale: float | Tensor = 1.0,
+    normalizer: float | Tensor | None = None,
 ) -> Tensor:
     """Return ``cross_entropy`` by definition: -sum_c w_c t_c log p_c with smoothed t; z-loss."""
+    if softcap is not None:
+        input = softcap * (input / softcap).tanh()
+    input = logit_scale * input
     at = min(1, input.dim() - 1)
     C, soft = input.shape[at], target.shape == input.shape
     ignored = torch.zeros(target.shape, dtype=torch.bool) if soft else target == ignore_index
@@ -51,6 +58,8 @@ def reference(
         return (loss + z) * counts
     if reduction == "sum":
         return ((loss + z) * counts).sum()
+    if normalizer is not None:
+        return ((loss + z) * counts).sum() / normalizer
     share = counts if soft else counts * (w * target).sum(at)
     return (loss * counts).sum() / share.sum() + (z * counts).sum() / counts.sum()
 
@@ -65,8 +74,12 @@ def results(f: Callable[..., Tensor], *leaves: Tensor) -> list[Tensor]:
 
 
 def in_everything(f: Callable[..., Tensor], *tensors: Tensor, **given) -> list[Tensor]:
-    """Return ``results`` of f in the tensors and in the tensors among its options."""
-    leaves = {name: value for name, value in given.items() if isinstance(value, Tensor)}
+    """Return ``results`` of f in the tensors and in the real tensors among its options."""
+    leaves = {
+        name: value
+        for name, value in given.items()
+        if isinstance(value, Tensor) and value.is_floating_point()
+    }
     numbers = {name: value for name, value in given.items() if name not in leaves}
 
     def g(*values: Tensor) -> Tensor:
@@ -153,13 +166,35 @@ OURS = {
         "z_loss": 0.1,
         "reduction": "none",
     },
+    "mask": {"sample_weight": "mask"},
+    "mask, none": {"sample_weight": "mask", "reduction": "none"},
+    "softcap": {"softcap": 1.5},
+    "softcap, none": {"softcap": 1.5, "reduction": "none"},
+    "scale": {"logit_scale": 0.7},
+    "softcap, scale": {"softcap": 1.5, "logit_scale": True},
+    "scale that is trained, none": {"logit_scale": True, "reduction": "none"},
+    "normalizer": {"normalizer": 7},
+    "normalizer that is trained": {"normalizer": True},
+    "all of these": {
+        "weight": True,
+        "label_smoothing": 0.3,
+        "sample_weight": True,
+        "z_loss": 0.1,
+        "softcap": 1.5,
+        "logit_scale": 0.7,
+        "normalizer": 7.0,
+    },
 }
+"""Options that torch has not."""
 
 
 def options(chosen: dict, classes: int, rows: tuple[int, ...], dtype: torch.dtype) -> dict:
-    """Return the options with random tensors in place of True."""
+    """Return the options with random tensors in place of True, and of "mask" one of bool."""
     tensors = {"weight": (classes,), "sample_weight": rows}
-    return {
-        name: torch.rand(tensors[name], dtype=dtype) + 0.5 if value is True else value
+    given = {
+        name: torch.rand(tensors.get(name, ()), dtype=dtype) + 0.5 if value is True else value
         for name, value in chosen.items()
     }
+    if chosen.get("sample_weight") == "mask":
+        given["sample_weight"] = torch.arange(math.prod(rows)).reshape(rows) % 3 != 1
+    return given

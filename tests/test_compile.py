@@ -42,8 +42,13 @@ def cases() -> dict:
         "ignored": (ignored, {}),
         "ignored by a class": (y, {"ignore_index": int(y[0])}),
         "indices, all": (ignored, everything),
+        "softcap, scale, normalizer": (
+            ignored,
+            {"softcap": 1.5, "logit_scale": torch.tensor(0.7), "normalizer": 7.0},
+        ),
+        "mask": (y, {"sample_weight": torch.arange(N) != 2}),
         "soft": (t, {}),
-        "soft, all": (t, everything),
+        "soft, all": (t, everything | {"softcap": 1.5, "logit_scale": 0.7}),
     }
 
 

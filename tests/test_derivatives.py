@@ -32,7 +32,19 @@ OPTIONS = {
         "label_smoothing": 0.2,
         "z_loss": 0.1,
     },
+    "softcap": {"softcap": 1.5},
+    "scale": {"logit_scale": True, "ignored": True},
+    "softcap, scale, normalizer, mean": {
+        "softcap": 1.5,
+        "logit_scale": True,
+        "normalizer": True,
+        "weight": True,
+        "label_smoothing": 0.2,
+        "z_loss": 0.1,
+    },
+    "softcap, none": {"softcap": 1.5, "logit_scale": 0.7, "reduction": "none"},
     "soft": {"soft": True},
+    "soft, softcap": {"soft": True, "softcap": 1.5, "z_loss": 0.1},
     "soft, none, z-loss": {"soft": True, "reduction": "none", "z_loss": 0.1},
     "soft, mean, all": {
         "soft": True,
@@ -82,6 +94,10 @@ def target_and_options(
         tensors["weight"] = positive(classes)
     if sample_weight:
         tensors["sample_weight"] = positive(*rows)
+    for name in ("logit_scale", "normalizer"):
+        if rest.get(name) is True:
+            tensors[name] = positive()
+            del rest[name]
     return target, tensors, rest
 
 

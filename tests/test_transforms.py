@@ -39,8 +39,20 @@ def assert_same(ours, truth) -> None:
     torch.testing.assert_close(ours, truth)
 
 
-def reference(z, target, sample_weight=None, z_loss=0.0, reduction="mean", **options) -> Tensor:
+def reference(
+    z,
+    target,
+    sample_weight=None,
+    z_loss=0.0,
+    reduction="mean",
+    softcap=None,
+    logit_scale=1.0,
+    **options,
+) -> Tensor:
     """Return cross_entropy by torch and, for our own options, plain torch; no weighted means."""
+    if softcap is not None:
+        z = softcap * (z / softcap).tanh()
+    z = z * logit_scale
     if sample_weight is None and z_loss == 0:
         return F.cross_entropy(z, target, reduction=reduction, **options)
     loss = F.cross_entropy(z, target, reduction="none", **options)
@@ -68,6 +80,7 @@ def cases() -> dict:
         "ignored": ((N, C), ignored, {"label_smoothing": 0.2, "weight": positive(C)}),
         "sum, all": ((N, C), ignored, every(reduction="sum", sample_weight=positive(N))),
         "none, all": ((N, C), ignored, every(reduction="none", sample_weight=positive(N))),
+        "softcap, scale": ((N, C), y, {"softcap": 1.5, "logit_scale": 0.7}),
         "maps": ((N, C, 2), y_map, {}),
         "maps, sum, all": ((N, C, 2), y_map, every(reduction="sum")),
         "soft": ((N, C), t, {}),
@@ -124,7 +137,9 @@ def test_of_cross_entropy(case, transform):
 
 
 @transforms
-@pytest.mark.parametrize("name", ["mean", "sum, all", "none, all", "soft, none, all"])
+@pytest.mark.parametrize(
+    "name", ["mean", "sum, all", "none, all", "softcap, scale", "soft, none, all"]
+)
 @pytest.mark.parametrize("features", [D, C + 1], ids=["C > D", "C < D"])
 def test_of_linear_cross_entropy_in_its_weight(name, features, transform):
     _, target, options = cases()[name]

@@ -43,7 +43,7 @@ def compiled(kernel, pointers: dict, numbers: dict, constants: dict, sm: int, wa
 
 
 def row_kernels(cut: str, z: str, terms: str):
-    """Yield the arguments of ``compiled`` for both kernels of rows."""
+    """Yield the arguments of ``compiled`` for every kernel of rows."""
     acc = "fp64" if z == "fp64" else "fp32"
     (one, unit, tile, rows), warps, M = CUTS[cut]
     if acc == "fp64":
@@ -67,6 +67,9 @@ def row_kernels(cut: str, z: str, terms: str):
     gradient = index | {"a": acc, "dz": z} | weights
     yield triton_kernels.row_gradients, gradient, numbers, constants, warps
     yield triton_kernels.row_gradients, gradient | {"totals": acc}, numbers, constants, warps
+    results = {"lse": acc, "entropy": acc, "argmax": "i64", "rank": "i64"}
+    statistics = {"z": z, "y": "i64"} | results
+    yield triton_kernels.row_statistics, statistics, numbers, constants, warps
 
 
 def report(what: str, result, sm: int) -> None:

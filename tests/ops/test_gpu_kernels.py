@@ -65,6 +65,35 @@ def test_dtypes(shape, dtype, gpu_kernels, device):
     assert_right(gpu_kernels, z, y, torch.rand(shape[1], dtype=gs.dtype).to(device), gs, eps)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("shape", [*SHAPES, (3, 130)], ids=str)
+def test_statistics(shape, dtype, gpu_kernels, device):
+    z, y, _ = problem(shape, device, dtype)
+    if shape[1] > 2:
+        z[0, 1] = z[0, -1] = z[0].max()
+        z[-1, 0] = -torch.inf
+    for target in (y, None):
+        found = gpu_kernels.row_statistics(z, target)
+        truth = maths.row_statistics(z.double(), target)
+        torch.testing.assert_close(found.lse.double(), truth.lse, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(found.entropy.double(), truth.entropy, rtol=1e-5, atol=1e-30)
+        assert torch.equal(found.argmax, truth.argmax)
+        assert (found.rank is None) == (target is None)
+        assert target is None or torch.equal(found.rank, truth.rank)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_statistics_of_rows_that_are_not_finite(value, gpu_kernels, device):
+    z, y, _ = problem((5, 37), device)
+    z[2, 3], z[4] = value, value
+    y[0] = 99
+    found, truth = gpu_kernels.row_statistics(z, y), maths.row_statistics(z, y.clamp(max=36))
+    torch.testing.assert_close(found.lse, truth.lse, equal_nan=True)
+    torch.testing.assert_close(found.entropy, truth.entropy, equal_nan=True)
+    assert torch.equal(found.argmax, truth.argmax)
+    assert found.rank.tolist() == [37, *truth.rank.tolist()[1:]]
+
+
 def at_target(z: Tensor, y: Tensor, value: float) -> Tensor:
     return z.scatter(1, y.unsqueeze(1), value)
 

@@ -14,6 +14,7 @@ FILES = [
     "test_layers.py",
     "test_native.py",
     "test_native_bad_rows.py",
+    "test_native_statistics.py",
     "test_native_threads.py",
 ]
 
