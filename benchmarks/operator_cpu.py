@@ -8,10 +8,14 @@ Contestants take turns in one process:
 softmax_torch                  the native kernels; torch kernels if there are none
 softmax_torch, torch kernels   the same calls with kernels made of torch's operations
 softmax_torch, float32         for bfloat16 cases, the same logits in float32
+softmax_torch, loss alone      for cases with accuracy and entropy, the call without them
 torch                          F.cross_entropy, for a layer after F.linear
 torch.compile                  the same, compiled anew for each case
 torch, in chunks               F.linear_cross_entropy(options=...)
 copy                           a copy of as many bytes as the case has to read and write at least
+
+In cases with accuracy and entropy ours is one call, torch's are the separate calls, and torch in
+chunks, which shows no logits, computes them again.
 
 Each case is first compared with torch in float64, loss and gradients; a difference stops the
 program. Each case prints the route that our call takes. A turn is as many calls of loss + backward
@@ -47,23 +51,39 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from softmax_torch import cross_entropy, linear_cross_entropy, route_of, show_config
+from softmax_torch import (
+    cross_entropy,
+    cross_entropy_outputs,
+    linear_cross_entropy,
+    linear_cross_entropy_outputs,
+    route_of,
+    show_config,
+)
+from softmax_torch.loss.outputs import CrossEntropyOutputs
 from softmax_torch.ops import backends
 from softmax_torch.ops.native import library
 
 Step = Callable[[], Any]
 
-OURS, OURS_TORCH, OURS_FLOAT32 = (
+OURS, OURS_TORCH, OURS_FLOAT32, OURS_ALONE = (
     "softmax_torch",
     "softmax_torch, torch kernels",
     "softmax_torch, float32",
+    "softmax_torch, loss alone",
 )
 TORCH, COMPILED, CHUNKED, COPY = "torch", "torch.compile", "torch, in chunks", "copy"
 
-COLUMNS = (TORCH, COMPILED, CHUNKED, OURS_TORCH, OURS_FLOAT32, COPY)
+COLUMNS = (TORCH, COMPILED, CHUNKED, OURS_TORCH, OURS_FLOAT32, OURS_ALONE, COPY)
 """What the table divides our time by."""
 
-HEADINGS = {OURS_TORCH: "ours, torch kernels", OURS_FLOAT32: "ours, float32"}
+HEADINGS = {
+    OURS_TORCH: "ours, torch kernels",
+    OURS_FLOAT32: "ours, float32",
+    OURS_ALONE: "ours, loss alone",
+}
+
+FIGURES = ("argmax", "entropy")
+"""The outputs that ours is asked for in cases with accuracy and entropy."""
 
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2.0**-8}
 """Largest error of a result, relative to its largest entry; 2^-8 is a unit in bfloat16's last
@@ -74,9 +94,12 @@ FEWEST_TURNS = 5
 
 
 class Contestant(NamedTuple):
-    """A function of leaf tensors and ``target``, and the kernels that it runs with on a CPU."""
+    """A function of leaf tensors and ``target``, and the kernels that it runs with on a CPU.
 
-    f: Callable[..., Tensor]
+    It returns the loss, or the loss and further results.
+    """
+
+    f: Callable[..., Any]
     leaves: list[Tensor]
     kernels: str = "auto"
 
@@ -142,6 +165,11 @@ def cases() -> Iterator[tuple[str, Callable[[str], Case]]]:
         frozen = N == 60000  # a data set, whose gradient is not needed
         name = f"linear {N} x {D} x {C}" + (", frozen input" if frozen else "")
         yield name, partial(linear_case, N, D, C, frozen)
+    yield "cross_entropy 8192 x 1000, accuracy and entropy", partial(logits_figures, 8192, 1000)
+    yield (
+        "linear 2048 x 512 x 32000, accuracy and entropy",
+        partial(linear_figures, 2048, 512, 32000),
+    )
 
 
 def cross_entropy_case(N: int, C: int, dtype: torch.dtype, name: str) -> Case:
@@ -189,6 +217,72 @@ def linear_case(N: int, D: int, C: int, frozen: bool, name: str) -> Case:
     return Case(name, contestants, y, moved, route)
 
 
+def logits_figures(N: int, C: int, name: str) -> Case:
+    z, y = torch.randn(N, C), torch.randint(C, (N,))
+
+    def ours(z: Tensor, *, target: Tensor) -> list[Tensor]:
+        found = cross_entropy_outputs(z, target, outputs=FIGURES)
+        return our_figures(found, target)
+
+    contestants = {
+        OURS: Contestant(ours, [z]),
+        OURS_TORCH: Contestant(ours, [z], "torch"),
+        OURS_ALONE: Contestant(cross_entropy, [z]),
+        TORCH: Contestant(torch_figures, [z]),
+        COMPILED: Contestant(torch.compile(torch_figures), [z]),
+    }
+    with backends.cpu_kernels("auto"):
+        route = str(route_of(cross_entropy, z.clone().requires_grad_(), y))
+    return Case(name, contestants, y, 2 * size_of([z]), route)
+
+
+def linear_figures(N: int, D: int, C: int, name: str) -> Case:
+    case = linear_case(N, D, C, False, name)
+    leaves = case.contestants[OURS].leaves
+
+    def ours(weight: Tensor, bias: Tensor, x: Tensor, *, target: Tensor) -> list[Tensor]:
+        found = linear_cross_entropy_outputs(x, weight, target, linear_bias=bias, outputs=FIGURES)
+        return our_figures(found, target)
+
+    def torchs(weight: Tensor, bias: Tensor, x: Tensor, *, target: Tensor) -> list[Tensor]:
+        return torch_figures(F.linear(x, weight, bias), target=target)
+
+    contestants = {
+        OURS: Contestant(ours, leaves),
+        OURS_TORCH: Contestant(ours, leaves, "torch"),
+        OURS_ALONE: case.contestants[OURS],
+        TORCH: Contestant(torchs, leaves),
+        COMPILED: Contestant(torch.compile(torchs), leaves),
+    }
+    chunked = torch_chunked(leaves[2])
+    if chunked is not None:
+
+        def again(weight: Tensor, bias: Tensor, x: Tensor, *, target: Tensor) -> list[Tensor]:
+            with torch.no_grad():
+                figures = torch_figures(F.linear(x, weight, bias), target=target)[1:]
+            return [chunked(weight, bias, x, target=target), *figures]
+
+        contestants[CHUNKED] = Contestant(again, leaves)
+    return case._replace(contestants=contestants)
+
+
+def our_figures(found: CrossEntropyOutputs, target: Tensor) -> list[Tensor]:
+    """Return loss, accuracy and mean entropy."""
+    assert found.argmax is not None
+    assert found.entropy is not None
+    return [found.loss, (found.argmax == target).float().mean(), found.entropy.mean()]
+
+
+def torch_figures(z: Tensor, *, target: Tensor) -> list[Tensor]:
+    """Return loss, accuracy and mean entropy by separate calls of torch."""
+    loss = F.cross_entropy(z, target)
+    with torch.no_grad():
+        accuracy = (z.argmax(1) == target).float().mean()
+        log_p = z.log_softmax(1)
+        entropy = -(log_p.exp() * log_p).sum(1).mean()
+    return [loss, accuracy, entropy]
+
+
 def torch_chunked(x: Tensor) -> Callable[..., Tensor] | None:
     """Return torch's own chunked form, or None if this torch has none."""
     options = getattr(F, "LinearCrossEntropyOptions", None)
@@ -214,13 +308,17 @@ def check(case: Case) -> None:
     plain = case.contestants[TORCH]
     wide = plain._replace(leaves=[leaf.double() for leaf in plain.leaves])
     truth = value_and_gradients(wide, case.target)
-    for name in (OURS, OURS_TORCH, OURS_FLOAT32, TORCH):
+    for name in (OURS, OURS_TORCH, OURS_FLOAT32, OURS_ALONE, TORCH):
         contestant = case.contestants.get(name)
         if contestant is None:
             continue
         error = max(
             float(got.double().sub_(true).abs_().max() / true.abs().max())
-            for got, true in zip(value_and_gradients(contestant, case.target), truth, strict=True)
+            for got, true in zip(
+                value_and_gradients(contestant, case.target),
+                truth if name != OURS_ALONE else truth[:1] + truth[-len(contestant.leaves) :],
+                strict=True,
+            )
         )
         print(f"  {name}: relative error {error:.1e} against float64")
         if name != TORCH and not error < TOLERANCES[contestant.leaves[0].dtype]:
@@ -230,8 +328,13 @@ def check(case: Case) -> None:
 def value_and_gradients(contestant: Contestant, target: Tensor) -> list[Tensor]:
     inputs = [leaf.detach().requires_grad_() for leaf in contestant.leaves]
     with backends.cpu_kernels(contestant.kernels):
-        loss = contestant.f(*inputs, target=target)
-        return [loss.detach(), *torch.autograd.grad(loss, inputs)]
+        loss, *others = results_of(contestant.f(*inputs, target=target))
+        return [loss.detach(), *others, *torch.autograd.grad(loss, inputs)]
+
+
+def results_of(found: Any) -> list[Tensor]:
+    """Return the loss and further results as a list."""
+    return [found] if isinstance(found, Tensor) else found
 
 
 def step_of(contestant: Contestant, target: Tensor) -> Step:
@@ -241,7 +344,7 @@ def step_of(contestant: Contestant, target: Tensor) -> Step:
     def run() -> None:
         for leaf in inputs:
             leaf.grad = None
-        contestant.f(*inputs, target=target).backward()
+        results_of(contestant.f(*inputs, target=target))[0].backward()
 
     return run
 
