@@ -18,6 +18,7 @@ row values of logits given, by softmax_torch.ops...: one loss per row
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import math
 from collections.abc import Callable
@@ -30,13 +31,13 @@ from torch import Tensor
 from softmax_torch import maths
 from softmax_torch.loss import arguments
 from softmax_torch.loss.arguments import Options, Problem
-from softmax_torch.loss.weights import loss_of_values, loss_terms
+from softmax_torch.loss.weights import LossTerms, loss_of_values, loss_terms
 from softmax_torch.ops import backends, linear_rows, rows
 from softmax_torch.ops.backends import Kernels, LayerKernels
 from softmax_torch.ops.cpu import FEW
 from softmax_torch.ops.linear_rows import Linear
 
-__all__ = ["Route", "linear_loss", "logits_loss", "route", "route_of"]
+__all__ = ["Route", "compute", "linear_loss", "logits_loss", "route", "route_of"]
 
 
 class Route(NamedTuple):
@@ -203,8 +204,16 @@ def logits_loss(input: Tensor, target: Tensor, options: Options) -> Tensor:
             return rows.mean_nll(input, target, backends.cpu_backend())
         except (IndexError, RuntimeError):  # the general route names the index
             pass
+    if arguments.distributed(input, target, *options):
+        loss: Tensor = _dtensors().logits_loss(input, target, options)
+        return loss
     problem = arguments.logits_problem(input, target, options)
-    return _compute(problem, route(problem))
+    return compute(problem, route(problem))
+
+
+def _dtensors() -> Any:
+    """Return ``parallel.dtensors``: importing DTensor takes 0.7 s."""
+    return importlib.import_module("softmax_torch.parallel.dtensors")
 
 
 def linear_loss(linear: Linear, target: Tensor, options: Options) -> Tensor:
@@ -215,12 +224,15 @@ def linear_loss(linear: Linear, target: Tensor, options: Options) -> Tensor:
             return linear_rows.mean_nll(linear, target, kernels)
         except IndexError:  # the general route names the index
             pass
+    if arguments.distributed(*linear, target, *options):
+        loss: Tensor = _dtensors().linear_loss(linear, target, options)
+        return loss
     arguments.check_options(options)
     arguments.check_linear(linear)
     if _keeps_logits(linear, options):
         return logits_loss(_layer_logits(linear), target, options)
     problem = arguments.linear_problem(linear, target, options)
-    return _compute(problem, route(problem))
+    return compute(problem, route(problem))
 
 
 def _layer_logits(linear: Linear) -> Tensor:
@@ -232,16 +244,16 @@ def _layer_logits(linear: Linear) -> Tensor:
     return z.view(*x.shape[:-1], *W.shape[:-1])
 
 
-def _compute(problem: Problem, chosen: Route) -> Tensor:
-    """Return the loss of a problem, computed on the chosen route."""
+def compute(problem: Problem, chosen: Route, terms: LossTerms | None = None) -> Tensor:
+    """Return the loss of a problem, computed on the chosen route, with these terms if given."""
     if problem.autocast:
         with torch.autocast(problem.target.device.type, enabled=False):
-            return _compute(problem._replace(autocast=False), chosen)
+            return compute(problem._replace(autocast=False), chosen, terms)
     source = problem.source
     if chosen.logits == "kept":
         assert isinstance(source, Linear)
         source = source.logits().to(problem.dtype)
-    terms = loss_terms(problem)
+    terms = loss_terms(problem) if terms is None else terms
     target, weights = terms.target, terms.weights
     lse = weights.c is not None
     # mypy cannot see that each module of rules gets the source of its own routes.

@@ -1,4 +1,4 @@
-"""The autograd rule over rows of z = x W^T + b of a shard of the classes: four numbers per row.
+"""The autograd rules over rows of logits of a shard of the classes: four numbers per row.
 
 ``maths.ShardValues`` defines the numbers; from their sums over shards all three row numbers follow
 (see ``parallel.functional``). Their gradient, with m as in ``maths``:
@@ -6,19 +6,21 @@
     dz_c = g_rivals exp(z_c - m) [c != y] + g_zy [c = y] - g_spread u_c
     du_c = g_spread (m - z_c)                      summed over the rows that share u
 
-The sums over shards are known only after the forward pass, so the backward pass builds the logits
-again, block by block as in ``linear_rows``. A gradient that is differentiated or batched is
-computed by the formulas of ``maths`` on the whole of z.
+The logits z (N, C) are given, or those of a layer, x W^T + b. The sums over shards are known only
+after the forward pass, so the backward pass of a layer builds its logits again, block by block as
+in ``linear_rows``. A gradient that is differentiated or batched is computed by the formulas of
+``maths`` on the whole of z.
 
 Shapes: x (N, D), W (C, D), b (C,) or None, y (N,) with -1 for other shards, u (C,) or (N, C) or
 None. A shard may be empty: C = 0. For plain eager code.
 
 ``shard_values`` and ``shard_vjp`` are the kernels, twins of the functions of these names in
-``maths``; ``linear_shard_values`` is the rule.
+``maths``; ``logits_shard_values`` and ``linear_shard_values`` are the rules.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -36,7 +38,12 @@ from softmax_torch.ops.linear_rows import (
     target_of,
 )
 
-__all__ = ["linear_shard_values", "shard_values", "shard_vjp"]
+__all__ = ["linear_shard_values", "logits_shard_values", "shard_values", "shard_vjp"]
+
+
+def logits_shard_values(z: Tensor, target: Target) -> ShardValues:
+    """Return the shard's numbers; all but ``largest`` are differentiable in z and u."""
+    return ShardValues(*_LogitsShardValues.apply(z, *target))
 
 
 def linear_shard_values(linear: Linear, target: Target) -> ShardValues:
@@ -92,6 +99,70 @@ def _weighted(values: Tensor, u: Tensor) -> Tensor:
     return values @ u if u.dim() == 1 else (values * u).sum(1)
 
 
+def _no_values(x: Tensor) -> Tensor:
+    """Return the numbers of an empty shard for the rows of x, (4, N)."""
+    numbers = x.new_zeros(4, len(x), dtype=sum_dtype(x.dtype))
+    numbers[0] = -torch.inf
+    return numbers
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    """Save the inputs and ``largest``, which is constant to differentiation."""
+    ctx.mark_non_differentiable(output[0])
+    ctx.save_for_backward(*inputs, output[0])
+    ctx.set_materialize_grads(False)
+
+
+def _gradients(largest: Tensor, gradients: tuple[Tensor | None, ...]) -> ShardValues:
+    """Return ``largest`` and the gradients of the other numbers, where None stands for 0."""
+    zero = torch.zeros_like(largest)
+    return ShardValues(largest, *(zero if g is None else g for g in gradients))
+
+
+def _row_blocks(z: Tensor) -> Iterator[slice]:
+    """Yield blocks of rows of z whose copies stay within the device's budget."""
+    row = max(z.shape[1], 1) * z.element_size()
+    step = max(1, backends.logits_budget(z) // row)
+    for n in range(0, len(z), step):
+        yield slice(n, min(n + step, len(z)))
+
+
+class _LogitsShardValues(Function):
+    """The rule for given logits; the kernels work on copies of blocks of rows."""
+
+    @staticmethod
+    def forward(z: Tensor, y: Tensor, u: Tensor | None) -> tuple[Tensor, ...]:
+        numbers, target = _no_values(z), Target(y, u)
+        for at in _row_blocks(z) if z.shape[1] > 0 else ():
+            values = shard_values(z[at].clone(), target_of(target, at))
+            for whole, part in zip(numbers, values, strict=True):
+                whole[at] = part
+        return tuple(number.clone() for number in numbers)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _save(ctx, inputs, output)
+
+    @staticmethod
+    def backward(
+        ctx: Any, of_largest: None, *gradients: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        z, y, u, largest = ctx.saved_tensors
+        target, g = Target(y, u), _gradients(largest, gradients)
+        dz = du = None
+        if ctx.needs_input_grad[2]:
+            du = maths.shard_vjp_u(z, u, largest, g.spread)
+        if not ctx.needs_input_grad[0]:
+            return None, None, du
+        if not backends.last_backward(*gradients):
+            return maths.shard_vjp(z, target, largest, g), None, du
+        dz = torch.empty_like(z)
+        for at in _row_blocks(z):
+            part = ShardValues(*(number[at] for number in g))
+            dz[at] = shard_vjp(z[at].clone(), target_of(target, at), largest[at], part)
+        return dz, None, du
+
+
 class _LinearShardValues(Function):
     """The rule: the numbers in blocks of rows."""
 
@@ -99,9 +170,7 @@ class _LinearShardValues(Function):
     def forward(
         x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, u: Tensor | None
     ) -> tuple[Tensor, ...]:
-        numbers = x.new_zeros(4, len(x), dtype=sum_dtype(x.dtype))
-        numbers[0] = -torch.inf
-        target = Target(y, u)
+        numbers, target = _no_values(x), Target(y, u)
         for at, z, _ in logits_blocks(Linear(x, weight, bias)) if len(weight) > 0 else ():
             for whole, part in zip(numbers, shard_values(z, target_of(target, at)), strict=True):
                 whole[at] = part
@@ -109,9 +178,7 @@ class _LinearShardValues(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.mark_non_differentiable(output[0])
-        ctx.save_for_backward(*inputs, output[0])
-        ctx.set_materialize_grads(False)
+        _save(ctx, inputs, output)
 
     @staticmethod
     def backward(
@@ -119,9 +186,7 @@ class _LinearShardValues(Function):
     ) -> tuple[Tensor | None, ...]:
         x, weight, bias, y, u, largest = ctx.saved_tensors
         linear, target = Linear(x, weight, bias), Target(y, u)
-        g = ShardValues(
-            largest, *(torch.zeros_like(largest) if v is None else v for v in gradients)
-        )
+        g = _gradients(largest, gradients)
         needs_du = u is not None and ctx.needs_input_grad[4]
         if not backends.last_backward(*gradients):
             formed = formula_gradients(linear, lambda z: maths.shard_vjp(z, target, largest, g))
