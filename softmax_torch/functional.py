@@ -79,7 +79,9 @@ def cross_entropy(
     Returns:
         The loss in the dtype of ``input`` (float32 under autocast): a scalar, or for "none" one
         number per row, in the shape of ``input`` without its class dimension. Sums are taken in
-        float32 for half-precision input.
+        float32 for half-precision input. For a DTensor of logits split by rows, positions or
+        classes it is a DTensor: replicated, or split as the rows for "none". Then plain tensors are
+        whole, the same on all ranks, and DTensors have placements that fit the logits.
 
     Raises:
         ValueError, IndexError, TypeError, RuntimeError: the type that torch raises for the same
@@ -89,7 +91,8 @@ def cross_entropy(
             and so is a mean or sum; with class weights, under torch.compile and without Triton a
             device-side assertion fails, as in torch.
 
-    Derivatives of every order are right, in forward and reverse mode and under torch.func.
+    Derivatives of every order are right, in forward and reverse mode and under torch.func; of
+    DTensors in reverse mode.
     """
     options = Options(
         weight,
@@ -138,6 +141,8 @@ def linear_cross_entropy(
 
     Returns:
         The loss in the dtype of ``input`` (float32 under autocast): a scalar, or for "none" (...).
+        ``linear_weight`` and ``linear_bias`` may be DTensors, replicated or split by class. The
+        loss is a DTensor if ``input`` is one, split by rows or replicated.
 
     Raises:
         ValueError, IndexError, TypeError, RuntimeError: as ``cross_entropy``; RuntimeError for

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from support import in_group, results
 from torch import nn
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import Replicate, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
@@ -200,11 +200,14 @@ def wrapped_in_ranks(rank: int, folder: str) -> None:
     model = copied()
     mesh = dist.device_mesh.init_device_mesh("cpu", (2,))
     fully_shard(model, mesh=mesh)
+    # Outside of its module's forward a parameter is a shard of the classes, and needs the same rows
+    # on all ranks.
     for call in (model.loss, lambda x, y: linear_cross_entropy(x, model.linear.weight, y)):
-        with pytest.raises(
-            RuntimeError, match=r"linear_weight: expected a plain tensor, got a DTensor .*FSDP2"
-        ):
-            call(x, y)
+        with pytest.raises(ValueError, match=r"target: expected the same .*FSDP2 call the m"):
+            call(x[half], y[half])
+        with pytest.raises(ValueError, match=r"input: expected the same values .*FSDP2 call the m"):
+            call(x[half], y[:4])
+    assert model.loss(x, y).equal(plain.loss(x, y))
     compare(model, model)
     model = copied()
     register_fsdp_forward_method(fully_shard(model, mesh=mesh), "loss")
@@ -212,13 +215,25 @@ def wrapped_in_ranks(rank: int, folder: str) -> None:
 
     # tensor parallelism: the classes of a head are split over ranks
     net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))
+    for p in net.parameters():
+        dist.broadcast(p.data, 0)
     head = replace_head(net)
-    parallelize_module(net, mesh, {"1": ColwiseParallel()})
-    with pytest.raises(RuntimeError, match=r"got a DTensor .*softmax_torch.parallel has"):
+    one = head.loss_of(net, x, y)
+    one.backward()
+    expected = head.weight.grad
+    net.zero_grad()
+    parallelize_module(net, mesh, {"1": ColwiseParallel(output_layouts=Replicate())})
+    with head.target(y):
+        loss = net(x)
+    torch.testing.assert_close(loss, one)
+    loss.backward()
+    torch.testing.assert_close(head.weight.grad.full_tensor(), expected)
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))
+    head = replace_head(net)
+    parallelize_module(net, mesh, {"1": ColwiseParallel()})  # its output cannot be a loss
+    with pytest.raises(RuntimeError, match=r"got an error after the head had returned the loss"):
         head.loss_of(net, x, y)
-    with pytest.raises(RuntimeError, match=r"input: expected a plain tensor, got a DTensor"):
-        cross_entropy(distribute_tensor(torch.randn(8, 3), mesh, (Shard(1),)), y)
-    with pytest.raises(RuntimeError, match=r"target: expected a plain tensor, got a DTensor"):
+    with pytest.raises(RuntimeError, match=r"input: expected a DTensor as target, which has pl"):
         cross_entropy(torch.randn(8, 3), distribute_tensor(y, mesh, (Replicate(),)))
 
 

@@ -134,7 +134,7 @@ class SoftmaxHead(SoftmaxOfLinear, nn.Linear):
         try:
             with LossContext(self, request):
                 output = model(x)
-        except (IndexError, RuntimeError, TypeError, ValueError) as error:
+        except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
             if request.loss is None or isinstance(error, torch.OutOfMemoryError):
                 raise
             raise RuntimeError(

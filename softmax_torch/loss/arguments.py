@@ -23,6 +23,8 @@ __all__ = [
     "check_linear",
     "check_options",
     "check_sizes",
+    "check_target",
+    "distributed",
     "linear_problem",
     "logits_problem",
     "refuse_distributed",
@@ -82,17 +84,31 @@ class Problem(NamedTuple):
     autocast: bool  # whether autocast is on; the loss must be computed with it off
 
 
-def logits_problem(input: Tensor, target: Tensor, options: Options) -> Problem:
-    """Parse a call of ``cross_entropy``."""
+def logits_problem(
+    input: Tensor,
+    target: Tensor,
+    options: Options,
+    classes: int | None = None,
+    whole_target: Tensor | None = None,
+) -> Problem:
+    """Parse a call of ``cross_entropy``.
+
+    For logits of a shard of the classes, ``classes`` and ``whole_target`` are as in
+    ``linear_problem``.
+    """
     check_options(options)
     _check_tensor("input", input)
     shape = input.shape
     if len(shape) == 0:
         raise RuntimeError("input: expected logits of shape (C,) or (N, C, ...), got a scalar")
     _check_floating(input)
-    classes = shape[0] if len(shape) == 1 else shape[1]
     rows = torch.Size() if len(shape) == 1 else shape[:1] + shape[2:]
-    soft = _check_target(input, shape, classes, rows, target, options)
+    if classes is None:
+        classes = shape[0] if len(shape) == 1 else shape[1]
+    else:
+        shape = torch.Size((*rows[:1], classes, *rows[1:]))
+    checked = target if whole_target is None else whole_target
+    soft = check_target(input, shape, classes, rows, checked, options)
     autocast = backends.autocast(input)
     dtype = sum_dtype(input.dtype) if autocast else input.dtype
     dtype = _loss_dtype(dtype, target, soft, options.weight)
@@ -124,7 +140,7 @@ def linear_problem(
     N = math.prod(rows)
     C = linear.weight.shape[0] if classes is None else classes
     checked = target if whole_target is None else whole_target
-    soft = _check_target(x, torch.Size((*rows, C)), C, rows, checked, options)
+    soft = check_target(x, torch.Size((*rows, C)), C, rows, checked, options)
     dtype = _loss_dtype(x.dtype, target, soft, options.weight)
     linear = Linear(x.reshape(N, x.shape[-1]), linear.weight, linear.bias)
     autocast = backends.autocast(x)
@@ -264,7 +280,7 @@ def check_linear(linear: Linear) -> None:
             raise RuntimeError(f"{name}: expected {input.dtype} as input, got {tensor.dtype}")
 
 
-def _check_target(
+def check_target(
     input: Tensor,
     shape: torch.Size,
     classes: int,
@@ -354,10 +370,19 @@ def _check_tensor(name: str, value: object) -> None:
     refuse_distributed((name, value))
 
 
+def distributed(*values: object) -> bool:
+    """Return whether one of the values is a DTensor."""
+    # Importing DTensor takes 0.7 s. A generator would cost 1 us a call.
+    for value in backends.unwrapped(values):
+        if type(value) is not Tensor and hasattr(value, "placements"):
+            return True
+    return False
+
+
 def refuse_distributed(*arguments: tuple[str, object]) -> None:
     """Raise RuntimeError if one of the named arguments is a DTensor, which has no memory to read.
 
-    The shortcuts of ``route``, whose kernels take addresses, serve plain tensors alone.
+    ``parallel.dtensors`` computes the losses of DTensors from their local tensors.
     """
     for name, value in arguments:
         if type(value) is Tensor or type(value) is torch.nn.Parameter:
@@ -367,8 +392,7 @@ def refuse_distributed(*arguments: tuple[str, object]) -> None:
             raise RuntimeError(
                 f"{name}: expected a plain tensor, got a {type(value).__name__} with placements "
                 f"{tuple(placements)}. With FSDP2 call the module, which gathers its weights, not "
-                "its method loss; softmax_torch.parallel has the loss of classes that are split "
-                "over ranks"
+                "its method loss; cross_entropy and linear_cross_entropy take DTensors"
             )
 
 

@@ -18,6 +18,7 @@ row values of logits given, by softmax_torch.ops...: one loss per row
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import math
 from collections.abc import Callable
@@ -40,6 +41,7 @@ from softmax_torch.ops.transformed import TransformedKernels
 
 __all__ = [
     "Route",
+    "compute",
     "linear_loss",
     "linear_outputs",
     "logits_loss",
@@ -224,8 +226,16 @@ def logits_loss(input: Tensor, target: Tensor, options: Options) -> Tensor:
             return rows.mean_nll(input, target, backends.cpu_backend())
         except (IndexError, RuntimeError):  # the general route names the index
             pass
+    if arguments.distributed(input, target, *options):
+        loss: Tensor = _dtensors().logits_loss(input, target, options)
+        return loss
     problem = arguments.logits_problem(input, target, options)
-    return _compute(problem, route(problem))
+    return compute(problem, route(problem))
+
+
+def _dtensors() -> Any:
+    """Return ``parallel.dtensors``: importing DTensor takes 0.7 s."""
+    return importlib.import_module("softmax_torch.parallel.dtensors")
 
 
 def linear_loss(linear: Linear, target: Tensor, options: Options) -> Tensor:
@@ -236,17 +246,21 @@ def linear_loss(linear: Linear, target: Tensor, options: Options) -> Tensor:
             return linear_rows.mean_nll(linear, target, kernels)
         except IndexError:  # the general route names the index
             pass
+    if arguments.distributed(*linear, target, *options):
+        loss: Tensor = _dtensors().linear_loss(linear, target, options)
+        return loss
     linear, options = _checked_layer(linear, options)
     if _keeps_logits(linear, options):
         return logits_loss(_layer_logits(linear), target, options)
     problem = arguments.linear_problem(linear, target, options)
-    return _compute(problem, route(problem))
+    return compute(problem, route(problem))
 
 
 def logits_outputs(
     input: Tensor, target: Tensor, options: Options, request: Request
 ) -> CrossEntropyOutputs:
     """Return the loss of logits and what is asked for: ``functional.cross_entropy_outputs``."""
+    _refuse_distributed(input, target, *options)
     return _compute_outputs(arguments.logits_problem(input, target, options), request)
 
 
@@ -254,10 +268,19 @@ def linear_outputs(
     linear: Linear, target: Tensor, options: Options, request: Request
 ) -> CrossEntropyOutputs:
     """Return the same of a linear layer: ``functional.linear_cross_entropy_outputs``."""
+    _refuse_distributed(*linear, target, *options)
     linear, options = _checked_layer(linear, options)
     if _keeps_logits(linear, options):
         return logits_outputs(_layer_logits(linear), target, options, request)
     return _compute_outputs(arguments.linear_problem(linear, target, options), request)
+
+
+def _refuse_distributed(*given: object) -> None:
+    if arguments.distributed(*given):
+        raise RuntimeError(
+            "expected plain tensors, got a DTensor: cross_entropy takes DTensors, but gives the "
+            "loss alone"
+        )
 
 
 def _checked_layer(linear: Linear, options: Options) -> tuple[Linear, Options]:
@@ -285,9 +308,9 @@ def _layer_logits(linear: Linear) -> Tensor:
     return z.view(*x.shape[:-1], *W.shape[:-1])
 
 
-def _compute(problem: Problem, chosen: Route) -> Tensor:
-    """Return the loss of a problem, computed on the chosen route."""
-    return _loss_and_terms(problem, chosen, None)[0]
+def compute(problem: Problem, chosen: Route, terms: LossTerms | None = None) -> Tensor:
+    """Return the loss of a problem, computed on the chosen route, with these terms if given."""
+    return _loss_and_terms(problem, chosen, None, terms)[0]
 
 
 def _compute_outputs(problem: Problem, request: Request) -> CrossEntropyOutputs:
@@ -299,12 +322,15 @@ def _compute_outputs(problem: Problem, request: Request) -> CrossEntropyOutputs:
 
 
 def _loss_and_terms(
-    problem: Problem, chosen: Route, collector: Collector | None
+    problem: Problem,
+    chosen: Route,
+    collector: Collector | None,
+    terms: LossTerms | None = None,
 ) -> tuple[Tensor, LossTerms]:
     """Return the loss and its terms; the collector gets the numbers of rows."""
     if problem.autocast:
         with torch.autocast(problem.target.device.type, enabled=False):
-            return _loss_and_terms(problem._replace(autocast=False), chosen, collector)
+            return _loss_and_terms(problem._replace(autocast=False), chosen, collector, terms)
     source = problem.source
     if chosen.logits == "kept":
         assert isinstance(source, Linear)
@@ -312,7 +338,7 @@ def _loss_and_terms(
     if problem.transform is not None and not isinstance(chosen.kernels, TransformedKernels):
         assert isinstance(source, Tensor)
         source = problem.transform.apply(source)
-    terms = loss_terms(problem)
+    terms = loss_terms(problem) if terms is None else terms
     target, weights = terms.target, terms.weights
     observe = lse = None
     if collector is not None:

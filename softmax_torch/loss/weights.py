@@ -10,6 +10,7 @@ it in class weights, sample weights and class probabilities too.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -26,7 +27,10 @@ from softmax_torch.maths import (
     upcast,
 )
 
-__all__ = ["LossTerms", "loss_of_values", "loss_terms"]
+__all__ = ["LossTerms", "SumOverRanks", "loss_of_values", "loss_terms"]
+
+SumOverRanks = Callable[[Tensor], Tensor]
+"""A differentiable sum over the ranks that share the rows."""
 
 
 class LossTerms(NamedTuple):
@@ -38,8 +42,12 @@ class LossTerms(NamedTuple):
     nan_if_empty: RowWeight  # NaN for a mean over no rows, else 0; None if rows are known to count
 
 
-def loss_terms(problem: Problem) -> LossTerms:
-    """Return the terms of the problem's loss."""
+def loss_terms(problem: Problem, over_ranks: SumOverRanks | None = None) -> LossTerms:
+    """Return the terms of the problem's loss.
+
+    With ``over_ranks`` the rows are this rank's share of those of the mean, and ``problem.shape``
+    is the shape of all.
+    """
     options, C, rows = problem.options, problem.classes, math.prod(problem.shape)
     eps = options.label_smoothing
     dtype = sum_dtype(problem.dtype)
@@ -67,7 +75,7 @@ def loss_terms(problem: Problem) -> LossTerms:
     if options.sample_weight is not None:
         count = _times(count, _summed(options.sample_weight, dtype))
     mean = options.reduction == "mean" and options.normalizer is None
-    scale, nan_if_empty = _reciprocal(share, count, rows) if mean else (None, None)
+    scale, nan_if_empty = _reciprocal(share, count, rows, over_ranks) if mean else (None, None)
     if share is not None:
         scale = _per_row(scale, count)
     if options.normalizer is not None:
@@ -77,7 +85,7 @@ def loss_terms(problem: Problem) -> LossTerms:
     c: RowWeight = None
     if options.z_loss > 0:
         if mean and share is not None:
-            scale, _ = _reciprocal(None, count, rows)
+            scale, _ = _reciprocal(None, count, rows, over_ranks)
         c = _times(options.z_loss, _times(count, scale))
     return LossTerms(target, RowWeights(a, b, c), problem.counted, nan_if_empty)
 
@@ -99,7 +107,9 @@ def _times(x: RowWeight, y: RowWeight) -> RowWeight:
     return x * y
 
 
-def _reciprocal(share: RowWeight, count: RowWeight, rows: int) -> tuple[RowWeight, RowWeight]:
+def _reciprocal(
+    share: RowWeight, count: RowWeight, rows: int, over_ranks: SumOverRanks | None
+) -> tuple[RowWeight, RowWeight]:
     """Return 1 over the sum of ``share * count``, and NaN if no row counts, else 0 or None.
 
     Both are one number per row, or None for 1. As in torch, the mean over no rows is NaN with a
@@ -113,13 +123,21 @@ def _reciprocal(share: RowWeight, count: RowWeight, rows: int) -> tuple[RowWeigh
         if share is None:
             return 1.0 / rows, None
         assert isinstance(share, Tensor), "one number per row"
-        return share.sum().reciprocal(), None
+        return _total(share, over_ranks).reciprocal(), None
     assert isinstance(count, Tensor), "one number per row"
     empty = (count == 0).all()
+    if over_ranks is not None:
+        empty = over_ranks(empty.logical_not().int()) == 0
     weight = _times(share, count)
     assert isinstance(weight, Tensor)
-    total = torch.where(empty, 1.0, weight.sum())
+    total = torch.where(empty, 1.0, _total(weight, over_ranks))
     return total.reciprocal(), torch.where(empty, torch.nan, 0.0)
+
+
+def _total(weight: Tensor, over_ranks: SumOverRanks | None) -> Tensor:
+    """Return the sum of one number per row, over the rows of all ranks."""
+    total = weight.sum()
+    return total if over_ranks is None else over_ranks(total)
 
 
 def _per_row(scale: RowWeight, count: RowWeight) -> RowWeight:

@@ -28,7 +28,11 @@ from torch._C import (
     _current_graph_task_id,
     _len_torch_dispatch_stack,
 )
-from torch._C._functorch import is_legacy_batchedtensor
+from torch._C._functorch import (
+    get_unwrapped,
+    is_functorch_wrapped_tensor,
+    is_legacy_batchedtensor,
+)
 from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 
@@ -56,6 +60,7 @@ __all__ = [
     "plain",
     "scaled_",
     "traced",
+    "unwrapped",
     "values_readable",
 ]
 
@@ -277,6 +282,19 @@ def plain() -> bool:
     autograd rule with a vmap, or the formulas, may run.
     """
     return not (_are_functorch_transforms_active() or traced())
+
+
+def unwrapped(values: tuple[object, ...]) -> tuple[object, ...]:
+    """Return the values with the tensors that a torch.func transform hides in others."""
+    if is_compiling() or not _are_functorch_transforms_active():
+        return values
+    return tuple(_unwrapped(value) for value in values)
+
+
+def _unwrapped(value: object) -> object:
+    while isinstance(value, Tensor) and is_functorch_wrapped_tensor(value):
+        value = get_unwrapped(value)
+    return value
 
 
 def last_backward(*gradients: Tensor | None) -> bool:

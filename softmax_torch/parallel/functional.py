@@ -26,21 +26,32 @@ db stay on their ranks.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from softmax_torch.loss.arguments import Options, Problem
-from softmax_torch.loss.weights import loss_of_values, loss_terms
-from softmax_torch.maths import RowValues, Target, class_sum, log1pexp, shard_shift, upcast
+from softmax_torch.loss.weights import LossTerms, loss_of_values, loss_terms
+from softmax_torch.maths import (
+    LogitTransform,
+    RowValues,
+    ShardValues,
+    Target,
+    class_sum,
+    log1pexp,
+    shard_shift,
+    upcast,
+)
 from softmax_torch.ops import backends
 from softmax_torch.ops.linear_rows import Linear
-from softmax_torch.ops.shard_rows import linear_shard_values
+from softmax_torch.ops.shard_rows import linear_shard_values, logits_shard_values
 from softmax_torch.parallel.rank_checks import parse_on_all_ranks
 from softmax_torch.parallel.shards import ClassShard, from_shards, reduced, to_shards
 
-__all__ = ["linear_cross_entropy"]
+__all__ = ["linear_cross_entropy", "sharded_loss"]
 
 
 def linear_cross_entropy(
@@ -56,6 +67,9 @@ def linear_cross_entropy(
     label_smoothing: float = 0.0,
     sample_weight: Tensor | None = None,
     z_loss: float = 0.0,
+    softcap: float | None = None,
+    logit_scale: float | Tensor = 1.0,
+    normalizer: float | Tensor | None = None,
 ) -> Tensor:
     """Return ``functional.linear_cross_entropy`` with the classes split over ranks.
 
@@ -69,7 +83,9 @@ def linear_cross_entropy(
         shard: the classes of this rank; needed unless linear_weight is a DTensor.
         weight: class weights (C,) of all classes, the same on all ranks: they are small beside the
             layer, and every rank needs the weight of a row's class.
-        ignore_index, reduction, label_smoothing, z_loss: as in ``functional.cross_entropy``.
+        ignore_index, reduction, label_smoothing, z_loss, softcap: as in
+            ``functional.cross_entropy``.
+        logit_scale, normalizer: as in ``functional.cross_entropy``; the same on all ranks.
         sample_weight: (...), the same on all ranks.
 
     Returns:
@@ -97,29 +113,52 @@ def linear_cross_entropy(
         linear_bias = linear_bias.to_local()
     if shard is None:
         raise ValueError("shard: expected a ClassShard with local tensors, got None")
-    options = Options(weight, sample_weight, ignore_index, reduction, label_smoothing, z_loss)
+    options = Options(
+        weight,
+        sample_weight,
+        ignore_index,
+        reduction,
+        label_smoothing,
+        z_loss,
+        softcap,
+        logit_scale,
+        normalizer,
+    )
     linear = Linear(input, linear_weight, linear_bias)
     problem = parse_on_all_ranks(linear, target, shard, options)
+    at = slice(shard.start, shard.stop)
     if not problem.autocast:
-        return _loss(problem, shard)
+        return sharded_loss(problem, at, (shard.group,))
     with torch.autocast(input.device.type, enabled=False):
-        return _loss(problem, shard)
+        return sharded_loss(problem, at, (shard.group,))
 
 
-def _loss(problem: Problem, shard: ClassShard) -> Tensor:
-    """Return the loss of a problem whose layer is a shard of the classes."""
-    group, start, stop, _ = shard
-    linear = problem.source
-    assert isinstance(linear, Linear)
-    options = problem.options
+def sharded_loss(
+    problem: Problem,
+    at: slice,
+    groups: Sequence[dist.ProcessGroup],
+    terms_of: Callable[[Problem], LossTerms] = loss_terms,
+) -> Tensor:
+    """Return the loss of a problem whose layer, or logits (N, C_r), have the classes ``at``.
+
+    The ranks of ``groups`` have the other classes. ``terms_of`` makes the terms of the loss.
+    """
+    source, options = problem.source, problem.options
     if problem.soft and options.weight is not None:  # the target has only the shard's classes
-        own = to_shards(options.weight, group)[start:stop]
+        own = to_shards(options.weight, *groups)[at]
         problem = problem._replace(options=options._replace(weight=own))
-    terms = loss_terms(problem)
+    terms = terms_of(problem)
     y, u = terms.target
     if not problem.soft and u is not None:
-        u = to_shards(u, group)[start:stop]
-    values = _row_values(linear, Target(y, u), shard)
+        u = to_shards(u, *groups)[at]
+    rows = len(source.x if isinstance(source, Linear) else source)
+    if y is None:
+        own_y = torch.full((rows,), -1, device=problem.target.device)
+    else:
+        own_y = torch.where((y >= at.start) & (y < at.stop), y - at.start, -1)
+    own_target = Target(own_y, u)
+    numbers = _shard_values(source, own_target, problem.transform, groups)
+    values = _row_values(numbers, Target(y, u), groups)
     loss = loss_of_values(values, terms, options.reduction)
     if terms.nan_if_empty is not None:
         loss = loss + terms.nan_if_empty
@@ -127,17 +166,39 @@ def _loss(problem: Problem, shard: ClassShard) -> Tensor:
     return loss.reshape(problem.shape) if options.reduction == "none" else loss
 
 
-def _row_values(linear: Linear, target: Target, shard: ClassShard) -> RowValues:
-    """Return the row numbers over all classes, by the equations above; u is the shard's part."""
-    group, start, stop, _ = shard
-    (x, weight, bias), (y, u) = linear, target
-    if y is None:
-        at = torch.full((len(x),), -1, device=x.device)
-    else:
-        at = torch.where((y >= start) & (y < stop), y - start, -1)
-    own = linear_shard_values(Linear(to_shards(x, group), weight, bias), Target(at, u))
+def _shard_values(
+    source: Tensor | Linear,
+    target: Target,
+    transform: LogitTransform | None,
+    groups: Sequence[dist.ProcessGroup],
+) -> ShardValues:
+    """Return the numbers of the shard, whose logits are transformed first.
 
-    largest = reduced(own.largest, dist.ReduceOp.MAX, group)
+    The ranks' gradients of a scale are summed. A layer whose logits are only scaled is the layer of
+    the scaled input and bias. Logits are kept where the scale of capped logits needs a gradient.
+    """
+    scale = None if transform is None else transform.scale
+    if isinstance(scale, Tensor):
+        scale = to_shards(scale, *groups)
+        transform = transform and transform._replace(scale=scale)
+    if isinstance(source, Tensor):
+        z = source if transform is None else transform.apply(source)
+        return logits_shard_values(z, target)
+    linear = source._replace(x=to_shards(source.x, *groups))
+    if transform is not None and scale is not None:
+        if transform.softcap is None:
+            x, weight, bias = linear
+            linear = Linear(x * scale, weight, None if bias is None else bias * scale)
+            return linear_shard_values(linear, target)
+        if isinstance(scale, Tensor) and scale.requires_grad and torch.is_grad_enabled():
+            return logits_shard_values(transform.apply(linear.logits()), target)
+    return linear_shard_values(linear, target, transform)
+
+
+def _row_values(own: ShardValues, target: Target, groups: Sequence[dist.ProcessGroup]) -> RowValues:
+    """Return the row numbers over all classes, by the equations above; u is the shard's part."""
+    y, u = target
+    largest = reduced(own.largest, dist.ReduceOp.MAX, *groups)
     without_rivals = largest == -torch.inf  # y is the only class
     m = shard_shift(largest)
     columns = [own.rivals * torch.where(own.largest == -torch.inf, 0.0, (own.largest - m).exp())]
@@ -146,7 +207,7 @@ def _row_values(linear: Linear, target: Target, shard: ClassShard) -> RowValues:
     if u is not None:
         own_U = class_sum(upcast(u)).to(m.dtype)
         columns += [own.spread + own_U * (m - shard_shift(own.largest)), own_U.expand_as(m)]
-    sums = iter(from_shards(torch.stack(columns), group).unbind())
+    sums = iter(from_shards(torch.stack(columns), *groups).unbind())
 
     log_R = torch.where(without_rivals, 1.0, next(sums)).log()
     if y is None:

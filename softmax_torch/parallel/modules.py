@@ -161,8 +161,7 @@ class ShardedSoftmaxRegression(nn.Module):
         Args:
             x: inputs (..., D), the same on all ranks.
             target: class indices (...), or probabilities of this rank's classes (..., C_r).
-            **options: ``weight``, ``ignore_index``, ``reduction``, ``label_smoothing``,
-                ``sample_weight`` and ``z_loss``.
+            **options: the options of ``linear_cross_entropy``.
 
         Returns:
             A scalar, or one number per sample with ``reduction="none"``; the same on all ranks.

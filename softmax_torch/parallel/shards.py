@@ -84,10 +84,11 @@ def initialised(group: dist.ProcessGroup | None) -> dist.ProcessGroup:
     return found
 
 
-def reduced(x: Tensor, op: Any, group: dist.ProcessGroup) -> Tensor:
-    """Return the reduction of x over ranks, without a gradient."""
+def reduced(x: Tensor, op: Any, *groups: dist.ProcessGroup) -> Tensor:
+    """Return the reduction of x over the ranks of groups, without a gradient."""
     total = x.detach().clone(memory_format=torch.contiguous_format)
-    dist.all_reduce(total, op, group=group)
+    for group in groups:
+        dist.all_reduce(total, op, group=group)
     return total
 
 
@@ -119,13 +120,18 @@ class _FromShards(Function):
         return to_shards(g, ctx.group), None
 
 
-def to_shards(x: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """Return the replicated x for partial results: the ranks' gradients of it are summed."""
-    y: Tensor = _ToShards.apply(x, group)
-    return y
+def to_shards(x: Tensor, *groups: dist.ProcessGroup) -> Tensor:
+    """Return the replicated x for partial results: the ranks' gradients of it are summed.
+
+    Several groups are the dimensions of one mesh.
+    """
+    for group in groups:
+        x = _ToShards.apply(x, group)
+    return x
 
 
-def from_shards(x: Tensor, group: dist.ProcessGroup) -> Tensor:
+def from_shards(x: Tensor, *groups: dist.ProcessGroup) -> Tensor:
     """Return the sum over ranks of the partial x, a replicated tensor."""
-    y: Tensor = _FromShards.apply(x, group)
-    return y
+    for group in groups:
+        x = _FromShards.apply(x, group)
+    return x
