@@ -63,7 +63,7 @@ def compare_one(
     W, b = torch.randn(C, D, dtype=dtype), torch.randn(C, dtype=dtype)
     target = torch.rand(N, C, dtype=dtype).softmax(1) if soft else torch.randint(C, (N,))
     given = options(chosen, C, (N,), dtype)
-    tensors = {k: v for k, v in given.items() if isinstance(v, Tensor)}
+    tensors = {k: v for k, v in given.items() if isinstance(v, Tensor) and v.is_floating_point()}
     numbers = {k: v for k, v in given.items() if k not in tensors}
     whole = [x, W, b, *tensors.values(), *([target] if soft else [])]
     local = [x, W[part], b[part], *tensors.values(), *([target[:, part]] if soft else [])]
