@@ -133,8 +133,9 @@ def linear_cross_entropy(
             then has a logit for each class and position, and the logits are (N, C, d1, ..., dK).
         target: class indices (...), or class probabilities (..., C).
         linear_bias: (C,), or None; in general the shape of linear_weight without D.
-        weight, ignore_index, reduction, label_smoothing, sample_weight, z_loss, softcap,
-        logit_scale, normalizer: as in ``cross_entropy``; sample_weight has shape (...).
+        weight, ignore_index, reduction, label_smoothing: as in ``cross_entropy``.
+        sample_weight, z_loss, softcap, logit_scale, normalizer: as in ``cross_entropy``;
+            sample_weight has shape (...).
 
     Returns:
         The loss in the dtype of ``input`` (float32 under autocast): a scalar, or for "none" (...).
