@@ -136,8 +136,9 @@ def linear_cross_entropy(
             then has a logit for each class and position, and the logits are (N, C, d1, ..., dK).
         target: class indices (...), or class probabilities (..., C).
         linear_bias: (C,), or None; in general the shape of linear_weight without D.
-        weight, ignore_index, reduction, label_smoothing, sample_weight, z_loss, softcap,
-        logit_scale, normalizer: as in ``cross_entropy``; sample_weight has shape (...).
+        weight, ignore_index, reduction, label_smoothing: as in ``cross_entropy``.
+        sample_weight, z_loss, softcap, logit_scale, normalizer: as in ``cross_entropy``;
+            sample_weight has shape (...).
 
     Returns:
         The loss in the dtype of ``input`` (float32 under autocast): a scalar, or for "none" (...).
@@ -169,7 +170,13 @@ def linear_cross_entropy(
 
 
 def cross_entropy_outputs(
-    input: Tensor, target: Tensor, *, outputs: Sequence[str], top_k: int = 5, **options: Any
+    input: Tensor,
+    target: Tensor,
+    *,
+    outputs: Sequence[str],
+    top_k: int = 5,
+    detach: bool = False,
+    **options: Any,
 ) -> CrossEntropyOutputs:
     """Return ``cross_entropy`` and further numbers of each row, from one pass over the logits.
 
@@ -178,6 +185,7 @@ def cross_entropy_outputs(
         outputs: names of what is wanted, from "lse", "log_prob", "z_loss", "argmax", "in_top_k" and
             "entropy"; ``CrossEntropyOutputs`` says what they are. Nothing else is computed.
         top_k: the k of "in_top_k".
+        detach: whether lse and log_prob have no graph. The loss always has one.
         **options: the options of ``cross_entropy``.
 
     Returns:
@@ -194,7 +202,8 @@ def cross_entropy_outputs(
     >>> (result.argmax == y).float().mean().item(), result.in_top_k.tolist()
     (0.5, [True, False])
     """
-    return route.logits_outputs(input, target, Options(**options), Request.checked(outputs, top_k))
+    request = Request.checked(outputs, top_k, detach)
+    return route.logits_outputs(input, target, Options(**options), request)
 
 
 def linear_cross_entropy_outputs(
@@ -205,21 +214,23 @@ def linear_cross_entropy_outputs(
     linear_bias: Tensor | None = None,
     outputs: Sequence[str],
     top_k: int = 5,
+    detach: bool = False,
     **options: Any,
 ) -> CrossEntropyOutputs:
     """Return ``linear_cross_entropy`` and further numbers of each row, without a second product.
 
     Args:
         input, linear_weight, target, linear_bias: as in ``linear_cross_entropy``.
-        outputs, top_k, **options: as in ``cross_entropy_outputs``.
+        outputs, top_k, detach, **options: as in ``cross_entropy_outputs``.
 
     Returns:
         As ``cross_entropy_outputs``. With "lse" or "log_prob" the backward pass builds the logits
-        again, block by block; the other outputs cost no product.
+        again, block by block, unless ``detach`` is given; the other outputs cost no product.
 
     Raises:
         ValueError, IndexError, TypeError, RuntimeError: as ``linear_cross_entropy`` and
             ``cross_entropy_outputs``.
     """
     linear = Linear(input, linear_weight, linear_bias)
-    return route.linear_outputs(linear, target, Options(**options), Request.checked(outputs, top_k))
+    request = Request.checked(outputs, top_k, detach)
+    return route.linear_outputs(linear, target, Options(**options), request)

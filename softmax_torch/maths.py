@@ -121,6 +121,8 @@ class RowStatistics(NamedTuple):
     @classmethod
     def joined(cls, blocks: list[RowStatistics]) -> RowStatistics:
         """Return the statistics of blocks of rows as those of all rows."""
+        if len(blocks) == 1:
+            return blocks[0]
         lse, entropy, argmax = (torch.cat(column) for column in [*zip(*blocks, strict=True)][:3])
         ranks = [block.rank for block in blocks if block.rank is not None]
         return cls(lse, entropy, argmax, torch.cat(ranks) if ranks else None)

@@ -84,13 +84,20 @@ class SoftmaxOfLinear(nn.Module):
         )
 
     def loss_outputs(
-        self, x: Tensor, target: Tensor, *, outputs: Sequence[str], top_k: int = 5, **options: Any
+        self,
+        x: Tensor,
+        target: Tensor,
+        *,
+        outputs: Sequence[str],
+        top_k: int = 5,
+        detach: bool = False,
+        **options: Any,
     ) -> CrossEntropyOutputs:
         """Return ``loss`` and further numbers of each sample, without a second product.
 
         Args:
             x, target, **options: as in ``loss``.
-            outputs, top_k: as in ``functional.linear_cross_entropy_outputs``.
+            outputs, top_k, detach: as in ``functional.linear_cross_entropy_outputs``.
         """
         return linear_cross_entropy_outputs(
             self._features(x),
@@ -99,6 +106,7 @@ class SoftmaxOfLinear(nn.Module):
             linear_bias=self.linear.bias,
             outputs=outputs,
             top_k=top_k,
+            detach=detach,
             **options,
         )
 

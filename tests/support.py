@@ -106,6 +106,15 @@ def peak_memory(f: Callable[[], object]) -> int:
     return peak
 
 
+def products(f: Callable[[], object], classes: int) -> int:
+    """Return the number of matrix products during f of which a factor has this many classes."""
+    with torch.profiler.profile(record_shapes=True, acc_events=True) as profile:
+        f()
+    names = ("aten::mm", "aten::addmm", "aten::addmm_")
+    shapes = [e.input_shapes for e in profile.events() if e.name in names]
+    return sum(any(classes in shape for shape in of_one) for of_one in shapes)
+
+
 def in_processes(work: Callable[..., None], size: int, *args: object) -> None:
     """Run work(rank, *args) in ``size`` new processes with one thread each."""
     mp.spawn(_in_process, (work, args), nprocs=size)

@@ -2,6 +2,7 @@
 
     head(x)                                   x W^T + b, as nn.Linear
     with head.target(y): head(x)              mean_i -log softmax(x_i W^T + b)_{y_i}, fused
+    head.target(y, outputs=("argmax",))       argmax_c of each row too, from the same pass
 
 A loss that never forms logits needs the features, and a net's ``forward`` does not return them. So
 the target is passed to the head instead, and the net is called as usual: by DDP, which has to see
@@ -19,6 +20,10 @@ torch.Size([8, 3])
 >>> with head.target(y, label_smoothing=0.1):
 ...     net(x).backward()
 >>> head.loss_of(net, x, y).backward()
+>>> result = head.loss_outputs_of(net, x, y, outputs=("argmax",))
+>>> result.loss.backward()
+>>> result.argmax.equal(net(x).argmax(1))
+True
 >>> list(net.state_dict())
 ['0.weight', '0.bias', '2.weight', '2.bias']
 """
@@ -26,7 +31,7 @@ torch.Size([8, 3])
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -36,6 +41,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 from softmax_torch.loss.arguments import check_sizes
+from softmax_torch.loss.outputs import CrossEntropyOutputs, Request
 from softmax_torch.modules import SoftmaxOfLinear
 from softmax_torch.ops import backends
 
@@ -80,7 +86,7 @@ class SoftmaxHead(SoftmaxOfLinear, nn.Linear):
         request = _request_of(self)
         if request is None:
             return self.logits(input)
-        return request.filled(self.loss(input, request.target, **request.options))
+        return request.computed(self, input)
 
     def __prepare_scriptable__(self) -> nn.Module:
         """Raise RuntimeError: called by ``torch.jit.script``, which cannot compile this module."""
@@ -90,12 +96,22 @@ class SoftmaxHead(SoftmaxOfLinear, nn.Linear):
             "replace_head (the keys are the same) and script that"
         )
 
-    def target(self, target: Tensor, **options: Any) -> LossContext:
+    def target(
+        self, target: Tensor, *, outputs: Sequence[str] = (), top_k: int = 5, **options: Any
+    ) -> LossContext:
         """Return a context in which the head returns the loss: ``with head.target(y): ...``.
 
         Args:
             target: class indices (...), or class probabilities (..., C).
+            outputs: names of further numbers of each sample, from the pass of the loss:
+                ``CrossEntropyOutputs`` lists them.
+            top_k: the k of "in_top_k".
             **options: the options of ``loss``.
+
+        Returns:
+            A context that gives a ``LossRequest``. Its attribute ``outputs`` is the
+            ``CrossEntropyOutputs`` of the last call of the head, of samples (...), None before it
+            and without ``outputs``. They are constants, the loss among them: no graph is kept.
 
         The net then returns the loss where it returned logits, alone or among other outputs: in
         ``InceptionOutputs`` the loss is ``.logits``, and auxiliary logits are unchanged. If the net
@@ -108,9 +124,10 @@ class SoftmaxHead(SoftmaxOfLinear, nn.Linear):
         the target.
 
         Raises:
+            ValueError, TypeError: ``outputs`` or ``top_k`` is not what ``loss_outputs`` takes.
             RuntimeError: on exit, if the head was not called.
         """
-        return LossContext(self, LossRequest(target, options))
+        return LossContext(self, LossRequest.checked(target, outputs, top_k, options))
 
     def loss_of(self, model: nn.Module, x: Any, target: Tensor, **options: Any) -> Tensor:
         """Return the loss of model(x), a net that ends in this head: ``target`` around one call.
@@ -130,26 +147,60 @@ class SoftmaxHead(SoftmaxOfLinear, nn.Linear):
                 return its output as it is: a function of the logits, such as a softmax or a relu,
                 would be applied to the loss instead.
         """
-        request = LossRequest(target, options)
-        try:
-            with LossContext(self, request):
+        return self._loss_through(model, x, LossRequest(target, options))
+
+    def loss_outputs_of(
+        self,
+        model: nn.Module,
+        x: Any,
+        target: Tensor,
+        *,
+        outputs: Sequence[str],
+        top_k: int = 5,
+        **options: Any,
+    ) -> CrossEntropyOutputs:
+        """Return the loss of model(x), as ``loss_of``, and further numbers of each sample.
+
+        Args:
+            model, x, target, **options: as in ``loss_of``.
+            outputs, top_k: as in ``target``.
+
+        Returns:
+            A named tuple of the loss and the outputs (...), None for those that were not asked for.
+            The loss alone is differentiable.
+
+        Raises:
+            RuntimeError: as ``loss_of``.
+            ValueError, TypeError: ``outputs`` or ``top_k`` is not what ``loss_outputs`` takes.
+        """
+        request = LossRequest.checked(target, outputs, top_k, options)
+        loss = self._loss_through(model, x, request)
+        if request.outputs is None:
+            return CrossEntropyOutputs(loss)
+        return request.outputs._replace(loss=loss)
+
+    def _loss_through(self, model: nn.Module, x: Any, request: LossRequest) -> Tensor:
+        """Return the loss that model(x) returns, with a request set; see ``loss_of``."""
+        with LossContext(self, request):
+            try:
                 output = model(x)
-        except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
-            if request.loss is None or isinstance(error, torch.OutOfMemoryError):
-                raise
-            raise RuntimeError(
-                "model: expected it to return the output of its head, got an error after the head "
-                f"had returned the loss of shape {tuple(request.loss.shape)}: {error}; {ADVICE}"
-            ) from error
+            except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
+                if request.loss is None or isinstance(error, torch.OutOfMemoryError):
+                    raise
+                raise RuntimeError(
+                    "model: expected it to return the output of its head, got an error after the "
+                    f"head had returned the loss of shape {tuple(request.loss.shape)}: {error}; "
+                    f"{ADVICE}"
+                ) from error
+            loss = request.loss
+        assert loss is not None
         if request.calls > 1:
             raise RuntimeError(
                 f"model: expected one call of its head, got {request.calls}; pick the losses "
                 "yourself within head.target(...), which returns one for each call"
             )
-        loss = request.loss
-        assert loss is not None
         for t in _tensors(output):
-            if request.unchanged() if t is loss else _is_copy(t, loss):
+            if request.unchanged(t) if t is loss else _is_copy(t, loss):
                 return t
         raise RuntimeError(
             f"model: expected it to return the output of its head, got {_described(output)} "
@@ -175,13 +226,39 @@ ENTERED: dict[int, LossRequest] = {}
 
 @dataclass(eq=False)
 class LossRequest:
-    """A target and options for the head, and the loss that it computed."""
+    """A target and options for the head, and what its last call computed.
+
+    Attributes:
+        outputs: the outputs of the last call that were asked for, without a graph; None without.
+        loss: the loss of the last call, with its graph; None outside of the context.
+    """
 
     target: Tensor
     options: dict[str, Any]
+    wanted: Request | None = None
+    outputs: CrossEntropyOutputs | None = None
     loss: Tensor | None = None
     calls: int = 0
     version: int | None = None  # counts the writes into the loss; None if it is compiled
+
+    @classmethod
+    def checked(
+        cls, target: Tensor, outputs: Sequence[str], top_k: int, options: dict[str, Any]
+    ) -> LossRequest:
+        """Return a request of the loss and of outputs; an error as ``Request.checked``."""
+        wanted = Request.checked(outputs, top_k)
+        return cls(target, options, wanted if wanted.names else None)
+
+    def computed(self, head: SoftmaxHead, x: Tensor) -> Tensor:
+        """Return the loss of the features x; keep it and the outputs."""
+        if self.wanted is None:
+            return self.filled(head.loss(x, self.target, **self.options))
+        names, top_k, _ = self.wanted
+        found = head.loss_outputs(
+            x, self.target, outputs=names, top_k=top_k, detach=True, **self.options
+        )
+        self.outputs = found._replace(loss=found.loss.detach())
+        return self.filled(found.loss)
 
     def filled(self, loss: Tensor) -> Tensor:
         """Keep the loss of a call of the head, and return it."""
@@ -194,12 +271,12 @@ class LossRequest:
         self.loss = loss
         return loss
 
-    def unchanged(self) -> bool:
+    def unchanged(self, loss: Tensor) -> bool:
         """Return whether nothing was written into the loss, as by ``nn.ReLU(inplace=True)``.
 
         Writes in a compiled net cannot be seen.
         """
-        return self.version is None or self.loss is None or self.loss._version == self.version
+        return self.version is None or loss._version == self.version
 
 
 def _request_of(head: SoftmaxHead) -> LossRequest | None:
@@ -223,12 +300,13 @@ class LossContext:
         self.head, self.request = head, request
         self.outer: LossRequest | None = None
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> LossRequest:
         by_head = getattr(REQUESTS, "by_head", None)
         if by_head is None:
             by_head = REQUESTS.by_head = {}
         self.outer = by_head.get(id(self.head))
         by_head[id(self.head)] = ENTERED[id(self.head)] = self.request
+        return self.request
 
     def __exit__(
         self,
@@ -241,7 +319,8 @@ class LossContext:
                 requests.pop(id(self.head), None)
             else:
                 requests[id(self.head)] = self.outer
-        if kind is None and self.request.loss is None:
+        called, self.request.loss = self.request.loss is not None, None  # with its graph
+        if kind is None and not called:
             raise RuntimeError(
                 "target: expected the head to be called within the context, got no call; is the "
                 "model a copy, or does it have another head?"

@@ -1,7 +1,8 @@
 """Further outputs of a call of cross-entropy: numbers of each row that its pass over z knows.
 
 ``lse`` and ``log_prob`` are row numbers of the loss itself, and so is their derivative. The others
-are ``maths.RowStatistics``, taken from each block of logits while it is there.
+are ``maths.RowStatistics``, taken from each block of logits while it is there. Without a derivative
+row numbers are taken there too, so that they do not change how the loss is computed.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from softmax_torch.loss.arguments import Problem
 from softmax_torch.loss.weights import LossTerms
-from softmax_torch.maths import RowStatistics, RowValues
+from softmax_torch.maths import RowStatistics, RowValues, Target
 from softmax_torch.ops.backends import Kernels
 
 __all__ = ["NAMES", "Collector", "CrossEntropyOutputs", "Request"]
@@ -34,8 +35,9 @@ class CrossEntropyOutputs(NamedTuple):
 
     Attributes:
         loss: the loss, as ``cross_entropy`` returns it.
-        lse: the log-sum-exp of each row. Differentiable.
-        log_prob: the log-probability of each row's class index, 0 in ignored rows. Differentiable.
+        lse: the log-sum-exp of each row. Differentiable unless detached.
+        log_prob: the log-probability of each row's class index, 0 in ignored rows. Differentiable
+            unless detached.
         z_loss: the part of the loss that the z-loss makes, reduced as the loss is.
         argmax: the class with the largest logit of each row, int64, the first of equals.
         in_top_k: whether fewer than ``top_k`` classes come before the row's class index, where a
@@ -54,13 +56,14 @@ class CrossEntropyOutputs(NamedTuple):
 
 
 class Request(NamedTuple):
-    """The outputs that are asked for, by name."""
+    """The outputs that are asked for, by name; ``detach`` to have them without a graph."""
 
     names: tuple[str, ...]
     top_k: int
+    detach: bool = False
 
     @classmethod
-    def checked(cls, names: Sequence[str], top_k: int) -> Request:
+    def checked(cls, names: Sequence[str], top_k: int, detach: bool = False) -> Request:
         """Return a request.
 
         Raises:
@@ -74,7 +77,7 @@ class Request(NamedTuple):
             raise ValueError(f"outputs: expected names among {', '.join(NAMES)}; got {unknown[0]}")
         if type(top_k) is not int or top_k < 1:
             raise ValueError(f"top_k: expected an integer of at least 1, got {top_k!r}")
-        return cls(tuple(names), top_k)
+        return cls(tuple(names), top_k, detach)
 
     def needs_values(self) -> bool:
         """Return whether row numbers are asked for."""
@@ -95,36 +98,70 @@ class Request(NamedTuple):
 
 
 class Collector:
-    """The row numbers and statistics of a call while it is computed."""
+    """The row numbers and statistics of a call while it is computed.
 
-    def __init__(self, request: Request, problem: Problem, kernels: Kernels) -> None:
+    Args:
+        request: what is asked for.
+        problem: the call.
+        kernels: compute the numbers of a block.
+        gives_values: whether the rule of the loss gives the row numbers; if not, they are taken
+            from each block.
+    """
+
+    def __init__(
+        self, request: Request, problem: Problem, kernels: Kernels, gives_values: bool
+    ) -> None:
         self.request, self.problem, self.kernels = request, problem, kernels
+        self.takes_values = request.needs_values() and not gives_values
+        self.takes_statistics = request.needs_statistics()
         self.values = RowValues()
+        self.value_parts: list[RowValues] = []
         self.parts: list[RowStatistics] = []
 
+    def observes(self) -> bool:
+        """Return whether the blocks of logits have to be shown to ``observe``."""
+        return self.takes_values or self.takes_statistics
+
     def observe(self, at: slice, z: Tensor) -> None:
-        """Take the statistics of a block of logits."""
+        """Take the statistics, and row numbers if the loss has none, of a block of logits."""
         y = None if self.problem.soft else self.problem.target[at]
-        self.parts.append(self.kernels.row_statistics(z, y))
+        z = z.detach()
+        if self.takes_statistics:
+            self.parts.append(self.kernels.row_statistics(z, y))
+        if self.takes_values:
+            y = y if "log_prob" in self.request.names else None
+            lse = "lse" in self.request.names
+            self.value_parts.append(self.kernels.row_values(z, Target(y), lse))
 
     def outputs(self, loss: Tensor, terms: LossTerms) -> CrossEntropyOutputs:
         """Return the loss with the outputs that are asked for."""
         problem, names = self.problem, self.request.names
         rows, counted = problem.shape, problem.counted
         found: dict[str, Tensor] = {}
-        nll, _, lse = self.values
+        nll, _, lse = _joined(self.value_parts) if self.value_parts else self.values
         if lse is not None:
             found["lse"] = lse.reshape(rows)
         if nll is not None:
             found["log_prob"] = (-_where(counted, nll)).reshape(rows)
         if self.parts:
             lse, entropy, argmax, rank = RowStatistics.joined(self.parts)
-            found["z_loss"] = _z_loss(lse, terms, problem).to(problem.dtype)
+            if "z_loss" in names:
+                found["z_loss"] = _z_loss(lse, terms, problem).to(problem.dtype)
             found["argmax"], found["entropy"] = argmax.reshape(rows), entropy.reshape(rows)
             if rank is not None:
                 hit = rank < self.request.top_k
                 found["in_top_k"] = (hit if counted is None else hit & counted).reshape(rows)
+        if self.request.detach:
+            found = {name: value.detach() for name, value in found.items()}
         return CrossEntropyOutputs(loss, **{name: found[name] for name in names})
+
+
+def _joined(blocks: list[RowValues]) -> RowValues:
+    """Return the row numbers of blocks of rows as those of all rows."""
+    if len(blocks) == 1:
+        return blocks[0]
+    columns = zip(*blocks, strict=True)
+    return RowValues(*[None if column[0] is None else torch.cat(column) for column in columns])
 
 
 def _where(counted: Tensor | None, values: Tensor) -> Tensor:

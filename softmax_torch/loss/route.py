@@ -99,7 +99,7 @@ def route(problem: Problem, request: Request | None = None) -> Route:
     if _needs_gradient(problem.target, options.weight, options.sample_weight, options.normalizer):
         return Route("row values", whole, kernels, "a target or a weight needs a gradient")
     per_row = "one loss per row" if reduction == "none" else None
-    if request is not None and request.needs_values():
+    if request is not None and request.needs_values() and not request.detach:
         per_row = "numbers of each row are asked for"
     if torch.is_grad_enabled() and given[0].dtype is torch.float16:
         per_row = "float16, whose gradient waits for the scale of the loss"
@@ -317,7 +317,8 @@ def _compute_outputs(problem: Problem, request: Request) -> CrossEntropyOutputs:
     """Return the loss of a problem and what is asked for."""
     request.check(problem)
     chosen = route(problem, request)
-    collector = Collector(request, problem, chosen.kernels if backends.plain() else maths)
+    kernels = chosen.kernels if backends.plain() else maths
+    collector = Collector(request, problem, kernels, chosen.rule != "weighted total")
     return collector.outputs(*_loss_and_terms(problem, chosen, collector))
 
 
@@ -342,7 +343,7 @@ def _loss_and_terms(
     target, weights = terms.target, terms.weights
     observe = lse = None
     if collector is not None:
-        observe = collector.observe if collector.request.needs_statistics() else None
+        observe = collector.observe if collector.observes() else None
         lse = collector.request.needs_values()
     lse = lse or weights.c is not None
     # mypy cannot see that each module of rules gets the source of its own routes.

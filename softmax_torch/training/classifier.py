@@ -7,13 +7,12 @@ This file adds the options of a backbone: freezing, its own learning rate and we
 and a loss that is fused with the head.
 
 Where C <= D, logits are smaller than features: they are formed once, for loss and metrics. Where
-C > D, the loss is fused with the head (``linear_cross_entropy``), and accuracy and NLL are computed
-in blocks of rows: one more product with W, and no logits are kept.
+C > D, the loss is fused with the head, and its pass over blocks of logits gives accuracy and NLL
+too (``linear_cross_entropy_outputs``). No logits are kept.
 """
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, Literal, Self
 
 import torch
@@ -25,6 +24,7 @@ from softmax_torch import backbones
 from softmax_torch.data.batches import Batch
 from softmax_torch.modules import SoftmaxRegression
 from softmax_torch.training import compatibility
+from softmax_torch.training.epoch_metrics import SampleFigures
 from softmax_torch.training.lit_base import LitBase
 from softmax_torch.training.mixing import Mixing
 from softmax_torch.training.options import (
@@ -34,14 +34,11 @@ from softmax_torch.training.options import (
     check_backbone,
     check_mixing,
 )
-from softmax_torch.training.steps import StepHistory
+from softmax_torch.training.steps import Rows
 from softmax_torch.training.training_objective import TrainingObjective
 from softmax_torch.training.user_metrics import MetricsOption
 
 __all__ = ["LitClassifier"]
-
-METRIC_LOGITS = 1 << 20
-"""Logits in one block of rows where metrics are computed block by block, 4 MiB."""
 
 
 class LitClassifier(LitBase):
@@ -261,31 +258,38 @@ class LitClassifier(LitBase):
         """Return the batch, mixed if ``mixup`` or ``cutmix`` is used."""
         return batch if self.mixing is None else self.mixing(batch)
 
-    def step_history(self) -> StepHistory:
-        """Return a history that keeps logits, unless none are formed or images are mixed."""
-        counts = self.fuses_loss or self.mixing is not None
-        return StepHistory(self.global_step, self._add_rows if counts else None)
+    def objective_and_rows(self, batch: Batch) -> tuple[Tensor, Rows]:
+        """Return the objective on a batch, and the rows: None if its images are mixed."""
+        if self.fuses_loss:
+            return self.fused_objective(self.features(batch.x), batch.y, batch.whole)
+        objective, logits = super().objective_and_rows(batch)
+        return objective, None if self.mixing is not None else logits
 
-    @torch.no_grad()
-    def _add_rows(self, rows: Tensor, y: Tensor) -> None:
-        """Add features (b, D) and class indices (b,) to the metrics of the epoch, in blocks."""
-        if self.mixing is not None:
-            return
-        size = max(1, METRIC_LOGITS // self.model.num_classes)
-        for part, targets in zip(torch.split(rows, size), torch.split(y, size), strict=True):
-            self.training_metrics.add_rows(self.model.logits(part), targets)
+    def fused_objective(
+        self, features: Tensor, y: Tensor, whole: Tensor | None = None
+    ) -> tuple[Tensor, SampleFigures | None]:
+        """Return the objective of features (b, D) without their logits, and the samples' figures.
 
-    def objective_and_rows(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the objective on a batch, and its features (b, D) if the loss is fused."""
-        if not self.fuses_loss:
-            return super().objective_and_rows(batch)
-        features = self.features(batch.x)
-        return self.fused_objective(features, batch.y, batch.whole), features
+        Args:
+            features: (b, D), of the samples of this process.
+            y, whole: as in ``objective``. There are no figures for class probabilities y.
+        """
+        figures = None
 
-    def fused_objective(self, features: Tensor, y: Tensor, whole: Tensor | None = None) -> Tensor:
-        """Return the objective, as ``objective`` does, of features (b, D) without their logits."""
-        loss_of, W = partial(self.model.loss, features), self.model.linear.weight
-        return self.criterion.value(loss_of, W, y, whole, features.dtype)
+        def loss_of(y: Tensor, **options: Any) -> Tensor:
+            nonlocal figures
+            if y.is_floating_point():
+                return self.model.loss(features, y, **options)
+            found = self.model.loss_outputs(
+                features, y, outputs=("argmax", "log_prob"), detach=True, **options
+            )
+            assert found.argmax is not None, "asked for"
+            assert found.log_prob is not None, "asked for"
+            figures = SampleFigures(found.argmax == y, -found.log_prob)
+            return found.loss
+
+        W = self.model.linear.weight
+        return self.criterion.value(loss_of, W, y, whole, features.dtype), figures
 
     def _expected_hyperparameters(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
         """Return sizes and, if model and checkpoint both name it, the backbone."""

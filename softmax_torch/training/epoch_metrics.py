@@ -11,19 +11,40 @@ every step would take longer than the step (0.7 ms against 0.3 ms for 784 -> 10 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from softmax_torch import metrics
 
-__all__ = ["EvaluationMetrics", "TrainingMetrics"]
+__all__ = ["EvaluationMetrics", "SampleFigures", "TrainingMetrics"]
 
 UNIT = 1 << 20
 """Objectives and NLL of training are summed as integers in units of 1 / UNIT: an epoch gives the
 same bits for any number of steps in a call, for any number of processes with the same batches, and
 after an interruption. Rounding changes a mean over n samples by about 3e-7 / sqrt(n). The sum may
 reach 8e12."""
+
+
+class SampleFigures(NamedTuple):
+    """The figures of each sample of a batch, without a graph: whether it is correct, and its NLL.
+
+    A fused loss gives them without the logits that the functions of ``metrics`` need.
+    """
+
+    correct: Tensor  # bool (n,)
+    nll: Tensor  # (n,)
+
+    @classmethod
+    def of_logits(cls, logits: Tensor, targets: Tensor) -> Self:
+        """Return the figures from logits (n, C) and class indices (n,)."""
+        return cls(metrics.correct(logits, targets), metrics.nll(logits.float(), targets))
+
+    @classmethod
+    def joined(cls, batches: list[SampleFigures]) -> Self:
+        """Return the figures of several batches as those of one."""
+        return cls(*(torch.cat(column) for column in zip(*batches, strict=True)))
 
 
 class TrainingMetrics:
@@ -45,10 +66,14 @@ class TrainingMetrics:
 
     def add_rows(self, logits: Tensor, targets: Tensor) -> None:
         """Add the logits (n, C) and class indices (n,) of samples."""
-        nll = metrics.fixed_point(metrics.nll(logits.float(), targets), UNIT).sum()
-        correct = metrics.correct(logits, targets).sum()
+        self.add_figures(SampleFigures.of_logits(logits, targets))
+
+    def add_figures(self, figures: SampleFigures) -> None:
+        """Add the figures of samples."""
+        nll = metrics.fixed_point(figures.nll, UNIT).sum()
+        correct = figures.correct.sum()
         zero = torch.zeros_like(correct)
-        self._add([zero, nll, correct, zero + len(targets), zero])
+        self._add([zero, nll, correct, zero + len(figures.correct), zero])
 
     def _add(self, terms: list[Tensor]) -> None:
         sums = torch.stack(terms)

@@ -27,12 +27,13 @@ from softmax_torch.modules import SoftmaxRegression
 from softmax_torch.preprocessing import Preprocessing
 from softmax_torch.storage.checkpoints import CHECKPOINT_FORMAT
 from softmax_torch.training import compatibility
-from softmax_torch.training.epoch_metrics import TrainingMetrics
+from softmax_torch.training.epoch_metrics import SampleFigures, TrainingMetrics
 from softmax_torch.training.evaluating import LitEvaluation
 from softmax_torch.training.options import OptimizerFactory, SchedulerFactory, check_counts
 from softmax_torch.training.rng_state import get_rng_state, set_rng_state
 from softmax_torch.training.steps import (
     GradientFunction,
+    Rows,
     StepFunction,
     StepHistory,
     batches_of,
@@ -183,7 +184,7 @@ class LitBase(LitEvaluation, ABC):
     def _make_steps(self, optimizer: LightningOptimizer, batches: Steps | list[Batch]) -> None:
         scheduler = self.lr_schedulers()
         each_step = scheduler if self.lr_interval == "step" else None
-        gradient, history = self.gradient_function(), self.step_history()
+        gradient, history = self.gradient_function(), StepHistory(self.global_step)
         step = self._step_function(optimizer)
         ends_epoch = self.trainer.is_last_batch
         for i, one in enumerate(batches):
@@ -203,10 +204,6 @@ class LitBase(LitEvaluation, ABC):
     def gradient_function(self) -> GradientFunction:
         """Return the function that computes gradients; by default ``backpropagate``."""
         return self.backpropagate
-
-    def step_history(self) -> StepHistory:
-        """Return an empty history for the steps of a ``training_step``."""
-        return StepHistory(self.global_step)
 
     def augmented(self, batch: Batch) -> Batch:
         """Return the batch to train on, made from a batch of the data; by default the same."""
@@ -245,23 +242,19 @@ class LitBase(LitEvaluation, ABC):
             self.accumulated = 0
         return True
 
-    def backpropagate(self, optimizer: LightningOptimizer, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Accumulate the gradient on a batch.
-
-        Returns:
-            The objective, and the logits (b, C), or the features that ``step_history`` counts.
-        """
+    def backpropagate(self, optimizer: LightningOptimizer, batch: Batch) -> tuple[Tensor, Rows]:
+        """Accumulate the gradient on a batch; return the objective and the rows."""
         objective, rows = self.objective_and_rows(batch)
         if self.accumulated == 0:
             optimizer.zero_grad()
         batches = self.trainer.accumulate_grad_batches
         self.manual_backward(objective if batches == 1 else objective / batches)
-        return objective.detach(), rows.detach()
+        return objective.detach(), rows
 
-    def objective_and_rows(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the objective on a batch, and its logits (b, C) or features (b, D)."""
+    def objective_and_rows(self, batch: Batch) -> tuple[Tensor, Rows]:
+        """Return the objective on a batch, and the rows: by default its logits (b, C)."""
         logits = self.logits(batch.x)
-        return self.objective(logits, batch.y, batch.whole), logits
+        return self.objective(logits, batch.y, batch.whole), logits.detach()
 
     def objective(self, logits: Tensor, y: Tensor, whole: Tensor | None = None) -> Tensor:
         """Return the objective, a scalar.
@@ -292,6 +285,8 @@ class LitBase(LitEvaluation, ABC):
         self.training_metrics.add_steps(objectives)
         if history.logits:
             self.training_metrics.add_rows(torch.cat(history.logits), torch.cat(history.targets))
+        if history.figures:
+            self.training_metrics.add_figures(SampleFigures.joined(history.figures))
         every = self.log_every_n_steps
         if every is None:
             return

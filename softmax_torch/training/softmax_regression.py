@@ -22,7 +22,7 @@ from softmax_torch.training import closed_form
 from softmax_torch.training.convex_training import ConvexTraining
 from softmax_torch.training.lit_base import LitBase
 from softmax_torch.training.options import OptimizerFactory, SchedulerFactory, check_solver
-from softmax_torch.training.steps import GradientFunction, batches_of
+from softmax_torch.training.steps import GradientFunction, Rows, batches_of
 from softmax_torch.training.training_objective import TrainingObjective
 from softmax_torch.training.user_metrics import MetricsOption
 
@@ -126,7 +126,7 @@ class LitSoftmaxRegression(LitBase):
         weight, bias = closed_form.parameters(self.model)
         penalty = self.criterion.penalty
 
-        def formula(optimizer: LightningOptimizer, batch: Batch) -> tuple[Tensor, Tensor]:
+        def formula(optimizer: LightningOptimizer, batch: Batch) -> tuple[Tensor, Rows]:
             try:
                 return closed_form.set_gradient(weight, bias, batch.x, batch.y, penalty)
             except (IndexError, RuntimeError):

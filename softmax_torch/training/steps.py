@@ -12,10 +12,12 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from softmax_torch.data.batches import Batch, Steps
+from softmax_torch.training.epoch_metrics import SampleFigures
 
 __all__ = [
     "DIVERGED",
     "GradientFunction",
+    "Rows",
     "StepFunction",
     "StepHistory",
     "batches_of",
@@ -24,9 +26,13 @@ __all__ = [
 
 DIVERGED = "the optimization diverged; try a smaller learning rate"
 
-GradientFunction = Callable[[LightningOptimizer, Batch], tuple[Tensor, Tensor]]
-"""Computes the gradient on a batch into ``grad`` of the parameters. Returns the objective, and the
-logits (b, C) of the batch or the features (b, D) that a ``StepHistory`` counts, without a graph."""
+Rows = Tensor | SampleFigures | None
+"""What the metrics of training need of a batch, without a graph: its logits (b, C), or the figures
+of its samples where no logits are formed; None if its samples have no class."""
+
+GradientFunction = Callable[[LightningOptimizer, Batch], tuple[Tensor, Rows]]
+"""Computes the gradient on a batch into ``grad`` of the parameters. Returns the objective, without
+a graph, and the rows of the batch."""
 
 StepFunction = Callable[[Callable[[], Tensor]], object]
 """Makes a step of the optimizer, given the closure that computes gradient and objective."""
@@ -67,34 +73,34 @@ class StepHistory:
 
     Args:
         step: optimizer steps of the fit so far.
-        count: called with the logits (or features) and targets of a batch; None to keep logits and
-            targets instead.
 
     Attributes:
         step: optimizer steps of the fit so far; the caller that makes a step adds 1.
         steps: for each batch, the number of its step, from 1.
         objectives: for each batch, the objective, a scalar.
-        logits, targets: for each batch, logits (b, C) and class indices (b,), if they are kept.
+        logits, targets: for each batch with logits, logits (b, C) and class indices (b,).
+        figures: for each batch without logits, the figures of its samples.
         rates: for each batch, the learning rate of the first parameter group.
     """
 
-    def __init__(self, step: int, count: Callable[[Tensor, Tensor], None] | None = None) -> None:
-        self.step, self.count = step, count
+    def __init__(self, step: int) -> None:
+        self.step = step
         self.steps: list[int] = []
         self.objectives: list[Tensor] = []
         self.logits: list[Tensor] = []
         self.targets: list[Tensor] = []
+        self.figures: list[SampleFigures] = []
         self.rates: list[float] = []
 
-    def add(self, objective: Tensor, logits: Tensor, targets: Tensor, optimizer: Optimizer) -> None:
+    def add(self, objective: Tensor, rows: Rows, targets: Tensor, optimizer: Optimizer) -> None:
         """Add the results of a batch, without waiting for the device."""
         self.steps.append(self.step + 1)
         self.objectives.append(objective)
-        if self.count is None:
-            self.logits.append(logits)
+        if isinstance(rows, Tensor):
+            self.logits.append(rows)
             self.targets.append(targets)
-        else:
-            self.count(logits, targets)
+        elif rows is not None:
+            self.figures.append(rows)
         self.rates.append(optimizer.param_groups[0]["lr"])
 
     def finite_objectives(self, parameters: Iterable[Parameter]) -> Tensor:

@@ -172,8 +172,12 @@ def in_ranks(rank: int, folder: str) -> None:
                 found = p.grad.full_tensor() if hasattr(p.grad, "full_tensor") else p.grad
                 close = torch.allclose(found, plain[name], rtol=0, atol=tolerance)
                 assert close, f"{name}: {found} for {plain[name]}"
+            result = head.loss_outputs_of(call, x[half], y[half], outputs=("argmax",))
+            result.loss.backward()
             with torch.no_grad():
-                assert call(x[half]).shape == (4, C)
+                logits = call(x[half])
+            assert logits.shape == (4, C)
+            assert result.argmax.equal(logits.argmax(1))
 
     for settings in ({}, {"find_unused_parameters": True}, {"static_graph": True}):
         model = net()

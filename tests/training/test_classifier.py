@@ -10,12 +10,17 @@ import torch.nn.functional as F
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 from nets import SGD, Own, classifier, data, parts, same
+from support import products
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+from torchmetrics.classification import MulticlassF1Score
 from trainers import trainer
 
 from softmax_torch import SoftmaxRegression, backbones
 from softmax_torch.data import Batches
+from softmax_torch.ops import backends as kernels
 from softmax_torch.training import LitClassifier, LitSoftmaxRegression
+from softmax_torch.training.epoch_metrics import SampleFigures
 
 
 def test_softmax_regression_is_a_classifier_without_backbone() -> None:
@@ -94,41 +99,82 @@ def noting(calls: list[str], name: str, real: Any) -> Any:
     return lambda *args: (calls.append(name), real(*args))[1]
 
 
-def noting_size(sizes: list[int], real: Any, logits: Tensor, targets: Tensor) -> None:
-    assert not logits.requires_grad
-    sizes.append(logits.numel())
-    real(logits, targets)
-
-
-@pytest.mark.parametrize("block", [1 << 20, 70, 5])  # of logits: all at once, 7 rows, or one
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_many_classes_use_the_fused_loss_and_blockwise_figures(
-    block: int, precision: Any, monkeypatch: Any
-) -> None:
+def test_many_classes_use_the_fused_loss_and_its_figures(precision: Any, monkeypatch: Any) -> None:
     """With C > D only the fused loss is used; figures and parameters match those with logits."""
-    monkeypatch.setattr("softmax_torch.training.classifier.METRIC_LOGITS", block)
     outcomes = []
     for fuses in (True, False):
-        lit = classifier(backbone=Own(6), label_smoothing=0.1, class_weight=[1.0, 2.0] * 5)
+        metrics = {"f1": MulticlassF1Score(10, average="macro")}
+        options = {"label_smoothing": 0.1, "class_weight": [1.0, 2.0] * 5, "metrics": metrics}
+        lit = classifier(backbone=Own(6), **options)
         assert lit.fuses_loss
         lit.fuses_loss = fuses
         calls: list[str] = []
         for name in ("objective", "fused_objective"):
             monkeypatch.setattr(lit, name, noting(calls, name, getattr(lit, name)))
-        sizes: list[int] = []  # logits that are counted at once
-        noted = partial(noting_size, sizes, lit.training_metrics.add_rows)
-        monkeypatch.setattr(lit.training_metrics, "add_rows", noted)
+        real = lit.training_metrics.add_rows
+        monkeypatch.setattr(lit.training_metrics, "add_rows", noting(calls, "logits", real))
         run = trainer(2, precision=precision)
         run.fit(lit, data())
-        assert not fuses or max(sizes) <= max(block, 10)
-        assert set(calls) == {"fused_objective" if fuses else "objective"}
+        assert set(calls) == {"fused_objective"} if fuses else {"objective", "logits"}
         figures = {name: float(value) for name, value in run.callback_metrics.items()}
         outcomes.append((figures, lit.model.linear.weight.detach()))
     (figures, W), (expected, expected_W) = outcomes
     close = 1e-5 if precision == "32-true" else 2e-2
     assert figures == pytest.approx(expected, rel=close)
-    assert {"train/loss", "train/accuracy", "train/nll", "val/nll"} <= figures.keys()
+    assert {"train/loss", "train/accuracy", "train/nll", "val/nll", "val/f1"} <= figures.keys()
     torch.testing.assert_close(W, expected_W, rtol=close, atol=close)
+
+
+@pytest.mark.parametrize("classes", [40, 3000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_figures_of_the_fused_loss_are_those_of_the_logits(
+    classes: int, dtype: torch.dtype, monkeypatch: Any
+) -> None:
+    """Those of each sample, without the other terms of the objective."""
+    monkeypatch.setattr(kernels, "logits_budget", lambda x: 3 * classes * x.element_size())
+    lit = LitClassifier(64, classes, backbone=Own(16), label_smoothing=0.1, z_loss=0.1)
+    lit.to(dtype)
+    features, y = torch.randn(40, 16, dtype=dtype), torch.randint(classes, (40,))
+    with torch.no_grad():
+        lit.model.linear.weight.mul_(20)  # some samples are certain
+        y[::2] = lit.model.logits(features).argmax(1)[::2]
+    objective, figures = lit.fused_objective(features, y)
+    assert figures is not None
+    assert objective.requires_grad
+    expected = SampleFigures.of_logits(lit.model.logits(features).detach(), y)
+    assert figures.correct.equal(expected.correct)
+    assert 20 <= int(figures.correct.sum()) < 40
+    close = {torch.float16: 1e-2, torch.bfloat16: 1e-1}.get(dtype, 1e-5)
+    torch.testing.assert_close(figures.nll.float(), expected.nll, rtol=close, atol=1e-6)
+    assert not any(values.requires_grad for values in figures)
+
+
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"class_weight": [1.0] * 97}])
+def test_a_step_makes_three_products_with_many_classes(options: dict[str, Any]) -> None:
+    """The logits and the gradients of features and weight; its figures take no other."""
+    lit = LitClassifier(64, 97, backbone=Own(16), optimizer=SGD, **options)
+    samples = TensorDataset(torch.randn(60, 64), torch.randint(97, (60,)))
+    run, loader = trainer(1, limit_val_batches=0), DataLoader(samples, batch_size=30)
+    assert products(lambda: run.fit(lit, loader, loader), 97) == 3 * 2
+    assert run.global_step == 2
+    assert {"train/accuracy", "train/nll"} <= run.callback_metrics.keys()
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_the_figures_of_an_epoch_are_of_all_its_samples(accumulated: int) -> None:
+    """At a learning rate of 0 they are those of the trained net on the whole set."""
+    still = partial(torch.optim.SGD, lr=0.0)
+    net = Own(6)
+    net.layers = net.layers[:2]  # without batch statistics and dropout
+    lit, few = classifier(backbone=net, optimizer=still, steps_per_call=2), data()
+    run = trainer(1, accumulate_grad_batches=accumulated)
+    run.fit(lit, few)
+    x, y = few.splits["train"]
+    z = lit.logits(x / 16).detach()
+    got = run.callback_metrics
+    assert float(got["train/accuracy"]) == float((z.argmax(1) == y).float().mean())
+    assert float(got["train/nll"]) == pytest.approx(float(F.cross_entropy(z, y)), rel=1e-5)
 
 
 def test_evaluation_in_parts_matches_the_whole_batch(monkeypatch: Any) -> None:
@@ -256,6 +302,20 @@ def test_a_schedule_may_begin_at_rates_of_0() -> None:
     run = trainer(1)
     run.fit(classifier(backbone_lr=1e-3, lr_scheduler=warm_up), data())
     assert [group["lr"] for group in run.optimizers[0].param_groups] == pytest.approx([0.025, 5e-4])
+
+
+def test_a_process_without_samples_has_no_figures_of_a_fused_loss() -> None:
+    lit, y = classifier(backbone=Own(6), class_weight=[1.0, 2.0] * 5), torch.empty(0).long()
+    trainer(1, limit_train_batches=0).fit(lit, data())
+    objective, figures = lit.fused_objective(torch.empty(0, 6), y, torch.tensor([3]))
+    assert float(objective.detach()) == 0
+    assert figures is not None
+    assert (len(figures.correct), len(figures.nll)) == (0, 0)
+    some = SampleFigures(torch.tensor([True, False]), torch.tensor([0.5, 1.0]))
+    lit.training_metrics.add_steps(objective.detach().reshape(1))
+    lit.training_metrics.add_figures(SampleFigures.joined([figures, some]))
+    means = lit.training_metrics.result(lambda x: x)
+    assert {n: float(v) for n, v in means.items()} == {"loss": 0, "accuracy": 0.5, "nll": 0.75}
 
 
 def test_a_process_without_samples_has_zero_gradient() -> None:
