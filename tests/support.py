@@ -94,8 +94,13 @@ def peak_memory(f: Callable[[], object]) -> int:
 
 
 def in_processes(work: Callable[..., None], size: int, *args: object) -> None:
-    """Run work(rank, *args) in ``size`` new processes with one thread each."""
-    mp.spawn(_in_process, (work, args), nprocs=size)
+    """Run work(rank, *args) in ``size`` new processes with one thread each.
+
+    They are forks of a server that has imported torch and what it imports at a first DTensor, which
+    takes seconds.
+    """
+    mp.set_forkserver_preload(["torch._dynamo", "torch.distributed.tensor"])
+    mp.start_processes(_in_process, (work, args), nprocs=size, start_method="forkserver")
 
 
 def in_group(work: Callable[..., None], size: int, folder: Path | str, *args: object) -> None:
