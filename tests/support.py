@@ -1,10 +1,13 @@
 """Helpers shared by tests: a plain reference loss, sets of options, and groups of processes."""
 
+import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -14,6 +17,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from softmax_torch.ops.native import library
+
+ROOT = Path(__file__).parents[1]
+
+
+class Finished(NamedTuple):
+    """The exit status of a program, and what it printed."""
+
+    code: int
+    stdout: str
+    stderr: str
 
 
 def need_library() -> None:
@@ -91,10 +104,9 @@ def assert_close(
     found: Tensor, truth: Tensor, rtol: float, atol: float, equal_nan: bool = False
 ) -> None:
     """Do what ``torch.testing.assert_close`` does, in a quarter of its time for small tensors."""
-    if found.shape == truth.shape and found.dtype == truth.dtype:
-        if torch.allclose(found, truth, rtol, atol, equal_nan):
-            return
-    torch.testing.assert_close(found, truth, rtol=rtol, atol=atol, equal_nan=equal_nan)
+    alike = found.shape == truth.shape and found.dtype == truth.dtype
+    if not alike or not torch.allclose(found, truth, rtol, atol, equal_nan):
+        torch.testing.assert_close(found, truth, rtol=rtol, atol=atol, equal_nan=equal_nan)
 
 
 def peak_memory(f: Callable[[], object]) -> int:
@@ -145,6 +157,46 @@ def _in_group(rank: int, work: Callable[..., None], size: int, folder: str, *arg
     )
     work(rank, folder, *args)
     dist.destroy_process_group()
+
+
+FORKS = """
+import importlib, json, os, sys, tempfile
+
+importlib.import_module(sys.argv[1])
+finished = []
+for program, environment in json.loads(sys.argv[2]):
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        if (child := os.fork()) == 0:
+            os.dup2(out.fileno(), 1)
+            os.dup2(err.fileno(), 2)
+            os.environ |= environment
+            exec(program, {"__name__": "__main__"})
+            sys.stdout.flush()
+            os._exit(0)  # a shutdown of Python takes a second, as after an exception
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        out.seek(0)
+        err.seek(0)
+        finished.append([code, out.read(), err.read()])
+print(json.dumps(finished))
+"""
+
+
+def in_forks(
+    programs: dict[str, tuple[str, dict[str, str]]], after: str = "torch"
+) -> dict[str, Finished]:
+    """Run Python programs, each with its environment, one after the other.
+
+    They are forks of a process that has imported the module ``after``, which takes seconds.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", FORKS, after, json.dumps([*programs.values()])],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    [found] = done.stdout.splitlines()
+    return dict(zip(programs, (Finished(*each) for each in json.loads(found)), strict=True))
 
 
 TORCHS = {

@@ -44,8 +44,6 @@ OPTIONS = {
 }
 LINEAR_SHAPES = [((D,), C), ((3, D), C), ((2, 2, D), 2)]  # more classes than features, and fewer
 
-shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
-linear_shapes = pytest.mark.parametrize(("shape", "classes"), LINEAR_SHAPES, ids=str)
 options = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
 
 
@@ -142,18 +140,31 @@ def check_first_and_second(f, inputs) -> None:
     assert gradgradcheck(f, inputs, check_batched_grad=True, check_fwd_over_rev=True)
 
 
-@pytest.mark.parametrize("everything", [False, True], ids=["logits", "everything"])
-@options
-@shapes
+def derivative_cases(shapes: list[tuple]) -> list:
+    """Return every shape with all options, each in all arguments and in the logits or layer alone.
+
+    Where there is nothing else to differentiate in, the two are one. In the logits or layer alone,
+    one shape is quick.
+    """
+    cases = []
+    for i, shape in enumerate(shapes):
+        for name, options in OPTIONS.items():
+            more = bool(options.keys() & {"weight", "sample_weight", "soft"})
+            slow = [pytest.mark.slow] if more and i != 1 else []
+            cases.append(pytest.param(shape, options, False, id=f"{shape}-{name}", marks=slow))
+            if more:
+                cases.append(pytest.param(shape, options, True, id=f"{shape}-{name}-everything"))
+    return cases
+
+
+@pytest.mark.parametrize(("shape", "options", "everything"), derivative_cases(SHAPES))
 def test_cross_entropy_against_finite_differences(shape, options, everything):
     check_first_and_second(*logits_case(shape, everything, options))
 
 
-@pytest.mark.parametrize("everything", [False, True], ids=["layer", "everything"])
-@options
-@linear_shapes
-def test_linear_cross_entropy_against_finite_differences(shape, classes, options, everything):
-    check_first_and_second(*linear_case(shape, classes, everything, options))
+@pytest.mark.parametrize(("shape", "options", "everything"), derivative_cases(LINEAR_SHAPES))
+def test_linear_cross_entropy_against_finite_differences(shape, options, everything):
+    check_first_and_second(*linear_case(*shape, everything, options))
 
 
 def nth_derivatives(loss, z: Tensor, order: int) -> list[Tensor]:

@@ -73,7 +73,7 @@ def by_maths(
 @reals
 @pytest.mark.parametrize("C", COLUMNS)
 def test_sizes_of_a_layer(C, dtype, half):
-    """The quick half has all three sizes in one of the two dtypes, and the slow one in the other."""
+    """The quick half has all three sizes in one of two dtypes, and the slow half in the other."""
     even = int(dtype == torch.float32)
     for (i, N), (j, D) in itertools.product(enumerate(ROWS), enumerate(WIDTHS)):
         if (i + j + even + half) % 2 or N * D * C > 300_000:
