@@ -143,17 +143,18 @@ def check_first_and_second(f, inputs) -> None:
 def derivative_cases(shapes: list[tuple]) -> list:
     """Return every shape with all options, each in all arguments and in the logits or layer alone.
 
-    Where there is nothing else to differentiate in, the two are one. In the logits or layer alone,
-    one shape is quick.
+    Where there is nothing else to differentiate in, the two are one. Quick are all cases of one
+    shape, and for the other shapes those with many options at once, in all arguments.
     """
     cases = []
     for i, shape in enumerate(shapes):
         for name, options in OPTIONS.items():
             more = bool(options.keys() & {"weight", "sample_weight", "soft"})
-            slow = [pytest.mark.slow] if more and i != 1 else []
-            cases.append(pytest.param(shape, options, False, id=f"{shape}-{name}", marks=slow))
-            if more:
-                cases.append(pytest.param(shape, options, True, id=f"{shape}-{name}-everything"))
+            for everything in (False, True) if more else (False,):
+                quick = i == 1 or (everything and name.endswith(", all"))
+                label = f"{shape}-{name}{'-everything' if everything else ''}"
+                marks = [] if quick else pytest.mark.slow
+                cases.append(pytest.param(shape, options, everything, id=label, marks=marks))
     return cases
 
 
