@@ -52,7 +52,16 @@ def cases() -> dict:
     }
 
 
-every_case = pytest.mark.parametrize("case", cases().values(), ids=cases().keys())
+QUICK = ["mean", "none", "indices, all", "soft, all"]
+"""Cases with every option among them. The others are slow tests: a compilation takes a second."""
+
+every_case = pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=name, marks=[] if name in QUICK else pytest.mark.slow)
+        for name, case in cases().items()
+    ],
+)
 dynamic = pytest.mark.parametrize(
     "dynamic", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["static", "dynamic"]
 )
@@ -170,7 +179,10 @@ def parameter_gradients(model: nn.Module, loss: Tensor) -> list[Tensor]:
     return list(torch.autograd.grad(loss, list(model.parameters())))
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=needs_compiler)])
+by_inductor = pytest.param("inductor", marks=[needs_compiler, pytest.mark.slow])
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", by_inductor])
 def test_within_a_compiled_network(backend):
     model, x, y = Network(), torch.randn(N, D), torch.randint(C, (N,))
     ours, truth = (f(x, y) for f in (compiled(model, backend), model))

@@ -56,8 +56,6 @@ OPTIONS = {
 }
 LINEAR_SHAPES = [((D,), C), ((3, D), C), ((2, 2, D), 2)]  # more classes than features, and fewer
 
-shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
-linear_shapes = pytest.mark.parametrize(("shape", "classes"), LINEAR_SHAPES, ids=str)
 options = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
 
 
@@ -158,18 +156,32 @@ def check_first_and_second(f, inputs) -> None:
     assert gradgradcheck(f, inputs, check_batched_grad=True, check_fwd_over_rev=True)
 
 
-@pytest.mark.parametrize("everything", [False, True], ids=["logits", "everything"])
-@options
-@shapes
+def derivative_cases(shapes: list[tuple]) -> list:
+    """Return every shape with all options, each in all arguments and in the logits or layer alone.
+
+    Where there is nothing else to differentiate in, the two are one. Quick are all cases of one
+    shape, and for the other shapes those with many options at once, in all arguments.
+    """
+    cases = []
+    for i, shape in enumerate(shapes):
+        for name, options in OPTIONS.items():
+            more = bool(options.keys() & {"weight", "sample_weight", "soft"})
+            for everything in (False, True) if more else (False,):
+                quick = i == 1 or (everything and name.endswith(", all"))
+                label = f"{shape}-{name}{'-everything' if everything else ''}"
+                marks = [] if quick else pytest.mark.slow
+                cases.append(pytest.param(shape, options, everything, id=label, marks=marks))
+    return cases
+
+
+@pytest.mark.parametrize(("shape", "options", "everything"), derivative_cases(SHAPES))
 def test_cross_entropy_against_finite_differences(shape, options, everything):
     check_first_and_second(*logits_case(shape, everything, options))
 
 
-@pytest.mark.parametrize("everything", [False, True], ids=["layer", "everything"])
-@options
-@linear_shapes
-def test_linear_cross_entropy_against_finite_differences(shape, classes, options, everything):
-    check_first_and_second(*linear_case(shape, classes, everything, options))
+@pytest.mark.parametrize(("shape", "options", "everything"), derivative_cases(LINEAR_SHAPES))
+def test_linear_cross_entropy_against_finite_differences(shape, options, everything):
+    check_first_and_second(*linear_case(*shape, everything, options))
 
 
 def nth_derivatives(loss, z: Tensor, order: int) -> list[Tensor]:

@@ -2,14 +2,13 @@
 
 import ast
 import runpy
-import subprocess
-import sys
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from support import Finished, in_forks
 
 import softmax_torch
 
@@ -105,23 +104,26 @@ def room(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-@pytest.mark.parametrize(
-    "program",
-    [
-        "import softmax_torch",
-        # and using it on a CPU
-        "import torch, softmax_torch as s; m = s.SoftmaxRegression(2, 3);"
-        "m.loss(torch.ones(4, 2), torch.zeros(4, dtype=torch.long)).backward()",
-        # what a star takes, and what there is
-        "import softmax_torch; from softmax_torch import *; dir(softmax_torch)",
-    ],
-)
-def test_import_needs_torch_alone(program: str) -> None:
-    code = f"import sys; {program}; print(*[m for m in {HEAVY} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
+PROGRAMS = {
+    "import": "import softmax_torch",
+    "use on a CPU": "import torch, softmax_torch as s; m = s.SoftmaxRegression(2, 3);"
+    "m.loss(torch.ones(4, 2), torch.zeros(4, dtype=torch.long)).backward()",
+    "import of a star": "import softmax_torch; from softmax_torch import *; dir(softmax_torch)",
+}
+
+
+@pytest.fixture(scope="module")
+def imported() -> dict[str, Finished]:
+    """What each program printed: the packages of HEAVY that it imported."""
+    show = f"import sys; print(*[m for m in {HEAVY} if m in sys.modules])"
+    return in_forks({name: (f"{code}; {show}", {}) for name, code in PROGRAMS.items()})
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_import_needs_torch_alone(program: str, imported: dict[str, Finished]) -> None:
+    assert imported[program].code == 0, imported[program].stderr
     # torch itself imports none of them here; if it did, this test could say nothing.
-    assert done.stdout.split() == []
+    assert imported[program].stdout.split() == []
 
 
 @cache

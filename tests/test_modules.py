@@ -121,6 +121,16 @@ def test_the_loss_is_torchs(given: dict) -> None:
     assert ours.double().weight is None or ours.weight.dtype == torch.float64
 
 
+def test_the_loss_with_our_own_options() -> None:
+    torch.manual_seed(0)
+    z, y = torch.randn(6, 3), torch.randint(3, (6,))
+    given = {"z_loss": 0.1, "softcap": 1.5, "logit_scale": 0.7}
+    loss = CrossEntropyLoss(**given)
+    ours = results(lambda z: loss(z, y), z)
+    truth = results(lambda z: cross_entropy(z, y, **given), z)
+    torch.testing.assert_close(ours, truth)
+
+
 def test_the_loss_of_class_probabilities_is_torchs() -> None:
     torch.manual_seed(0)
     z, t = torch.randn(6, 3), torch.randn(6, 3).softmax(1)

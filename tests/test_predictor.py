@@ -4,8 +4,6 @@ import csv
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from mnist_files import write_mnist
 from PIL import Image
 from pyarrow import parquet
 from safetensors.torch import save_file
+from support import Finished, in_forks
 
 import softmax_torch
 from softmax_torch import cli
@@ -50,6 +49,37 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return top
 
 
+@pytest.fixture(scope="module")
+def elsewhere(run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Finished, str]:
+    """Predictions of the images by other processes, with a copy of the checkpoint alone.
+
+    Their folder, what the program printed, and the packages that ``load`` imported.
+    """
+    folder = tmp_path_factory.mktemp("elsewhere")
+    shutil.copy(run / "runs" / "mnist" / "version_0" / "best.ckpt", folder / "copy.ckpt")
+    args = ["predict", "--ckpt_path", "copy.ckpt", "--probabilities"]
+    args += ["--input", str(run / "images"), "--output", "images.csv"]
+    # A matrix product may have other last digits with another number of threads.
+    there = f"""
+import os, sys, torch
+os.chdir({str(folder)!r})
+torch.set_num_threads({torch.get_num_threads()})
+"""
+    program = f"""{there}
+sys.argv[1:] = {args}
+from softmax_torch.cli import main
+main()
+"""
+    load = f"""{there}
+import softmax_torch
+softmax_torch.load("copy.ckpt").predict_file({str(run / "images.npy")!r}).__next__()
+print(*[m for m in ("lightning", "torchmetrics", "jsonargparse") if m in sys.modules])
+"""
+    finished = in_forks({"program": (program, {}), "load": (load, {})})
+    assert finished["load"].code == 0, finished["load"].stderr
+    return folder, finished["program"], finished["load"].stdout
+
+
 @pytest.fixture
 def checkpoint(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the run's checkpoint, alone in the current directory."""
@@ -64,26 +94,17 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 
 def test_a_copied_checkpoint_predicts_raw_files_as_its_run_does(
-    run: Path, checkpoint: Path
+    run: Path, elsewhere: tuple[Path, Finished, str]
 ) -> None:
     of_run = run / "runs" / "mnist" / "version_0" / "best.ckpt"
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(run)
         cli.main(["predict", "--ckpt_path", str(of_run), "--probabilities"])
     expected = rows_of(of_run.with_name("predictions.csv"))
-    args = ["predict", "--ckpt_path", "copy.ckpt", "--probabilities"]
-    args += ["--input", str(run / "images"), "--output", "images.csv"]
-    done = subprocess.run(
-        [sys.executable, "-c", "from softmax_torch.cli import main; main()", *args],
-        capture_output=True,
-        text=True,
-        cwd=checkpoint.parent,
-        # A matrix product may have other last digits with another number of threads.
-        env={"PYTHONPATH": str(ROOT), "PATH": "", "OMP_NUM_THREADS": str(torch.get_num_threads())},
-    )
-    assert done.returncode == 0, done.stderr
+    folder, done, _ = elsewhere
+    assert done.code == 0, done.stderr
     assert done.stdout == "predictions images.csv (100 samples, 10 classes)\n"
-    found = rows_of(Path("images.csv"))
+    found = rows_of(folder / "images.csv")
     assert [row.pop("id") for row in found] == [f"{i:03d}.png" for i in range(100)]
     assert [row.pop("id") for row in expected] == [str(i) for i in range(100)]
     assert found == expected
@@ -105,20 +126,8 @@ def test_load_returns_a_predictor_of_raw_inputs(run: Path, checkpoint: Path) -> 
     assert torch.equal(torch.cat([piece.probabilities for piece in pieces]), p)
 
 
-def test_prediction_needs_no_lightning(run: Path, checkpoint: Path) -> None:
-    code = (
-        "import sys, softmax_torch; "
-        "softmax_torch.load('copy.ckpt').predict_file(sys.argv[1]).__next__(); "
-        "print(*[m for m in ('lightning', 'torchmetrics', 'jsonargparse') if m in sys.modules])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(run / "images.npy")],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == []
+def test_prediction_needs_no_lightning(elsewhere: tuple[Path, Finished, str]) -> None:
+    assert elsewhere[2].split() == []
 
 
 def test_files_are_read_in_pieces(

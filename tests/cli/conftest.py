@@ -1,10 +1,12 @@
-"""Fixtures for tests of the command line: an empty current folder, and a run on digits."""
+"""Fixtures for tests of the command line: an empty current folder, and runs of the program."""
 
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
-from program import run
+from program import train
+from support import Finished, in_forks
 
 
 @pytest.fixture
@@ -13,12 +15,47 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+SIGNALLED = """
+import threading, time
+
+def send():
+    deadline = time.monotonic() + 120
+    while not os.path.exists("runs/digits/version_0/last.ckpt") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(os.getpid(), {signum})
+
+threading.Thread(target=send, daemon=True).start()
+"""
+"""A program sends itself a signal when it has written a checkpoint."""
+
+
 @pytest.fixture(scope="session")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def programs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Finished]]:
+    """Runs of the program as a user starts it, and their folder.
+
+    A whole run on digits, two runs that a signal ends, and one that is refused.
+    """
+    folder = tmp_path_factory.mktemp("programs")
+    wanted = {
+        "fit": train("fit", folder=folder),
+        "refused": train("test", "--ckpt_path", "no.ckpt", folder=folder),
+    }
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        (folder / signum.name).mkdir()
+        wanted[signum.name] = train(
+            *("fit", "--trainer.max_epochs", "100000"),
+            folder=folder / signum.name,
+            before=SIGNALLED.format(signum=int(signum)),
+        )
+    return folder, in_forks(wanted, after="softmax_torch.training")
+
+
+@pytest.fixture(scope="session")
+def digits(programs: tuple[Path, dict[str, Finished]]) -> tuple[Path, str]:
     """The best checkpoint of a whole run on digits, and what the run printed."""
-    folder = tmp_path_factory.mktemp("whole")
-    done = run("fit", folder=folder)
-    assert done.returncode == 0, done.stderr
+    folder, finished = programs
+    done = finished["fit"]
+    assert done.code == 0, done.stderr
     return folder / "runs" / "digits" / "version_0" / "best.ckpt", done.stdout
 
 

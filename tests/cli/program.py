@@ -10,15 +10,21 @@ ROOT = Path(__file__).parents[2]
 SHORT = ["--trainer.max_epochs", "2", "--trainer.accelerator", "cpu"]
 
 
-def run(*args: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run train.py in a process of its own, from another folder."""
-    return subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *args],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "COLUMNS": "100"},
-    )
+def train(*args: str, folder: Path, before: str = "") -> tuple[str, dict[str, str]]:
+    """Return a program that runs train.py from a folder, as a user does, and its environment.
+
+    Args:
+        before: what the program does first.
+    """
+    program = f"""
+import os, runpy, sys
+
+os.chdir({str(folder)!r})
+sys.argv = {[str(ROOT / "train.py"), *args]!r}
+{before}
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+    return program, {"COLUMNS": "100"}
 
 
 def answers(program: str, given: list[Any], folder: Path) -> list[Any]:

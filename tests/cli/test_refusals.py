@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from program import ROOT, run
+from program import ROOT
+from support import Finished
 
 from softmax_torch import cli
 from softmax_torch.cli import commands
@@ -122,9 +123,11 @@ def test_the_program_exits_with_a_message(
     assert str(stopped.value.code).startswith(message)
 
 
-def test_a_user_reads_a_message_and_no_traceback(tmp_path: Path) -> None:
-    done = run("test", "--ckpt_path", "no.ckpt", folder=tmp_path)
-    assert done.returncode == 1
+def test_a_user_reads_a_message_and_no_traceback(
+    programs: tuple[Path, dict[str, Finished]],
+) -> None:
+    done = programs[1]["refused"]
+    assert done.code == 1
     assert done.stderr.startswith(
         "error: no.ckpt: expected a checkpoint of a run, got no such file"
     )

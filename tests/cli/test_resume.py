@@ -3,15 +3,13 @@
 import re
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from program import ROOT, SHORT, metrics
+from support import Finished
 
 from softmax_torch import cli
 from softmax_torch.training.run_logger import RunLogger
@@ -135,24 +133,12 @@ def test_a_running_run_is_not_resumed(here: Path) -> None:
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_the_program_with_a_checkpoint(
-    signum: int, code: int, tmp_path: Path
+    signum: signal.Signals, code: int, programs: tuple[Path, dict[str, Finished]]
 ) -> None:
-    job = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), "fit", "--trainer.max_epochs", "100000"],
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
-    )
-    last = tmp_path / "runs" / "digits" / "version_0" / "last.ckpt"
-    deadline = time.monotonic() + 120
-    while not last.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    job.send_signal(signum)
-    _, errors = job.communicate(timeout=60)
-    assert job.returncode == code, errors
-    lines = errors.splitlines()
-    assert re.match(rf"stopped by {signal.Signals(signum).name} at step \d+, kept in ", lines[-2])
+    done = programs[1][signum.name]
+    assert done.code == code, done.stderr
+    assert (programs[0] / signum.name / "runs" / "digits" / "version_0" / "last.ckpt").exists()
+    lines = done.stderr.splitlines()
+    assert re.match(rf"stopped by {signum.name} at step \d+, kept in ", lines[-2])
     assert lines[-1].strip() == "python train.py fit --resume runs/digits/version_0"
-    assert "Traceback" not in errors
+    assert "Traceback" not in done.stderr

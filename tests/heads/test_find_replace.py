@@ -102,7 +102,17 @@ def test_the_head_of_every_classifier_of_torchvision(name: str, without_memory: 
     assert (type(layer), layer.out_features) == (nn.Linear, 1000)
 
 
-@pytest.mark.parametrize(("name", "size"), SMALLEST.items())
+# Large images, and 130 million weights to draw. Other nets have their kinds of heads.
+LARGE = {"maxvit_t", "vgg11"}
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        pytest.param(*item, marks=pytest.mark.slow if item[0] in LARGE else [])
+        for item in SMALLEST.items()
+    ],
+)
 def test_a_net_with_its_head_replaced_computes_the_same(name: str, size: int) -> None:
     torch.manual_seed(0)
     settings = {"image_size": size} if name.startswith("vit") else {}

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from support import double
+from support import assert_close, double, largest
 from torch import Tensor
 
 from softmax_torch import maths
@@ -44,14 +44,14 @@ def assert_near(found, truth, dtype: torch.dtype) -> None:
         if x is None:
             continue
         eps = torch.finfo(sum_dtype(dtype)).eps
-        size = max([1.0, *t[t.isfinite()].abs().tolist()])
+        size = largest(t, at_least=1.0)
         rtol, atol = 40 * eps, 4 * eps * size
         if x.dtype in (torch.float16, torch.bfloat16):
             rtol, atol = (
                 torch.finfo(x.dtype).eps,
                 atol + torch.finfo(x.dtype).smallest_normal / 1024,
             )
-        torch.testing.assert_close(x.double(), t, rtol=rtol, atol=atol, equal_nan=True)
+        assert_close(x.double(), t, rtol=rtol, atol=atol, equal_nan=True)
 
 
 def by_maths(z: Tensor, target: Target, weights: RowWeights) -> list[Tensor | None]:

@@ -6,7 +6,7 @@ test_native_bad_rows and test_native_threads.
 
 import pytest
 import torch
-from support import double, need_library
+from support import assert_close, double, largest, need_library
 from torch import Tensor
 
 from softmax_torch import maths
@@ -79,8 +79,8 @@ def assert_near(ours, truth) -> None:
     for x, t in zip(ours, truth, strict=True):
         assert (x is None) == (t is None)
         if x is not None:
-            size = max([1.0, *t[t.isfinite()].abs().tolist()])
-            torch.testing.assert_close(x.double(), t, rtol=1e-5, atol=3e-7 * size)
+            size = largest(t, at_least=1.0)
+            assert_close(x.double(), t, rtol=1e-5, atol=3e-7 * size)
 
 
 @kinds
@@ -230,7 +230,7 @@ DIVISIONS = [(1, (1, 1)), (100, (3, 7)), (5000, (128, 256)), (1 << 20, (8192, 65
 
 
 @pytest.mark.parametrize("name", ["unshifted", "logits of 1e4", "far apart"])
-@pytest.mark.parametrize("shape", [(300, 10), (40, 200), (7, 5, 60)], ids=str)
+@pytest.mark.parametrize("shape", [(140, 10), (40, 200), (7, 5, 60)], ids=str)
 def test_results_do_not_depend_on_blocks_and_threads(shape, name, set_threads, monkeypatch):
     arguments = problem(shape, KINDS[name])
     expected = every_result(cpu, *arguments)

@@ -8,6 +8,7 @@ import itertools
 import pytest
 import torch
 from native_rows import OUTSIDE
+from support import assert_close, largest
 from torch import Tensor
 
 from softmax_torch import maths
@@ -42,10 +43,8 @@ def assert_near(found: Tensor, truth: Tensor, dtype: torch.dtype) -> None:
     Gradients that cancel each other have roundings of their terms: at least 0.1 in these tests.
     """
     eps = torch.finfo(dtype).eps
-    size = max([0.1, *truth[truth.isfinite()].abs().flatten().tolist()])
-    torch.testing.assert_close(
-        found.double(), truth.double(), rtol=0, atol=64 * eps * size, equal_nan=True
-    )
+    size = largest(truth, at_least=0.1)
+    assert_close(found.double(), truth.double(), rtol=0, atol=64 * eps * size, equal_nan=True)
 
 
 # Layers.
@@ -70,11 +69,14 @@ def by_maths(
     return total, dz @ W, dz.t() @ x, dz.sum(0)
 
 
+@pytest.mark.parametrize("half", [0, pytest.param(1, marks=pytest.mark.slow)])
 @reals
 @pytest.mark.parametrize("C", COLUMNS)
-def test_sizes_of_a_layer(C, dtype):
-    for N, D in itertools.product(ROWS, WIDTHS):
-        if N * D * C > 300_000:
+def test_sizes_of_a_layer(C, dtype, half):
+    """The quick half has all three sizes in one of two dtypes, and the slow half in the other."""
+    even = int(dtype == torch.float32)
+    for (i, N), (j, D) in itertools.product(enumerate(ROWS), enumerate(WIDTHS)):
+        if (i + j + even + half) % 2 or N * D * C > 300_000:
             continue
         x, W, b, y = layer(N, D, C, dtype)
         target, weights = Target(y), RowWeights(random(N, dtype=dtype).abs())

@@ -5,18 +5,15 @@ import ctypes
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from support import Finished, in_forks
 
 import softmax_torch
 from softmax_torch.ops import backends, cpu, native
 from softmax_torch.ops.native import calls, library
-
-ROOT = Path(softmax_torch.__file__).parents[1]
 
 
 @pytest.fixture
@@ -53,16 +50,73 @@ def shown(capsys) -> list[str]:
     return capsys.readouterr().out.splitlines()
 
 
-def run(program: str, **environment: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=os.environ | {"SOFTMAX_TORCH_KERNELS": "auto", "SOFTMAX_TORCH_ISA": ""} | environment,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+# Programs of their own processes. What does not fit could kill one that loads it.
+
+CHOICE = "from softmax_torch.ops import backends as b; print(b.cpu_choice())"
+IMPORT = "import sys, softmax_torch; print('softmax_torch.ops.native.library' in sys.modules)"
+SHOW = "import runpy; runpy.run_module('softmax_torch', run_name='__main__')"
+POOL = """if True:
+    import pathlib, re, torch
+    import torch.nn.functional as F
+    from softmax_torch import cross_entropy
+    from softmax_torch.ops import backends
+
+    torch.set_num_threads(2)
+    z, y = torch.randn(4096, 1000, requires_grad=True), torch.arange(4096) % 1000
+    F.cross_entropy(z, y).backward()
+    threads = len(list(pathlib.Path("/proc/self/task").iterdir()))
+    with backends.cpu_kernels("native"):
+        cross_entropy(z, y).backward()
+    assert len(list(pathlib.Path("/proc/self/task").iterdir())) == threads
+    maps = pathlib.Path("/proc/self/maps").read_text()
+    assert "libsoftmax_torch.so" in maps
+    print(*set(re.findall(r"\\S*/lib(?:gomp|omp|iomp)\\S*", maps)), sep="\\n")
+"""
+LIBRARIES = """if True:
+    import pathlib, sys, torch, softmax_torch
+    from softmax_torch.ops import backends
+    from softmax_torch.ops.native import library
+
+    for path in sorted(pathlib.Path({folder!r}).iterdir()):
+        library._load.cache_clear()
+        backends._cpu.cache_clear()
+        library.PATH = path
+        z = torch.zeros(3, 2, requires_grad=True)
+        softmax_torch.cross_entropy(z, torch.tensor([0, 1, 0])).backward()
+        softmax_torch.show_config()
+"""
+
+REFUSED = {
+    "another": (lambda path: shutil.copy(_ctypes.__file__, path), "is another library: .*"),
+    "cut": (
+        lambda path: path.write_bytes(library.PATH.read_bytes()[:10000]),
+        r"is cut off: build it again \(CONTRIBUTING.md\)",
+    ),
+    "empty": (lambda path: path.write_bytes(b""), "cannot be loaded: .*file too short"),
+    "folder": (lambda path: path.mkdir(), "cannot be loaded: .*"),
+    "text": (lambda path: path.write_text("int main\n" * 99), "cannot be loaded: .*"),
+}
+CHOICES = ["torch", "native", "auto", ""]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> dict[str, Finished]:
+    """What became of every program, each in its own process."""
+    programs = {f"choice {name}": (CHOICE, {"SOFTMAX_TORCH_KERNELS": name}) for name in CHOICES}
+    programs["choice fast"] = ("import softmax_torch", {"SOFTMAX_TORCH_KERNELS": "fast"})
+    programs |= {name: (globals()[name], {}) for name in ("IMPORT", "SHOW", "POOL")}
+    if library.PATH.exists():
+        folder = tmp_path_factory.mktemp("refused")
+        for name, (make, _) in REFUSED.items():
+            make(folder / f"{name}.so")
+        programs["LIBRARIES"] = (LIBRARIES.format(folder=str(folder)), {})
+    usual = {"SOFTMAX_TORCH_KERNELS": "auto", "SOFTMAX_TORCH_ISA": ""}
+    return in_forks({name: (code, usual | more) for name, (code, more) in programs.items()})
+
+
+def printed(finished: Finished) -> str:
+    assert finished.code == 0, finished.stderr
+    return finished.stdout
 
 
 # The choice.
@@ -101,23 +155,20 @@ def test_a_block_restores_the_choice_after_an_error(fresh):
     assert backends.cpu_choice() == "auto"
 
 
-@pytest.mark.parametrize("choice", ["torch", "native", "auto", ""])
-def test_the_environment_chooses(choice, built):
-    program = "from softmax_torch.ops import backends as b; print(b.cpu_choice())"
-    assert run(program, SOFTMAX_TORCH_KERNELS=choice) == f"{choice or 'auto'}\n"
+@pytest.mark.parametrize("choice", CHOICES)
+def test_the_environment_chooses(choice, built, finished):
+    assert printed(finished[f"choice {choice}"]) == f"{choice or 'auto'}\n"
 
 
-def test_another_choice_is_rejected(fresh):
+def test_another_choice_is_rejected(fresh, finished):
     with pytest.raises(ValueError, match="cpu_kernels: expected auto, native or torch, got 'fast'"):
         backends.cpu_kernels("fast").__enter__()
-    program = "import softmax_torch"
-    with pytest.raises(AssertionError, match="SOFTMAX_TORCH_KERNELS: expected auto, native or"):
-        run(program, SOFTMAX_TORCH_KERNELS="fast")
+    assert finished["choice fast"].code == 1
+    assert "SOFTMAX_TORCH_KERNELS: expected auto, native or" in finished["choice fast"].stderr
 
 
-def test_an_import_loads_nothing():
-    program = "import sys, softmax_torch; print('softmax_torch.ops.native.library' in sys.modules)"
-    assert run(program) == "False\n"
+def test_an_import_loads_nothing(finished):
+    assert printed(finished["IMPORT"]) == "False\n"
 
 
 def test_torch_kernels_by_force_do_not_look_for_the_library(fresh, monkeypatch):
@@ -139,26 +190,9 @@ def test_the_library_needs_the_c_library_alone(built):
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
-def test_native_kernels_run_in_the_pool_of_torch(built):
+def test_native_kernels_run_in_the_pool_of_torch(built, finished):
     """A native call loads no other OpenMP library and starts no threads beside torch's."""
-    program = """if True:
-        import pathlib, re, torch
-        import torch.nn.functional as F
-        from softmax_torch import cross_entropy
-        from softmax_torch.ops import backends
-
-        torch.set_num_threads(2)
-        z, y = torch.randn(4096, 1000, requires_grad=True), torch.arange(4096) % 1000
-        F.cross_entropy(z, y).backward()
-        threads = len(list(pathlib.Path("/proc/self/task").iterdir()))
-        with backends.cpu_kernels("native"):
-            cross_entropy(z, y).backward()
-        assert len(list(pathlib.Path("/proc/self/task").iterdir())) == threads
-        maps = pathlib.Path("/proc/self/maps").read_text()
-        assert "libsoftmax_torch.so" in maps
-        print(*set(re.findall(r"\\S*/lib(?:gomp|omp|iomp)\\S*", maps)), sep="\\n")
-    """
-    loaded = run(program).split()
+    loaded = printed(finished["POOL"]).split()
     assert len(loaded) == 1, loaded
     assert Path(loaded[0]).name == library.pool(built)
 
@@ -222,36 +256,11 @@ def test_structures_have_the_sizes_of_the_library(built):
     assert list(sizes) == [ctypes.sizeof(s) for s in structures]
 
 
-# Libraries that are refused. A process of its own: what does not fit could kill it.
-
-REFUSED = {
-    "empty": (lambda path: path.write_bytes(b""), "cannot be loaded: .*file too short"),
-    "text": (lambda path: path.write_text("int main\n" * 99), "cannot be loaded: .*"),
-    "folder": (lambda path: path.mkdir(), "cannot be loaded: .*"),
-    "cut": (
-        lambda path: path.write_bytes(library.PATH.read_bytes()[:10000]),
-        r"is cut off: build it again \(CONTRIBUTING.md\)",
-    ),
-    "another": (lambda path: shutil.copy(_ctypes.__file__, path), "is another library: .*"),
-}
+# Libraries that are refused.
 
 
-def test_files_that_are_no_library_of_ours(built, tmp_path):
-    for name, (make, _) in REFUSED.items():
-        make(tmp_path / f"{name}.so")
-    program = f"""if True:
-        import pathlib, torch, softmax_torch
-        from softmax_torch.ops import backends
-        from softmax_torch.ops.native import library
-        for name in {list(REFUSED)}:
-            library._load.cache_clear()
-            backends._cpu.cache_clear()
-            library.PATH = pathlib.Path({str(tmp_path)!r}, name + ".so")
-            z = torch.zeros(3, 2, requires_grad=True)
-            softmax_torch.cross_entropy(z, torch.tensor([0, 1, 0])).backward()
-            softmax_torch.show_config()
-    """
-    lines = run(program).splitlines()
+def test_files_that_are_no_library_of_ours(built, finished):
+    lines = printed(finished["LIBRARIES"]).splitlines()
     assert lines.count("cpu: softmax_torch.ops.cpu") == len(REFUSED)
     found = [line for line in lines if line.startswith("native kernels: ")]
     for line, (name, (_, said)) in zip(found, REFUSED.items(), strict=True):
@@ -307,9 +316,8 @@ def test_show_config_says_why_there_are_no_native_kernels(missing, monkeypatch, 
     assert "native kernels: switched off by SOFTMAX_TORCH_KERNELS or cpu_kernels" in lines
 
 
-def test_the_package_as_a_program_shows_it(fresh, capsys):
-    program = "import runpy; runpy.run_module('softmax_torch', run_name='__main__')"
-    lines = run(program).splitlines()
+def test_the_package_as_a_program_shows_it(fresh, capsys, finished):
+    lines = printed(finished["SHOW"]).splitlines()
     # The other process may have another number of threads, and says so in the second line.
     here = shown(capsys)
     assert (lines[0], lines[2:]) == (here[0], here[2:])

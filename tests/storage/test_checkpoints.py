@@ -1,13 +1,14 @@
 """Checkpoints: written atomically, verified by their digest, read without running code."""
 
-import subprocess
-import sys
+import resource
+import signal
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from support import in_processes
 
 from softmax_torch.storage import atomic_files, checkpoints
 from softmax_torch.storage.checkpoints import newest_checkpoint, read_checkpoint, write_checkpoint
@@ -111,25 +112,22 @@ def test_a_file_of_another_program_is_skipped(tmp_path: Path) -> None:
     assert "no checkpoint of a run of this program" in message
 
 
+def write_to_a_full_disk(rank: int, path: Path) -> None:
+    """Fail to write a checkpoint: a limit on the size of files stands in for a full disk."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+    big = {"state_dict": {"weight": torch.zeros(10000)}, "hyper_parameters": {}}
+    with pytest.raises(OSError, match="could not be written") as raised:
+        write_checkpoint(path, big)
+    assert f"{path} could not be written" in str(raised.value)
+    assert "an existing file is unchanged" in str(raised.value)
+
+
 def test_a_full_disk_leaves_the_existing_file(tmp_path: Path) -> None:
-    """A process with a limit on the size of files stands in for a full disk."""
+    """In another process, which keeps its limit."""
     path = write(tmp_path / "last.ckpt", 3)
     good = path.read_bytes()
-    program = f"""
-import resource, signal, torch
-from pathlib import Path
-from softmax_torch.storage.checkpoints import write_checkpoint
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
-big = {{"state_dict": {{"weight": torch.zeros(10000)}}, "hyper_parameters": {{}}}}
-try:
-    write_checkpoint(Path({str(path)!r}), big)
-except OSError as error:
-    print(error)
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert f"{path} could not be written" in done.stdout, done.stderr
-    assert "an existing file is unchanged" in done.stdout
+    in_processes(write_to_a_full_disk, 1, path)
     assert path.read_bytes() == good
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
 
