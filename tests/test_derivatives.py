@@ -165,7 +165,7 @@ def derivative_cases(shapes: list[tuple]) -> list:
     cases = []
     for i, shape in enumerate(shapes):
         for name, options in OPTIONS.items():
-            more = bool(options.keys() & {"weight", "sample_weight", "soft"})
+            more = any(value is True for key, value in options.items() if key != "ignored")
             for everything in (False, True) if more else (False,):
                 quick = i == 1 or (everything and name.endswith(", all"))
                 label = f"{shape}-{name}{'-everything' if everything else ''}"

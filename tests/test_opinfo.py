@@ -91,6 +91,35 @@ def test_samples(name: str, dtype: torch.dtype) -> None:
     assert count > 20
 
 
+def capped(f: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return a function of logits that caps and scales them before f, by torch."""
+    return lambda z, *rest, **given: f(0.7 * 2.0 * (z / 2.0).tanh(), *rest, **given)
+
+
+def test_samples_with_softcap_scale_and_mask() -> None:
+    name, count = "nn.functional.cross_entropy", 0
+    reference = capped(op_named(name).op)
+    options = {"softcap": 2.0, "logit_scale": 0.7}
+    for sample in samples(name, torch.float64):
+        args, given = arguments(sample)
+        ours = value_and_gradients(cross_entropy, args, given | options)
+        torch.testing.assert_close(
+            ours, value_and_gradients(reference, args, given), equal_nan=True
+        )
+        z = args[0]
+        if z.dim() == 1 or given.get("reduction") == "none":
+            continue
+        mask = torch.arange(len(z)) % 2 == 0
+        rows = mask.view(-1, *(1 for _ in z.shape[2:])).expand(z.shape[:1] + z.shape[2:])
+        ours = value_and_gradients(cross_entropy, args, given | {"sample_weight": rows})
+        kept = value_and_gradients(
+            lambda z, t, m=mask, **g: cross_entropy(z[m], t[m], **g), args, given
+        )
+        torch.testing.assert_close(ours, kept, equal_nan=True)
+        count += 1
+    assert count > 10
+
+
 @names
 def test_error_inputs(name: str) -> None:
     op = op_named(name)
