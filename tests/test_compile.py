@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from softmax_torch import CrossEntropyLoss, SoftmaxRegression, cross_entropy, linear_cross_entropy
+from softmax_torch import (
+    CrossEntropyLoss,
+    SoftmaxRegression,
+    cross_entropy,
+    linear_cross_entropy,
+    linear_cross_entropy_outputs,
+)
 
 N, C, D = 6, 5, 3
 
@@ -161,6 +167,19 @@ def test_a_marked_batch_size_may_vary():
         torch._dynamo.mark_dynamic(x, 0)  # an error if the graph is specialized to one size
         torch._dynamo.mark_dynamic(y, 0)
         torch.testing.assert_close(f(x, W, y), linear_cross_entropy(x, W, y))
+
+
+@pytest.mark.parametrize("strict", [False, True], ids=["by torch", "by dynamo"])
+def test_exported_outputs(strict):
+    class Scored(nn.Module):
+        def forward(self, x: Tensor, W: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+            names = ("lse", "log_prob", "argmax", "in_top_k", "entropy")
+            found = linear_cross_entropy_outputs(x, W, y, outputs=names, softcap=1.5, z_loss=0.1)
+            return tuple(value for value in found if value is not None)
+
+    arguments = torch.randn(N, D), torch.randn(C, D), torch.randint(C, (N,))
+    program = torch.export.export(Scored(), arguments, strict=strict).module()
+    torch.testing.assert_close(program(*arguments), Scored()(*arguments))
 
 
 class Network(nn.Module):

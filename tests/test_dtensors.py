@@ -27,7 +27,7 @@ from torch.distributed.tensor import (
     distribute_tensor,
 )
 
-from softmax_torch import cross_entropy, linear_cross_entropy
+from softmax_torch import cross_entropy, cross_entropy_outputs, linear_cross_entropy
 
 CASES = (
     TORCHS
@@ -43,7 +43,7 @@ CASES = (
         "all ignored": {"ignore_index": 1, "z_loss": 0.1},
     }
 )
-FEW_CASES = ("plain", "weight, smoothing", "all", "all, none", "ignored")
+FEW_CASES = ("plain", "weight, smoothing", "all", "all, none", "softcap, scale", "ignored")
 
 Splits = tuple[int | None, ...]
 
@@ -82,7 +82,8 @@ def exact(*arguments: Any, **given: Any) -> Tensor:
     """Return the loss of whole tensors; F.cross_entropy has no derivative in class weights."""
     if "ignore_index" in given and bool((arguments[1] == given["ignore_index"]).all()):
         return cross_entropy(*arguments, **given)  # NaN with a gradient of 0, as in torch
-    if given.keys() & {"weight", "sample_weight", "z_loss"}:
+    own = ("sample_weight", "z_loss", "softcap", "logit_scale", "normalizer")
+    if given.keys() & {"weight", *own}:
         return reference(*arguments, **given)
     return F.cross_entropy(*arguments, **given)
 
@@ -153,17 +154,17 @@ def compare_logits(
         case.target.fill_(1)
     rows = tuple(None if s in (None, class_dim) else s - (s > class_dim) for s in splits)
     none = (None,) * mesh.ndim
-    tensors = {k: v for k, v in case.given.items() if isinstance(v, Tensor)}
+    tensors = {k: v for k, v in case.given.items() if torch.is_tensor(v) and v.is_floating_point()}
     numbers = {k: v for k, v in case.given.items() if k not in tensors}
     z = torch.randn(shape, dtype=torch.float64)
 
-    of = {"weight": none, "sample_weight": rows}
+    of = {"sample_weight": rows}
     laid = partial(lay_out, mesh=mesh, others=others, dtype=dtype)
     target = laid(case.target, splits if soft else rows)
     wholes = [z, *tensors.values(), *([case.target] if soft else [])]
     locals_ = [
         split(z.to(dtype), mesh, splits),
-        *(laid(t, of[k]) for k, t in tensors.items()),
+        *(laid(t, of.get(k, none)) for k, t in tensors.items()),
         *([target] if soft else []),
     ]
 
@@ -210,13 +211,13 @@ def compare_layer(
     case = Case((*rows_shape, classes), class_dim, chosen, soft)
     none = (None,) * mesh.ndim
     rows = none if x_splits is None else x_splits
-    tensors = {k: v for k, v in case.given.items() if isinstance(v, Tensor)}
+    tensors = {k: v for k, v in case.given.items() if torch.is_tensor(v) and v.is_floating_point()}
     numbers = {k: v for k, v in case.given.items() if k not in tensors}
     x = torch.randn(shape, dtype=torch.float64)
     W = torch.randn(classes, D, dtype=torch.float64)
     b = torch.randn(classes, dtype=torch.float64)
 
-    of = {"weight": none, "sample_weight": rows}
+    of = {"sample_weight": rows}
     by_class = tuple(class_dim if w == 0 else r for w, r in zip(w_splits, rows, strict=True))
     laid = partial(lay_out, mesh=mesh, others=others, dtype=dtype)
     target = laid(case.target, by_class if soft else rows)
@@ -226,7 +227,7 @@ def compare_layer(
         x.to(dtype) if x_splits is None else split(x.to(dtype), mesh, x_splits),
         split(W.to(dtype), mesh, w_splits),
         *(split(b.to(dtype), mesh, w_splits) for b in biases),
-        *(laid(t, of[k]) for k, t in tensors.items()),
+        *(laid(t, of.get(k, none)) for k, t in tensors.items()),
         *([target] if soft else []),
     ]
 
@@ -332,7 +333,7 @@ def compare(mesh: DeviceMesh, names: tuple[str, ...], dtype: torch.dtype, part: 
 def all_cases(rank: int, folder: str, shapes: list[tuple[int, ...]]) -> None:
     for shape in shapes:
         mesh = init_device_mesh("cpu", shape)
-        compare(mesh, tuple(CASES), torch.float64, 1 if mesh.size() < 4 else 2)
+        compare(mesh, tuple(CASES), torch.float64, 2 if mesh.size() < 4 else 3)
         compare(mesh, FEW_CASES, torch.float32, 3)
 
 
@@ -426,6 +427,9 @@ def errors(mesh: DeviceMesh) -> dict[str, str]:
         "ValueError: rank 0: input: expected a local part": logits(uneven, y),
         "ValueError: rank 1: sample_weight: .* got -2": logits(rows, y, sample_weight=negative),
         "ValueError: rank 0: reduction: expected": logits(rows, y, reduction="median"),
+        "RuntimeError: expected plain tensors, got a DTensor": lambda: (
+            cross_entropy_outputs(rows, y, outputs=("lse",)).loss
+        ),
         "ValueError: weight: expected the same values": logits(rows, y, own[:3, 0].contiguous()),
         "ValueError: input: expected the same on all ranks": logits(
             rows.detach().requires_grad_(last), y

@@ -235,16 +235,20 @@ def _number(name: str, value: object) -> float:
 
 
 def _number_or_scalar(name: str, value: object) -> float | None:
-    """Return the value of a number or of a tensor of shape (); None if it is not readable."""
+    """Return the value of a number or of a tensor of shape (); None if it is not readable.
+
+    The value of a DTensor is checked when its local part is.
+    """
     if not isinstance(value, Tensor):
         return _number(name, value)
-    refuse_distributed((name, value))
     if value.dim() > 0 or value.dtype.is_complex or value.dtype == torch.bool:
         raise ValueError(
             f"{name}: expected a number or a tensor of shape (), got {value.dtype} of shape "
             f"{tuple(value.shape)}"
         )
-    return float(value.detach()) if backends.values_readable(value) else None
+    if distributed(value) or not backends.values_readable(value):
+        return None
+    return float(value.detach())
 
 
 def check_linear(linear: Linear) -> None:
