@@ -335,3 +335,26 @@ def test_the_configuration_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"cpu: {backends.kernels(torch.empty(0)).__name__}\n" in out
     assert "\ncuda: " in out
     assert "other devices: softmax_torch.maths\n" in out
+
+
+def test_transformed_logits() -> None:
+    kernels = f"{backends.kernels(Y).__name__} on transformed logits"
+    for options in ({"softcap": 2.0}, {"logit_scale": 0.5}, {"softcap": 2, "logit_scale": 0.5}):
+        found = route_of(cross_entropy, z(), Y, **options)
+        assert (found.rule, found.kernels.__name__) == ("weighted total", kernels)
+    scale = torch.ones((), requires_grad=True)
+    for options in ({"logit_scale": scale}, {"softcap": 2.0, "logit_scale": scale}):
+        found = route_of(cross_entropy, z(), Y, **options)
+        assert found.rule == "row values"
+        assert "scale of the logits needs a gradient" in str(found)
+
+
+def test_a_layer_whose_logits_are_scaled_is_the_layer_of_a_scaled_input() -> None:
+    x, W, y = layer(D, rows=20_000)
+    found = route_of(linear_cross_entropy, x, W, y, logit_scale=0.5, reduction="sum")
+    assert found == route_of(linear_cross_entropy, x, W, y, reduction="sum")
+    capped = route_of(linear_cross_entropy, x, W, y, softcap=2.0)
+    assert (capped.rule, capped.logits) == ("weighted total", "in blocks")
+    scale = torch.ones((), requires_grad=True)
+    kept = route_of(linear_cross_entropy, x, W, y, softcap=2.0, logit_scale=scale)
+    assert (kept.rule, kept.logits) == ("row values", "kept")

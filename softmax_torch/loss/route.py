@@ -61,8 +61,8 @@ class Route(NamedTuple):
             (the same in plain torch, for tracers and forward-mode AD).
         logits: "given" by the caller; of a linear layer "kept" as a whole, "in blocks", or "in one
             pass" with both of its products.
-        kernels: the module that computes them: ``ops.native``, ``ops.cpu``, ``ops.gpu`` or
-            ``maths``.
+        kernels: what computes them: the module ``ops.native``, ``ops.cpu``, ``ops.gpu`` or
+            ``maths``, or one of these within ``ops.transformed.TransformedKernels``.
         reason: why this rule.
     """
 

@@ -2,9 +2,9 @@
 
     z' = scale softcap tanh(z / softcap)        dz = dz' scale (1 - tanh(z / softcap)^2)
 
-A block of z' stays in cache between the transform, the kernel and the product with the slope, and
-is float32 for half-precision logits, so that only the gradient is rounded to their dtype. Nothing
-of the size of all logits is held.
+On a CPU a block of z' stays in cache between the transform, the kernel and the product with the
+slope. It is float32 for half-precision logits, so that only the gradient is rounded to their dtype.
+No tensor of the size of all logits is held.
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ from softmax_torch.maths import (
     Target,
     sum_dtype,
 )
-from softmax_torch.ops import backends
 from softmax_torch.ops.backends import Kernels
 
 __all__ = ["TransformedKernels", "formulas_of", "rows_of_target", "rows_of_weights"]
 
 BLOCK_ELEMENTS = 1 << 18
 """Logits of a block on a CPU: 1 MiB of float32, and as much for z', the slope and dz'."""
+
+DEVICE_BLOCK_ELEMENTS = 1 << 24
+"""The same elsewhere: 64 MiB each, which take a GPU longer to read than a kernel to launch."""
 
 
 class TransformedKernels:
@@ -123,7 +125,7 @@ def formulas_of(kernels: Kernels) -> types.ModuleType | TransformedFormulas:
 def _blocks(z: Tensor) -> Iterator[slice]:
     """Yield blocks of samples, whose logits stay in cache on a CPU."""
     elements = z.shape[1:].numel()
-    most = BLOCK_ELEMENTS if z.is_cpu else backends.logits_budget(z) // z.element_size()
+    most = BLOCK_ELEMENTS if z.is_cpu else DEVICE_BLOCK_ELEMENTS
     step = max(1, most // max(elements, 1))
     for n in range(0, len(z), step):
         yield slice(n, n + step)
