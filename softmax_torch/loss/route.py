@@ -1,9 +1,9 @@
-"""Choose how a call of cross-entropy is computed, and compute it.
+"""Choose how a call of cross-entropy is computed.
 
-A call is parsed into a ``Problem``; ``route`` chooses its rule and kernels; ``weights`` turns its
-options into weights of row numbers; the rule runs. Shortcuts come first, because on small batches
-calls cost more than arithmetic: the mean NLL, of logits and of a layer, skips parsing and weights;
-a layer with few logits keeps them. No other file decides about routes.
+A call is parsed into a ``Problem``; ``route`` chooses its rule and kernels, which ``compute`` runs.
+Shortcuts come first, because on small batches calls cost more than arithmetic: the mean NLL, of
+logits and of a layer, skips parsing and weights; a layer with few logits keeps them. No other file
+decides about routes.
 
 ``route_of`` returns the route of a call without running it:
 
@@ -22,7 +22,7 @@ import importlib
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -31,8 +31,8 @@ from torch import Tensor
 from softmax_torch import maths
 from softmax_torch.loss import arguments
 from softmax_torch.loss.arguments import Options, Problem
-from softmax_torch.loss.outputs import Collector, CrossEntropyOutputs, Request
-from softmax_torch.loss.weights import LossTerms, loss_of_values, loss_terms
+from softmax_torch.loss.compute import Route, compute, compute_outputs
+from softmax_torch.loss.outputs import CrossEntropyOutputs, Request
 from softmax_torch.ops import backends, linear_rows, rows
 from softmax_torch.ops.backends import Kernels, LayerKernels
 from softmax_torch.ops.cpu import FEW
@@ -41,7 +41,6 @@ from softmax_torch.ops.transformed import TransformedKernels
 
 __all__ = [
     "Route",
-    "compute",
     "linear_loss",
     "linear_outputs",
     "logits_loss",
@@ -49,30 +48,6 @@ __all__ = [
     "route",
     "route_of",
 ]
-
-
-class Route(NamedTuple):
-    """How a call of cross-entropy is computed.
-
-    Attributes:
-        rule: "mean NLL" (value and gradient of the mean NLL in the fewest calls), "weighted total"
-            (a scalar loss whose gradient is formed in the forward pass), "row values" (three
-            numbers per row, differentiable in every argument and under torch.func), or "formulas"
-            (the same in plain torch, for tracers and forward-mode AD).
-        logits: "given" by the caller; of a linear layer "kept" as a whole, "in blocks", or "in one
-            pass" with both of its products.
-        kernels: what computes them: the module ``ops.native``, ``ops.cpu``, ``ops.gpu`` or
-            ``maths``, or one of these within ``ops.transformed.TransformedKernels``.
-        reason: why this rule.
-    """
-
-    rule: Literal["mean NLL", "weighted total", "row values", "formulas"]
-    logits: Literal["given", "kept", "in blocks", "in one pass"]
-    kernels: Kernels
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.rule} of logits {self.logits}, by {self.kernels.__name__}: {self.reason}"
 
 
 PLAIN_TYPES = (Tensor, torch.nn.Parameter)
@@ -261,7 +236,8 @@ def logits_outputs(
 ) -> CrossEntropyOutputs:
     """Return the loss of logits and what is asked for: ``functional.cross_entropy_outputs``."""
     _refuse_distributed(input, target, *options)
-    return _compute_outputs(arguments.logits_problem(input, target, options), request)
+    problem = arguments.logits_problem(input, target, options)
+    return compute_outputs(problem, route(problem, request), request)
 
 
 def linear_outputs(
@@ -272,7 +248,8 @@ def linear_outputs(
     linear, options = _checked_layer(linear, options)
     if _keeps_logits(linear, options):
         return logits_outputs(_layer_logits(linear), target, options, request)
-    return _compute_outputs(arguments.linear_problem(linear, target, options), request)
+    problem = arguments.linear_problem(linear, target, options)
+    return compute_outputs(problem, route(problem, request), request)
 
 
 def _refuse_distributed(*given: object) -> None:
@@ -306,70 +283,6 @@ def _layer_logits(linear: Linear) -> Tensor:
         return F.linear(x, W, b)
     z = F.linear(x, W.flatten(0, -2), None if b is None else b.flatten())
     return z.view(*x.shape[:-1], *W.shape[:-1])
-
-
-def compute(problem: Problem, chosen: Route, terms: LossTerms | None = None) -> Tensor:
-    """Return the loss of a problem, computed on the chosen route, with these terms if given."""
-    return _loss_and_terms(problem, chosen, None, terms)[0]
-
-
-def _compute_outputs(problem: Problem, request: Request) -> CrossEntropyOutputs:
-    """Return the loss of a problem and what is asked for."""
-    request.check(problem)
-    chosen = route(problem, request)
-    kernels = chosen.kernels if backends.plain() else maths
-    collector = Collector(request, problem, kernels, chosen.rule != "weighted total")
-    return collector.outputs(*_loss_and_terms(problem, chosen, collector))
-
-
-def _loss_and_terms(
-    problem: Problem,
-    chosen: Route,
-    collector: Collector | None,
-    terms: LossTerms | None = None,
-) -> tuple[Tensor, LossTerms]:
-    """Return the loss and its terms; the collector gets the numbers of rows."""
-    if problem.autocast:
-        with torch.autocast(problem.target.device.type, enabled=False):
-            return _loss_and_terms(problem._replace(autocast=False), chosen, collector, terms)
-    source = problem.source
-    if chosen.logits == "kept":
-        assert isinstance(source, Linear)
-        source = source.logits().to(problem.dtype)
-    if problem.transform is not None and not isinstance(chosen.kernels, TransformedKernels):
-        assert isinstance(source, Tensor)
-        source = problem.transform.apply(source)
-    terms = loss_terms(problem) if terms is None else terms
-    target, weights = terms.target, terms.weights
-    observe = lse = None
-    if collector is not None:
-        observe = collector.observe if collector.observes() else None
-        lse = collector.request.needs_values()
-    lse = lse or weights.c is not None
-    # mypy cannot see that each module of rules gets the source of its own routes.
-    rule: Any = rows
-    rest: tuple[Any, ...] = (chosen.kernels,)
-    if chosen.logits in ("in blocks", "in one pass"):
-        rule, rest = linear_rows, (chosen.kernels, observe)
-    elif observe is not None and isinstance(source, Tensor):
-        observe(slice(None), source)
-    loss: Tensor
-    if chosen.rule == "weighted total":
-        loss = rule.weighted_total(source, target, weights, *rest)
-    else:
-        if chosen.rule == "formulas":
-            assert isinstance(source, Tensor)
-            values = maths.row_values(source, target, lse)
-        else:
-            values = rule.row_values(source, target, lse, *rest)
-        loss = loss_of_values(values, terms, problem.options.reduction)
-        if collector is not None:
-            collector.values = values
-    if terms.nan_if_empty is not None:
-        loss = loss + terms.nan_if_empty
-    if problem.options.reduction == "none":
-        loss = loss.reshape(problem.shape)
-    return loss.to(problem.dtype), terms
 
 
 def route_of(function: Callable[..., Tensor], /, *args: Any, **kwargs: Any) -> Route:

@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from softmax_torch.loss.arguments import Options, Problem
-from softmax_torch.loss.route import compute, route
+from softmax_torch.loss.compute import compute
+from softmax_torch.loss.route import route
 from softmax_torch.loss.weights import LossTerms, loss_terms
 from softmax_torch.maths import sum_dtype
 from softmax_torch.ops.linear_rows import Linear
