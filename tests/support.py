@@ -269,6 +269,20 @@ OURS = {
 }
 """Options that torch has not."""
 
+QUICK_OF_OURS = ("sample weight", "z-loss", "all", "mask", "softcap, scale")
+every_option = pytest.mark.parametrize(
+    "chosen",
+    [
+        pytest.param(
+            chosen,
+            id=name,
+            marks=[] if name in TORCHS or name.startswith(QUICK_OF_OURS) else pytest.mark.slow,
+        )
+        for name, chosen in (TORCHS | OURS).items()
+    ],
+)
+"""All of them; those that others combine are slow tests."""
+
 
 def options(chosen: dict, classes: int, rows: tuple[int, ...], dtype: torch.dtype) -> dict:
     """Return the options with random tensors in place of True, and of "mask" one of bool."""

@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from support import OURS, TORCHS, in_everything, options, reference, results
+from support import TORCHS, every_option, in_everything, options, reference, results
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
@@ -20,7 +20,6 @@ pytestmark = pytest.mark.usefixtures("kernels")  # every test, with both kernels
 SHAPES = [(7,), (1, 1), (5, 3), (40, 70), (4, 3, 6), (2, 5, 3, 4), (3000, 11), (2, 65, 33)]
 shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
 torchs_options = pytest.mark.parametrize("chosen", TORCHS.values(), ids=TORCHS)
-every_option = pytest.mark.parametrize("chosen", (TORCHS | OURS).values(), ids=TORCHS | OURS)
 
 
 def rows_of(shape: tuple[int, ...]) -> tuple[int, ...]:

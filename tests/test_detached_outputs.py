@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import OURS, TORCHS, options, products
+from support import every_option, options, products
 from torch import Tensor
 
 from softmax_torch import (
@@ -15,6 +15,12 @@ from softmax_torch import (
 from softmax_torch.ops import backends
 
 N, D, C = 9, 4, 7
+DTYPES = [
+    torch.float32,
+    pytest.param(torch.float64, marks=pytest.mark.slow),
+    torch.bfloat16,
+    pytest.param(torch.float16, marks=pytest.mark.slow),
+]
 NAMES = ("lse", "log_prob", "z_loss", "argmax", "in_top_k", "entropy")
 
 
@@ -37,8 +43,8 @@ def compare(detached: Any, others: Any) -> None:
 
 
 @pytest.mark.parametrize("blocks", [False, True], ids=["", "blocks"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("chosen", (TORCHS | OURS).values(), ids=(TORCHS | OURS).keys())
+@pytest.mark.parametrize("dtype", DTYPES)
+@every_option
 def test_they_are_those_with_a_graph(
     chosen: dict, dtype: torch.dtype, blocks: bool, monkeypatch: Any
 ) -> None:

@@ -6,8 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from support import (
-    OURS,
-    TORCHS,
+    every_option,
     in_everything,
     need_library,
     options,
@@ -24,7 +23,6 @@ from softmax_torch.ops.native import calls
 
 D = 6
 LEAVES = [set(names) for n in range(4) for names in itertools.combinations(("x", "W", "b"), n)]
-every_option = pytest.mark.parametrize("chosen", (TORCHS | OURS).values(), ids=TORCHS | OURS)
 classes = pytest.mark.parametrize("C", [1, 4, 11])
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 import torch.nn.utils.prune
 from head_nets import C, D, N, batch, build, gradients, net
-from support import OURS, TORCHS, options, peak_memory
+from support import every_option, options, peak_memory
 from torch import Tensor, nn
 
 import softmax_torch.heads
@@ -32,7 +32,7 @@ def test_it_has_the_methods_of_softmax_regression() -> None:
 
 
 @pytest.mark.parametrize("soft", [False, True], ids=["indices", "probabilities"])
-@pytest.mark.parametrize("chosen", (TORCHS | OURS).values(), ids=(TORCHS | OURS).keys())
+@every_option
 def test_the_loss_has_every_option(chosen: dict, soft: bool) -> None:
     model, (x, y) = net(), batch()
     head = replace_head(model)

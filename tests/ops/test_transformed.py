@@ -17,7 +17,12 @@ TRANSFORMS = {
     "a scale of 0": LogitTransform(1.5, 0.0),
 }
 SHAPES = [(7, 4), (5, 70), (4, 6, 5), (0, 3)]
-DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+DTYPES = [
+    torch.float64,
+    pytest.param(torch.float32, marks=pytest.mark.slow),
+    torch.bfloat16,
+    pytest.param(torch.float16, marks=pytest.mark.slow),
+]
 
 transforms = pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
 shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
