@@ -269,19 +269,21 @@ OURS = {
 }
 """Options that torch has not."""
 
-QUICK_OF_OURS = ("sample weight", "z-loss", "all", "mask", "softcap, scale")
+COMMON = [
+    name
+    for name in TORCHS | OURS
+    if name in TORCHS or name.startswith(("sample weight", "z-loss", "all", "mask", "softcap, sc"))
+]
+common_option = pytest.mark.parametrize("chosen", [(TORCHS | OURS)[n] for n in COMMON], ids=COMMON)
+"""The options of torch, and of ours those that combine others."""
+
 every_option = pytest.mark.parametrize(
     "chosen",
     [
-        pytest.param(
-            chosen,
-            id=name,
-            marks=[] if name in TORCHS or name.startswith(QUICK_OF_OURS) else pytest.mark.slow,
-        )
+        pytest.param(chosen, id=name, marks=[] if name in COMMON else pytest.mark.slow)
         for name, chosen in (TORCHS | OURS).items()
     ],
 )
-"""All of them; those that others combine are slow tests."""
 
 
 def options(chosen: dict, classes: int, rows: tuple[int, ...], dtype: torch.dtype) -> dict:

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from support import (
+    common_option,
     every_option,
     in_everything,
     need_library,
@@ -92,7 +93,7 @@ def both(tensors: dict[str, Tensor], target: Tensor, leaves: set[str], **given):
     ]
 
 
-@every_option
+@common_option
 @classes
 @pytest.mark.parametrize("leaves", LEAVES, ids=lambda s: "".join(sorted(s)) or "none")
 def test_every_option_and_set_of_leaves(
