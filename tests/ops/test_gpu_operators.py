@@ -3,7 +3,7 @@
 import pytest
 import torch
 from gpu_cases import assert_near, gpu_marks, on_a_device, problem
-from support import OURS, TORCHS, double, in_everything, options, reference
+from support import common_option, double, in_everything, options, reference
 from torch import Tensor
 
 from softmax_torch import cross_entropy, linear_cross_entropy
@@ -26,7 +26,7 @@ def judged(f, truth, tensors, device, **given) -> None:
     assert_near([x.cpu() for x in ours], expected, 5e-7)
 
 
-@pytest.mark.parametrize("chosen", (TORCHS | OURS).values(), ids=(TORCHS | OURS).keys())
+@common_option
 @pytest.mark.parametrize("shape", [(5, 11), (2, 9, 2, 2)], ids=str)
 def test_cross_entropy(shape, chosen, gpu_kernels, device):
     torch.manual_seed(0)
@@ -45,7 +45,7 @@ def test_cross_entropy(shape, chosen, gpu_kernels, device):
     judged(cross_entropy, reference, [z, t], device, **given)
 
 
-@pytest.mark.parametrize("chosen", (TORCHS | OURS).values(), ids=(TORCHS | OURS).keys())
+@common_option
 @pytest.mark.parametrize("C", [3, 17])
 def test_linear_cross_entropy(C, chosen, gpu_kernels, device, monkeypatch):
     monkeypatch.setattr(route, "FEW", 0)
@@ -133,7 +133,7 @@ def test_no_rows(device):
 
 
 @on_a_device
-@pytest.mark.parametrize("chosen", (TORCHS | OURS).values(), ids=(TORCHS | OURS).keys())
+@common_option
 def test_nothing_waits_for_the_device(chosen):
     z, y, _ = problem((64, 33), "cuda")
     x, W = torch.randn(64, 8, device="cuda"), torch.randn(33, 8, device="cuda", requires_grad=True)
