@@ -193,18 +193,19 @@ def row_statistics(
     row, here = _row_places(R, ROWS)
     base = z + row // M * z_n + row % M * z_m
     index, z_y = _target(y, base, row, here, C, z_c, ACC, ROWS)
+    NOWHERE: tl.constexpr = 2147483647
     best = tl.full([TILE, ROWS], -float("inf"), ACC)
     place = tl.zeros([TILE, ROWS], tl.int32)
-    nan_place = tl.zeros([TILE, ROWS], tl.int32) + C
+    nan_place = tl.full([TILE, ROWS], NOWHERE, tl.int32)
     for start in range(0, C, TILE):
         c, mask = _classes(start, C, here, TILE)
         x = tl.load(_tile(base, c, z_c, UNIT), mask, -float("inf")).to(ACC)
         better = x > best
-        place = tl.where(better, c, place)
+        place = tl.where(better, c.to(tl.int32), place)
         best = tl.where(better, x, best)
-        nan_place = tl.where((x != x) & (c < nan_place), c, nan_place)
+        nan_place = tl.where((x != x) & (c < nan_place), c.to(tl.int32), nan_place)
     m = tl.max(best, 0)
-    first = tl.min(tl.where(best == m[None, :], place, C), 0)
+    first = tl.min(tl.where(best == m[None, :], place, NOWHERE), 0)
     nan_first = tl.min(nan_place, 0)
     rest = tl.zeros([TILE, ROWS], ACC)
     weighted = tl.zeros([TILE, ROWS], ACC)
@@ -221,7 +222,7 @@ def row_statistics(
             before += tl.where(mask & ahead, 1, 0)
     others = tl.sum(rest, 0)
     log_s = tl.where(others <= 1, _log1p(tl.minimum(others, 1.0)), tl.log(1.0 + others))
-    broken = nan_first < C
+    broken = nan_first < NOWHERE
     value = tl.where(tl.abs(m) == float("inf"), m, m + log_s)
     tl.store(lse + row, tl.where(broken, float("nan"), value), here)
     value = log_s - tl.sum(weighted, 0) / (1.0 + others)

@@ -46,13 +46,13 @@ def problem(shape, vector, dtype) -> tuple[Tensor, Target, RowWeights]:
 
 def by_autograd(z, target, weights, transform) -> tuple[RowValues, Tensor, Tensor]:
     """Return row numbers, weighted total and its gradient in float64."""
-    z = z.double().requires_grad_()
+    z = z.double().clone().requires_grad_()
     u = None if target.u is None else target.u.double()
     transformed_z = transform.apply(z)
     values = maths.row_values(transformed_z, Target(target.y, u), True)
     total = maths.weighted_total(transformed_z, Target(target.y, u), weights)
     (dz,) = torch.autograd.grad(total, z)
-    return values, total.detach(), dz
+    return RowValues(*(None if v is None else v.detach() for v in values)), total.detach(), dz
 
 
 @pytest.mark.usefixtures("kernels")
