@@ -69,6 +69,8 @@ def row_kernels(cut: str, z: str, terms: str):
     yield triton_kernels.row_gradients, gradient | {"totals": acc}, numbers, constants, warps
     results = {"lse": acc, "entropy": acc, "argmax": "i64", "rank": "i64"}
     statistics = {"z": z, "y": "i64"} | results
+    places = 2 if acc == "fp64" else 8  # as in gpu.row_statistics
+    constants = constants | {"TILE": min(tile, places * 32 * warps // rows)}
     yield triton_kernels.row_statistics, statistics, numbers, constants, warps
 
 
