@@ -26,7 +26,7 @@ from typing import Any
 from torch import Tensor
 
 from softmax_torch.loss import route
-from softmax_torch.loss.arguments import Options
+from softmax_torch.loss.checks import Options
 from softmax_torch.loss.outputs import CrossEntropyOutputs, Request
 from softmax_torch.ops.linear_rows import Linear
 
@@ -52,7 +52,7 @@ def cross_entropy(
     logit_scale: float | Tensor = 1.0,
     normalizer: float | Tensor | None = None,
 ) -> Tensor:
-    """Return ``torch.nn.functional.cross_entropy`` of logits, with two more options.
+    """Return ``torch.nn.functional.cross_entropy`` of logits, with more options.
 
     Args:
         input: logits of shape (C,), (N, C) or (N, C, d1, ..., dK), floating point.

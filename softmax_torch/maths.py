@@ -39,6 +39,7 @@ True
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -81,6 +82,11 @@ class Target(NamedTuple):
     y: Tensor | None = None
     u: Tensor | None = None
 
+    def rows(self, at: slice) -> Target:
+        """Return the target of the samples ``at``; a class vector is shared by all."""
+        y, u = self
+        return Target(None if y is None else y[at], u if u is None or u.dim() == 1 else u[at])
+
 
 class RowValues(NamedTuple):
     """The three numbers of each row, or their gradients; None where a number is not needed."""
@@ -89,6 +95,15 @@ class RowValues(NamedTuple):
     smooth: Tensor | None = None
     lse: Tensor | None = None
 
+    def rows(self, at: slice) -> RowValues:
+        """Return the numbers of the samples ``at``."""
+        return RowValues(*(None if number is None else number[at] for number in self))
+
+    @classmethod
+    def joined(cls, blocks: list[RowValues]) -> RowValues:
+        """Return the numbers of blocks of samples as those of all."""
+        return cls(*_joined(blocks))
+
 
 class RowWeights(NamedTuple):
     """The weights of the sum over rows of a nll + b smooth + c lse^2."""
@@ -96,6 +111,10 @@ class RowWeights(NamedTuple):
     a: RowWeight = None
     b: RowWeight = None
     c: RowWeight = None
+
+    def rows(self, at: slice) -> RowWeights:
+        """Return the weights of the samples ``at``; one number is shared by all."""
+        return RowWeights(*(w[at] if isinstance(w, Tensor) and w.dim() > 0 else w for w in self))
 
 
 class RowStatistics(NamedTuple):
@@ -120,12 +139,20 @@ class RowStatistics(NamedTuple):
 
     @classmethod
     def joined(cls, blocks: list[RowStatistics]) -> RowStatistics:
-        """Return the statistics of blocks of rows as those of all rows."""
-        if len(blocks) == 1:
-            return blocks[0]
-        lse, entropy, argmax = (torch.cat(column) for column in [*zip(*blocks, strict=True)][:3])
-        ranks = [block.rank for block in blocks if block.rank is not None]
-        return cls(lse, entropy, argmax, torch.cat(ranks) if ranks else None)
+        """Return the statistics of blocks of samples as those of all."""
+        lse, entropy, argmax, rank = _joined(blocks)
+        assert lse is not None, "every block has these three"
+        assert entropy is not None
+        assert argmax is not None
+        return cls(lse, entropy, argmax, rank)
+
+
+def _joined(blocks: Sequence[tuple[Tensor | None, ...]]) -> list[Tensor | None]:
+    """Return the columns of blocks of samples, each as one tensor; None where blocks have none."""
+    if len(blocks) == 1:
+        return list(blocks[0])
+    columns = zip(*blocks, strict=True)
+    return [None if c[0] is None else torch.cat(c) for c in columns]
 
 
 class LogitTransform(NamedTuple):
@@ -139,17 +166,23 @@ class LogitTransform(NamedTuple):
 
     def apply(self, z: Tensor) -> Tensor:
         """Return z', in the dtype that logits are summed in."""
-        return self.with_slope(z)[0]
+        z, scale = self._upcast(z)
+        if self.softcap is None:
+            return z * scale
+        return (z / self.softcap).tanh() * (self.softcap * scale)
 
     def with_slope(self, z: Tensor) -> tuple[Tensor, Tensor | float]:
         """Return z' and its derivative in z."""
-        z, scale = upcast(z), self.scale
-        if isinstance(scale, Tensor):
-            scale = scale.to(z)
+        z, scale = self._upcast(z)
         if self.softcap is None:
             return z * scale, scale
         h = (z / self.softcap).tanh()
         return h * (self.softcap * scale), (1 - h * h) * scale
+
+    def _upcast(self, z: Tensor) -> tuple[Tensor, Tensor | float]:
+        """Return z and the scale in the dtype that logits are summed in."""
+        z, scale = upcast(z), self.scale
+        return z, scale.to(z) if isinstance(scale, Tensor) else scale
 
 
 class ShardValues(NamedTuple):

@@ -28,7 +28,7 @@ from softmax_torch.functional import (
     linear_cross_entropy,
     linear_cross_entropy_outputs,
 )
-from softmax_torch.loss.arguments import check_sizes
+from softmax_torch.loss.checks import check_sizes
 from softmax_torch.loss.outputs import CrossEntropyOutputs
 
 __all__ = ["Classifier", "CrossEntropyLoss", "SoftmaxRegression"]

@@ -9,7 +9,14 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 import softmax_torch
-from softmax_torch import cross_entropy, linear_cross_entropy, maths, route_of
+from softmax_torch import (
+    cross_entropy,
+    cross_entropy_outputs,
+    linear_cross_entropy,
+    linear_cross_entropy_outputs,
+    maths,
+    route_of,
+)
 from softmax_torch.loss import route
 from softmax_torch.ops import backends, linear_rows, native, rows
 from softmax_torch.ops.native import linear as native_linear
@@ -358,3 +365,34 @@ def test_a_layer_whose_logits_are_scaled_is_the_layer_of_a_scaled_input() -> Non
     scale = torch.ones((), requires_grad=True)
     kept = route_of(linear_cross_entropy, x, W, y, softcap=2.0, logit_scale=scale)
     assert (kept.rule, kept.logits) == ("row values", "kept")
+
+
+def test_outputs() -> None:
+    """A layer whose logits are no larger than its input is computed in one pass with them."""
+    need_library()
+    x, W, y = layer(2 * C, rows=20_000)
+    wide = torch.zeros(30, 2 * C, requires_grad=True)
+    for names, detach, rule in (
+        (("argmax",), False, "weighted total"),
+        (("lse",), False, "row values"),
+        (("lse",), True, "weighted total"),
+    ):
+        given = {"outputs": names, "detach": detach}
+        assert route_of(cross_entropy_outputs, z(), Y, **given).rule == rule
+        found = route_of(linear_cross_entropy_outputs, x, W, y, **given)
+        assert found.rule == rule
+        assert (found.logits == "in one pass") == (rule == "weighted total")
+        assert route_of(linear_cross_entropy_outputs, x, wide, y, **given).logits == "in blocks"
+
+
+@pytest.mark.parametrize("names", [("argmax", "entropy"), ("log_prob", "argmax")], ids=str)
+def test_outputs_in_one_pass(names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    need_library()
+    torch.manual_seed(0)
+    x, W = torch.randn(20_000, 2 * C), torch.randn(C, 2 * C, requires_grad=True)
+    y = torch.randint(C, (len(x),))
+    calls = rules_called(monkeypatch)
+    found = linear_cross_entropy_outputs(x, W, y, outputs=names, detach=True, z_loss=0.1)
+    assert calls == [("weighted total", "in one pass", native)]
+    truth = cross_entropy_outputs(x @ W.t(), y, outputs=names, detach=True, z_loss=0.1)
+    torch.testing.assert_close(found, truth)

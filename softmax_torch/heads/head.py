@@ -40,7 +40,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-from softmax_torch.loss.arguments import check_sizes
+from softmax_torch.loss.checks import check_sizes
 from softmax_torch.loss.outputs import CrossEntropyOutputs, Request
 from softmax_torch.modules import SoftmaxOfLinear
 from softmax_torch.ops import backends

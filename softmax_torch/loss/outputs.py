@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from softmax_torch.loss.arguments import Problem
-from softmax_torch.loss.weights import LossTerms
-from softmax_torch.maths import RowStatistics, RowValues, Target
+from softmax_torch.loss.weights import LossTerms, loss_of_values
+from softmax_torch.maths import RowStatistics, RowValues, RowWeights, Target
 from softmax_torch.ops.backends import Kernels
 
 __all__ = ["NAMES", "Collector", "CrossEntropyOutputs", "Request"]
@@ -138,15 +138,16 @@ class Collector:
         problem, names = self.problem, self.request.names
         rows, counted = problem.shape, problem.counted
         found: dict[str, Tensor] = {}
-        nll, _, lse = _joined(self.value_parts) if self.value_parts else self.values
+        nll, _, lse = RowValues.joined(self.value_parts) if self.value_parts else self.values
         if lse is not None:
             found["lse"] = lse.reshape(rows)
         if nll is not None:
-            found["log_prob"] = (-_where(counted, nll)).reshape(rows)
+            nll = nll if counted is None else torch.where(counted, nll, 0.0)
+            found["log_prob"] = -nll.reshape(rows)
         if self.parts:
             lse, entropy, argmax, rank = RowStatistics.joined(self.parts)
             if "z_loss" in names:
-                found["z_loss"] = _z_loss(lse, terms, problem).to(problem.dtype)
+                found["z_loss"] = _z_loss(lse, terms, problem)
             found["argmax"], found["entropy"] = argmax.reshape(rows), entropy.reshape(rows)
             if rank is not None:
                 hit = rank < self.request.top_k
@@ -156,27 +157,12 @@ class Collector:
         return CrossEntropyOutputs(loss, **{name: found[name] for name in names})
 
 
-def _joined(blocks: list[RowValues]) -> RowValues:
-    """Return the row numbers of blocks of rows as those of all rows."""
-    if len(blocks) == 1:
-        return blocks[0]
-    columns = zip(*blocks, strict=True)
-    return RowValues(*[None if column[0] is None else torch.cat(column) for column in columns])
-
-
-def _where(counted: Tensor | None, values: Tensor) -> Tensor:
-    """Return the values, and 0 in ignored rows."""
-    return values if counted is None else torch.where(counted, values, 0.0)
-
-
 @torch.no_grad()
 def _z_loss(lse: Tensor, terms: LossTerms, problem: Problem) -> Tensor:
-    """Return the part of the loss that the z-loss makes."""
-    weight = terms.weights.c
-    if weight is None:
-        z_loss = torch.zeros_like(lse)
-    else:
-        z_loss = _where(problem.counted, weight * lse * lse)
-    if problem.options.reduction == "none":
-        return z_loss.reshape(problem.shape)
-    return z_loss.sum()
+    """Return the part of the loss that the z-loss makes: the loss of lse alone."""
+    reduction, c = problem.options.reduction, terms.weights.c
+    shape = problem.shape if reduction == "none" else ()
+    if c is None:
+        return lse.new_zeros(shape, dtype=problem.dtype)
+    terms = terms._replace(weights=RowWeights(c=c))
+    return loss_of_values(RowValues(lse=lse), terms, reduction).reshape(shape).to(problem.dtype)

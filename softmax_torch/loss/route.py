@@ -29,8 +29,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from softmax_torch import maths
-from softmax_torch.loss import arguments
-from softmax_torch.loss.arguments import Options, Problem
+from softmax_torch.loss import arguments, checks
+from softmax_torch.loss.arguments import Problem
+from softmax_torch.loss.checks import Options
 from softmax_torch.loss.compute import Route, compute, compute_outputs
 from softmax_torch.loss.outputs import CrossEntropyOutputs, Request
 from softmax_torch.ops import backends, linear_rows, rows
@@ -80,8 +81,10 @@ def route(problem: Problem, request: Request | None = None) -> Route:
         per_row = "float16, whose gradient waits for the scale of the loss"
     if isinstance(source, Linear) and source.x.numel() > 0:
         if per_row is None:
-            one_pass = request is None and linear_rows.one_pass_kernels(source, kernels) is not None
-            where: Literal["in one pass", "in blocks"] = "in one pass" if one_pass else "in blocks"
+            one_pass = linear_rows.one_pass_kernels(source, kernels, request is not None)
+            where: Literal["in one pass", "in blocks"] = (
+                "in blocks" if one_pass is None else "in one pass"
+            )
             return Route("weighted total", where, kernels, "a scalar loss")
         if source.weight.shape[0] > source.x.shape[1]:
             return Route("row values", "in blocks", kernels, f"{per_row}; more C than D")
@@ -201,7 +204,7 @@ def logits_loss(input: Tensor, target: Tensor, options: Options) -> Tensor:
             return rows.mean_nll(input, target, backends.cpu_backend())
         except (IndexError, RuntimeError):  # the general route names the index
             pass
-    if arguments.distributed(input, target, *options):
+    if checks.distributed(input, target, *options):
         loss: Tensor = _dtensors().logits_loss(input, target, options)
         return loss
     problem = arguments.logits_problem(input, target, options)
@@ -221,7 +224,7 @@ def linear_loss(linear: Linear, target: Tensor, options: Options) -> Tensor:
             return linear_rows.mean_nll(linear, target, kernels)
         except IndexError:  # the general route names the index
             pass
-    if arguments.distributed(*linear, target, *options):
+    if checks.distributed(*linear, target, *options):
         loss: Tensor = _dtensors().linear_loss(linear, target, options)
         return loss
     linear, options = _checked_layer(linear, options)
@@ -253,7 +256,7 @@ def linear_outputs(
 
 
 def _refuse_distributed(*given: object) -> None:
-    if arguments.distributed(*given):
+    if checks.distributed(*given):
         raise RuntimeError(
             "expected plain tensors, got a DTensor: cross_entropy takes DTensors, but gives the "
             "loss alone"
@@ -265,8 +268,8 @@ def _checked_layer(linear: Linear, options: Options) -> tuple[Linear, Options]:
 
     s (x W^T + b) is the layer of s x and s b, or of s W and s b: the smaller product is made.
     """
-    arguments.check_options(options)
-    arguments.check_linear(linear)
+    checks.check_options(options)
+    checks.check_linear(linear)
     if options.softcap is not None or not options.scales():
         return linear, options
     (x, W, b), s = linear, options.logit_scale
@@ -285,11 +288,12 @@ def _layer_logits(linear: Linear) -> Tensor:
     return z.view(*x.shape[:-1], *W.shape[:-1])
 
 
-def route_of(function: Callable[..., Tensor], /, *args: Any, **kwargs: Any) -> Route:
+def route_of(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Route:
     """Return the route that ``function(*args, **kwargs)`` would take.
 
     Args:
-        function: ``cross_entropy`` or ``linear_cross_entropy``.
+        function: ``cross_entropy``, ``linear_cross_entropy``, or one of the two that return
+            outputs too.
         *args, **kwargs: the arguments of the call.
 
     Returns:
@@ -301,20 +305,28 @@ def route_of(function: Callable[..., Tensor], /, *args: Any, **kwargs: Any) -> R
     bound = inspect.signature(function).bind(*args, **kwargs)
     bound.apply_defaults()
     given = bound.arguments
-    options = Options(**{name: given[name] for name in Options._fields})
+    request = None
+    if "outputs" in given:
+        request = Request.checked(given["outputs"], given["top_k"], given["detach"])
+        options = Options(**given["options"])
+    else:
+        options = Options(**{name: given[name] for name in Options._fields})
     target = given["target"]
     if "linear_weight" not in given:
-        return _logits_route(given["input"], target, options)
+        return _logits_route(given["input"], target, options, request)
     linear = Linear(given["input"], given["linear_weight"], given["linear_bias"])
-    if _mean_nll_kernels(linear, target, options) is not None:
+    if request is None and _mean_nll_kernels(linear, target, options) is not None:
         return Route("mean NLL", "in one pass", backends.cpu_backend(), DEFAULT)
     linear, options = _checked_layer(linear, options)
     if _keeps_logits(linear, options):
-        return _logits_route(_layer_logits(linear), target, options)._replace(logits="kept")
-    return route(arguments.linear_problem(linear, target, options))
+        z = _layer_logits(linear)
+        return _logits_route(z, target, options, request)._replace(logits="kept")
+    return route(arguments.linear_problem(linear, target, options), request)
 
 
-def _logits_route(input: Tensor, target: Tensor, options: Options) -> Route:
-    if _is_mean_nll(input, target, options) and input.requires_grad:
+def _logits_route(
+    input: Tensor, target: Tensor, options: Options, request: Request | None
+) -> Route:
+    if request is None and _is_mean_nll(input, target, options) and input.requires_grad:
         return Route("mean NLL", "given", backends.cpu_backend(), DEFAULT)
-    return route(arguments.logits_problem(input, target, options))
+    return route(arguments.logits_problem(input, target, options), request)

@@ -213,6 +213,7 @@ class LayerKernels(Protocol):
         target: Target,
         weights: RowWeights,
         needed: tuple[bool, ...],
+        z: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Tensor | None, Tensor | None, Tensor | None]]: ...
 
 

@@ -32,12 +32,7 @@ from softmax_torch import maths
 from softmax_torch.maths import RowValues, RowWeights, Target, upcast
 from softmax_torch.ops import backends, rows
 from softmax_torch.ops.backends import Kernels, LayerKernels
-from softmax_torch.ops.transformed import (
-    TransformedKernels,
-    formulas_of,
-    rows_of_target,
-    rows_of_weights,
-)
+from softmax_torch.ops.transformed import TransformedKernels, formulas_of
 
 __all__ = [
     "GradientSums",
@@ -234,11 +229,17 @@ class _WeightedTotal(Function):
         return *gradients, *[None] * 5
 
 
-def one_pass_kernels(linear: Linear, kernels: Kernels) -> LayerKernels | None:
-    """Return the kernels that compute the layer without logits in memory; None if none do."""
+def one_pass_kernels(
+    linear: Linear, kernels: Kernels, with_logits: bool = False
+) -> LayerKernels | None:
+    """Return the kernels that compute the layer in one pass; None if none do.
+
+    They hold no logits, or with ``with_logits`` all of them, where these are no larger than x.
+    """
     if kernels is maths or isinstance(kernels, TransformedKernels):
         return None
-    return backends.layer_kernels(linear.x, linear.weight)
+    C, D = linear.weight.shape
+    return None if with_logits and C > D else backends.layer_kernels(linear.x, linear.weight)
 
 
 def _total_and_gradients(
@@ -250,18 +251,21 @@ def _total_and_gradients(
     observe: Observer | None = None,
 ) -> tuple[Tensor, Gradients]:
     """Return the weighted total and the gradients that are needed."""
-    one_pass = None if observe is not None else one_pass_kernels(linear, kernels)
+    one_pass = one_pass_kernels(linear, kernels, observe is not None)
     if one_pass is not None:
-        return one_pass.total_and_gradients(*linear, target, weights, needed)
+        x, weight, _ = linear
+        z = None if observe is None else x.new_empty(len(x), len(weight))
+        result = one_pass.total_and_gradients(*linear, target, weights, needed, z)
+        if observe is not None and z is not None:
+            observe(slice(None), z)
+        return result
     sums = GradientSums(linear, needed)
     total = upcast(linear.x.new_zeros(()))
     for at, z, dz in logits_blocks(linear):
         if observe is not None:
             observe(at, z)
         out = dz if any(needed) else None
-        total += kernels.weighted_total(
-            z, rows_of_target(target, at), RowWeights(*rows_of_weights(weights, at)), out
-        )
+        total += kernels.weighted_total(z, target.rows(at), weights.rows(at), out)
         if out is not None:
             sums.add(at, out)
     return total, sums.gradients()
@@ -339,7 +343,7 @@ class _RowValues(Function):
         for at, z, _ in logits_blocks(Linear(x, weight, bias)):
             if observe is not None:
                 observe(at, z)
-            parts.append(rows.packed(kernels.row_values(z, rows_of_target(target, at), lse)))
+            parts.append(rows.packed(kernels.row_values(z, target.rows(at), lse)))
         return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
     @staticmethod
@@ -353,6 +357,5 @@ class _RowValues(Function):
             return *formed, *[None] * 4
         sums = GradientSums(linear, ctx.needs_input_grad[:3])
         for at, z, dz in logits_blocks(linear):
-            g_b = RowValues(*[None if v is None else v[at] for v in g])
-            sums.add(at, ctx.kernels.row_vjp(z, rows_of_target(target, at), g_b, dz))
+            sums.add(at, ctx.kernels.row_vjp(z, target.rows(at), g.rows(at), dz))
         return *sums.gradients(), *[None] * 4

@@ -43,7 +43,6 @@ from softmax_torch.ops.linear_rows import (
     formula_gradients,
     logits_blocks,
 )
-from softmax_torch.ops.transformed import rows_of_target
 
 __all__ = ["linear_shard_values", "logits_shard_values", "shard_values", "shard_vjp"]
 
@@ -146,7 +145,7 @@ class _LogitsShardValues(Function):
     def forward(z: Tensor, y: Tensor, u: Tensor | None) -> tuple[Tensor, ...]:
         numbers, target = _no_values(z), Target(y, u)
         for at in _row_blocks(z) if z.shape[1] > 0 else ():
-            values = shard_values(z[at].clone(), rows_of_target(target, at))
+            values = shard_values(z[at].clone(), target.rows(at))
             for whole, part in zip(numbers, values, strict=True):
                 whole[at] = part
         return tuple(number.clone() for number in numbers)
@@ -171,7 +170,7 @@ class _LogitsShardValues(Function):
         dz = torch.empty_like(z)
         for at in _row_blocks(z):
             part = ShardValues(*(number[at] for number in g))
-            dz[at] = shard_vjp(z[at].clone(), rows_of_target(target, at), largest[at], part)
+            dz[at] = shard_vjp(z[at].clone(), target.rows(at), largest[at], part)
         return dz, None, du
 
 
@@ -190,7 +189,7 @@ class _LinearShardValues(Function):
         numbers, target = _no_values(x), Target(y, u)
         for at, z, _ in logits_blocks(Linear(x, weight, bias)) if len(weight) > 0 else ():
             z_b, _ = _with_slope(z, transform)
-            values = shard_values(z_b, rows_of_target(target, at))
+            values = shard_values(z_b, target.rows(at))
             for whole, part in zip(numbers, values, strict=True):
                 whole[at] = part
         return tuple(number.clone() for number in numbers)
@@ -229,7 +228,7 @@ class _LinearShardValues(Function):
                 du += maths.shard_vjp_u(z_b, upcast(u), largest[at], part.spread)
             elif du is not None:
                 du[at] = maths.shard_vjp_u(z_b, upcast(u[at]), largest[at], part.spread)
-            dz = shard_vjp(z_b, rows_of_target(target, at), largest[at], part)
+            dz = shard_vjp(z_b, target.rows(at), largest[at], part)
             sums.add(at, dz if ctx.transform is None else (dz * slope).to(z.dtype))
         return *sums.gradients(), None, None if du is None else du.to(u.dtype), None
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import types
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,7 +26,7 @@ from softmax_torch.maths import (
 )
 from softmax_torch.ops.backends import Kernels
 
-__all__ = ["TransformedKernels", "formulas_of", "rows_of_target", "rows_of_weights"]
+__all__ = ["TransformedKernels", "formulas_of"]
 
 BLOCK_ELEMENTS = 1 << 18
 """Logits of a block on a CPU: 1 MiB of float32, and as much for z', the slope and dz'."""
@@ -57,7 +56,7 @@ class TransformedKernels:
         result = RowValues(*(z.new_empty(shape, dtype=dtype) if n else None for n in needed))
         for at in _blocks(z):
             z_b = self.transform.apply(z[at])
-            values = self.kernels.row_values(z_b, rows_of_target(target, at), lse)
+            values = self.kernels.row_values(z_b, target.rows(at), lse)
             for whole, part in zip(result, values, strict=True):
                 if whole is not None and part is not None:
                     whole[at] = part
@@ -68,8 +67,8 @@ class TransformedKernels:
         dz = torch.empty_like(z) if dz is None else dz
         for at in _blocks(z):
             z_b, slope = self.transform.with_slope(z[at])
-            g_b = RowValues(*rows_of_weights(g, at))
-            dz[at] = self.kernels.row_vjp(z_b, rows_of_target(target, at), g_b).mul_(slope)
+            g_b = g.rows(at)
+            dz[at] = self.kernels.row_vjp(z_b, target.rows(at), g_b).mul_(slope)
         return dz
 
     def weighted_total(
@@ -78,13 +77,14 @@ class TransformedKernels:
         """Return the weighted total of z', and write its gradient to dz, which may be z."""
         total = z.new_zeros((), dtype=sum_dtype(z.dtype))
         for at in _blocks(z):
+            own = target.rows(at), weights.rows(at)
+            if dz is None:
+                total += self.kernels.weighted_total(self.transform.apply(z[at]), *own)
+                continue
             z_b, slope = self.transform.with_slope(z[at])
-            of_z_b = None if dz is None else torch.empty_like(z_b)
-            total += self.kernels.weighted_total(
-                z_b, rows_of_target(target, at), RowWeights(*rows_of_weights(weights, at)), of_z_b
-            )
-            if dz is not None and of_z_b is not None:
-                dz[at] = of_z_b.mul_(slope)
+            of_z_b = torch.empty_like(z_b)
+            total += self.kernels.weighted_total(z_b, *own, of_z_b)
+            dz[at] = of_z_b.mul_(slope)
         return total
 
     def row_statistics(self, z: Tensor, y: Tensor | None = None) -> RowStatistics:
@@ -129,14 +129,3 @@ def _blocks(z: Tensor) -> Iterator[slice]:
     step = max(1, most // max(elements, 1))
     for n in range(0, len(z), step):
         yield slice(n, n + step)
-
-
-def rows_of_target(target: Target, at: slice) -> Target:
-    """Return the target of the samples ``at``; a class vector is shared by all."""
-    y, u = target
-    return Target(None if y is None else y[at], u if u is None or u.dim() == 1 else u[at])
-
-
-def rows_of_weights(weights: RowWeights | RowValues, at: slice) -> list[Any]:
-    """Return the weights of the samples ``at``; one number is shared by all."""
-    return [w[at] if isinstance(w, Tensor) and w.dim() > 0 else w for w in weights]

@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
-from softmax_torch.loss import arguments
-from softmax_torch.loss.arguments import Options, Problem
+from softmax_torch.loss import arguments, checks
+from softmax_torch.loss.arguments import Problem
+from softmax_torch.loss.checks import Options
 from softmax_torch.ops import backends
 from softmax_torch.ops.linear_rows import Linear
 from softmax_torch.parallel.layout import (
@@ -62,7 +63,7 @@ def logits_problem(
     _check_placements(layout, target, class_dim if soft else None, options)
 
     def parse() -> Problem:
-        arguments.check_options(options)
+        checks.check_options(options)
         check_local_shape("input", z)
         local = layout.local(z, splits)
         if not shape:
@@ -105,8 +106,8 @@ def linear_problem(
     _check_placements(layout, target, class_dim if soft else None, options)
 
     def parse() -> Problem:
-        arguments.check_options(options)
-        arguments.check_linear(Linear(*(stand_in(tensor) for tensor in layer.values())))
+        checks.check_options(options)
+        checks.check_linear(Linear(*(stand_in(tensor) for tensor in layer.values())))
         for name, tensor in layer.items():
             check_local_shape(name, tensor)
         own_layer = Linear(
@@ -202,7 +203,7 @@ def _parts(
     wholes: dict[str, Any] = {name: stand_in(value) for name, value in tensors.items()}
     rows = shape[:class_dim] + shape[class_dim + 1 :]
     whole_options = options._replace(**wholes)
-    arguments.check_target(local, shape, shape[class_dim], rows, stand_in(target), whole_options)
+    checks.check_target(local, shape, shape[class_dim], rows, stand_in(target), whole_options)
     for name, tensor in {"target": target, **tensors}.items():
         check_local_shape(name, tensor)
     parts: dict[str, Any] = {

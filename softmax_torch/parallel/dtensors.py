@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from softmax_torch.loss.arguments import Options, Problem
+from softmax_torch.loss.arguments import Problem
+from softmax_torch.loss.checks import Options
 from softmax_torch.loss.compute import compute
 from softmax_torch.loss.route import route
 from softmax_torch.loss.weights import LossTerms, loss_terms

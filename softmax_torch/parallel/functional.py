@@ -33,7 +33,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from softmax_torch.loss.arguments import Options, Problem
+from softmax_torch.loss.arguments import Problem
+from softmax_torch.loss.checks import Options
 from softmax_torch.loss.weights import LossTerms, loss_of_values, loss_terms
 from softmax_torch.maths import (
     LogitTransform,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
-from softmax_torch.loss.arguments import check_sizes
+from softmax_torch.loss.checks import check_sizes
 from softmax_torch.maths import upcast
 from softmax_torch.ops.linear_rows import Linear, logits_blocks
 from softmax_torch.parallel.functional import linear_cross_entropy

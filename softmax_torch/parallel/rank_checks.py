@@ -18,8 +18,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from softmax_torch.loss import arguments
-from softmax_torch.loss.arguments import Options, Problem
+from softmax_torch.loss import arguments, checks
+from softmax_torch.loss.arguments import Problem
+from softmax_torch.loss.checks import Options
 from softmax_torch.maths import upcast
 from softmax_torch.ops import backends
 from softmax_torch.ops.linear_rows import Linear
@@ -84,8 +85,8 @@ def parsed_on_all_ranks(
 
 def _parse(linear: Linear, target: Tensor, shard: ClassShard, options: Options) -> Problem:
     """Check and parse this rank's arguments."""
-    arguments.check_options(options)
-    arguments.check_linear(linear)
+    checks.check_options(options)
+    checks.check_linear(linear)
     x, C_r = linear.x, shard.stop - shard.start
     if linear.weight.dim() != 2 or len(linear.weight) != C_r:
         raise RuntimeError(

@@ -25,6 +25,7 @@ def total_and_gradients(
     target: Target,
     weights: RowWeights,
     needed: tuple[bool, ...],
+    z: Tensor | None = None,
 ) -> tuple[Tensor, tuple[Tensor | None, Tensor | None, Tensor | None]]:
     """Return the weighted total of a linear layer's rows, and the gradients that are needed.
 
@@ -33,6 +34,7 @@ def total_and_gradients(
         weight, bias: (C, D) and (C,) or None, of the dtype of x.
         target, weights: as in ``maths.weighted_total``.
         needed: whether the gradients of x, weight and bias are needed.
+        z: the logits (N, C), contiguous and of the dtype of x, are written to it if given.
 
     Raises:
         IndexError: a class index is out of range.
@@ -57,6 +59,8 @@ def total_and_gradients(
     if dx is not None:
         calls.advise_huge_pages(dx)
         call.dx, call.dx_stride = dx.data_ptr(), dx.stride(0)
+    if z is not None:
+        call.z = z.data_ptr()
     calls.run_pass(call, y)
     del layer_tensors, a_tensor, b_tensor, c_tensor
     return total[0].to(dtype), (
