@@ -159,15 +159,16 @@ def check_first_and_second(f, inputs) -> None:
 def derivative_cases(shapes: list[tuple]) -> list:
     """Return every shape with all options, each in all arguments and in the logits or layer alone.
 
-    Where there is nothing else to differentiate in, the two are one. Quick are all cases of one
-    shape, and for the other shapes those with many options at once, in all arguments.
+    Where there is nothing else to differentiate in, the two are one. Quick are those in all
+    arguments, of one shape with all options, and of the other shapes with many at once.
     """
     cases = []
     for i, shape in enumerate(shapes):
         for name, options in OPTIONS.items():
             more = any(value is True for key, value in options.items() if key != "ignored")
             for everything in (False, True) if more else (False,):
-                quick = i == 1 or (everything and name.endswith(", all"))
+                most = everything or not more  # in all arguments, the logits or layer among them
+                quick = most and (i == 1 or name.endswith(", all"))
                 label = f"{shape}-{name}{'-everything' if everything else ''}"
                 marks = [] if quick else pytest.mark.slow
                 cases.append(pytest.param(shape, options, everything, id=label, marks=marks))

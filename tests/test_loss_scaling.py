@@ -19,7 +19,7 @@ SCALES = [
     pytest.param(2.0**k, marks=[pytest.mark.slow] if k in (8, 20) else [], id=f"scale 2^{k}")
     for k in (0, 8, 16, 20, 24)
 ]
-SHAPES = [(64, 64, 10), (256, 8, 2000)]  # N, D, C; with one block of logits, and with four
+SHAPES = [(64, 64, 10), (256, 8, 2000)]  # N, D, C; with one block of logits, and with 32
 
 scales = pytest.mark.parametrize("scale", SCALES)
 shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -35,7 +35,7 @@ def kernels(request: pytest.FixtureRequest):
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "logits_budget", lambda x: 64 * 2000 * x.element_size())
+    monkeypatch.setattr(backends, "logits_budget", lambda x: 8 * 2000 * x.element_size())
 
 
 def gradients(f: Callable[..., Tensor], *leaves: Tensor, scale: float) -> list[Tensor]:

@@ -200,6 +200,19 @@ def test_masked_rows_and_class_probabilities() -> None:
     torch.testing.assert_close(found.lse, z.logsumexp(1))
 
 
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_a_masked_row_may_hold_anything(reduction: str) -> None:
+    torch.manual_seed(0)
+    z, t = torch.randn(6, 4, dtype=torch.float64), torch.rand(6, 4, dtype=torch.float64).softmax(1)
+    mask = torch.tensor([True, False, True, True, False, True])
+    bad = t.masked_fill(~mask.unsqueeze(1), math.nan)
+
+    def loss(z: Tensor, t: Tensor) -> Tensor:
+        return cross_entropy(z, t, reduction=reduction, sample_weight=mask)
+
+    torch.testing.assert_close(results(loss, z, bad), results(loss, z, t))
+
+
 def test_no_rows() -> None:
     found = cross_entropy_outputs(
         torch.zeros(0, 3), torch.zeros(0, dtype=torch.long), outputs=ALL, reduction="sum"
