@@ -27,8 +27,9 @@ class Route(NamedTuple):
     """How a call of cross-entropy is computed.
 
     Attributes:
-        rule: "mean NLL" (value and gradient of the mean NLL in the fewest calls), "weighted total"
-            (a scalar loss whose gradient is formed in the forward pass), "row values" (three
+        rule: "mean NLL" (value and gradient of the mean NLL in the fewest calls), "index loss" (a
+            mean or sum of class indices in the fewest launches of a GPU), "weighted total" (a
+            scalar loss whose gradient is formed in the forward pass), "row values" (three
             numbers per row, differentiable in every argument and under torch.func), or "formulas"
             (the same in plain torch, for tracers and forward-mode AD).
         logits: "given" by the caller; of a linear layer "kept" as a whole, "in blocks", or "in one
@@ -38,7 +39,7 @@ class Route(NamedTuple):
         reason: why this rule.
     """
 
-    rule: Literal["mean NLL", "weighted total", "row values", "formulas"]
+    rule: Literal["mean NLL", "index loss", "weighted total", "row values", "formulas"]
     logits: Literal["given", "kept", "in blocks", "in one pass"]
     kernels: Kernels
     reason: str

@@ -1,9 +1,8 @@
 """Choose how a call of cross-entropy is computed.
 
 A call is parsed into a ``Problem``; ``route`` chooses its rule and kernels, which ``compute`` runs.
-Shortcuts come first, because on small batches calls cost more than arithmetic: the mean NLL, of
-logits and of a layer, skips parsing and weights; a layer with few logits keeps them. No other file
-decides about routes.
+Shortcuts come first (``shortcuts``), which skip parsing and weights, because on small batches calls
+cost more than arithmetic; a layer with few logits keeps them. No other file decides about routes.
 
 ``route_of`` returns the route of a call without running it:
 
@@ -22,6 +21,7 @@ import importlib
 import inspect
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -29,13 +29,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from softmax_torch import maths
-from softmax_torch.loss import arguments, checks
+from softmax_torch.loss import arguments, checks, shortcuts
 from softmax_torch.loss.arguments import Problem
 from softmax_torch.loss.checks import Options
 from softmax_torch.loss.compute import Route, compute, compute_outputs
 from softmax_torch.loss.outputs import CrossEntropyOutputs, Request
-from softmax_torch.ops import backends, linear_rows, rows
-from softmax_torch.ops.backends import Kernels, LayerKernels
+from softmax_torch.loss.weights import index_terms
+from softmax_torch.ops import backends, index_rows, linear_rows, rows
+from softmax_torch.ops.backends import Kernels
 from softmax_torch.ops.cpu import FEW
 from softmax_torch.ops.linear_rows import Linear
 from softmax_torch.ops.transformed import TransformedKernels
@@ -51,10 +52,8 @@ __all__ = [
 ]
 
 
-PLAIN_TYPES = (Tensor, torch.nn.Parameter)
-"""The types of tensors whose memory a kernel may read. Subclasses may have none of their own."""
-
 DEFAULT = "the default options, float32 on a CPU"
+ON_GPU = "a mean or sum of class indices on a GPU"
 
 
 def route(problem: Problem, request: Request | None = None) -> Route:
@@ -109,75 +108,9 @@ def _kernels(problem: Problem) -> Kernels:
     source, options = problem.source, problem.options
     given = source if isinstance(source, Linear) else (source,)
     tensors = (*given, problem.target, options.weight, options.sample_weight)
-    if all(t is None or type(t) in PLAIN_TYPES for t in tensors):
+    if all(t is None or type(t) in shortcuts.PLAIN_TYPES for t in tensors):
         return backends.kernels(problem.target)
     return maths
-
-
-def _is_mean_nll(
-    input: Tensor, target: Tensor, options: Options, classes: int | None = None
-) -> bool:
-    """Return whether a call takes the shortcut of the common case, before anything is parsed.
-
-    It is the mean NLL of a float32 matrix on a CPU, all of whose rows count, in plain eager code.
-    The general route has the same result, 20 us later, and names a wrong class index. ``classes``
-    are those of a layer whose input is given.
-    """
-    if not (
-        options.is_mean_nll()
-        and type(input) in PLAIN_TYPES
-        and type(target) in PLAIN_TYPES
-        and input.dtype is torch.float32
-        and target.dtype is torch.int64
-        and input.is_cpu
-        and target.is_cpu
-    ):
-        return False
-    shape = input.shape
-    if len(shape) != 2:
-        return False
-    N, C = shape[0], shape[1] if classes is None else classes
-    return (
-        N > 0
-        and C > 0
-        and target.shape == (N,)
-        and (input.stride(1) == 1 or shape[1] == 1)
-        and not 0 <= options.ignore_index < C
-        and torch.is_grad_enabled()
-        and not torch.is_autocast_enabled("cpu")
-        and backends.plain()
-        and not input.is_neg()
-    )
-
-
-def _mean_nll_kernels(linear: Linear, target: Tensor, options: Options) -> LayerKernels | None:
-    """Return the kernels if a layer takes the shortcut of the common case, else None."""
-    x, W, b = linear
-    if not (
-        type(W) in PLAIN_TYPES
-        and W.dtype is torch.float32
-        and W.is_contiguous()
-        and W.dim() == 2
-        and _is_mean_nll(x, target, options, W.shape[0])
-        and not W.is_neg()  # not traced: ``_is_mean_nll`` comes first
-        and W.shape[1] == x.shape[1] > 0
-        and target.is_contiguous()
-    ):
-        return None
-    if b is None:
-        needed = x.requires_grad or W.requires_grad
-    elif not (
-        type(b) in PLAIN_TYPES
-        and b.dtype is torch.float32
-        and b.is_cpu
-        and b.shape == W.shape[:1]
-        and b.is_contiguous()
-        and not b.is_neg()
-    ):
-        return None
-    else:
-        needed = x.requires_grad or W.requires_grad or b.requires_grad
-    return backends.layer_kernels(x, W) if needed else None
 
 
 def _keeps_logits(linear: Linear, options: Options) -> bool:
@@ -191,7 +124,7 @@ def _keeps_logits(linear: Linear, options: Options) -> bool:
         and len(x) * W.shape[0] <= FEW
         and (
             options.reduction == "none"
-            or type(x) not in PLAIN_TYPES
+            or type(x) not in shortcuts.PLAIN_TYPES
             or backends.layer_kernels(x, W) is None
         )
     )
@@ -199,11 +132,16 @@ def _keeps_logits(linear: Linear, options: Options) -> bool:
 
 def logits_loss(input: Tensor, target: Tensor, options: Options) -> Tensor:
     """Return the loss of logits: ``functional.cross_entropy``."""
-    if _is_mean_nll(input, target, options) and input.requires_grad:
+    if shortcuts.is_mean_nll(input, target, options) and input.requires_grad:
         try:
             return rows.mean_nll(input, target, backends.cpu_backend())
         except (IndexError, RuntimeError):  # the general route names the index
             pass
+    found = shortcuts.index_loss(input, target, options)
+    if found is not None:
+        gpu, loss_of_indices = found
+        terms = partial(index_terms, input.shape[1])
+        return index_rows.logits_loss(input, target, loss_of_indices, gpu, terms)
     if checks.distributed(input, target, *options):
         loss: Tensor = _dtensors().logits_loss(input, target, options)
         return loss
@@ -218,12 +156,17 @@ def _dtensors() -> Any:
 
 def linear_loss(linear: Linear, target: Tensor, options: Options) -> Tensor:
     """Return the loss of a linear layer: ``functional.linear_cross_entropy``."""
-    kernels = _mean_nll_kernels(linear, target, options)
+    kernels = shortcuts.mean_nll_kernels(linear, target, options)
     if kernels is not None:
         try:
             return linear_rows.mean_nll(linear, target, kernels)
         except IndexError:  # the general route names the index
             pass
+    found = shortcuts.layer_index_loss(linear, target, options)
+    if found is not None:
+        layer, gpu, loss_of_indices = found
+        terms = partial(index_terms, len(layer.weight))
+        return index_rows.layer_loss(layer, target, loss_of_indices, gpu, terms)
     if checks.distributed(*linear, target, *options):
         loss: Tensor = _dtensors().linear_loss(linear, target, options)
         return loss
@@ -315,8 +258,11 @@ def route_of(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Rout
     if "linear_weight" not in given:
         return _logits_route(given["input"], target, options, request)
     linear = Linear(given["input"], given["linear_weight"], given["linear_bias"])
-    if request is None and _mean_nll_kernels(linear, target, options) is not None:
+    if request is None and shortcuts.mean_nll_kernels(linear, target, options) is not None:
         return Route("mean NLL", "in one pass", backends.cpu_backend(), DEFAULT)
+    found = None if request is not None else shortcuts.layer_index_loss(linear, target, options)
+    if found is not None:
+        return Route("index loss", "kept", found[1], ON_GPU)
     linear, options = _checked_layer(linear, options)
     if _keeps_logits(linear, options):
         z = _layer_logits(linear)
@@ -327,6 +273,9 @@ def route_of(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Rout
 def _logits_route(
     input: Tensor, target: Tensor, options: Options, request: Request | None
 ) -> Route:
-    if request is None and _is_mean_nll(input, target, options) and input.requires_grad:
+    if request is None and shortcuts.is_mean_nll(input, target, options) and input.requires_grad:
         return Route("mean NLL", "given", backends.cpu_backend(), DEFAULT)
+    found = None if request is not None else shortcuts.index_loss(input, target, options)
+    if found is not None:
+        return Route("index loss", "given", found[0], ON_GPU)
     return route(arguments.logits_problem(input, target, options), request)

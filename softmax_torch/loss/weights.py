@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from softmax_torch.loss.arguments import Problem
+from softmax_torch.loss.checks import Options
 from softmax_torch.maths import (
     RowValues,
     RowWeight,
@@ -26,8 +27,9 @@ from softmax_torch.maths import (
     sum_dtype,
     upcast,
 )
+from softmax_torch.ops.index_loss import IndexLoss
 
-__all__ = ["LossTerms", "SumOverRanks", "loss_of_values", "loss_terms"]
+__all__ = ["LossTerms", "SumOverRanks", "index_terms", "loss_of_values", "loss_terms"]
 
 SumOverRanks = Callable[[Tensor], Tensor]
 """A differentiable sum over the ranks that share the rows."""
@@ -88,6 +90,22 @@ def loss_terms(problem: Problem, over_ranks: SumOverRanks | None = None) -> Loss
             scale, _ = _reciprocal(None, count, rows, over_ranks)
         c = _times(options.z_loss, _times(count, scale))
     return LossTerms(target, RowWeights(a, b, c), problem.counted, nan_if_empty)
+
+
+def index_terms(classes: int, y: Tensor, loss: IndexLoss) -> tuple[Target, RowWeights]:
+    """Return the target and the weights that make a loss of class indices y (N,)."""
+    counted = y != loss.ignore_index
+    options = Options(
+        weight=loss.weight,
+        label_smoothing=loss.label_smoothing,
+        z_loss=loss.z_loss,
+        reduction="mean" if loss.mean else "sum",
+    )
+    target = torch.where(counted, y, 0)
+    # The terms do not depend on the logits: y stands in their place.
+    problem = Problem(y, target, False, counted, None, classes, options, loss.dtype, y.shape, False)
+    terms = loss_terms(problem)
+    return terms.target, terms.weights
 
 
 def _summed(weight: Tensor, dtype: torch.dtype) -> Tensor:

@@ -39,6 +39,7 @@ from torch.compiler import is_compiling
 from softmax_torch import maths
 from softmax_torch.maths import RowStatistics, RowValues, RowWeights, Target
 from softmax_torch.ops import cpu
+from softmax_torch.ops.index_loss import IndexLoss
 from softmax_torch.ops.sample_rows import CsrRows, SampleRows
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "cpu_choice",
     "cpu_kernels",
     "in_backward_pass",
+    "index_kernels",
     "input_budget",
     "kernels",
     "last_backward",
@@ -119,9 +121,17 @@ class Passes(Protocol):
 
 
 class GPUKernels(Kernels, Protocol):
-    """The functions of the GPU backend: ``scale_`` besides those of ``Kernels``."""
+    """The functions of the GPU backend, besides those of ``Kernels``; ``ops.gpu`` says more."""
+
+    def index_loss(
+        self, z: Tensor, y: Tensor, loss: IndexLoss, dz: Tensor | None = None
+    ) -> Tensor: ...
 
     def scale_(self, x: Tensor, factor: Tensor) -> Tensor: ...
+
+
+CHECKS = os.environ.get("SOFTMAX_TORCH_CHECKS") == "1"
+"""Whether values on a GPU are checked too: a class index out of range raises IndexError."""
 
 
 def _checked(choice: str, name: str) -> str:
@@ -243,6 +253,14 @@ def passes(device: torch.device) -> Passes | None:
     return cast(Passes, importlib.import_module("softmax_torch.ops.native.passes"))
 
 
+def index_kernels(z: Tensor) -> GPUKernels | None:
+    """Return the kernels of a whole loss of class indices; None where there are none.
+
+    None too where class indices have to be checked first; see ``values_readable``.
+    """
+    return None if CHECKS or not z.is_cuda else _gpu()
+
+
 @functools.cache
 def _gpu() -> GPUKernels | None:
     """Import the GPU kernels on first use; warn and return None without Triton."""
@@ -336,8 +354,11 @@ def autocast(x: Tensor) -> bool:
 
 
 def values_readable(x: Tensor) -> bool:
-    """Return whether reading the values of x waits for no device and breaks no trace or batch."""
-    return x.is_cpu and plain()
+    """Return whether the values of x may be read, which breaks a trace or batch.
+
+    Reading those on a GPU waits for it, and is done only where the user asks for checks.
+    """
+    return (x.is_cpu or CHECKS) and plain()
 
 
 def logits_budget(x: Tensor) -> int:

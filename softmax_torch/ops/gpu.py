@@ -16,6 +16,7 @@ Nothing here waits for the device: numbers that live on it are read by the kerne
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
@@ -30,9 +31,10 @@ from softmax_torch.maths import (
     Target,
     sum_dtype,
 )
-from softmax_torch.ops import triton_kernels
+from softmax_torch.ops import triton_index_loss, triton_kernels
+from softmax_torch.ops.index_loss import IndexLoss
 
-__all__ = ["row_statistics", "row_values", "row_vjp", "scale_", "weighted_total"]
+__all__ = ["index_loss", "row_statistics", "row_values", "row_vjp", "scale_", "weighted_total"]
 
 NARROW = 32
 """The most classes for which one thread takes a whole row: one register per class."""
@@ -202,6 +204,45 @@ def _gradients(
                 tiling.tile, tiling.rows, num_warps=tiling.warps,
             )  # fmt: skip
     return totals
+
+
+COUNTED_ROWS = 1024
+"""Rows that a program of ``count_rows`` reads at a time."""
+
+
+def index_loss(z: Tensor, y: Tensor, loss: IndexLoss, dz: Tensor | None = None) -> Tensor:
+    """Return the loss of logits z (N, C), N > 0, and write its gradient to dz, which may be z.
+
+    z, in float32 or bfloat16, has adjacent classes, and y (N,) and the class weights are
+    contiguous. A class index out of range makes the loss and the gradient of its row NaN.
+    """
+    (N, C), w = z.shape, loss.weight
+    tiling = _tiling(z)
+    programs = -(-N // tiling.rows)
+    counting = min(triton_index_loss.PARTS.value, -(-N // COUNTED_ROWS))
+    result = torch.empty((), dtype=loss.dtype, device=z.device)
+    totals, parts = result, None
+    d_n = z.stride(0) if dz is None else dz.stride(0)
+    vector = math.gcd(C, z.stride(0), d_n, 16 // z.element_size()) if tiling.unit else 1
+    with _on(z):
+        if programs > 1:
+            totals = torch.empty(programs, dtype=torch.float32, device=z.device)
+            parts = torch.empty(2, triton_index_loss.PARTS.value, device=z.device)
+            triton_index_loss.count_rows[(counting,)](
+                y, w, parts, N, C, loss.ignore_index, triton_index_loss.PARTS.value, COUNTED_ROWS
+            )
+        triton_index_loss.index_loss[(programs,)](
+            z, y, w, parts, dz, totals, N, C, z.stride(0), 1, d_n, counting, loss.ignore_index,
+            loss.label_smoothing, loss.z_loss, loss.mean, loss.label_smoothing != 0,
+            loss.z_loss != 0, vector, triton_index_loss.PARTS.value, tiling.unit, tiling.one,
+            tiling.tile, tiling.rows, num_warps=tiling.warps,
+        )  # fmt: skip
+        if programs > 1:
+            triton_index_loss.add_totals[(1,)](
+                totals, parts, result, programs, counting, loss.mean,
+                triton_index_loss.PARTS.value, COUNTED_ROWS,
+            )  # fmt: skip
+    return result
 
 
 def scale_(x: Tensor, factor: Tensor) -> Tensor:

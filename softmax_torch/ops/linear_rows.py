@@ -29,13 +29,14 @@ from torch import Tensor
 from torch.autograd import Function
 
 from softmax_torch import maths
-from softmax_torch.maths import RowValues, RowWeights, Target, upcast
+from softmax_torch.maths import RowValues, RowWeights, Target, sum_dtype, upcast
 from softmax_torch.ops import backends, rows
 from softmax_torch.ops.backends import Kernels, LayerKernels
 from softmax_torch.ops.transformed import TransformedKernels, formulas_of
 
 __all__ = [
     "GradientSums",
+    "Gradients",
     "Linear",
     "Observer",
     "formula_gradients",
@@ -120,7 +121,8 @@ class GradientSums:
         # half-precision weights: a bfloat16 sum would lose blocks.
         self.needs_dweight = needed[1]
         self.dweight: Tensor | None = None
-        self.dbias = upcast(torch.zeros_like(bias)) if needed[2] and bias is not None else None
+        self.needs_dbias = needed[2] and bias is not None
+        self.dbias: Tensor | None = None
 
     def add(self, at: slice, dz: Tensor) -> None:
         """Add the contribution of the rows ``at``."""
@@ -136,14 +138,18 @@ class GradientSums:
                 self.dweight.addmm_(dz.t(), x[at])
             else:
                 self.dweight.add_(_summand(dz.t(), x[at]))
-        if self.dbias is not None:
-            self.dbias.add_(dz.sum(0, dtype=self.dbias.dtype))
+        if self.needs_dbias:
+            dbias = dz.sum(0, dtype=sum_dtype(dz.dtype))
+            self.dbias = dbias if self.dbias is None else self.dbias.add_(dbias)
 
     def gradients(self) -> Gradients:
         """Return the sums in the dtypes of the parameters."""
-        dtype = self.linear.weight.dtype
+        _, weight, bias = self.linear
+        dtype = weight.dtype
         if self.needs_dweight and self.dweight is None:  # there were no rows
-            self.dweight = torch.zeros_like(self.linear.weight)
+            self.dweight = torch.zeros_like(weight)
+        if self.needs_dbias and self.dbias is None and bias is not None:
+            self.dbias = torch.zeros_like(bias)
         dweight, dbias = (None if s is None else s.to(dtype) for s in (self.dweight, self.dbias))
         return self.dx, dweight, dbias
 

@@ -108,16 +108,19 @@ def _first_walk(base, u_base, y, C, here, stride, u_stride, ACC, UNIT, ONE, TILE
 
 @triton.jit
 def _target(y, base, row, here, C, stride, ACC, ROWS: tl.constexpr):
-    """Return the class index of each row, -1 if missing or out of range, and its logit."""
+    """Return the class index of each row, -1 if missing or out of range, and its logit.
+
+    An index has 32 bits: comparing each class with one of 64 costs three instructions more.
+    """
     if y is None:
-        index = tl.full([ROWS], -1, tl.int64)
+        index = tl.full([ROWS], -1, tl.int32)
         z_y = tl.full([ROWS], -float("inf"), ACC)
     else:
-        index = tl.load(y + row, here, 0).to(tl.int64)
-        inside = (index >= 0) & (index < C)
-        z_y = tl.load(base + index * stride, here & inside, 0.0).to(ACC)
+        wide = tl.load(y + row, here, 0).to(tl.int64)
+        inside = (wide >= 0) & (wide < C)
+        z_y = tl.load(base + wide * stride, here & inside, 0.0).to(ACC)
         z_y = tl.where(inside, z_y, float("nan"))
-        index = tl.where(inside, index, -1)
+        index = tl.where(inside, wide, -1).to(tl.int32)
     return index, z_y
 
 
@@ -235,6 +238,40 @@ def row_statistics(
 
 
 @triton.jit
+def _second_walk(
+    base, d_base, u_base, kept, index, h, factor, at_y, g_smooth, counted, C, here, z_c, d_c, u_c,
+    ACC, UNIT, D_UNIT, SMOOTH, ONE, TILE, ROWS,
+):  # fmt: skip
+    """Write dz if d_base is not None; return sum_c u_c (z_c - h) of each row if SMOOTH, else 0.
+
+    dz_c is ``factor`` exp(z_c - h) - ``g_smooth`` u_c, at the true class ``at_y`` - g_smooth u_y,
+    and 0 in rows that ``counted`` excludes, whatever their logits. u_c is 1 if u_base is None.
+    """
+    sums = tl.zeros([TILE, ROWS], ACC)
+    for i in range(1 if ONE else tl.cdiv(C, TILE)):
+        start = 0 if ONE else (tl.cdiv(C, TILE) - 1 - i) * TILE
+        c, mask = _classes(start, C, here, TILE)
+        x = kept
+        if not ONE:
+            x = tl.load(_tile(base, c, z_c, UNIT), mask, 0.0, eviction_policy="evict_first").to(ACC)
+        x = x - h[None, :]
+        g = tl.where(c == index[None, :], at_y[None, :], factor[None, :] * tl.exp(x))
+        if SMOOTH:
+            if u_base is None:
+                sums += tl.where(mask, x, 0.0)
+                g -= g_smooth[None, :]
+            else:
+                u_tile = tl.load(_tile(u_base, c, u_c, False), mask, 0.0).to(ACC)
+                sums += tl.where(mask, u_tile * x, 0.0)
+                g -= g_smooth[None, :] * u_tile
+        if d_base is not None:
+            if counted is not None:
+                g = tl.where(counted[None, :], g, 0.0)
+            tl.store(_tile(d_base, c, d_c, D_UNIT), g.to(d_base.dtype.element_ty), mask)
+    return tl.sum(sums, 0)
+
+
+@triton.jit
 def _weight(w, w_r, row, here, ACC, ROWS: tl.constexpr):
     """Return the weight of each row; None stands for 0."""
     if w is None:  # noqa: SIM108 the other branch must not be compiled
@@ -282,31 +319,16 @@ def row_gradients(
             total += _term(g_lse, lse * lse)
             g_lse = 2.0 * g_lse * lse
     if (dz is not None) or (u is not None):
+        d_base = None if dz is None else dz + n * d_n + k * d_m
         shared = g_smooth * U + g_lse
         r = 1.0 / S
-        factor = (g_nll + shared) * r
-        at_y = shared * (tl.exp(z_y - h) * r) - g_nll * (rivals * r)
-        sums = tl.zeros([TILE, ROWS], ACC)
-        if dz is not None:
-            d_base = dz + n * d_n + k * d_m
-        for i in range(1 if ONE else tl.cdiv(C, TILE)):
-            start = 0 if ONE else (tl.cdiv(C, TILE) - 1 - i) * TILE
-            c, mask = _classes(start, C, here, TILE)
-            x = kept
-            if not ONE:
-                x = tl.load(_tile(base, c, z_c, UNIT), mask, 0.0, eviction_policy="evict_first").to(
-                    ACC
-                )
-            x = x - h[None, :]
-            g = tl.where(c == index[None, :], at_y[None, :], factor[None, :] * tl.exp(x))
-            if u is not None:
-                u_tile = tl.load(_tile(u_base, c, u_c, False), mask, 0.0).to(ACC)
-                sums += tl.where(mask, u_tile * x, 0.0)
-                g -= g_smooth[None, :] * u_tile
-            if dz is not None:
-                tl.store(_tile(d_base, c, d_c, D_UNIT), g.to(dz.dtype.element_ty), mask)
+        sums = _second_walk(
+            base, d_base, u_base, kept, index, h, (g_nll + shared) * r,
+            shared * (tl.exp(z_y - h) * r) - g_nll * (rivals * r), g_smooth, None, C, here, z_c,
+            d_c, u_c, ACC, UNIT, D_UNIT, u is not None, ONE, TILE, ROWS,
+        )  # fmt: skip
         if (totals is not None) and (u is not None):
-            total += _term(g_smooth, U * tl.log(S) - tl.sum(sums, 0))
+            total += _term(g_smooth, U * tl.log(S) - sums)
     if totals is not None:
         tl.store(totals + tl.program_id(0), tl.sum(tl.where(here, total, 0.0), 0))
 

@@ -9,7 +9,7 @@ from gpu_cases import INTERPRETED, TILES
 from support import need_library
 from torch import Tensor
 
-from softmax_torch.loss import route
+from softmax_torch.loss import shortcuts
 from softmax_torch.ops import backends
 
 
@@ -52,8 +52,9 @@ def device(monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(backends, "kernels", lambda z: gpu)
     monkeypatch.setattr(backends, "layer_kernels", lambda x, weight: None)
     monkeypatch.setattr(backends, "_scaled_one_", gpu.scale_)
+    monkeypatch.setattr(backends, "index_kernels", lambda z: gpu)
     monkeypatch.setattr(backends, "values_readable", lambda x: False)
-    monkeypatch.setattr(route, "_is_mean_nll", lambda *args: False)
+    monkeypatch.setattr(shortcuts, "is_mean_nll", lambda *args: False)
     return "cpu"
 
 
