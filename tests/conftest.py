@@ -8,9 +8,10 @@ from pathlib import Path
 # the processes that tests start take their number of threads from the environment.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
+# Lightning 2.6 calls jsonargparse 4.53 by names that it deprecates.
+os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
 
 import pytest
-from hypothesis import HealthCheck, settings
 from mnist_files import write_mnist
 from support import need_library
 
@@ -18,15 +19,20 @@ from softmax_torch.ops import backends
 from softmax_torch.ops.backends import CPUKernels
 from softmax_torch.ops.native import library
 
-# The same examples everywhere, however slow and busy the machine is. The fixtures of a test, such
-# as the kernels, are the same for all of its examples.
-settings.register_profile(
-    "anywhere",
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-)
-settings.load_profile("anywhere")
+try:
+    from hypothesis import HealthCheck, settings
+except ImportError:  # a machine with a GPU may have no more than the tests of kernels need
+    pass
+else:
+    # The same examples everywhere, however slow and busy the machine is. The fixtures of a test,
+    # such as the kernels, are the same for all of its examples.
+    settings.register_profile(
+        "anywhere",
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+    )
+    settings.load_profile("anywhere")
 
 
 OTHER_KERNELS = [] if library.load() is None else pytest.mark.slow

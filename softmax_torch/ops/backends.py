@@ -123,6 +123,8 @@ class Passes(Protocol):
 class GPUKernels(Kernels, Protocol):
     """The functions of the GPU backend, besides those of ``Kernels``; ``ops.gpu`` says more."""
 
+    def check(self) -> None: ...
+
     def index_loss(
         self, z: Tensor, y: Tensor, loss: IndexLoss, dz: Tensor | None = None
     ) -> Tensor: ...
@@ -263,18 +265,29 @@ def index_kernels(z: Tensor) -> GPUKernels | None:
 
 @functools.cache
 def _gpu() -> GPUKernels | None:
-    """Import the GPU kernels on first use; warn and return None without Triton."""
+    """Import the GPU kernels on first use, and try one; warn and return None if it fails.
+
+    Triton needs a C compiler on first use, and may not know the device.
+    """
     try:
-        return cast(GPUKernels, importlib.import_module("softmax_torch.ops.gpu"))
+        gpu = cast(GPUKernels, importlib.import_module("softmax_torch.ops.gpu"))
     except ModuleNotFoundError as missing:
         if (missing.name or "").split(".")[0] != "triton":
             raise
-        warnings.warn(
-            "triton is not installed: cross-entropy on a GPU is computed by torch's own operations,"
-            " which read and write the logits several times",
-            stacklevel=2,
-        )
-        return None
+        reason = "triton is not installed"
+    else:
+        try:
+            gpu.check()
+        except Exception as error:  # Triton and its compiler raise errors of any type
+            reason = f"Triton compiles no kernels here ({type(error).__name__}: {error})"
+        else:
+            return gpu
+    warnings.warn(
+        f"{reason}: cross-entropy on a GPU is computed by torch's own operations, which read and "
+        "write the logits several times",
+        stacklevel=2,
+    )
+    return None
 
 
 def traced() -> bool:

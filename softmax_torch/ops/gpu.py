@@ -34,7 +34,15 @@ from softmax_torch.maths import (
 from softmax_torch.ops import triton_index_loss, triton_kernels
 from softmax_torch.ops.index_loss import IndexLoss
 
-__all__ = ["index_loss", "row_statistics", "row_values", "row_vjp", "scale_", "weighted_total"]
+__all__ = [
+    "check",
+    "index_loss",
+    "row_statistics",
+    "row_values",
+    "row_vjp",
+    "scale_",
+    "weighted_total",
+]
 
 NARROW = 32
 """The most classes for which one thread takes a whole row: one register per class."""
@@ -49,6 +57,11 @@ TILE = 8192
 POSITIONS = (16, 128)
 """Classes and rows of a tile for adjacent positions. With 32 classes the compiler spills, and with
 16 if the tile does not hold all classes."""
+
+
+def check() -> None:
+    """Compile and launch a kernel on the current device; raise whatever error Triton does."""
+    scale_(torch.ones(1, device="cuda"), torch.ones((), device="cuda"))
 
 
 class _Tiling(NamedTuple):
@@ -79,6 +92,26 @@ def _tiling(z: Tensor) -> _Tiling:
     rows = max(1, 2048 // tile)
     warps = 32 if not one else min(32, max(4, tile * rows * registers // 512))
     return _Tiling(one, class_stride == 1, tile, rows, warps)
+
+
+def _statistics_tile(z: Tensor, tiling: _Tiling) -> int:
+    """Return the classes of a tile of ``row_statistics``.
+
+    The kernel keeps six numbers for each place of a tile: with more places the compiler spills.
+    """
+    places = 2 if z.dtype == torch.float64 else 8  # of a thread
+    return min(tiling.tile, max(1, places * 32 * tiling.warps // tiling.rows))
+
+
+def _vector(z: Tensor, dz: Tensor, tiling: _Tiling) -> int:
+    """Return how many adjacent numbers a thread may load at once: at most 16 bytes.
+
+    It divides C and the strides of rows, so that each row begins at a multiple. Triton itself knows
+    only multiples of 16: rows of 1000 bfloat16, which begin at 16 bytes, would be read by 2.
+    """
+    if not tiling.unit or z.dim() == 3 or dz.stride(1) != 1:
+        return 1
+    return math.gcd(z.shape[1], z.stride(0), dz.stride(0), 16 // z.element_size())
 
 
 def _sizes(z: Tensor) -> tuple[int, int, int]:
@@ -132,8 +165,8 @@ def row_values(z: Tensor, target: Target, lse: bool = False) -> RowValues:
         with _on(z):
             triton_kernels.row_numbers[(-(-N * M // tiling.rows),)](
                 z, None if y is None else y.contiguous(), u, *result, N * M, C, M,
-                *_strides(z), *_strides(u), _acc(z), tiling.unit, tiling.one, tiling.tile,
-                tiling.rows, num_warps=tiling.warps,
+                *_strides(z), *_strides(u), _acc(z), tiling.unit, _vector(z, z, tiling),
+                tiling.one, tiling.tile, tiling.rows, num_warps=tiling.warps,
             )  # fmt: skip
     return result
 
@@ -147,15 +180,12 @@ def row_statistics(z: Tensor, y: Tensor | None = None) -> RowStatistics:
     rank = None if y is None else torch.empty_like(argmax)
     N, C, M = _sizes(z)
     tiling = _tiling(z)
-    # The kernel keeps six numbers for each place of a tile: with more places the compiler spills.
-    places = 2 if z.dtype == torch.float64 else 8  # of a thread
-    tile = min(tiling.tile, max(1, places * 32 * tiling.warps // tiling.rows))
     if N * M > 0:
         with _on(z):
             triton_kernels.row_statistics[(-(-N * M // tiling.rows),)](
                 z, None if y is None else y.contiguous(), lse, entropy, argmax, rank,
-                N * M, C, M, *_strides(z), _acc(z), tiling.unit, tile, tiling.rows,
-                num_warps=tiling.warps,
+                N * M, C, M, *_strides(z), _acc(z), tiling.unit, _vector(z, z, tiling),
+                _statistics_tile(z, tiling), tiling.rows, num_warps=tiling.warps,
             )  # fmt: skip
     return RowStatistics(lse, entropy, argmax, rank)
 
@@ -200,8 +230,9 @@ def _gradients(
             triton_kernels.row_gradients[(programs,)](
                 z, None if y is None else y.contiguous(), u, *tensors, dz, totals,
                 N * M, C, M, *_strides(z), *_strides(u), *_strides(dz), *strides,
-                _acc(z), tiling.unit, dz is not None and dz.stride(1) == 1, tiling.one,
-                tiling.tile, tiling.rows, num_warps=tiling.warps,
+                _acc(z), tiling.unit, dz is not None and dz.stride(1) == 1,
+                _vector(z, z if dz is None else dz, tiling), tiling.one, tiling.tile,
+                tiling.rows, num_warps=tiling.warps,
             )  # fmt: skip
     return totals
 
@@ -223,7 +254,7 @@ def index_loss(z: Tensor, y: Tensor, loss: IndexLoss, dz: Tensor | None = None) 
     result = torch.empty((), dtype=loss.dtype, device=z.device)
     totals, parts = result, None
     d_n = z.stride(0) if dz is None else dz.stride(0)
-    vector = math.gcd(C, z.stride(0), d_n, 16 // z.element_size()) if tiling.unit else 1
+    vector = _vector(z, z if dz is None else dz, tiling)
     with _on(z):
         if programs > 1:
             totals = torch.empty(programs, dtype=torch.float32, device=z.device)
@@ -231,12 +262,20 @@ def index_loss(z: Tensor, y: Tensor, loss: IndexLoss, dz: Tensor | None = None) 
             triton_index_loss.count_rows[(counting,)](
                 y, w, parts, N, C, loss.ignore_index, triton_index_loss.PARTS.value, COUNTED_ROWS
             )
-        triton_index_loss.index_loss[(programs,)](
-            z, y, w, parts, dz, totals, N, C, z.stride(0), 1, d_n, counting, loss.ignore_index,
-            loss.label_smoothing, loss.z_loss, loss.mean, loss.label_smoothing != 0,
-            loss.z_loss != 0, vector, triton_index_loss.PARTS.value, tiling.unit, tiling.one,
-            tiling.tile, tiling.rows, num_warps=tiling.warps,
-        )  # fmt: skip
+        tensors = z, y, w, parts, dz, totals
+        numbers = (counting, loss.ignore_index, loss.label_smoothing, loss.z_loss)
+        flags = loss.mean, loss.label_smoothing != 0, loss.z_loss != 0
+        if C <= NARROW:
+            triton_index_loss.narrow_index_loss[(programs,)](
+                *tensors, N, C, z.stride(0), d_n, *numbers, *flags,
+                triton_index_loss.PARTS.value, tiling.rows, num_warps=tiling.warps,
+            )  # fmt: skip
+        else:
+            triton_index_loss.index_loss[(programs,)](
+                *tensors, N, C, z.stride(0), d_n, *numbers, *flags, vector,
+                triton_index_loss.PARTS.value, tiling.one, tiling.tile, tiling.rows,
+                num_warps=tiling.warps,
+            )  # fmt: skip
         if programs > 1:
             triton_index_loss.add_totals[(1,)](
                 totals, parts, result, programs, counting, loss.mean,

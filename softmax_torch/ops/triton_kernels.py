@@ -22,6 +22,8 @@ goes backwards, because the tiles read last are still in the cache.
 Row r is sample r // M at position r % M. Offsets are 64 bits wide. A class index out of range reads
 nothing: its z_y is NaN, and so are the numbers and the gradient of its row. No two programs write
 to the same place, and every sum has a fixed order.
+
+VECTOR divides C and the strides of rows. The compiler, which is told it, loads as many at once.
 """
 
 import triton
@@ -87,7 +89,10 @@ def _first_walk(base, u_base, y, C, here, stride, u_stride, ACC, UNIT, ONE, TILE
         m_all = tl.full([TILE, ROWS], LOWEST, ACC)
         s_all = tl.zeros([TILE, ROWS], ACC)
         U_all = tl.zeros([TILE, ROWS], ACC)
-        for start in range(0, C, TILE):
+        # The next two tiles are on their way while one is summed: one alone is 16 KiB of each
+        # multiprocessor, about what covers the latency of memory. With u registers would spill.
+        STAGES: tl.constexpr = 3 if u_base is None else 1
+        for start in tl.range(0, C, TILE, num_stages=STAGES):
             c, mask = _classes(start, C, here, TILE)
             z = tl.load(
                 _tile(base, c, stride, UNIT), mask, -float("inf"), eviction_policy="evict_last"
@@ -154,10 +159,11 @@ def _lse(h, S):
 @triton.jit(do_not_specialize=["R", "z_c"])
 def row_numbers(
     z, y, u, nll, smooth, lse, R, C, M, z_n, z_c, z_m, u_n, u_c, u_m,
-    ACC: tl.constexpr, UNIT: tl.constexpr, ONE: tl.constexpr, TILE: tl.constexpr,
-    ROWS: tl.constexpr,
+    ACC: tl.constexpr, UNIT: tl.constexpr, VECTOR: tl.constexpr, ONE: tl.constexpr,
+    TILE: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """Write nll, smooth and lse of each row where the pointer is not None."""
+    C, z_n = C // VECTOR * VECTOR, z_n // VECTOR * VECTOR
     row, here = _row_places(R, ROWS)
     n, k = row // M, row % M
     base = z + n * z_n + k * z_m
@@ -187,12 +193,14 @@ def row_numbers(
 @triton.jit(do_not_specialize=["R", "z_c"])
 def row_statistics(
     z, y, lse, entropy, argmax, rank, R, C, M, z_n, z_c, z_m,
-    ACC: tl.constexpr, UNIT: tl.constexpr, TILE: tl.constexpr, ROWS: tl.constexpr,
+    ACC: tl.constexpr, UNIT: tl.constexpr, VECTOR: tl.constexpr, TILE: tl.constexpr,
+    ROWS: tl.constexpr,
 ):  # fmt: skip
     """Write the statistics of each row (``maths.RowStatistics``); rank where y is not None.
 
     The first walk over the tiles finds the largest logit and its class, the second one the sums.
     """
+    C, z_n = C // VECTOR * VECTOR, z_n // VECTOR * VECTOR
     row, here = _row_places(R, ROWS)
     base = z + row // M * z_n + row % M * z_m
     index, z_y = _target(y, base, row, here, C, z_c, ACC, ROWS)
@@ -291,13 +299,14 @@ def _term(weight, value):
 def row_gradients(
     z, y, u, a, b, w, dz, totals, R, C, M, z_n, z_c, z_m, u_n, u_c, u_m, d_n, d_c, d_m,
     a_r, b_r, w_r, ACC: tl.constexpr, UNIT: tl.constexpr, D_UNIT: tl.constexpr,
-    ONE: tl.constexpr, TILE: tl.constexpr, ROWS: tl.constexpr,
+    VECTOR: tl.constexpr, ONE: tl.constexpr, TILE: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """Write dz, which may be z, and the total of each program, where the pointer is not None.
 
     With totals, a, b and w are the weights of nll, smooth and lse^2; without, the gradients in nll,
     smooth and lse.
     """
+    C, z_n, d_n = C // VECTOR * VECTOR, z_n // VECTOR * VECTOR, d_n // VECTOR * VECTOR
     row, here = _row_places(R, ROWS)
     n, k = row // M, row % M
     base = z + n * z_n + k * z_m

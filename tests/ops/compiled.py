@@ -1,77 +1,115 @@
-"""Compile every kernel for sm_80 and sm_90 and print registers, spills and the width of loads."""
+"""Compile the kernels as they are launched, and print registers, spills and the width of loads.
 
+    python tests/ops/compiled.py [--sm 80 90] [--only NAME]
+
+The tiles are those that ``ops.gpu`` chooses for each width, and the compiler gets the hints that
+Triton derives from a launch: numbers that are 1, and those that are multiples of 16.
+"""
+
+import argparse
 import itertools
 import re
 import subprocess
 import tempfile
 from pathlib import Path
 
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from softmax_torch.ops import triton_kernels
+from softmax_torch.ops import gpu, triton_index_loss, triton_kernels
 
-ACC = {"fp64": triton_kernels.DOUBLE}
-
-# tiles as gpu._tiling chooses them: (ONE, UNIT, TILE, ROWS), warps, and positions or 1
-CUTS = {
-    "narrow": ((True, False, 16, 128), 4, 1),
-    "wide, 1024": ((True, True, 1024, 2), 4, 1),
-    "wide, 16384": ((True, True, 16384, 1), 32, 1),
-    "wide, many tiles": ((False, True, 8192, 1), 32, 1),
-    "positions": ((True, False, 16, 128), 4, "any"),
-    "positions, many tiles": ((False, False, 8, 128), 4, "any"),
+DTYPES = {
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "fp32": torch.float32,
+    "fp64": torch.float64,
 }
 
+PLAIN = [
+    *(("fp32", C) for C in (10, 32, 33, 1000, 16384, 32000)),
+    *(("bf16", C) for C in (10, 1000, 128256)),
+]
+"""Logits (N, C) of a whole loss of class indices."""
 
-def compiled(kernel, pointers: dict, numbers: dict, constants: dict, sm: int, warps: int):
-    """Compile a kernel with pointers {name: type}, numbers {name: 1, 16 (a multiple) or any}."""
+GENERAL = {
+    ("fp32", (64, 10)): (False, True),
+    ("fp32", (64, 1000)): (True,),
+    ("fp32", (64, 10, 49)): (True,),
+    ("fp32", (64, 100, 49)): (True,),
+    ("bf16", (64, 16384)): (True,),
+    ("bf16", (64, 128256)): (False, True),
+    ("fp16", (64, 10)): (True,),
+    ("fp64", (64, 10)): (True,),
+    ("fp64", (64, 128256)): (True,),
+}
+"""Logits of the other kernels, with every number of a row, or the NLL alone (False)."""
+
+
+def compiled(kernel, arguments: dict, sm: int, warps: int):
+    """Compile a kernel for these arguments: numbers, None, constants, and types of pointers."""
     signature, values, hints = {}, {}, {}
+    constants = {p.name for p in kernel.params if p.is_constexpr}
+    free = {p.name for p in kernel.params if p.do_not_specialize}
     for i, name in enumerate(kernel.arg_names):
-        if name in pointers:
-            signature[name] = "*" + pointers[name]
+        value = arguments[name]
+        if name in constants or value is None or (value == 1 and name not in free):
+            signature[name], values[(i,)] = "constexpr", value
+        elif isinstance(value, str):
+            signature[name] = "*" + value
             hints[(i,)] = [["tt.divisibility", 16]]
-        elif numbers.get(name) in (16, "any"):
-            signature[name] = "i64"
-            if numbers[name] == 16:
+        elif isinstance(value, float):
+            signature[name] = "fp32"
+        else:
+            signature[name] = "i32"
+            if value % 16 == 0 and name not in free:
                 hints[(i,)] = [["tt.divisibility", 16]]
-        else:  # also strides of 1, and None
-            signature[name], values[(i,)] = "constexpr", constants.get(name, numbers.get(name))
     source = ASTSource(kernel, signature, values, hints)
     return triton.compile(source, target=GPUTarget("cuda", sm, 32), options={"num_warps": warps})
 
 
-def row_kernels(cut: str, z: str, terms: str):
-    """Yield the arguments of ``compiled`` for every kernel of rows."""
-    acc = "fp64" if z == "fp64" else "fp32"
-    (one, unit, tile, rows), warps, M = CUTS[cut]
-    if acc == "fp64":
-        tile = min(tile, 8192 if one else 2048)
-    constants = {
-        "ACC": ACC.get(acc, triton_kernels.SINGLE),
-        "UNIT": unit,
-        "D_UNIT": M == 1,
-        "ONE": one,
-        "TILE": tile,
-        "ROWS": rows,
-    }
-    numbers = dict.fromkeys(("z_n", "d_n", "C"), 16 if unit else "any")
-    numbers |= {"R": "any", "M": M, "z_c": "any", "d_c": "any", "z_m": 1, "d_m": 1}
-    numbers |= {"u_n": 16, "u_c": 1, "u_m": 1, "a_r": 1, "b_r": 1, "w_r": 1}
-    smooth = {"u": acc} if terms == "all" else {}
-    index = {"z": z, "y": "i64"} | smooth
-    every = {"lse": acc, "smooth": acc} if smooth else {}
-    weights = {"b": acc, "w": acc} if smooth else {}
-    yield triton_kernels.row_numbers, index | {"nll": acc} | every, numbers, constants, warps
-    gradient = index | {"a": acc, "dz": z} | weights
-    yield triton_kernels.row_gradients, gradient, numbers, constants, warps
-    yield triton_kernels.row_gradients, gradient | {"totals": acc}, numbers, constants, warps
+def index_kernels(dtype: str, C: int, every: bool):
+    """Yield (kernel, arguments, warps) of a whole loss; with ``every`` option or none."""
+    z = torch.empty(4096, C, dtype=DTYPES[dtype], device="meta")
+    t = gpu._tiling(z)
+    parts = triton_index_loss.PARTS.value
+    counted = {"y": "i64", "w": "fp32" if every else None, "parts": "fp32", "N": 4096, "C": C}
+    counted |= {"ignore": -100, "PARTS": parts}
+    if dtype == "fp32" and C == 10:
+        yield triton_index_loss.count_rows, counted | {"ROWS": gpu.COUNTED_ROWS}, 4
+        totals = {"totals": "fp32", "parts": "fp32", "loss": dtype, "totals_size": 1000}
+        totals |= {"programs": 4, "MEAN": True, "PARTS": parts, "TILE": gpu.COUNTED_ROWS}
+        yield triton_index_loss.add_totals, totals, 4
+    arguments = counted | {"z": dtype, "dz": dtype, "out": "fp32", "z_n": C, "d_n": C}
+    arguments |= {"programs": 4, "eps": 0.1, "zeta": 0.1, "MEAN": True, "SMOOTH": every}
+    arguments |= {"SQUARED": every, "VECTOR": gpu._vector(z, z, t), "ONE": t.one}
+    arguments |= {"TILE": t.tile, "ROWS": t.rows}
+    narrow = C <= gpu.NARROW
+    kernel = triton_index_loss.narrow_index_loss if narrow else triton_index_loss.index_loss
+    yield kernel, arguments, t.warps
+
+
+def row_kernels(dtype: str, shape: tuple[int, ...], every: bool):
+    """Yield (kernel, arguments, warps) of the kernels of rows; with ``every`` number or the NLL."""
+    z = torch.empty(shape, dtype=DTYPES[dtype], device="meta")
+    t, acc = gpu._tiling(z), "fp64" if dtype == "fp64" else "fp32"
+    N, C, M = gpu._sizes(z)
+    arguments = dict(zip(("z_n", "z_c", "z_m"), gpu._strides(z), strict=True))
+    arguments |= dict(zip(("d_n", "d_c", "d_m"), gpu._strides(z), strict=True))
+    arguments |= {"z": dtype, "y": "i64", "u": acc if every else None, "R": N * M, "C": C, "M": M}
+    arguments |= {"u_n": 0, "u_c": 1, "u_m": 0, "a_r": 1, "b_r": 1, "w_r": 1}
+    arguments |= {"ACC": gpu._acc(z), "UNIT": t.unit, "D_UNIT": t.unit, "ONE": t.one}
+    arguments |= {"TILE": t.tile, "ROWS": t.rows, "VECTOR": gpu._vector(z, z, t)}
+    more = acc if every else None
+    numbers = arguments | {"nll": acc, "smooth": more, "lse": more}
+    yield triton_kernels.row_numbers, numbers, t.warps
+    gradients = arguments | {"a": acc, "b": more, "w": more, "dz": dtype}
+    yield triton_kernels.row_gradients, gradients | {"totals": None}, t.warps
+    yield triton_kernels.row_gradients, gradients | {"totals": acc}, t.warps
     results = {"lse": acc, "entropy": acc, "argmax": "i64", "rank": "i64"}
-    statistics = {"z": z, "y": "i64"} | results
-    places = 2 if acc == "fp64" else 8  # as in gpu.row_statistics
-    constants = constants | {"TILE": min(tile, places * 32 * warps // rows)}
-    yield triton_kernels.row_statistics, statistics, numbers, constants, warps
+    tile = {"TILE": gpu._statistics_tile(z, t)}
+    yield triton_kernels.row_statistics, arguments | results | tile, t.warps
 
 
 def report(what: str, result, sm: int) -> None:
@@ -86,33 +124,49 @@ def report(what: str, result, sm: int) -> None:
     registers = re.search(r"REG:(\d+)", usage)
     stack, local = re.search(r"STACK:(\d+)", usage), re.search(r"LOCAL:(\d+)", usage)
     spilled = int(stack[1]) + int(local[1])
-    ptx = result.asm["ptx"]
-    wide = "v4.b32" in ptx or "v2.b64" in ptx
     print(
         f"sm_{sm} {what}: {registers[1]} registers, "
         f"{'no local memory' if spilled == 0 else f'{spilled} bytes of local memory'}, "
-        f"{'16 bytes' if wide else 'less than 16 bytes'} a load",
+        f"{widest_load(result.asm['ptx'])} bytes a load",
         flush=True,
     )
 
 
+def widest_load(ptx: str) -> int:
+    """Return the bytes of the widest load from global memory, of one thread by one instruction."""
+    sizes = [1]
+    for vector, bits in re.findall(r"ld\.global\S*?(?:\.v(\d))?\.[bfsu](\d+)", ptx):
+        sizes.append(int(vector or 1) * int(bits) // 8)
+    sizes += [int(size, 16) for size in re.findall(r"cp\.async\.c.*\], (0x\w+)", ptx)]
+    return max(sizes)
+
+
+def cases():
+    """Yield (name, kernel, arguments, warps) of everything that is launched."""
+    for (dtype, C), every in itertools.product(PLAIN, (False, True)):
+        for kernel, arguments, warps in index_kernels(dtype, C, every):
+            yield f"{dtype} {C} {'all' if every else 'nll'}", kernel, arguments, warps
+    for (dtype, shape), numbers in GENERAL.items():
+        size = " x ".join(map(str, shape[1:]))
+        for every in numbers:
+            for kernel, arguments, warps in row_kernels(dtype, shape, every):
+                name = f"{dtype} {size} {'all' if every else 'nll'}"
+                yield name + " total" * bool(arguments.get("totals")), kernel, arguments, warps
+    for x in ("bf16", "fp32"):
+        arguments = {"x": x, "factor": "fp32", "size": 4096, "ACC": triton_kernels.SINGLE}
+        yield x, triton_kernels.scale, arguments | {"TILE": 4096}, 8
+
+
 def main() -> None:
-    for sm in (80, 90):
-        for cut, terms in itertools.product(CUTS, ("nll", "all")):
-            z = "bf16" if "wide" in cut else "fp32"
-            for kernel, pointers, numbers, constants, warps in row_kernels(cut, z, terms):
-                name = f"{kernel.__name__}{' and total' if 'totals' in pointers else ''}"
-                result = compiled(kernel, pointers, numbers, constants, sm, warps)
-                report(f"{name} {cut} {z} {terms}", result, sm)
-        for cut, z in (("narrow", "fp16"), ("wide, many tiles", "fp64")):
-            for kernel, pointers, numbers, constants, warps in row_kernels(cut, z, "all"):
-                result = compiled(kernel, pointers, numbers, constants, sm, warps)
-                report(f"{kernel.__name__} {cut} {z} all", result, sm)
-        for x in ("bf16", "fp32"):
-            constants = {"ACC": triton_kernels.SINGLE, "TILE": 4096}
-            pointers = {"x": x, "factor": "fp32"}
-            result = compiled(triton_kernels.scale, pointers, {"size": "any"}, constants, sm, 8)
-            report(f"scale {x}", result, sm)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sm", type=int, nargs="+", default=[80, 90], help="architectures")
+    parser.add_argument("--only", default="", help="part of the names of kernels and cases")
+    options = parser.parse_args()
+    for sm in options.sm:
+        for case, kernel, arguments, warps in cases():
+            name = f"{kernel.__name__} {case}"
+            if options.only in name:
+                report(name, compiled(kernel, arguments, sm, warps), sm)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """The choice of kernels, and the questions about torch's mode in every mode."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from support import need_library
@@ -87,8 +89,22 @@ def import_module(monkeypatch):
 
 
 def test_kernels_of_a_gpu(import_module):
-    import_module(lambda name: name)
-    assert backends.kernels(OnGPU()) == "softmax_torch.ops.gpu"
+    gpu = SimpleNamespace(check=lambda: None)
+    import_module({"softmax_torch.ops.gpu": gpu}.get)
+    assert backends.kernels(OnGPU()) is gpu
+
+
+def test_a_gpu_whose_kernels_do_not_compile_is_warned_of_once(import_module):
+    def check():
+        raise RuntimeError("Failed to find C compiler")
+
+    import_module(lambda name: SimpleNamespace(check=check))
+    message = (
+        r"compiles no kernels here \(RuntimeError: Failed to find C compiler\): .* torch's own"
+    )
+    with pytest.warns(UserWarning, match=message):
+        assert backends.kernels(OnGPU()) is maths
+    assert backends.kernels(OnGPU()) is maths  # a second warning would be an error here
 
 
 def test_a_gpu_without_triton_is_warned_of_once(import_module):

@@ -246,6 +246,7 @@ class Launches(TorchDispatchMode):
         for module, name in (
             (triton_index_loss, "count_rows"),
             (triton_index_loss, "index_loss"),
+            (triton_index_loss, "narrow_index_loss"),
             (triton_index_loss, "add_totals"),
             (triton_kernels, "scale"),
         ):
@@ -294,7 +295,7 @@ def test_launches_of_a_step_of_a_layer(device, monkeypatch):
         torch.autograd.grad(loss, (W, b), one)
     assert launches.names == [
         "aten::addmm.out",
-        "index_loss",
+        "narrow_index_loss",
         "aten::mm",
         "aten::sum.dim_IntList",
         "scale",

@@ -73,8 +73,15 @@ def test_every_kernel_compiles_for_a100_and_h100():
     assert [line for line in lines if "sm_90" in line]
     for line in lines:  # registers that do not suffice spill into local memory
         assert "no local memory" in line, line
-    # adjacent numbers are loaded 16 bytes per thread and instruction
-    assert all("16 bytes" in line for line in lines if "wide" in line and "bf16" in line), out
+    # Adjacent numbers are loaded 16 bytes per thread and instruction, in rows of 1000 bfloat16 too.
+    wide = [
+        line for line in lines if re.search(r"(index_loss|gradients) (bf16|fp32) \d{4,} ", line)
+    ]
+    assert len(wide) > 10
+    assert [line for line in wide if "16 bytes" not in line] == []
+    # A narrow row has a thread to itself, in few registers.
+    narrow = [int(re.search(r"(\d+) registers", line)[1]) for line in lines if "narrow" in line]
+    assert 0 < max(narrow) <= 128
 
 
 @loops
