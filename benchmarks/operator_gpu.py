@@ -102,12 +102,15 @@ def logits_case(N: int, C: int, dtype: torch.dtype, bar: float) -> dict[str, Any
     contestants: dict[str, Step] = {"softmax_torch": lambda: cross_entropy(z, y)}
     contestants["F.cross_entropy"] = lambda: F.cross_entropy(z, y)
     if not INTERPRET:
-        compiled = torch.compile(F.cross_entropy)
+        compiled = torch.compile(F.cross_entropy, dynamic=False)
         contestants["torch.compile(F.cross_entropy)"] = lambda: compiled(z, y)
     liger = peer("liger_kernel.transformers.functional", "liger_cross_entropy")
     if liger is not None:
         # After its first turn all contestants get its gradient as logits: as many bytes.
-        contestants["Liger (overwrites the logits)"] = lambda: liger(z, y)[0]
+        contestants["Liger (overwrites the logits)"] = lambda: first(liger(z, y))
+    quack = peer("quack", "cross_entropy")
+    if quack is not None:
+        contestants["QuACK"] = lambda: quack(z, y, reduction="mean")
     source, out = z.detach(), torch.empty_like(z)
     copy = median_times({"copy": lambda: out.copy_(source)})["copy"]
     figure = race(name, contestants, [z])
@@ -143,7 +146,7 @@ def head_case(
         F, "LinearCrossEntropyOptions", None
     )
     if not INTERPRET:
-        compiled = torch.compile(lambda x, W: F.cross_entropy(F.linear(x, W), y))
+        compiled = torch.compile(lambda x, W: F.cross_entropy(F.linear(x, W), y), dynamic=False)
         contestants["torch.compile of it"] = lambda: compiled(x, W)
         if chunks is not None and C > D:  # with C < D it takes one row at a time
             contestants["F.linear_cross_entropy(options)"] = lambda: F.linear_cross_entropy(
@@ -155,6 +158,7 @@ def head_case(
     cce = peer("cut_cross_entropy", "linear_cross_entropy")
     if cce is not None:
         contestants["CCE"] = lambda: cce(x, W, y)
+        contestants["CCE, every gradient"] = lambda: cce(x, W, y, filter_eps=None)
     X, V = x.detach(), W.detach()
     Z = X @ V.t()
     products: dict[str, Step] = {"z": lambda: X @ V.t(), "dW": lambda: Z.t() @ X}

@@ -1,4 +1,4 @@
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, assignment"
 """Triton kernels of a whole loss of class indices: no step of it is left to other kernels.
 
 With w_y the class weight of a row (1 without weights), eps the label smoothing and zeta the weight

@@ -5,6 +5,7 @@ Each runs in a process of its own, since Triton reads TRITON_INTERPRET when a ke
 
 import importlib.metadata
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -85,8 +86,14 @@ def test_every_kernel_compiles_for_a100_and_h100():
 
 
 @loops
-def test_the_benchmark_runs_from_end_to_end(tmp_path):
-    table = tmp_path / "table.md"
-    out = run("benchmarks/operator_gpu.py", "--interpret", "--markdown", str(table))
-    assert out.count("reached") == 4
-    assert table.read_text().count("| softmax_torch |") == 4
+@pytest.mark.slow
+def test_the_check_of_a_gpu_runs_from_end_to_end(tmp_path):
+    result = tmp_path / "results" / "cpu.json"
+    out = run("benchmarks/gpu_check.py", "--interpret", "--json", str(result), TRITON_INTERPRET="1")
+    phases = json.loads(result.read_text())
+    assert {name for name, phase in phases.items() if phase["error"]} == set()
+    for name, phase in phases.items():
+        assert phase["figures"], name
+        assert f"| {name} | {phase['figures'][0]['name']} |" in out
+        assert not [figure for figure in phase["figures"] if figure["reached"] is False]
+    assert len([f for f in phases["peers"]["figures"] if "softmax_torch" in f["name"]]) == 4
