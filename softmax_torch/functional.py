@@ -88,8 +88,9 @@ def cross_entropy(
             mistake, before anything is computed.
         IndexError: a class index is out of range; the message names it. Where reading the values
             would have to wait for a GPU, there is no error: with Triton the loss of the row is NaN,
-            and so is a mean or sum; with class weights, under torch.compile and without Triton a
-            device-side assertion fails, as in torch.
+            and so is a mean or sum; with one loss per row and class weights, under torch.compile
+            and without Triton a device-side assertion fails, as in torch. With the environment
+            variable SOFTMAX_TORCH_CHECKS=1 the values are read, and the error names the index.
 
     Derivatives of every order are right, in forward and reverse mode and under torch.func; of
     DTensors in reverse mode.

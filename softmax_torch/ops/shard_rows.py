@@ -67,17 +67,17 @@ def shard_values(z: Tensor, target: Target) -> ShardValues:
     y, u = target
     assert y is not None
     z = upcast(z)
-    own, z_own = _own(z, y)
-    z_y = z.new_zeros(len(z))
-    z_y[own[0]] = z_own
-    z[own] = -torch.inf
+    inside, index, z_own = _own(z, y)
+    without_own = torch.where(inside, -torch.inf, z_own)
+    z.scatter_(1, index, without_own)
     largest = z.amax(1)
     shift = shard_shift(largest).unsqueeze(1)
     spread = torch.zeros_like(largest)
     if u is not None:
-        z[own] = z_own
+        z.scatter_(1, index, z_own)
         spread = _weighted(shift - z, u)
-        z[own] = -torch.inf
+        z.scatter_(1, index, without_own)
+    z_y = torch.where(inside, z_own, 0.0).squeeze(1)
     return ShardValues(largest, z.sub_(shift).exp_().sum(1), z_y, spread)
 
 
@@ -85,11 +85,13 @@ def shard_vjp(z: Tensor, target: Target, largest: Tensor, g: ShardValues) -> Ten
     """Return the gradient dz of the shard's numbers, of z's dtype; z may be overwritten."""
     y, u = target
     assert y is not None
+    if z.shape[1] == 0:  # a shard without classes, whose rows have no place
+        return z
     dz = upcast(z).sub_(shard_shift(largest).unsqueeze(1))
-    own, _ = _own(dz, y)
-    dz[own] = -torch.inf
+    inside, index, own = _own(dz, y)
+    dz.scatter_(1, index, torch.where(inside, -torch.inf, own))
     dz.exp_().mul_(g.rivals.unsqueeze(1))
-    dz[own] = g.z_y[own[0]]
+    dz.scatter_(1, index, torch.where(inside, g.z_y.unsqueeze(1), dz.gather(1, index)))
     if u is not None and u.dim() == 1:
         dz.addr_(g.spread, u.to(dz.dtype), alpha=-1)
     elif u is not None:
@@ -97,11 +99,13 @@ def shard_vjp(z: Tensor, target: Target, largest: Tensor, g: ShardValues) -> Ten
     return dz.to(z.dtype)
 
 
-def _own(z: Tensor, y: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
-    """Return the places (rows, classes) of the classes y that are in this shard, and z there."""
-    rows = (y >= 0).nonzero().squeeze(1)
-    own = rows, y[rows]
-    return own, z[own]
+def _own(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return whether y is in this shard, its place, or 0 elsewhere, and z there: each (N, 1).
+
+    Every row has a place: to select rows, the host would have to wait for a GPU.
+    """
+    inside, index = (y >= 0).unsqueeze(1), y.clamp(min=0).unsqueeze(1)
+    return inside, index, z.gather(1, index)
 
 
 def _weighted(values: Tensor, u: Tensor) -> Tensor:

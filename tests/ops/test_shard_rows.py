@@ -52,6 +52,21 @@ def test_gradient(C: int, vector: str) -> None:
     torch.testing.assert_close(shard_rows.shard_vjp(z.clone(), target, largest, g), truth)
 
 
+def test_no_rows_are_selected_since_the_host_would_wait_for_a_gpu(monkeypatch) -> None:
+    def selected(*args: object) -> None:
+        raise AssertionError("the host waits")
+
+    for name in ("nonzero", "__getitem__", "__setitem__", "item", "tolist"):
+        monkeypatch.setattr(Tensor, name, selected)
+    z, target = problem_without_indexing()
+    numbers = shard_rows.shard_values(z.clone(), target)
+    shard_rows.shard_vjp(z.clone(), target, numbers.largest, numbers)
+
+
+def problem_without_indexing() -> tuple[Tensor, Target]:
+    return torch.zeros(3, 2), Target(torch.arange(3).sub(1).clamp(max=1), torch.ones(2))
+
+
 @vectors
 @classes
 def test_the_formulas_of_the_gradients_are_the_derivatives_of_the_numbers(
