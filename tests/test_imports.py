@@ -61,6 +61,7 @@ EDGES: dict[str, list[str]] = {
         "export",
         "lightning_compat",
         "predictor",
+        "preprocessing",
         "report",
         "storage",
         "training",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from argparse import SUPPRESS
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from jsonargparse import ArgumentParser
 
@@ -113,6 +113,13 @@ COMMANDS = {
             argument("--top_k", "Number of most probable classes to name.", type=int, default=1),
             argument(
                 "--probabilities", "Write the probability of every class too.", action="store_true"
+            ),
+            argument(
+                "--unknown",
+                "What to do with categories in --input that training never saw: report them on "
+                "stderr and predict without them, or refuse them.",
+                type=Literal["report", "refuse"],
+                default="report",
             ),
             argument("--device", "Device that predicts --input; by default a GPU if there is one."),
         ),

@@ -6,13 +6,14 @@ import sys
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TextIO
 
 __all__ = ["error_of_this_package", "format_metrics", "print_line", "program_name", "short_path"]
 
 
-def print_line(label: str, text: str) -> None:
-    """Print a labelled line."""
-    print(f"{label:12s}{text}")
+def print_line(label: str, text: str, file: TextIO | None = None) -> None:
+    """Print a labelled line, by default to the standard output."""
+    print(f"{label:12s}{text}", file=file)
 
 
 def format_metrics(results: Mapping[str, float]) -> str:

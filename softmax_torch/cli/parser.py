@@ -46,6 +46,8 @@ def parse(args: list[str]) -> Request:
         and request.arguments.device is not None
     ):
         parsers[name].error("--device: expected --input beside it; else see --trainer.accelerator")
+    if name == "predict" and request.arguments.input is None and "--unknown" in " ".join(own):
+        parsers[name].error("--unknown: expected --input beside it; else see --data.unknown")
     return request
 
 

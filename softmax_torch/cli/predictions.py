@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ from softmax_torch import predictor
 from softmax_torch.cli.console import print_line, short_path
 from softmax_torch.cli.requests import Request
 from softmax_torch.predictor import Predicted
+from softmax_torch.preprocessing.unknown_categories import UnknownCategories, counting_unknown
 from softmax_torch.storage.atomic_files import PARTIAL_SUFFIX, name_in_errors
 from softmax_torch.storage.new_names import check_new_name, numbered_names, take_free_name
 
@@ -116,7 +118,10 @@ def predict_input(request: Request) -> None:
     arguments, output = request.arguments, new_prediction_file(request)
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     classifier = predictor.load(arguments.ckpt_path, arguments.calibrated, device)
-    output.write(classifier.predict_file(arguments.input), classifier.class_names)
+    with counting_unknown(UnknownCategories(refuse=arguments.unknown == "refuse")) as unknown:
+        output.write(classifier.predict_file(arguments.input), classifier.class_names)
+    for line in unknown.messages():
+        print_line("unknown", line, file=sys.stderr)
 
 
 def with_progress(batches: Iterable[Predicted]) -> Iterator[Predicted]:

@@ -41,6 +41,7 @@ from softmax_torch.preprocessing import (
     Preprocessing,
     TablePreprocessing,
 )
+from softmax_torch.preprocessing.unknown_categories import UnknownCategories, counting_unknown
 from softmax_torch.storage.atomic_files import name_in_errors
 from softmax_torch.storage.new_names import check_new_name
 
@@ -130,6 +131,12 @@ def export(source: Predictor | str | Path, output: str | Path, inputs: Any) -> E
     predictor = source if isinstance(source, Predictor) else load(source)
     if predictor.device.type != "cpu":
         raise ValueError(f"source: expected a classifier on a CPU, got {predictor.device}")
+    with counting_unknown(UnknownCategories()):  # no warnings: the inputs serve a comparison
+        return write_compared(output, format, predictor, inputs)
+
+
+def write_compared(output: Path, format: Format, predictor: Predictor, inputs: Any) -> Exported:
+    """Write a file, compare its predictions with the classifier's, and give it its name."""
     input_module = input_module_of(predictor.preprocessing)
     samples = input_module.samples(inputs, predictor.rows)
     expected = predictor.predict_proba(samples)

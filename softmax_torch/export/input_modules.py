@@ -24,6 +24,7 @@ from softmax_torch.preprocessing import FeaturesPreprocessing, ImagePreprocessin
 from softmax_torch.preprocessing.table import Column
 from softmax_torch.readers.images import find_files
 from softmax_torch.readers.numpy_files import Array, map_numbers
+from softmax_torch.readers.table_format import TableFormat
 from softmax_torch.readers.tensor_files import read_inputs
 
 __all__ = ["FeaturesInput", "ImageInput", "InputModule", "Interface", "Runner", "TensorSpec"]
@@ -55,10 +56,12 @@ class InputModule(nn.Module, ABC):
     Attributes:
         inputs: the tensors that ``forward`` takes.
         columns: for each input that is a matrix of table columns, these columns.
+        table_format: how the texts of these columns are written.
     """
 
     inputs: tuple[TensorSpec, ...]
     columns: Mapping[str, Sequence[Column]] = {}
+    table_format: TableFormat = TableFormat()
 
     @abstractmethod
     def samples(self, raw: Any, rows: int) -> Any:

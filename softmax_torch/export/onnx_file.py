@@ -140,7 +140,7 @@ def column_nodes(input_module: InputModule) -> list[onnx.NodeProto]:
             value = column.name
             if isinstance(column, CategoricalColumn):
                 value = f"{GRAPH_PREFIX}{matrix}_{k}_codes"
-                codes = category_codes(column)
+                codes = category_codes(column, input_module.table_format)
                 nodes.append(
                     helper.make_node(
                         "LabelEncoder",

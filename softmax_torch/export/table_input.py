@@ -7,14 +7,19 @@
     x = [(numbers - mean) / deviation | codes, one-hot],  in the order of the columns
 
 torch has no strings. ONNX has: an ONNX file takes each column under its name, numeric columns as
-float64 (n,) and categorical ones as strings (n,), with "" where a value is missing. Strings must be
-written as the preprocessing reads them: without spaces around them, a number without a fraction as
-an integer, a boolean as true or false.
+float64 (n,), dates as days since 1970-01-01, and categorical columns as strings (n,), with "" where
+a value is missing. Strings must be written as the preprocessing reads them: without spaces around
+them, a boolean as true or false. A category that is a number may also be written as Python and
+NumPy write this number, such as 1.5 for 1.50, or 1234 or 1234.0 for 01234, if no other category has
+the same value.
 """
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +30,15 @@ from torch import Tensor
 
 from softmax_torch.export.input_modules import InputModule, TensorSpec
 from softmax_torch.preprocessing import TablePreprocessing
+from softmax_torch.preprocessing.categories import UNKNOWN
 from softmax_torch.preprocessing.table import CategoricalColumn, Column, NumericColumn
+from softmax_torch.readers.memory_tables import chunk_in_memory
 from softmax_torch.readers.numpy_files import Array
-from softmax_torch.readers.tables import (
-    MISSING_TEXTS,
-    Chunk,
-    Source,
-    chunk_in_memory,
-    read_chunks,
-)
+from softmax_torch.readers.table_format import TableFormat
+from softmax_torch.readers.table_source import Source
+from softmax_torch.readers.tables import Chunk, read_chunks
 
 __all__ = ["UNKNOWN", "TableInput", "category_codes"]
-
-UNKNOWN = -1
-"""Code of a category that training never saw."""
 
 
 class TableInput(InputModule):
@@ -52,7 +52,7 @@ class TableInput(InputModule):
 
     def __init__(self, preprocessing: TablePreprocessing) -> None:
         super().__init__()
-        self.preprocessing = preprocessing
+        self.preprocessing, self.table_format = preprocessing, preprocessing.format
         numeric = [col for col in preprocessing.columns if isinstance(col, NumericColumn)]
         categorical = [col for col in preprocessing.columns if isinstance(col, CategoricalColumn)]
         for name in ("mean", "deviation"):
@@ -81,13 +81,17 @@ class TableInput(InputModule):
     def samples(self, raw: Any, rows: int) -> pa.Table:
         """Return the first rows of a file, a data frame, a dict of columns or a list of dicts."""
         if isinstance(raw, str | Path):
-            source = Source.from_path(raw, self.preprocessing.delimiter)
+            source = Source.from_path(raw, self.preprocessing.format)
             return next(read_chunks(source, rows)).table
-        return chunk_in_memory(raw, self.preprocessing.names).table.slice(0, rows)
+        return self.chunk(raw).table.slice(0, rows)
+
+    def chunk(self, raw: Any) -> Chunk:
+        """Return a table in memory as the preprocessing reads it."""
+        return chunk_in_memory(raw, self.preprocessing.names, self.preprocessing.format)
 
     def tensors(self, samples: pa.Table) -> tuple[Tensor, ...]:
         """Return numbers (n, K) and codes (n, M), each only if it has columns."""
-        chunk = chunk_in_memory(samples, self.preprocessing.names)
+        chunk = self.chunk(samples)
         return tuple(
             torch.from_numpy(np.stack([column_values(column, chunk) for column in columns], 1))
             for columns in self.columns.values()
@@ -95,11 +99,11 @@ class TableInput(InputModule):
 
     def arrays(self, samples: pa.Table) -> dict[str, Array]:
         """Return each column under its name."""
-        chunk = chunk_in_memory(samples, self.preprocessing.names)
+        chunk = self.chunk(samples)
         return {
             column.name: chunk.numbers(column.name)
             if isinstance(column, NumericColumn)
-            else np.array(chunk.text(column.name).fill_null("").to_pylist(), dtype=object)
+            else category_texts(column, chunk)
             for column in self.preprocessing.columns
         }
 
@@ -115,12 +119,37 @@ class TableInput(InputModule):
         return torch.cat(groups, 1).index_select(1, self.order)
 
 
-def category_codes(column: CategoricalColumn) -> dict[str, int]:
+def category_codes(column: CategoricalColumn, format: TableFormat) -> dict[str, int]:
     """Return the code of each text that a column knows; all others are ``UNKNOWN``."""
     codes = {value: code for code, value in enumerate(column.values)}
+    values = format.values(column.values)
+    counts = Counter(values)
+    for code, value in enumerate(values):
+        if value is not None and counts[value] == 1:
+            for text in number_texts(value):
+                codes.setdefault(text, code)
     if column.missing:
-        codes |= dict.fromkeys(MISSING_TEXTS, len(column.values))
+        codes |= dict.fromkeys(format.missing_texts, len(column.values))
     return codes
+
+
+def number_texts(value: Decimal) -> list[str]:
+    """Return how Python and NumPy write a number: as a float, and a whole one as an integer."""
+    number = float(value)
+    if not math.isfinite(number):
+        return []
+    whole = number.is_integer() and abs(value) < 2**63
+    return [repr(number), *([str(int(value))] if whole else [])]
+
+
+def category_texts(column: CategoricalColumn, chunk: Chunk) -> Array:
+    """Return a categorical column as the texts that an ONNX file takes, (n,)."""
+    codes, texts = column.codes(chunk), chunk.text(column.name).fill_null("").to_pylist()
+    known = [
+        column.values[code] if 0 <= code < len(column.values) else text
+        for code, text in zip(codes.tolist(), texts, strict=True)
+    ]
+    return np.array(known, dtype=object)
 
 
 def column_values(column: Column, chunk: Chunk) -> Array:

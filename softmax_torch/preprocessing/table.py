@@ -7,7 +7,10 @@
 Mean, standard deviation and categories come from the training samples
 (``softmax_torch.preprocessing.table_fitting``). If training samples have missing values, missing is
 a category of its own; otherwise a missing value, like a category that training never saw, gives
-zeros. A column of words that suddenly holds numbers, or the reverse, is an error.
+zeros; ``preprocessing.unknown_categories`` counts the latter. A value that is a number has the
+category of the same number, whatever type it comes in (``preprocessing.categories``). A column of
+words that suddenly holds numbers, or the reverse, is an error. A column of dates is numeric: days
+since 1970-01-01.
 """
 
 from __future__ import annotations
@@ -18,20 +21,23 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from softmax_torch.preprocessing.categories import AMBIGUOUS, UNKNOWN, alike, find_categories
 from softmax_torch.preprocessing.interface import Preprocessing
-from softmax_torch.readers.numpy_files import Array
-from softmax_torch.readers.tables import (
-    NUMBER_PATTERN,
-    Chunk,
-    Source,
-    chunk_in_memory,
-    read_chunks,
+from softmax_torch.preprocessing.unknown_categories import (
+    UnknownCategories,
+    counting_by_default,
+    note_unknown,
+    warn_of,
 )
+from softmax_torch.readers.memory_tables import chunk_in_memory
+from softmax_torch.readers.numpy_files import Array
+from softmax_torch.readers.table_format import TableFormat
+from softmax_torch.readers.table_source import Source
+from softmax_torch.readers.tables import Chunk, read_chunks
 
 __all__ = ["CategoricalColumn", "Column", "NumericColumn", "TablePreprocessing"]
 
@@ -110,15 +116,26 @@ class CategoricalColumn:
         """Return codes, int64 (n,): the category's index, len(values) if missing, -1 if unknown.
 
         Raises:
-            ValueError: all values are unknown, and are numbers where training had words, or words
-                where training had numbers. Zeros would hide that columns were swapped.
+            ValueError: a number is the value of several categories; or all values are unknown, and
+                are numbers where training had words, or words where training had numbers. Zeros
+                would hide that columns were swapped.
         """
-        text = chunk.text(self.name)
-        known = pc.fill_null(pc.index_in(text, pa.array(self.values, pa.string())), -1).to_numpy()
-        if len(known) and known.max() < 0:
+        text = chunk.text(self.name).combine_chunks().dictionary_encode()
+        t, format = chunk.column(self.name).type, chunk.source.format
+        distinct = text.dictionary.to_pylist()
+        found = find_categories(distinct, t, self.values, format)
+        each = np.array([*found, len(self.values)], dtype=np.int64)
+        codes: Array = each[pc.fill_null(text.indices, len(distinct)).to_numpy()]
+        if AMBIGUOUS in found:
+            row = int((codes == AMBIGUOUS).argmax())
+            got = chunk.text(self.name)[row].as_py()
+            raise ValueError(
+                f"{chunk.locate(row)}, column {self.name}: expected one of the categories "
+                f"{', '.join(alike(got, self.values, format))}, got the number {got}, which may be "
+                "any of them; read the column as text"
+            )
+        if found and max(found) == UNKNOWN:
             self._check_kind(chunk)
-        missing = pc.is_null(text).to_numpy()
-        codes: Array = np.where(missing, len(self.values), known).astype(np.int64)
         return codes
 
     def _check_kind(self, chunk: Chunk) -> None:
@@ -127,8 +144,7 @@ class CategoricalColumn:
         row = number if word is None else word if number is None else None
         if row is None or not self.values:
             return
-        trained = pa.array(self.values, pa.string())
-        are_numbers = pc.match_substring_regex(trained, NUMBER_PATTERN).to_pylist()
+        are_numbers = [value is not None for value in chunk.source.format.values(self.values)]
         if any(are_numbers) if word is None else not all(are_numbers):
             return
         raise ValueError(
@@ -139,8 +155,10 @@ class CategoricalColumn:
 
     def encode(self, chunk: Chunk) -> Array:
         """Return the one-hot column, float32 (n, categories)."""
+        codes = self.codes(chunk)
+        note_unknown(self.name, codes == UNKNOWN, chunk)
         # If training had no missing values, no feature has the code len(values).
-        x: Array = (self.codes(chunk)[:, None] == np.arange(len(self.features))).astype(np.float32)
+        x: Array = (codes[:, None] == np.arange(len(self.features))).astype(np.float32)
         return x
 
     def state_dict(self) -> dict[str, Any]:
@@ -163,7 +181,8 @@ class TablePreprocessing(Preprocessing):
         columns: how each column is encoded.
         class_names: one name for each class.
         id_column: column of a file with the names of its rows; None for row numbers.
-        delimiter: between the columns of a .csv; None for a comma.
+        format: how texts are written; see ``TableFormat``.
+        target: column of the classes in files that have them; None if unknown.
     """
 
     kind = "table"
@@ -173,10 +192,12 @@ class TablePreprocessing(Preprocessing):
         columns: Sequence[Column],
         class_names: Sequence[str],
         id_column: str | None = None,
-        delimiter: str | None = None,
+        format: TableFormat | None = None,
+        target: str | None = None,
     ) -> None:
         self.columns, self.class_names = tuple(columns), tuple(class_names)
-        self.id_column, self.delimiter = id_column, delimiter
+        self.id_column, self.target = id_column, target
+        self.format = format or TableFormat()
         self.feature_names = tuple(name for column in columns for name in column.features)
 
     @property
@@ -199,16 +220,32 @@ class TablePreprocessing(Preprocessing):
         Raises:
             FileNotFoundError, TypeError, ValueError: raw is something else, lacks a column, or has
                 a value that cannot be used; the message names its row, or its line in a text file.
+
+        Warns:
+            UnknownCategoryWarning: categories that training never saw, unless a context of
+                ``counting_unknown`` counts them.
         """
-        if isinstance(raw, str | Path):
-            source = Source.from_path(raw, self.delimiter)
-            return torch.cat([self.encode(chunk) for chunk in read_chunks(source, ENCODED_ROWS)])
-        return self.encode(chunk_in_memory(raw, self.names))
+        unknown = UnknownCategories()
+        with counting_by_default(unknown):
+            if isinstance(raw, str | Path):
+                chunks = read_chunks(Source.from_path(raw, self.format), ENCODED_ROWS)
+                x = torch.cat([self.encode(chunk) for chunk in chunks])
+            else:
+                x = self.encode(chunk_in_memory(raw, self.names, self.format))
+        warn_of(unknown)
+        return x
 
     def read(self, path: Path, rows: int) -> Iterator[tuple[list[str], Tensor]]:
-        """Yield the rows of a file; text files and Parquet may be larger than memory."""
-        for chunk in read_chunks(Source.from_path(path, self.delimiter), rows):
-            yield self.ids(chunk), self.encode(chunk)
+        """Yield the rows of a file; text files and Parquet may be larger than memory.
+
+        Unknown categories are reported at the end, as by ``tensor``.
+        """
+        unknown = UnknownCategories()
+        for chunk in read_chunks(Source.from_path(path, self.format), rows):
+            with counting_by_default(unknown):
+                x = self.encode(chunk)
+            yield self.ids(chunk), x
+        warn_of(unknown)
 
     def encode(self, chunk: Chunk) -> Tensor:
         """Return x (n, D), float32, of the rows in a chunk."""
@@ -228,7 +265,8 @@ class TablePreprocessing(Preprocessing):
             "columns": [column.state_dict() for column in self.columns],
             "class_names": list(self.class_names),
             "id_column": self.id_column,
-            "delimiter": self.delimiter,
+            "target": self.target,
+            **self.format.state_dict(),
         }
 
     @classmethod
@@ -239,4 +277,10 @@ class TablePreprocessing(Preprocessing):
             )
             for column in state["columns"]
         ]
-        return cls(columns, state["class_names"], state["id_column"], state["delimiter"])
+        return cls(
+            columns,
+            state["class_names"],
+            state["id_column"],
+            TableFormat.from_state_dict(state),
+            state.get("target"),  # which earlier versions did not write
+        )

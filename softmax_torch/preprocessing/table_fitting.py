@@ -7,21 +7,24 @@
 A column is numeric if all its values are numbers, and categorical if none is or the user lists it
 as categorical. A column with both is refused, since either choice may be wrong: a "?" among ages
 would make each age a category, and a "12" may be a code. A column that identifies samples, such as
-a name, is refused too.
+a name, is refused too, and so is one whose texts are numbers or dates in another way of writing
+(``preprocessing.disguises``).
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 
+from softmax_torch.preprocessing.disguises import Disguises, disguise_of
 from softmax_torch.preprocessing.table import CategoricalColumn, NumericColumn
 from softmax_torch.readers.numpy_files import Array
-from softmax_torch.readers.tables import Chunk, Source, format_columns
+from softmax_torch.readers.table_format import setting
+from softmax_torch.readers.table_source import Source
+from softmax_torch.readers.tables import Chunk, format_columns
 
 __all__ = ["MAX_CATEGORIES", "CategoricalFit", "NumericFit", "Survey"]
 
@@ -62,7 +65,7 @@ class Survey:
                 f"{source.name}: expected columns that tell classes apart, got "
                 f"{format_columns(identifiers)} with another value in each row, or with more than "
                 f"{MAX_CATEGORIES} categories; leave out columns that identify samples: "
-                f"{argument('ignore', identifiers)}"
+                f"{setting('ignore', identifiers)}"
             )
         return [
             CategoricalFit(column.name) if column.is_categorical else NumericFit(column.name)
@@ -79,6 +82,7 @@ class ColumnSurvey:
         self.text: tuple[int, str] | None = None  # row and value of the first other value
         self.present = 0  # values that are not missing
         self.categories: set[str] = set()  # no longer filled once there are too many
+        self.disguises = Disguises(name)
 
     @property
     def is_categorical(self) -> bool:
@@ -97,7 +101,10 @@ class ColumnSurvey:
         if text is not None and self.text is None:
             self.text = chunk.first + text, str(chunk.column(self.name)[text])
         if text is not None or self.categorical:
-            values = chunk.text(self.name).drop_null()
+            texts = chunk.text(self.name)
+            if not self.categorical:
+                self.disguises.add(texts, chunk.first, chunk.source.format)
+            values = texts.drop_null()
             self.present += len(values)
             if len(self.categories) <= MAX_CATEGORIES:
                 self.categories.update(values.unique().to_pylist())
@@ -107,17 +114,32 @@ class ColumnSurvey:
         if self.number is None and self.text is None:
             raise ValueError(
                 f"{source.name}, column {self.name}: expected at least one value, got none; "
-                f"leave the column out: {argument('ignore', [self.name])}"
+                f"leave the column out: {setting('ignore', [self.name])}"
             )
-        if self.categorical or self.number is None or self.text is None:
+        if self.categorical or self.text is None:
             return
-        (number_row, number), (text_row, text) = self.number, self.text
-        hint = "; decimals are written with a point" if has_decimal_comma(text) else ""
-        raise ValueError(
-            f"{source.locate(text_row)}, column {self.name}: expected a number as in "
-            f"{source.locate(number_row)}, which has {number}, got {text}{hint}; correct the "
-            f"value, or make the column categorical ({argument('categorical', [self.name])}), or "
-            f"leave it out ({argument('ignore', [self.name])})"
+        if self.number is not None:
+            raise self.mixed_error(source, self.number, self.text)
+        if self.disguises.prevail:
+            way, row, text = self.disguises.most()
+            raise ValueError(
+                f"{source.locate(row)}, column {self.name}: expected numbers or categories, got "
+                f"{way.name} such as {text}; {way.advice}; or make the column categorical: "
+                f"{setting('categorical', [self.name])}"
+            )
+
+    def mixed_error(
+        self, source: Source, number: tuple[int, str], text: tuple[int, str]
+    ) -> ValueError:
+        """Return the error for a column with numbers and text."""
+        way = disguise_of(text[1], self.name, source.format)
+        hint = f", one of {way.name}; {way.advice}" if way else ""
+        return ValueError(
+            f"{source.locate(text[0])}, column {self.name}: expected a number as in "
+            f"{source.locate(number[0])}, which has {number[1]}, got {text[1]}{hint}; correct the "
+            f"value, or take it as missing ({setting('missing', [text[1]])}), or make the column "
+            f"categorical ({setting('categorical', [self.name])}), or leave it out "
+            f"({setting('ignore', [self.name])})"
         )
 
 
@@ -200,16 +222,5 @@ def empty_error(name: str) -> ValueError:
     """Return the error for a column without values in the training rows."""
     return ValueError(
         f"column {name}: expected at least one value in the training samples, got none; leave the "
-        f"column out: {argument('ignore', [name])}"
+        f"column out: {setting('ignore', [name])}"
     )
-
-
-def has_decimal_comma(text: str) -> bool:
-    """Return whether a text is a number with a decimal comma."""
-    whole, comma, fraction = text.removeprefix("-").partition(",")
-    return bool(comma) and whole.isdigit() and fraction.isdigit()
-
-
-def argument(name: str, columns: Sequence[str]) -> str:
-    """Return Python code that passes columns as an argument."""
-    return f"{name}={json.dumps(columns, ensure_ascii=False)}"

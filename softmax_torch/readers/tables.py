@@ -1,19 +1,25 @@
 """Read tables, from files or memory, in chunks of rows that keep their location for messages.
 
     .csv .tsv .tab   text in UTF-8; the first line names the columns
+    .jsonl           an object a line (``readers.json_lines``)
     .parquet         columns keep their types
+    .xlsx            the first sheet (``readers.spreadsheets``)
     .npz .npy        arrays; see ``readers.numpy_tables`` for the names of their columns
 
+Text files may be packed: .csv.gz, .tsv.gz, .tab.gz, .jsonl.gz. ``readers.memory_tables`` takes
+tables in memory.
+
 A column of any type can be read as numbers or as text. The rules are the same for all formats:
-spaces around a text are dropped; a text in ``MISSING_TEXTS`` is a missing value, and so are null
-and NaN; numbers without a fraction are written as integers, and booleans as true and false.
+spaces around a text are dropped; a text that means missing (``readers.table_format``) is a missing
+value, and so are null and NaN; numbers without a fraction are written as integers, and booleans as
+true and false.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,70 +28,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import parquet
 
-from softmax_torch.readers import delimited, numpy_tables
+from softmax_torch.readers import delimited, json_lines, numpy_tables, spreadsheets
+from softmax_torch.readers.dates import days, is_date_type
 from softmax_torch.readers.numpy_files import Array
-from softmax_torch.storage.safe_read import require_file
+from softmax_torch.readers.table_format import TableFormat, setting
+from softmax_torch.readers.table_source import Source
 
-__all__ = [
-    "MISSING_TEXTS",
-    "NUMBER_PATTERN",
-    "TABLE_SUFFIXES",
-    "Chunk",
-    "Source",
-    "chunk_in_memory",
-    "format_columns",
-    "read_chunks",
-]
-
-MISSING_TEXTS = ("", "NA", "N/A", "NaN", "nan", "null", "NULL")
-"""Texts that stand for a missing value."""
-
-NUMBER_PATTERN = r"^[+-]?((\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|(?i:inf|infinity|nan))$"
-"""Regular expression of the texts that are numbers."""
-
-TABLE_SUFFIXES = (*delimited.DELIMITERS, ".parquet", ".npz", ".npy")
-"""Suffixes of the table files that can be read."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """The origin of a table, to read it and to name it in messages.
-
-    Args:
-        name: path of the file, or a word for a table in memory.
-        delimiter: between the columns of a text file; None for other formats.
-    """
-
-    name: str
-    delimiter: str | None = None
-
-    @classmethod
-    def from_path(cls, path: str | Path, delimiter: str | None = None) -> Source:
-        """Return the source for a file.
-
-        Args:
-            path: a file with one of the ``TABLE_SUFFIXES``.
-            delimiter: between the columns of a .csv; None for a comma.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: the file has another suffix.
-        """
-        path = Path(path)
-        require_file(path, "a table")
-        suffix = path.suffix.lower()
-        if suffix not in TABLE_SUFFIXES:
-            raise ValueError(f"{path}: expected a name that ends in {', '.join(TABLE_SUFFIXES)}")
-        if suffix == ".csv" and delimiter is not None:
-            return cls(str(path), delimiter)
-        return cls(str(path), delimited.DELIMITERS.get(suffix))
-
-    def locate(self, row: int) -> str:
-        """Return the location of a row for messages: its line in a text file, else its number."""
-        line = None
-        if self.delimiter is not None:
-            line = delimited.line_of_row(Path(self.name), self.delimiter, row + 1)
-        return f"{self.name}, " + (f"row {row}" if line is None else f"line {line}")
+__all__ = ["Chunk", "check_unique_names", "format_columns", "read_chunks"]
 
 
 @dataclass(frozen=True)
@@ -132,35 +81,61 @@ class Chunk:
                 f"{format_columns(self.names)}{hint}"
             )
 
+    def with_format(self, format: TableFormat) -> Chunk:
+        """Return the same rows, read in another format."""
+        return replace(self, source=self.source.with_format(format))
+
+    def raw(self, name: str) -> pa.ChunkedArray:
+        """Return a column as it is stored; of several columns without a name, the first."""
+        try:
+            return self.table.column(name)
+        except KeyError:
+            return self.table.column(self.names.index(name))
+
     def column(self, name: str) -> pa.ChunkedArray:
-        """Return a column of numbers, booleans or text, with null for texts that mean missing.
+        """Return a column of numbers, booleans, text or dates, with null for missing values.
 
         Raises:
-            ValueError: the column has another type.
+            ValueError: the column has another type, or has dates that are not asked for.
         """
-        column = decode_column(self.table.column(name))
+        column = decode_column(self.raw(name))
         t, types = column.type, pa.types
         if types.is_string(t):
-            return nullify_missing(column)
-        known = types.is_boolean, types.is_integer, types.is_floating, types.is_decimal
-        if not any(is_known(t) for is_known in (*known, types.is_null)):
-            raise ValueError(
-                f"{self.source.name}, column {name}: expected numbers, text or booleans, got {t}; "
-                "leave the column out (ignore), or turn it into one of those"
-            )
-        return column
+            return self.nullify_missing(column)
+        if types.is_floating(t):
+            return pc.if_else(pc.is_nan(column), pa.scalar(None, t), column)
+        known = types.is_boolean, types.is_integer, types.is_decimal, types.is_null
+        if any(is_known(t) for is_known in known):
+            return column
+        if is_date_type(t) and name in self.source.format.dates:
+            return column
+        advice = f"leave the column out: {setting('ignore', [name])}"
+        if is_date_type(t):
+            advice = f"turn dates into numbers: {setting('dates', [name])}, or {advice}"
+        raise ValueError(
+            f"{self.source.name}, column {name}: expected numbers, text or booleans, got {t}; "
+            f"{advice}"
+        )
 
     def numbers(self, name: str) -> Array:
-        """Return a column as float64 (n,), with NaN for missing values.
+        """Return a column as float64 (n,), with NaN for missing values; dates are days.
 
         Raises:
             ValueError: a text is not a number, a value is infinite, or the column has another type.
         """
         column = self.column(name)
+        if name in self.source.format.dates:
+            return self.days(name, column)
         try:
-            values: Array = column.cast(pa.float64(), safe=False).to_numpy()
+            is_text = pa.types.is_string(column.type)
+            values: Array = (
+                self.source.format.to_float(column)
+                if is_text
+                else column.cast(pa.float64(), safe=False)
+            ).to_numpy()
         except pa.ArrowInvalid:
-            row = pc.index(pc.match_substring_regex(column, NUMBER_PATTERN), False).as_py()
+            numbers = pc.match_substring_regex(column, self.source.format.number_pattern)
+            row = pc.index(numbers, False).as_py()
             raise ValueError(
                 f"{self.locate(row)}, column {name}: expected a number, got {column[row]}"
             ) from None
@@ -172,6 +147,21 @@ class Chunk:
             )
         return values
 
+    def days(self, name: str, column: pa.ChunkedArray) -> Array:
+        """Return a column of dates as days since 1970-01-01; see ``readers.dates``."""
+        try:
+            return days(column)
+        except pa.ArrowNotImplementedError:
+            raise ValueError(
+                f"{self.source.name}, column {name}: expected dates, got {column.type}"
+            ) from None
+        except pa.ArrowInvalid:
+            row = next(row for row in range(len(column)) if not is_date(column.slice(row, 1)))
+            raise ValueError(
+                f"{self.locate(row)}, column {name}: expected a date such as 2020-12-31 or "
+                f"2020-12-31T23:59, got {column[row]}"
+            ) from None
+
     def text(self, name: str) -> pa.ChunkedArray:
         """Return a column as text (n,), with null for missing values.
 
@@ -180,14 +170,18 @@ class Chunk:
         Raises:
             ValueError: the column has a type that cannot be text.
         """
-        column = nullify_missing(self.column(name).cast(pa.string()))  # NaN has become text
-        column = pc.replace_substring_regex(column, r"^([+-]?\d+)\.0*$", r"\1")
+        typed = self.column(name)
+        column = typed.cast(pa.string())
+        if self.source.format.decimal == "." or not pa.types.is_string(typed.type):
+            column = pc.replace_substring_regex(column, r"^([+-]?\d+)\.0*$", r"\1")
         lower = pc.utf8_lower(column)
         return pc.if_else(pc.is_in(lower, pa.array(["true", "false"])), lower, column)
 
     def raw_text(self, name: str) -> list[str]:
         """Return a column of text unchanged, since NA may be a name of a row."""
-        column = decode_column(self.table.column(name))
+        column = decode_column(self.raw(name))
+        if is_date_type(column.type):
+            column = column.cast(pa.string())
         column = column if pa.types.is_string(column.type) else self.text(name)
         return [value or "" for value in column.to_pylist()]
 
@@ -212,13 +206,30 @@ class Chunk:
             return None, None
         if pa.types.is_boolean(column.type):
             return None, present
+        if name in self.source.format.dates or not pa.types.is_string(column.type):
+            return present, None
         try:
-            column.cast(pa.float64(), safe=False)
+            self.source.format.to_float(column)
         except pa.ArrowInvalid:
-            is_number = pc.match_substring_regex(column, NUMBER_PATTERN)
+            is_number = pc.match_substring_regex(column, self.source.format.number_pattern)
             number, text = (pc.index(is_number, value).as_py() for value in (True, False))
             return None if number < 0 else number, text
         return present, None
+
+    def nullify_missing(self, column: pa.ChunkedArray) -> pa.ChunkedArray:
+        """Return text without spaces around it, and null for texts that mean missing."""
+        column = pc.utf8_trim_whitespace(column)
+        missing = pc.is_in(column, pa.array(self.source.format.missing_texts, pa.string()))
+        return pc.if_else(missing, pa.scalar(None, pa.string()), column)
+
+
+def is_date(column: pa.ChunkedArray) -> bool:
+    """Return whether a column of texts holds dates alone."""
+    try:
+        days(column)
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def decode_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -238,17 +249,11 @@ def to_string(values: Any) -> Any:
     return values.cast(pa.string()) if text else values
 
 
-def nullify_missing(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return text without spaces around it, and null for the ``MISSING_TEXTS``."""
-    column = pc.utf8_trim_whitespace(column)
-    missing = pc.is_in(column, pa.array(MISSING_TEXTS))
-    return pc.if_else(missing, pa.scalar(None, pa.string()), column)
-
-
 def format_columns(names: Sequence[str]) -> str:
     """Return the names of columns for a message, the first 20 of them."""
     more = f" and {len(names) - 20} more" if len(names) > 20 else ""
-    return f"column{'s' if len(names) > 1 else ''} {', '.join(names[:20])}{more}"
+    shown = ", ".join(name or "without a name" for name in names[:20])
+    return f"column{'s' if len(names) > 1 else ''} {shown}{more}"
 
 
 def read_chunks(source: Source, rows: int) -> Iterator[Chunk]:
@@ -260,7 +265,11 @@ def read_chunks(source: Source, rows: int) -> Iterator[Chunk]:
     path, first = Path(source.name), 0
     if source.delimiter is not None:
         tables = delimited.read_tables(path, source.delimiter)
-    elif path.suffix.lower() == ".parquet":
+    elif source.suffix == ".jsonl":
+        tables = json_lines.read_tables(path, rows)
+    elif source.suffix == ".xlsx":
+        tables = spreadsheets.read_tables(path)
+    elif source.suffix == ".parquet":
         tables = read_parquet(path, rows)
     else:
         tables = numpy_tables.read_tables(path, rows)
@@ -274,8 +283,9 @@ def read_chunks(source: Source, rows: int) -> Iterator[Chunk]:
 
 
 def check_unique_names(source: Source, table: pa.Table) -> None:
-    """Raise ValueError if two columns have the same name."""
-    repeated = [name for name, times in Counter(table.column_names).items() if times > 1]
+    """Raise ValueError if two columns have the same name; any number may have none."""
+    counts = Counter(name for name in table.column_names if name)
+    repeated = [name for name, times in counts.items() if times > 1]
     if repeated:
         raise ValueError(
             f"{source.name}: expected a name of its own for each column, got two called "
@@ -291,39 +301,3 @@ def read_parquet(path: Path, rows: int) -> Iterator[pa.Table]:
                 yield pa.Table.from_batches([batch])
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path}: expected a Parquet file, got another: {error}") from None
-
-
-def chunk_in_memory(raw: Any, names: Sequence[str]) -> Chunk:
-    """Return a table in memory as one chunk.
-
-    Args:
-        raw: a data frame of pandas or polars, or any other object with ``__arrow_c_stream__``; a
-            dict of columns; a list of dicts, one for each row.
-        names: the columns that are needed; others may be dropped.
-
-    Raises:
-        TypeError: raw is something else.
-        ValueError: a column has values of several types.
-    """
-    if isinstance(raw, list | tuple) and raw and all(isinstance(row, Mapping) for row in raw):
-        present = [name for name in names if any(name in row for row in raw)]
-        raw = {name: [row.get(name) for row in raw] for name in present}
-    is_series = hasattr(raw, "iloc") and not hasattr(raw, "columns")  # one row or column of pandas
-    if is_series or not (isinstance(raw, Mapping) or hasattr(raw, "__arrow_c_stream__")):
-        raise TypeError(
-            "inputs: expected a data frame, a dict of columns, a list of dicts or the path of a "
-            f"table, got {type(raw).__name__}"
-        )
-    if isinstance(raw, Mapping):
-        raw = {name: raw[name] for name in names if name in raw}
-    elif hasattr(raw, "iloc") and raw.columns.is_unique:
-        # Other columns of a pandas frame may hold any objects, which pyarrow would refuse.
-        wanted = set(names)
-        raw = raw.loc[:, [str(name) in wanted for name in raw.columns]]
-    try:
-        table = pa.table(raw)
-    except (pa.ArrowException, TypeError, ValueError) as error:
-        raise ValueError(f"inputs: expected columns of one type each, got: {error}") from None
-    source = Source("inputs")
-    check_unique_names(source, table)
-    return Chunk(table, source)

@@ -77,7 +77,11 @@ def check_checkpoint(
                 f"{name}: the model for this data has {value}, the checkpoint {stored[name]}"
             )
     found = checkpoint.get("preprocessing")
-    if found is None or preprocessing is None or same(found, preprocessing.state_dict()):
+    if found is None or preprocessing is None:
+        return
+    now = preprocessing.state_dict()
+    # An earlier version wrote fewer entries.
+    if same(found, {name: value for name, value in now.items() if name in found}):
         return
     raise ValueError(
         "data: expected the preprocessing that the checkpoint was trained with, got another one: "

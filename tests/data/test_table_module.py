@@ -12,7 +12,7 @@ from sklearn.datasets import load_wine
 from sklearn.preprocessing import StandardScaler
 
 from softmax_torch import cli
-from softmax_torch.data import TableDataModule, table
+from softmax_torch.data import TableDataModule, labelled_rows
 from softmax_torch.data.splits import stratified
 from softmax_torch.preprocessing import TablePreprocessing, same
 from softmax_torch.readers.tables import Chunk
@@ -67,7 +67,7 @@ def test_raw_test_inputs_come_from_the_file(
     options: dict[str, str], rows: int, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flowers(40, seed=1).to_parquet("b.parquet")
-    monkeypatch.setattr(table, "READ_ROWS", 16)
+    monkeypatch.setattr(labelled_rows, "READ_ROWS", 16)
     data = ready(file=written(flowers(150)), target="kind", **options)
     raw = data.test_inputs(rows)
     assert len(raw) == min(rows, 40 if options else 30)
@@ -155,8 +155,8 @@ def test_chunks_of_any_size_give_the_same_splits(
 ) -> None:
     file = written(flowers(60))
     whole = ready(file=file, target="kind")
-    monkeypatch.setattr(table, "READ_ROWS", 7)
-    monkeypatch.setattr(table, "MAX_ENCODED", 19)  # three rows of five numbers
+    monkeypatch.setattr(labelled_rows, "READ_ROWS", 7)
+    monkeypatch.setattr(labelled_rows, "MAX_ENCODED", 19)  # three rows of five numbers
     encode, together = TablePreprocessing.encode, []
 
     def noted(self: TablePreprocessing, chunk: Chunk) -> torch.Tensor:

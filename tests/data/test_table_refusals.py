@@ -102,7 +102,7 @@ REFUSED = {
     "ids": (
         flowers().assign(who=[f"n{k}" for k in range(60)]),
         {},
-        r"a.csv: .* got column who with another value .*: ignore=\[\"who\"\]",
+        r"a.csv: .* got column who with another value .*: --data.ignore '\[\"who\"\]'",
     ),
     "empty": (flowers().assign(more=None), {}, r"a.csv, column more: expected at least one value"),
     "empty in training": (

@@ -15,6 +15,7 @@ from PIL import Image
 from softmax_torch.export import FORMATS, check_predictions, export, torch_program
 from softmax_torch.predictor import Predictor
 from softmax_torch.preprocessing import FeaturesPreprocessing
+from softmax_torch.readers.table_format import TableFormat
 
 
 def test_images_to_compare_may_be_files(tmp_path: Path) -> None:
@@ -52,7 +53,7 @@ def test_no_more_inputs_are_read_than_are_predicted_together(
     for k, (make, raw) in enumerate([*sources, (table, "table.csv"), (images, files)]):
         raw, predictor = tmp_path / raw if isinstance(raw, str) else raw, make().predictor
         if make is table:
-            predictor.preprocessing.delimiter = ";"
+            predictor.preprocessing.format = TableFormat(";")
         assert export(predictor, tmp_path / f"{k}.safetensors", raw).samples == 6
 
 

@@ -36,6 +36,10 @@ from softmax_torch.preprocessing import (
 )
 from softmax_torch.preprocessing.table import NumericColumn
 
+# The table of the cases has categories that its training never saw.
+UNSEEN = "softmax_torch.preprocessing.unknown_categories.UnknownCategoryWarning"
+pytestmark = pytest.mark.filterwarnings(f"ignore::{UNSEEN}")
+
 
 @pytest.fixture(scope="module", params=CASES)
 def exported(

@@ -17,7 +17,15 @@ from softmax_torch import preprocessing
 from softmax_torch.preprocessing import TablePreprocessing, same
 from softmax_torch.preprocessing.table import CategoricalColumn, NumericColumn
 from softmax_torch.preprocessing.table_fitting import CategoricalFit, NumericFit, Survey
-from softmax_torch.readers.tables import Source, chunk_in_memory, read_chunks
+from softmax_torch.preprocessing.unknown_categories import (
+    UnknownCategories,
+    UnknownCategoryWarning,
+    counting_unknown,
+)
+from softmax_torch.readers.memory_tables import chunk_in_memory
+from softmax_torch.readers.table_format import TableFormat
+from softmax_torch.readers.table_source import Source
+from softmax_torch.readers.tables import read_chunks
 
 
 def passengers(n: int = 60, seed: int = 0) -> pd.DataFrame:
@@ -72,11 +80,14 @@ def test_encoding_equals_that_of_scikit_learn() -> None:
     )  # fmt: skip
     for frame in (train, new):
         expected = oracle.fit(train).transform(frame)
-        assert found.tensor(frame).dtype == torch.float32
+        with counting_unknown(UnknownCategories()) as unknown:
+            x = found.tensor(frame)
+        assert x.dtype == torch.float32
+        assert unknown.counts["port"][0] == (frame is new)
         # scikit-learn's deviation includes the imputed means; ours is that of the present values
         age = frame["age"].fillna(train["age"].mean())
         expected[:, 0] = (age - train["age"].mean()) / train["age"].std(ddof=0)
-        np.testing.assert_allclose(found.tensor(frame).numpy(), expected, rtol=2e-6, atol=1e-6)
+        np.testing.assert_allclose(x.numpy(), expected, rtol=2e-6, atol=1e-6)
     assert found.in_features == expected.shape[1]
     assert found.feature_names == (
         "age",
@@ -85,7 +96,7 @@ def test_encoding_equals_that_of_scikit_learn() -> None:
         *("deck=1", "deck=2", "deck=3"),
         *("member=false", "member=true"),
     )
-    assert found.tensor(new)[3, 1:5].tolist() == [0, 0, 0, 0]
+    assert x[3, 1:5].tolist() == [0, 0, 0, 0]
 
 
 def test_missing_values() -> None:
@@ -93,7 +104,8 @@ def test_missing_values() -> None:
     columns = [NumericColumn("a", 3.0, 2.0), CategoricalColumn("b", ("x", "y"), True)]
     columns += [CategoricalColumn("c", ("x", "y"), False)]
     found = TablePreprocessing(columns, ("0", "1"))
-    x = found.tensor({"a": [None, 7.0], "b": [None, "z"], "c": [None, "y"]})
+    with pytest.warns(UnknownCategoryWarning, match="column b: 1 of 2 values, such as 'z'"):
+        x = found.tensor({"a": [None, 7.0], "b": [None, "z"], "c": [None, "y"]})
     assert x.tolist() == [[0, 0, 0, 1, 0, 0], [2, 0, 0, 0, 0, 1]]
 
 
@@ -154,7 +166,7 @@ def test_a_file_is_encoded_as_the_same_table_in_memory(tmp_path: Path) -> None:
 def test_an_id_column_names_the_rows_of_files(tmp_path: Path) -> None:
     frame, path = passengers(5), tmp_path / "a.csv"
     columns = fit(memory(frame)).columns
-    found = TablePreprocessing(columns, ("no", "yes"), id_column="who", delimiter=";")
+    found = TablePreprocessing(columns, ("no", "yes"), id_column="who", format=TableFormat(";"))
     frame.assign(who=[7, 8, 7, "x y", None]).to_csv(path, index=False, sep=";")
     [(ids, _)] = found.read(path, 100)
     assert ids == ["7", "8", "7", "x y", ""]
@@ -230,7 +242,8 @@ def test_categories_of_another_kind_are_refused(values: Any, raw: Any, message: 
     """Other unknown categories give zeros."""
     found = TablePreprocessing([CategoricalColumn("b", values, False)], ("0", "1"))
     if message is None:
-        assert found.tensor({"b": raw}).sum() == sum(value in values for value in raw)
+        with counting_unknown(UnknownCategories()):
+            assert found.tensor({"b": raw}).sum() == sum(value in values for value in raw)
     else:
         with pytest.raises(ValueError, match=message):
             found.tensor({"b": raw})
@@ -262,15 +275,19 @@ def test_which_columns_are_numeric() -> None:
         (
             {"a": ["1", "2", "?"]},
             r"^inputs, row 2, column a: expected a number as in inputs, row 0, which has 1, got \?;"
-            r" correct the value, or make the column categorical \(categorical=\[\"a\"\]\), or "
-            r"leave it out \(ignore=\[\"a\"\]\)$",
+            r" correct the value, or take it as missing \(--data.missing '\[\"\?\"\]'\), or make "
+            r"the column categorical \(--data.categorical '\[\"a\"\]'\), or leave it out "
+            r"\(--data.ignore '\[\"a\"\]'\)$",
         ),
-        ({"a": ["1", "2,5"]}, r"got 2,5; decimals are written with a point; correct the value"),
+        (
+            {"a": ["1", "2,5"]},
+            r"got 2,5, one of numbers with a decimal comma; --data.decimal ,; correct",
+        ),
         ({"a": ["NA", None]}, r"^inputs, column a: expected at least one value, got none; leave"),
         ({"a": [None, None]}, r"^inputs, column a: expected at least one value, got none"),
         (
             {"n": [1.0] * 20, "a": [f"x{k}" for k in range(20)], "b": [f"y{k}" for k in range(20)]},
-            r"^inputs: .* got columns a, b with another value .*: ignore=\[\"a\", \"b\"\]$",
+            r"^inputs: .* got columns a, b with another .*: --data.ignore '\[\"a\", \"b\"\]'$",
         ),
         ({"a": [f"x{k % 1001}" for k in range(3000)]}, r"got column a with .* more than 1000"),
         ({"code": list(range(30))}, r"got column code with another value in each row"),

@@ -16,13 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from softmax_torch.readers.tables import (
-    NUMBER_PATTERN,
-    Chunk,
-    Source,
-    chunk_in_memory,
-    read_chunks,
-)
+from softmax_torch.readers.memory_tables import chunk_in_memory
+from softmax_torch.readers.table_format import TableFormat
+from softmax_torch.readers.table_source import Source
+from softmax_torch.readers.tables import Chunk, read_chunks
 
 NAMES = ["size", "whole", "kind", "flag"]
 SIZE, WHOLE, KIND, FLAG = [0.5, None, -2.0], [1, 2, 3], ["x", None, "z z"], [True, False, True]
@@ -164,7 +161,7 @@ def test_the_number_pattern_matches_the_texts_that_arrow_can_cast(text: str) -> 
     try:
         pa.array([text.strip()]).cast(pa.float64())
     except pa.ArrowInvalid:
-        assert found.first_number_and_text("a") == (None, 0), NUMBER_PATTERN
+        assert found.first_number_and_text("a") == (None, 0), TableFormat().number_pattern
     else:
         assert found.first_number_and_text("a") == (1, 0)
 
