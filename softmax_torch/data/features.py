@@ -21,8 +21,9 @@ class FeaturesDataModule(TensorDataModule):
     """Features and labels stored in files.
 
     Each of ``train``, ``val`` and ``test`` is one file with the tensors x (N, ...) and y (N,), .pt
-    or .safetensors; or two files, of x and of y, .npy or .pt. x has any type of real numbers (half
-    precision becomes float32 batch by batch); y has an integer type, the class indices.
+    or .safetensors; or two files, of x and of y, .npy or .pt. x has any type of real numbers; they
+    become float32 batch by batch, unless the model is in float64. y has an integer type, the class
+    indices.
 
     Args:
         train: the training set.

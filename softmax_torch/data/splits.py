@@ -36,6 +36,9 @@ CHECKED_ROWS = 8192
 """Rows that are checked together: x may be mapped and larger than memory."""
 
 
+MAX_FLOAT32 = torch.finfo(torch.float32).max
+
+
 class Split(NamedTuple):
     """Inputs x (N, ...) and class indices y (N,) of one part of a data set."""
 
@@ -76,11 +79,21 @@ def check_split(data: Split, name: str, in_features: int, num_classes: int) -> N
         )
     if x.is_floating_point():
         parts = torch.split(x, CHECKED_ROWS)
+        if x.dtype.itemsize == 1:  # torch has no isfinite for 8-bit floats
+            parts = tuple(part.half() for part in parts)
         bad = torch.cat([~part.flatten(1).isfinite().all(1) for part in parts])
         if bad.any():
             raise ValueError(
                 f"{name}: expected finite numbers, got NaN or infinity in {int(bad.sum())} "
                 f"rows, the first of them row {int(bad.nonzero()[0])}"
+            )
+    if x.dtype == torch.float64:  # it becomes float32 in batches
+        large = torch.cat([part.flatten(1).abs().amax(1) > MAX_FLOAT32 for part in parts])
+        if large.any():
+            row = int(large.nonzero()[0])
+            raise ValueError(
+                f"{name}: expected numbers within float32's range, up to {MAX_FLOAT32:.2g}, got "
+                f"{float(x[row].abs().max()):.2g} in row {row}"
             )
     bad = (y < 0) | (y >= num_classes)
     if bad.any():

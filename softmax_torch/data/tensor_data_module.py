@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from lightning import LightningDataModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from softmax_torch.data.batches import Batches
 from softmax_torch.data.splits import Split, check_split, random_split
@@ -185,6 +185,7 @@ class TensorDataModule(LightningDataModule):
     ) -> Batches:
         trainer = self.trainer
         device = torch.device("cpu") if trainer is None else trainer.strategy.root_device
+        module = None if trainer is None else trainer.lightning_module
         split = self.splits[name]
         fits = has_room(device, split.x.nbytes)
         if fits:  # moved once, and kept there
@@ -201,7 +202,13 @@ class TensorDataModule(LightningDataModule):
             rows=self.subset_rows.get(name),
             device=device,
             ahead=not fits,
+            keep_float64=module is not None and in_float64(module),
         )
+
+
+def in_float64(module: nn.Module) -> bool:
+    """Return whether a model has parameters in float64, as with the Trainer's precision 64-true."""
+    return any(parameter.dtype == torch.float64 for parameter in module.parameters())
 
 
 def has_room(device: torch.device, size: int) -> bool:

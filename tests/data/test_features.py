@@ -117,6 +117,50 @@ def test_half_precision_becomes_float32_in_batches(dtype: torch.dtype, tmp_path:
     assert x.dtype == torch.float32
 
 
+def as_in_float64(root: Path, value: float) -> FeaturesDataModule:
+    """Return features of NumPy's usual type, one of which is the value."""
+    x, y = made(60, torch.float64)
+    x[4, 2] = value
+    train = as_arrays(root / "train", x, y)
+    return FeaturesDataModule(train, train)
+
+
+@pytest.mark.parametrize("solver", ["auto", None])
+def test_float64_features_give_the_model_of_float32(solver: str | None, tmp_path: Path) -> None:
+    found = as_in_float64(tmp_path, 0.5)
+    weight = fitted(found, solver=solver)
+    x, y = (torch.from_numpy(np.load(file)) for file in found.files["train"])
+    single = as_arrays(tmp_path / "single", x.float(), y)
+    torch.testing.assert_close(weight, fitted(FeaturesDataModule(single, single), solver=solver))
+    assert next(iter(found.test_dataloader()))[0].dtype == torch.float32
+
+
+def test_a_model_in_float64_gets_float64_features(tmp_path: Path) -> None:
+    found = as_in_float64(tmp_path, 1 / 3)
+    lit = LitSoftmaxRegression(4, 3)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    Trainer(
+        max_epochs=1, accelerator="cpu", precision="64-true", enable_checkpointing=False, **quiet
+    ).fit(lit, found)
+    assert next(iter(found.test_dataloader()))[0].dtype == torch.float64
+
+
+def test_numbers_beyond_float32_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"float32's range, up to 3.4e\+38, got 1e\+300 in row 4"):
+        as_in_float64(tmp_path, -1e300).setup()
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.uint16, torch.bool])
+def test_features_of_other_types_become_float32(dtype: torch.dtype, tmp_path: Path) -> None:
+    x, y = made(60)
+    file = as_safetensors(tmp_path / "a", x.abs().to(dtype), y)
+    found = FeaturesDataModule(file, file)
+    found.setup()
+    first = next(iter(found.test_dataloader()))[0]
+    assert first.dtype == torch.float32
+    assert torch.equal(first, x.abs().to(dtype).float())
+
+
 def visited(found: FeaturesDataModule) -> list[list[float]]:
     return [x.sum().item() for x, _ in found.train_dataloader()]
 
