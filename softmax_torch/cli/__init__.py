@@ -3,6 +3,7 @@
     fit                                    train; without --config: on scikit-learn's digits
     fit --resume [RUN]                     resume a run, by default the newest of its name
     validate | test --ckpt_path CKPT       metrics of a checkpoint
+    test --ckpt_path CKPT --input FILE     metrics of a checkpoint on a new labelled table
     predict --ckpt_path CKPT [--input PATH]
                                            label and probability of each sample of a file or
                                            folder, or of the test set, as CSV, JSON or Parquet
@@ -78,6 +79,10 @@ def run(request: Request, closing: ExitStack) -> None:
         from softmax_torch.cli.predictions import predict_input
 
         predict_input(request)
+    elif request.command == "test" and request.arguments.input is not None:
+        from softmax_torch.cli.labelled_file import test_labelled_file
+
+        test_labelled_file(request)
     else:
         request = request.resolved()
         if request.command == "predict":

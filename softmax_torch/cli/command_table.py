@@ -68,6 +68,12 @@ INPUT = argument(
     "set of the run.",
     type=str | None,
 )
+UNKNOWN = argument(
+    "--unknown",
+    "What to do with categories in --input that training never saw: report them, or refuse them.",
+    type=Literal["report", "refuse"],
+    default="report",
+)
 RUN_ARGUMENTS = (
     argument("--name", "Name of the run.", default="softmax_regression"),
     argument("--runs", "Folder that runs are written to.", default="runs"),
@@ -99,7 +105,24 @@ COMMANDS = {
         (*CLASS_SETTINGS, "print_config"),
     ),
     "validate": Command("Print the metrics of the validation set.", (CKPT_PATH, CALIBRATED)),
-    "test": Command("Print the metrics of the test set.", (CKPT_PATH, CALIBRATED)),
+    "test": Command(
+        "Print the metrics of the test set, or of a new labelled table.",
+        (
+            *(CKPT_PATH, CALIBRATED),
+            argument("--input", "A new table with a column of classes.", type=str | None),
+            argument(
+                "--target",
+                "Column of --input with the classes; by default that of the training table.",
+                type=str | None,
+            ),
+            argument(
+                "--drop_unlabelled",
+                "Leave out rows of --input that have no class.",
+                action="store_true",
+            ),
+            UNKNOWN,
+        ),
+    ),
     "predict": Command(
         "Write labels and probabilities of samples to a file.",
         (
@@ -114,13 +137,7 @@ COMMANDS = {
             argument(
                 "--probabilities", "Write the probability of every class too.", action="store_true"
             ),
-            argument(
-                "--unknown",
-                "What to do with categories in --input that training never saw: report them on "
-                "stderr and predict without them, or refuse them.",
-                type=Literal["report", "refuse"],
-                default="report",
-            ),
+            UNKNOWN,
             argument("--device", "Device that predicts --input; by default a GPU if there is one."),
         ),
     ),

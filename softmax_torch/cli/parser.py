@@ -36,7 +36,7 @@ def parse(args: list[str]) -> Request:
             check_config(parsers[name], config)
     beside_input = [
         *settings,
-        *(["--config"] if name == "predict" and request.arguments.config else []),
+        *(["--config"] if name in ("predict", "test") and request.arguments.config else []),
     ]
     if request.arguments.get("input") is not None and beside_input:
         parsers[name].error(f"unrecognized arguments: {' '.join(beside_input)}")
@@ -46,8 +46,12 @@ def parse(args: list[str]) -> Request:
         and request.arguments.device is not None
     ):
         parsers[name].error("--device: expected --input beside it; else see --trainer.accelerator")
-    if name == "predict" and request.arguments.input is None and "--unknown" in " ".join(own):
-        parsers[name].error("--unknown: expected --input beside it; else see --data.unknown")
+    if name in ("predict", "test") and request.arguments.input is None:
+        flags = {arg.partition("=")[0] for arg in own}
+        for flag in ("--unknown", "--target", "--drop_unlabelled"):
+            if flag in flags:
+                setting = flag.replace("--", "--data.")
+                parsers[name].error(f"{flag}: expected --input beside it; else see {setting}")
     return request
 
 
