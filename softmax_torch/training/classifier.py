@@ -258,6 +258,10 @@ class LitClassifier(LitBase):
         """Return the batch, mixed if ``mixup`` or ``cutmix`` is used."""
         return batch if self.mixing is None else self.mixing(batch)
 
+    def training_metric_names(self) -> tuple[str, ...]:
+        """Return the names of the metrics of the training set: mixed images have no class."""
+        return super().training_metric_names() if self.mixing is None else ("loss",)
+
     def objective_and_rows(self, batch: Batch) -> tuple[Tensor, Rows]:
         """Return the objective on a batch, and the rows: None if its images are mixed."""
         if self.fuses_loss:

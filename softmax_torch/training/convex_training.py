@@ -30,6 +30,9 @@ class ConvexTraining:
         path: statement about the fits with several values of C; None before they end.
     """
 
+    METRICS = ("loss", "gradient_norm", "gap")
+    """Names of the metrics of the training set, without "train/"."""
+
     def __init__(self, solver: str, tol: float, C: float | list[float] | None) -> None:
         self.solver, self.tol, self.C = solver, tol, C
         self.certificate: str | None = None
@@ -47,6 +50,25 @@ class ConvexTraining:
         if isinstance(self.C, list):
             return ConvexPath(linear, self.solver, self.tol, self.C)
         return ConvexSolver(linear, self.solver, self.tol, math.inf if self.C is None else self.C)
+
+    def check_settings(self, module: LightningModule) -> None:
+        """Raise ValueError for settings of the trainer that have no meaning with a solver.
+
+        A solver makes no gradients to clip or to accumulate. Its certificate holds for float32 or
+        float64: autocast would compute its products in half precision.
+        """
+        trainer = module.trainer
+        settings = [
+            ("gradient_clip_val", trainer.gradient_clip_val or None, (None,)),
+            ("accumulate_grad_batches", trainer.accumulate_grad_batches, (1,)),
+            ("precision", trainer.precision, ("32-true", "64-true")),
+        ]
+        for name, got, expected in settings:
+            if got not in expected:
+                raise ValueError(
+                    f"trainer.{name}: expected {' or '.join(map(str, expected))} with a solver, "
+                    f"got {got}"
+                )
 
     def check_processes(self, module: LightningModule) -> None:
         """Raise ValueError if there are several processes."""

@@ -40,6 +40,7 @@ from softmax_torch.training.steps import (
     one_by_one,
 )
 from softmax_torch.training.threads import one_thread_if
+from softmax_torch.training.trainer_checks import check_monitors, check_processes
 from softmax_torch.training.training_objective import TrainingObjective
 from softmax_torch.training.user_metrics import MetricsOption
 
@@ -100,6 +101,17 @@ class LitBase(LitEvaluation, ABC):
         """Return statements about the result of the fit, by label."""
         return {}
 
+    def metric_names(self) -> list[str]:
+        """Return the names of the metrics that a fit logs in each epoch."""
+        names = [f"train/{name}" for name in self.training_metric_names()]
+        if self.trainer.enable_validation:
+            names += [f"val/{name}" for name in self.evaluation_metric_names()]
+        return names
+
+    def training_metric_names(self) -> tuple[str, ...]:
+        """Return the names of the metrics of the training set, without "train/"."""
+        return ("loss", "accuracy", "nll")
+
     # Beginning of a fit
 
     def configure_callbacks(self) -> list[Callback]:
@@ -112,11 +124,13 @@ class LitBase(LitEvaluation, ABC):
 
         Raises:
             ValueError: the data has other sizes than the model, or lacks ``class_counts`` where
-                the objective needs them.
+                the objective needs them; or see ``training.trainer_checks``.
         """
         data = getattr(self.trainer, "datamodule", None)
         compatibility.check_sizes(data, self._sizes())
+        check_processes(self.trainer)
         if stage == "fit":
+            check_monitors(self.trainer, self, self.metric_names())
             self.automatic_optimization = False
             counted = lightning_compat.counts_batches(self.trainer)
             self.steps_per_call = 1 if counted else self._limited_steps(data)
@@ -187,7 +201,10 @@ class LitBase(LitEvaluation, ABC):
         gradient, history = self.gradient_function(), StepHistory(self.global_step)
         step = self._step_function(optimizer)
         ends_epoch = self.trainer.is_last_batch
+        convert = lightning_compat.input_converter(self.trainer)
         for i, one in enumerate(batches):
+            if convert is not None:
+                one = one._replace(x=convert(one.x))
             last = ends_epoch and i + 1 == len(batches)
             if not self._step(optimizer, step, self.augmented(one), gradient, last, history):
                 continue

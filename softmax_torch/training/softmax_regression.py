@@ -165,9 +165,22 @@ class LitSoftmaxRegression(LitBase):
         """Return statements about the result of a solver, by label."""
         return {} if self.convex is None else self.convex.summary()
 
+    def training_metric_names(self) -> tuple[str, ...]:
+        """Return the names of the metrics of the training set, which a solver has of its own."""
+        return super().training_metric_names() if self.convex is None else ConvexTraining.METRICS
+
+    def metric_names(self) -> list[str]:
+        """Return the names of the metrics; with several values of C their own, too."""
+        several = self.convex is not None and self.convex.chooses_strength
+        return [*super().metric_names(), *(["C"] if several else [])]
+
     def configure_callbacks(self) -> list[Callback]:
-        """Let Lightning refuse clipping and accumulation where there is a solver."""
-        return super().configure_callbacks() if self.convex is None else []
+        """Prepare as ``LitBase`` does; with a solver, check the trainer's settings instead."""
+        if self.convex is None:
+            return super().configure_callbacks()
+        if self.trainer.state.fn == "fit":
+            self.convex.check_settings(self)
+        return []
 
     def setup(self, stage: str) -> None:
         """Prepare as ``LitBase`` does; ValueError for a solver in several processes too."""
