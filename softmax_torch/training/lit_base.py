@@ -27,6 +27,7 @@ from softmax_torch.modules import SoftmaxRegression
 from softmax_torch.preprocessing import Preprocessing
 from softmax_torch.storage.checkpoints import CHECKPOINT_FORMAT
 from softmax_torch.training import compatibility
+from softmax_torch.training.accumulation import GradientGroup
 from softmax_torch.training.epoch_metrics import SampleFigures, TrainingMetrics
 from softmax_torch.training.evaluating import LitEvaluation
 from softmax_torch.training.options import OptimizerFactory, SchedulerFactory, check_counts
@@ -87,6 +88,7 @@ class LitBase(LitEvaluation, ABC):
         self.max_steps_per_call, self.steps_per_call = steps_per_call, 1
         self.log_every_n_steps = log_every_n_steps
         self.accumulated = 0  # batches since the last optimizer step
+        self.gradient_group = GradientGroup()  # of these batches
         self.training_metrics = TrainingMetrics()
         self.on_one_thread = False  # whether a training step is, see ``training.threads``
         self._restored: dict[str, Any] | None = None
@@ -167,6 +169,12 @@ class LitBase(LitEvaluation, ABC):
         may draw numbers before.
         """
         self.accumulated = 0
+        accumulates = self.trainer.accumulate_grad_batches > 1
+        if accumulates and isinstance(self.optimizers(use_pl_optimizer=False), torch.optim.LBFGS):
+            raise ValueError(
+                "trainer.accumulate_grad_batches: expected 1 with LBFGS, which evaluates a batch "
+                f"several times in a step, got {self.trainer.accumulate_grad_batches}"
+            )
         loader = self.trainer.train_dataloader  # this package's, or one of torch
         self.on_one_thread = self.is_small(getattr(loader, "batch_size", None))
         if isinstance(self.lr_schedulers(), ReduceLROnPlateau):
@@ -240,17 +248,20 @@ class LitBase(LitEvaluation, ABC):
         Returns:
             Whether a step was made.
         """
-        added = False
+        added, every = False, self.trainer.accumulate_grad_batches
+        accumulates, waits = every > 1, self.accumulated + 1 < every and not last
 
         def closure() -> Tensor:
             nonlocal added
             objective, rows = gradient(optimizer, batch)
+            if accumulates and not waits:
+                self.gradient_group.average(optimizer.optimizer)
             if not added:  # some optimizers, such as LBFGS, evaluate more than once
                 history.add(objective, rows, batch.y, optimizer.optimizer)
                 added = True
             return objective
 
-        if self.accumulated + 1 < self.trainer.accumulate_grad_batches and not last:
+        if waits:
             closure()
             self.accumulated += 1
             return False
@@ -264,8 +275,12 @@ class LitBase(LitEvaluation, ABC):
         objective, rows = self.objective_and_rows(batch)
         if self.accumulated == 0:
             optimizer.zero_grad()
-        batches = self.trainer.accumulate_grad_batches
-        self.manual_backward(objective if batches == 1 else objective / batches)
+        if self.trainer.accumulate_grad_batches == 1:
+            self.manual_backward(objective)
+        else:
+            begins, weight = self.accumulated == 0, self.criterion.weight
+            factor = self.gradient_group.add(batch.whole, weight, begins)
+            self.manual_backward(objective * factor)
         return objective.detach(), rows
 
     def objective_and_rows(self, batch: Batch) -> tuple[Tensor, Rows]:
