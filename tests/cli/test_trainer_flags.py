@@ -26,6 +26,7 @@ from torch import nn
 
 from softmax_torch import cli
 from softmax_torch.cli import commands as cli_commands
+from softmax_torch.cli.trainer_arguments import share_processes
 from softmax_torch.training import LitClassifier, LitSoftmaxRegression
 from softmax_torch.training.lit_base import LitBase
 from softmax_torch.training.trainer_checks import check_processes
@@ -603,3 +604,35 @@ def test_every_argument_of_the_trainer_is_tested_and_documented() -> None:
     documented = dict(rows)
     assert len(documented) == len(rows)
     assert documented == dict.fromkeys(SUPPORTED, "supported") | dict.fromkeys(REFUSED, "refused")
+
+
+@pytest.fixture
+def torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of one of four processes of torchrun, on two machines."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a")
+    for name, value in (("WORLD_SIZE", "4"), ("LOCAL_WORLD_SIZE", "2"), ("RANK", "0")):
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize("devices", [1, "1", "auto"])
+def test_processes_of_torchrun_share_the_work(devices: int | str, torchrun: None) -> None:
+    given = {"strategy": "auto", "devices": devices, "num_nodes": 1, "precision": None}
+    shared = {"strategy": "ddp", "devices": 2, "num_nodes": 2, "precision": None}
+    assert share_processes(given) == shared
+    assert share_processes(given | {"devices": 2}) == given | {"devices": 2}
+    assert share_processes(given | {"strategy": "ddp"}) == given | {"strategy": "ddp"}
+
+
+def test_a_trainer_of_one_process_is_refused_under_torchrun(torchrun: None) -> None:
+    expected = (
+        r"expected the 4 processes of torchrun to share the work, by --trainer.strategy ddp "
+        r"--trainer.devices 2 --trainer.num_nodes 2, got a trainer of 1"
+    )
+    with pytest.raises(ValueError, match=expected):
+        fit()
+
+
+def test_a_trainer_of_one_process_is_refused_under_srun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    with pytest.raises(ValueError, match=r"4 processes of srun .* --trainer.devices 4, got"):
+        fit()
