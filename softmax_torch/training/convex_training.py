@@ -27,6 +27,7 @@ class ConvexTraining:
 
     Attributes:
         certificate: statement about the current solution; None before the first.
+        converged: whether the last step ended the fit at its optimum.
         path: statement about the fits with several values of C; None before they end.
     """
 
@@ -37,6 +38,7 @@ class ConvexTraining:
         self.solver, self.tol, self.C = solver, tol, C
         self.certificate: str | None = None
         self.path: str | None = None
+        self.converged = False
         if isinstance(C, list):
             check_strengths(C)
 
@@ -116,6 +118,7 @@ class ConvexTraining:
             self.certificate = solver.certificate()
         if solver.ended:
             module.trainer.should_stop = True
+            self.converged = not solver.complaint()
         return solver.metrics()
 
     def conclude(self, module: LightningModule) -> None:

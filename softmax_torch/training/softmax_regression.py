@@ -152,6 +152,11 @@ class LitSoftmaxRegression(LitBase):
         return None if self.convex is None else self.convex.certificate
 
     @property
+    def converged(self) -> bool:
+        """Whether a solver has reached its tolerance, with each value of C."""
+        return self.convex is not None and self.convex.converged
+
+    @property
     def path(self) -> str | None:
         """Statement of a solver about its solutions for several values of C; None likewise."""
         return None if self.convex is None else self.convex.path
