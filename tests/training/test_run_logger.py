@@ -11,6 +11,6 @@ from softmax_torch.training.run_logger import RunLogger
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     """The program prints the message alone."""
     (tmp_path / "runs").touch()
-    with pytest.raises(OSError, match="Not a directory: .*runs/a could not be written") as error:
+    with pytest.raises(OSError, match=r"Not a directory: .*runs/a could not be written") as error:
         _ = RunLogger(tmp_path / "runs", "a").folder
     assert error_of_this_package(error.value) is error.value
