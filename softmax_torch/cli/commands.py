@@ -199,8 +199,9 @@ def record_settings(session: Session) -> None:
     """Write the settings to the run directory, or compare them with those of a resumed run.
 
     Raises:
-        ValueError: the settings of a resumed run have changed.
+        ValueError: the settings of a resumed run have changed, or do not fit together.
     """
+    session.model.check_trainer(session.trainer, session.trainer.limit_val_batches > 0)
     trainer, resumed = session.trainer, session.request.resumed_run
     logger = trainer.logger
     records = isinstance(logger, RunLogger) and trainer.is_global_zero

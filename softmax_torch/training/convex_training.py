@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
 from softmax_torch.data.batches import Batch
@@ -53,13 +53,12 @@ class ConvexTraining:
             return ConvexPath(linear, self.solver, self.tol, self.C)
         return ConvexSolver(linear, self.solver, self.tol, math.inf if self.C is None else self.C)
 
-    def check_settings(self, module: LightningModule) -> None:
+    def check_settings(self, trainer: Trainer) -> None:
         """Raise ValueError for settings of the trainer that have no meaning with a solver.
 
         A solver makes no gradients to clip or to accumulate. Its certificate holds for float32 or
         float64: autocast would compute its products in half precision.
         """
-        trainer = module.trainer
         settings = [
             ("gradient_clip_val", trainer.gradient_clip_val or None, (None,)),
             ("accumulate_grad_batches", trainer.accumulate_grad_batches, (1,)),
@@ -81,9 +80,9 @@ class ConvexTraining:
                 "softmax_torch.solvers.fit(..., distributed=True) takes several"
             )
 
-    def check_validation(self, module: LightningModule) -> None:
+    def check_validation(self, validates: bool) -> None:
         """Raise ValueError if there are several values of C, and no validation to choose by."""
-        if self.chooses_strength and not module.trainer.enable_validation:
+        if self.chooses_strength and not validates:
             raise ValueError("C: expected a validation set to choose one of several by, got none")
 
     def step(

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
+from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
@@ -103,10 +104,19 @@ class LitBase(LitEvaluation, ABC):
         """Return statements about the result of the fit, by label."""
         return {}
 
-    def metric_names(self) -> list[str]:
-        """Return the names of the metrics that a fit logs in each epoch."""
+    def check_trainer(self, trainer: Trainer, validates: bool) -> None:
+        """Raise ValueError for settings of a trainer that a fit of this model does not take.
+
+        Args:
+            trainer: the trainer.
+            validates: whether it validates.
+        """
+        check_monitors(trainer, self, self.metric_names(validates))
+
+    def metric_names(self, validates: bool) -> list[str]:
+        """Return the names of the metrics that a fit logs, with or without validation."""
         names = [f"train/{name}" for name in self.training_metric_names()]
-        if self.trainer.enable_validation:
+        if validates:
             names += [f"val/{name}" for name in self.evaluation_metric_names()]
         return names
 
@@ -132,7 +142,7 @@ class LitBase(LitEvaluation, ABC):
         compatibility.check_sizes(data, self._sizes())
         check_processes(self.trainer)
         if stage == "fit":
-            check_monitors(self.trainer, self, self.metric_names())
+            self.check_trainer(self.trainer, bool(self.trainer.enable_validation))
             self.automatic_optimization = False
             counted = lightning_compat.counts_batches(self.trainer)
             self.steps_per_call = 1 if counted else self._limited_steps(data)

@@ -483,6 +483,10 @@ def callbacks() -> None:
     cli.main(["test", "--ckpt_path", str(kept[0])])  # with the config.yaml of the run
     cli.main(["fit", "--resume", "--trainer.max_epochs", "4", "--trainer.accelerator", "cpu"])
     assert len(list((run / "checkpoints").iterdir())) == 2
+    flags = ["--trainer.callbacks", "EarlyStopping", "--trainer.callbacks.monitor", "loss"]
+    with pytest.raises(ValueError, match=r"EarlyStopping\.monitor: expected one of train/loss"):
+        program(*flags, "--name", "refused")
+    assert not Path("runs", "refused").exists()
     for kind in KINDS:
         expected = r"train/gap, val/accuracy" if kind == "solver" else r"train/nll, val/accuracy"
         data = RowsDataModule(None if kind == "solver" else 4)
