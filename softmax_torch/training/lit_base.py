@@ -342,7 +342,7 @@ class LitBase(LitEvaluation, ABC):
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of the validation set, which a schedule may watch."""
         super().on_validation_epoch_end()
-        self._validated = True
+        self._validated = not self.trainer.sanity_checking
 
     def on_train_epoch_end(self) -> None:
         """Log the metrics of the training set, and advance a schedule that counts epochs.

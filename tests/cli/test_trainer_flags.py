@@ -343,6 +343,10 @@ def num_sanity_val_steps() -> None:
         assert fit(kind).watch.sanity == 0
         assert fit(kind, num_sanity_val_steps=-1).watch.sanity == 1
     assert weight(fit(num_sanity_val_steps=2)).equal(weight(fit()))
+    # A schedule that watches validations takes no sanity check for one.
+    lit = model("softmax", lr_scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau)
+    options = {"num_sanity_val_steps": 1, "check_val_every_n_epoch": 2}
+    quiet_trainer(2, **options).fit(lit, RowsDataModule())
 
 
 @supported
