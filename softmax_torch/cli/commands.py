@@ -78,6 +78,8 @@ class Session:
         self.request, self.parser, self.config = request, parser, config
         if request.command == "fit" and request.resumed_run is None:  # config.yaml has it then
             log_steps(config)
+        if request.command != "fit":
+            config["trainer"]["logger"] = None  # its package may be missing here
         self.model, self.data, trainer = instantiate(parser, config)
         self.model.calibrated = request.arguments.get("calibrated", False)
         self.recorder: RunCheckpoint | None = None

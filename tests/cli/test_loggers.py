@@ -78,9 +78,14 @@ def test_loggers_get_what_the_run_logs(here: Path, picture: bytes, capsys: Any) 
     ]
 
 
-def test_a_logger_that_needs_a_folder_writes_to_the_run(here: Path) -> None:
+def test_a_logger_that_needs_a_folder_writes_to_the_run(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cli.main(["fit", *SHORT, "--trainer.logger", "CSVLogger", "--trainer.logger.name", "mine"])
     assert (RUN / "mine" / "version_0" / "metrics.csv").exists()
+    # Other commands have no use for it, and need no package of its own.
+    monkeypatch.setattr(CSVLogger, "__init__", None)
+    cli.main(["test", "--ckpt_path", str(RUN / "best.ckpt")])
 
 
 @pytest.mark.parametrize(
