@@ -26,6 +26,7 @@ from softmax_torch.cli.trainer_arguments import (
     check_trainer,
     evaluation_callbacks,
     lightning_refusals,
+    missing_packages,
     share_processes,
     the_timer,
     with_bar,
@@ -80,7 +81,8 @@ class Session:
             log_steps(config)
         if request.command != "fit":
             config["trainer"]["logger"] = None  # its package may be missing here
-        self.model, self.data, trainer = instantiate(parser, config)
+        with missing_packages():
+            self.model, self.data, trainer = instantiate(parser, config)
         self.model.calibrated = request.arguments.get("calibrated", False)
         self.recorder: RunCheckpoint | None = None
         self.trainer = ReportingTrainer(**self._trainer_arguments({**trainer}, closing))

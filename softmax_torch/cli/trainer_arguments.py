@@ -30,6 +30,7 @@ __all__ = [
     "check_trainer",
     "evaluation_callbacks",
     "lightning_refusals",
+    "missing_packages",
     "share_processes",
     "the_timer",
     "with_bar",
@@ -162,6 +163,26 @@ def lightning_refusals() -> Iterator[None]:
         message = " ".join(str(error).split())
         raise ValueError(
             f"trainer: expected settings that Lightning accepts, got: {message}"
+        ) from error
+
+
+@contextmanager
+def missing_packages() -> Iterator[None]:
+    """Raise ImportError with one line if an object of the settings needs a package that is missing.
+
+    jsonargparse wraps what a constructor raises into the reasons of a union of types.
+    """
+    try:
+        yield
+    except ValueError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, ImportError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        message = str(cause).partition("\n")[0]
+        raise ImportError(
+            f"trainer: expected the package of each setting, got: {message}"
         ) from error
 
 

@@ -10,12 +10,14 @@ import matplotlib.image
 import numpy as np
 import pytest
 import yaml
+from lightning.fabric.loggers import tensorboard
 from lightning.pytorch.loggers import CSVLogger, Logger
 from program import SHORT, metrics
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from softmax_torch import cli
 from softmax_torch.cli import commands
+from softmax_torch.cli.console import error_of_this_package
 from softmax_torch.cli.run_loggers import hyperparameters, with_logger_folder
 from softmax_torch.report.logged_pictures import log_pictures, takes_pictures
 
@@ -86,6 +88,18 @@ def test_a_logger_that_needs_a_folder_writes_to_the_run(
     # Other commands have no use for it, and need no package of its own.
     monkeypatch.setattr(CSVLogger, "__init__", None)
     cli.main(["test", "--ckpt_path", str(RUN / "best.ckpt")])
+
+
+def test_a_missing_package_is_an_error_in_one_line(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_TENSORBOARD_AVAILABLE", "_TENSORBOARDX_AVAILABLE"):
+        monkeypatch.setattr(tensorboard, name, False)
+    with pytest.raises(ImportError, match=r"^trainer: .* got: Neither `tensorboard` nor") as error:
+        cli.main(["fit", *SHORT, "--trainer.logger", "TensorBoardLogger"])
+    assert "\n" not in str(error.value)
+    assert error_of_this_package(error.value) is error.value  # the program prints it alone
+    assert not Path("runs").exists()
 
 
 @pytest.mark.parametrize(
