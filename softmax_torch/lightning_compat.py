@@ -11,10 +11,14 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 if TYPE_CHECKING:
     from lightning import LightningModule, Trainer
@@ -29,13 +33,18 @@ __all__ = [
     "counts_batches",
     "epoch_is_complete",
     "epochs_done",
+    "input_converter",
+    "is_data_parallel",
     "is_trial",
+    "launched_processes",
     "overrides",
     "pass_optimization_check",
     "plain_step",
     "quiet",
     "recount_batches",
+    "spawns_processes",
     "step_is_plain",
+    "synchronizes_batch_norm",
     "trainer_of",
     "validates_after",
 ]
@@ -72,15 +81,72 @@ def is_trial(trainer: Trainer) -> bool:
 def counts_batches(trainer: Trainer) -> bool:
     """Return whether an option of the trainer counts batches, by which users mean steps.
 
-    Lightning counts calls of ``training_step`` as batches. A connector sets ``overfit_batches``, so
-    that its type is not declared.
+    Lightning counts calls of ``training_step`` as batches. It tells 1, a batch, from 1.0, all of
+    them, by the type. A connector sets ``overfit_batches``, so that its type is not declared;
+    ``val_check_interval`` is missing where the interval is a time. ``_every_n_train_steps`` of
+    ``ModelCheckpoint`` is private.
     """
+    shares = (trainer.limit_train_batches, getattr(trainer, "val_check_interval", 1.0))
     return bool(
         trainer.max_steps != -1
-        or trainer.limit_train_batches != 1.0
-        or trainer.val_check_interval != 1.0
+        or trainer.min_steps is not None
+        or any(share != 1.0 or isinstance(share, int) for share in shares)
         or trainer.overfit_batches != 0  # type: ignore[attr-defined] # by a connector
+        or any(getattr(c, "_every_n_train_steps", 0) for c in callbacks_of(trainer))
     )
+
+
+def input_converter(trainer: Trainer) -> Callable[[Any], Any] | None:
+    """Return the function that converts inputs to the trainer's precision; None for float32.
+
+    Lightning converts the tensors in a batch, and does not see those inside a
+    ``softmax_torch.data`` batch of several steps. Relies on the class of the precision plugin.
+    """
+    from lightning.pytorch.plugins.precision import Precision
+
+    plugin = trainer.precision_plugin
+    return None if type(plugin) is Precision else plugin.convert_input
+
+
+def is_data_parallel(trainer: Trainer) -> bool:
+    """Return whether each process of the trainer holds the whole model: one device, or DDP.
+
+    Relies on the classes of the strategies.
+    """
+    from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+
+    return isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy)
+
+
+def spawns_processes(trainer: Trainer) -> bool:
+    """Return whether the trainer starts its other processes by spawn or fork.
+
+    They run the fit alone: this process waits for them, and sees none of its results. Lightning
+    declares no type for the launcher of such a strategy, which has a private class.
+    """
+    from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+
+    return isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
+
+
+def launched_processes() -> tuple[str, int, int]:
+    """Return who started this process, how many there are, and how many on this machine.
+
+    Only torchrun and SLURM's srun are recognized; ("", 1, 1) for neither. ``SLURM_NTASKS`` is set
+    for every process of a job, the variables of a step for those of srun alone.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_torchelastic_launched():
+        return "torchrun", int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
+    if tasks.isdigit() and int(tasks) > 1:
+        nodes = int(os.environ.get("SLURM_STEP_NUM_NODES", "1"))
+        return "srun", int(tasks), int(tasks) // nodes
+    return "", 1, 1
+
+
+def synchronizes_batch_norm(trainer: Trainer) -> bool:
+    """Return whether ``sync_batchnorm`` was set, which only a private connector keeps."""
+    return trainer._accelerator_connector._layer_sync is not None
 
 
 def pass_optimization_check(module: LightningModule) -> None:
@@ -97,10 +163,10 @@ def pass_optimization_check(module: LightningModule) -> None:
 def backward_is_plain(module: LightningModule) -> bool:
     """Return whether ``module.manual_backward(loss)`` is ``loss.backward()`` without any hook.
 
-    This holds with full precision on a single device, if neither the module nor a callback
-    overrides ``on_before_backward`` or ``on_after_backward``. Gradients may then be computed
-    without a backward pass. Relies on the class of the precision plugin, and on ``is_overridden``,
-    which Lightning does not document.
+    This holds with full precision on a single device without anomaly detection, if neither the
+    module nor a callback overrides ``on_before_backward`` or ``on_after_backward``. Gradients may
+    then be computed without a backward pass. Relies on the class of the precision plugin, on
+    ``_detect_anomaly``, and on ``is_overridden``, which Lightning does not document.
     """
     from lightning import LightningModule
     from lightning.pytorch.callbacks import Callback
@@ -113,6 +179,7 @@ def backward_is_plain(module: LightningModule) -> bool:
     return (
         type(trainer.precision_plugin) is Precision
         and isinstance(trainer.strategy, SingleDeviceStrategy)
+        and not trainer._detect_anomaly
         and not any(
             is_overridden(hook, of, base)
             for hook in ("on_before_backward", "on_after_backward")
@@ -182,11 +249,14 @@ def validates_after(trainer: Trainer, batch_idx: int) -> bool:
 
     ``trainer.val_check_batch`` is that interval in batches, which Lightning derives from
     ``val_check_interval``: None if the interval is a time, and infinite if the data has no length
-    and is validated after each epoch.
+    and is validated after each epoch. The time of the last validation and the interval in seconds
+    are private attributes of the trainer.
     """
     every = trainer.val_check_batch
     if every is None:
-        return True
+        private: Any = trainer
+        seconds = private._val_check_time_interval
+        return seconds is not None and time.monotonic() - private._last_val_time >= seconds
     if not math.isfinite(every):
         return False
     return (batch_idx + 1) % every == 0 or batches_done(trainer) % every == 0
@@ -252,24 +322,35 @@ def recount_batches(checkpoint: dict[str, Any], steps: int) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence Lightning's notes and advertisements, and three warnings that are wrong here.
+    """Silence Lightning's notes and advertisements, and warnings that are wrong here.
 
-    The warnings share general classes, and are recognised by their text:
+    The table of a profiler is a note too, and is kept. The warnings share general classes, and are
+    recognised by their text:
 
     - "LeafSpec is deprecated": Lightning 2.6 uses an interface that torch 2.15 deprecates;
     - "Be aware that when using `ckpt_path`": a checkpoint holds the state of callbacks that an
       evaluation does not have, such as ``RunCheckpoint``;
     - "It is recommended to use sync_dist=True": metrics are reduced over the processes before they
-      are logged.
+      are logged;
+    - "You requested to overfit": the data modules turn off shuffling themselves;
+    - "Using ModelCheckpoint with manual optimization": a checkpoint is written between steps;
+    - "Checkpoint directory ... exists and is not empty": a resumed run finds its own checkpoints;
+    - "smaller than the logging interval": steps are logged whatever the number of calls.
     """
-    loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
+    parts = {"pytorch": logging.WARNING, "fabric": logging.WARNING}
+    parts["pytorch.profilers"] = logging.INFO
+    loggers = [logging.getLogger(f"lightning.{part}") for part in parts]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated")
         warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")
         warnings.filterwarnings("ignore", message="It is recommended to use .*sync_dist=True")
-        for logger in loggers:
-            logger.setLevel(logging.WARNING)
+        warnings.filterwarnings("ignore", message="You requested to overfit but enabled")
+        warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
+        warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+        warnings.filterwarnings("ignore", message=".*is smaller than the logging interval")
+        for logger, level in zip(loggers, parts.values(), strict=True):
+            logger.setLevel(level)
         try:
             yield
         finally:

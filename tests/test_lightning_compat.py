@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.plugins.precision import Precision
-from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch.strategies import ModelParallelStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
@@ -113,10 +113,71 @@ def test_a_trial_is_known(trial: bool) -> None:
         ({"limit_train_batches": 0.5}, True),
         ({"val_check_interval": 0.5}, True),
         ({"overfit_batches": 1}, True),
+        ({"limit_train_batches": 1.0, "val_check_interval": 1.0}, False),
+        ({"limit_train_batches": 1}, True),
+        ({"val_check_interval": 1}, True),
+        ({"val_check_interval": "00:01:00:00"}, False),
+        ({"min_steps": 3}, True),
     ],
 )
 def test_numbers_of_batches_are_known(options: dict[str, Any], counts: bool) -> None:
     assert lightning_compat.counts_batches(trainer(**options)) == counts
+
+
+@pytest.mark.parametrize("every", [None, 2])
+def test_checkpoints_after_numbers_of_steps_are_known(every: int | None) -> None:
+    run = trainer(ModelCheckpoint(every_n_train_steps=every), enable_checkpointing=True)
+    assert lightning_compat.counts_batches(run) == (every is not None)
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    [("32-true", None), ("64-true", torch.float64), ("bf16-true", torch.bfloat16)],
+)
+def test_inputs_are_converted_to_the_precision(precision: str, dtype: Any) -> None:
+    convert = lightning_compat.input_converter(trainer(precision=precision))
+    assert dtype is None if convert is None else convert(torch.ones(1)).dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("strategy", "parallel", "spawns"),
+    [
+        ("auto", True, False),
+        ("ddp", True, False),
+        ("ddp_spawn", True, True),
+        ("sharded", False, False),
+    ],
+)
+def test_strategies_are_known(strategy: str, parallel: bool, spawns: bool) -> None:
+    run = trainer(strategy=ModelParallelStrategy() if strategy == "sharded" else strategy)
+    assert lightning_compat.is_data_parallel(run) == parallel
+    assert lightning_compat.spawns_processes(run) == spawns
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, ("", 1, 1)),
+        (
+            {"TORCHELASTIC_RUN_ID": "a", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"},
+            ("torchrun", 4, 2),
+        ),
+        ({"SLURM_NTASKS": "4"}, ("", 1, 1)),  # in a script of sbatch
+        ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NUM_NODES": "2"}, ("srun", 4, 2)),
+        ({"SLURM_STEP_NUM_TASKS": "1"}, ("", 1, 1)),
+    ],
+)
+def test_processes_that_a_launcher_started_are_counted(
+    variables: dict[str, str], expected: tuple[str, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert lightning_compat.launched_processes() == expected
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_synchronized_batch_norm_is_known(asked: bool) -> None:
+    assert lightning_compat.synchronizes_batch_norm(trainer(sync_batchnorm=asked)) == asked
 
 
 @pytest.mark.parametrize("options", [{"gradient_clip_val": 0.1}, {"accumulate_grad_batches": 2}])
@@ -148,6 +209,7 @@ class WatchingModule(Module):
         (WatchingModule, [], {}, False),
         (Module, [], {"precision": "bf16-mixed"}, False),
         (Module, [], {"precision": "64-true"}, False),
+        (Module, [], {"detect_anomaly": True}, False),
     ],
 )
 def test_a_backward_pass_that_is_watched_is_known(
@@ -301,13 +363,17 @@ class Endless:
         return iter(loader())
 
 
-def test_a_validation_is_not_foreseen_in_endless_data_and_unknown_by_the_clock() -> None:
+def test_a_validation_is_not_foreseen_in_endless_data() -> None:
     each = Each(lambda run, i: lightning_compat.validates_after(run, i))
     trainer(each, max_epochs=1).fit(Module(), Endless(), loader())
     assert each.seen == [False] * 6
+
+
+@pytest.mark.parametrize(("interval", "expected"), [("00:01:00:00", False), ("00:00:00:00", True)])
+def test_a_validation_by_the_clock_is_foreseen(interval: str, expected: bool) -> None:
     each = Each(lambda run, i: lightning_compat.validates_after(run, i))
-    trainer(each, val_check_interval={"hours": 1}).fit(Module(), loader(), loader())
-    assert all(each.seen)
+    trainer(each, val_check_interval=interval).fit(Module(), loader(), loader())
+    assert each.seen == [expected] * 12
 
 
 class Saving(Callback):

@@ -15,29 +15,27 @@
 A run writes ``runs/<name>/version_<n>``: config.yaml, metrics.csv, best.ckpt (lowest validation
 NLL), last.ckpt and previous.ckpt. A checkpoint is used with the config.yaml beside it unless
 --config is given; validate, test, predict and export apply its calibration with --calibrated.
-SIGTERM and SIGINT end a run after one more checkpoint, with status 143 and 130.
+SIGTERM and SIGINT end the program with status 143 and 130, a run after one more checkpoint.
 
 Lightning takes three times as long to import as torch. It is imported only by the commands that
-train or evaluate, and only after their own arguments, files and checkpoint were accepted.
+train or evaluate, and only after their own arguments, files and checkpoint were accepted. This file
+does not even import torch: signals are handled before it is imported.
 """
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from softmax_torch.cli.console import error_of_this_package
-from softmax_torch.cli.process_exit import end_with_parent, leave_group
+from softmax_torch.cli.process_exit import end_on_signals, end_with_parent, leave_group
+
+if TYPE_CHECKING:
+    from softmax_torch.cli.requests import Request
 
 NEEDS = "The command line needs more than the operator does: pip install 'softmax-torch[train]'"
-
-try:
-    from softmax_torch.cli.parser import parse
-    from softmax_torch.cli.requests import Request
-except ImportError as error:
-    raise ImportError(f"{error}. {NEEDS}") from error
 
 __all__ = ["main"]
 
@@ -53,10 +51,12 @@ def main(args: Sequence[str] | None = None) -> None:
             unusable input raises it too, with a message instead of a traceback.
     """
     if args is None:
-        # Lightning would exit with status 0 or 1.
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(signum, lambda signum, _: sys.exit(128 + signum))
+        end_on_signals()
         end_with_parent()
+    try:
+        from softmax_torch.cli.parser import parse
+    except ImportError as error:
+        raise ImportError(f"{error}. {NEEDS}") from error
     with ExitStack() as closing:  # run directories are unlocked at the end
         try:
             run(parse(list(sys.argv[1:] if args is None else args)), closing)

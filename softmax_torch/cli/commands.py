@@ -11,24 +11,36 @@ from typing import Any
 import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace
-from lightning.pytorch.callbacks import Callback, Timer
 from lightning.pytorch.trainer import Trainer
 
 from softmax_torch.cli.console import format_metrics, print_line, program_name, short_path
 from softmax_torch.cli.data_progress import ConsoleReporter
 from softmax_torch.cli.predictions import new_prediction_file
 from softmax_torch.cli.requests import Request, differences
-from softmax_torch.cli.settings import instantiate, parse_settings
+from softmax_torch.cli.run_loggers import hyperparameters, loggers_in_run
+from softmax_torch.cli.settings import instantiate, log_steps, parse_settings
+from softmax_torch.cli.trainer_arguments import (
+    as_list,
+    check_arguments,
+    check_limits,
+    check_trainer,
+    evaluation_callbacks,
+    lightning_refusals,
+    missing_packages,
+    share_processes,
+    the_timer,
+    with_bar,
+)
 from softmax_torch.data.progress import reporting_to
 from softmax_torch.lightning_compat import quiet
 from softmax_torch.predictor import Predicted
+from softmax_torch.report.logged_pictures import log_pictures, takes_pictures
 from softmax_torch.report.output import write_report
-from softmax_torch.report.page import compose
+from softmax_torch.report.page import compose, pictures
 from softmax_torch.report.trainer import ReportingTrainer, default_checkpoint
 from softmax_torch.storage.atomic_files import write_atomically
 from softmax_torch.storage.run_directories import CONFIG_FILE
 from softmax_torch.training.checkpoint_io import atomic_checkpoint_io
-from softmax_torch.training.progress_bar import EpochBar
 from softmax_torch.training.run_checkpoint import RunCheckpoint, Stopped
 from softmax_torch.training.run_logger import RunLogger
 
@@ -37,7 +49,7 @@ __all__ = ["run_with_lightning"]
 
 def run_with_lightning(request: Request, closing: ExitStack) -> None:
     """Run a command that needs Lightning."""
-    with quiet(), reporting_to(ConsoleReporter()):
+    with quiet(), reporting_to(ConsoleReporter()), lightning_refusals():
         parser, config = parse_settings(request)
         session = Session(request, parser, config, closing)
         try:
@@ -57,7 +69,7 @@ class Session:
         request: the command line.
         parser, config: the command's parser, and all of its arguments.
         model, data, trainer: instances made from these arguments.
-        timer: measures the training.
+        timer: measures the training of a fit, and may limit its time.
         recorder: writes the checkpoints of a fit; None if none are written.
     """
 
@@ -65,35 +77,47 @@ class Session:
         self, request: Request, parser: ArgumentParser, config: Namespace, closing: ExitStack
     ) -> None:
         self.request, self.parser, self.config = request, parser, config
-        self.model, self.data, trainer = instantiate(parser, config)
+        if request.command == "fit" and request.resumed_run is None:  # config.yaml has it then
+            log_steps(config)
+        if request.command != "fit":
+            config["trainer"]["logger"] = None  # its package may be missing here
+        with missing_packages():
+            self.model, self.data, trainer = instantiate(parser, config)
         self.model.calibrated = request.arguments.get("calibrated", False)
-        self.timer = Timer()
         self.recorder: RunCheckpoint | None = None
         self.trainer = ReportingTrainer(**self._trainer_arguments({**trainer}, closing))
+        check_trainer(self.trainer)
         if request.checkpoint is not None:
             path, _, content = request.checkpoint
             atomic_checkpoint_io(self.trainer).remember(path, content)
 
     def _trainer_arguments(self, trainer: dict[str, Any], closing: ExitStack) -> dict[str, Any]:
-        """Return the trainer's arguments with our callbacks, and with our logger in a fit."""
-        fits = self.request.command == "fit"
-        given = trainer["callbacks"] or []
-        callbacks: list[Callback] = [*(given if isinstance(given, list) else [given])]
-        callbacks += [self.timer] if fits else []
-        if trainer["enable_progress_bar"] is not False:
-            callbacks.append(EpochBar())
-        if fits and trainer["enable_checkpointing"] is not False:
-            self.recorder = RunCheckpoint(seconds=self.config["checkpoint_seconds"])
-            callbacks.append(self.recorder)
-        arguments = trainer | {"callbacks": callbacks}
+        """Return the trainer's arguments with our callbacks, and with our logger in a fit.
+
+        Raises:
+            ValueError: see ``cli.trainer_arguments``.
+        """
+        command = self.request.command
+        fits = command == "fit"
+        check_arguments(trainer, self.data)
+        check_limits(trainer, command)
+        trainer = share_processes(trainer)
+        callbacks = with_bar(as_list(trainer["callbacks"]), trainer["enable_progress_bar"])
         if not fits:
-            arguments |= {"logger": False, "enable_checkpointing": False}
-        elif trainer["logger"] in (None, True):
-            folder = self.request.resumed_run
-            logger = RunLogger(self.config["runs"], self.config["name"], folder)
-            closing.callback(logger.close)
-            arguments["logger"] = logger
-        return arguments
+            unused = {"logger": False, "enable_checkpointing": False, "max_time": None}
+            return trainer | unused | {"callbacks": evaluation_callbacks(callbacks)}
+        self.timer, callbacks = the_timer(callbacks, trainer["max_time"])
+        if trainer["enable_checkpointing"] is not False:
+            self.recorder = RunCheckpoint(seconds=self.config["checkpoint_seconds"])
+            callbacks = [*callbacks, self.recorder]
+        logger = RunLogger(self.config["runs"], self.config["name"], self.request.resumed_run)
+        closing.callback(logger.close)
+        return trainer | {
+            "callbacks": callbacks,
+            "logger": [logger, *as_list(trainer["logger"])],
+            "log_every_n_steps": trainer["log_every_n_steps"] or 1,
+            "max_time": None,  # the timer has it
+        }
 
     @property
     def evaluation_arguments(self) -> dict[str, Any]:
@@ -120,15 +144,15 @@ def fit(session: Session) -> None:
     trainer.fit(model, datamodule=session.data, ckpt_path=path, weights_only=True)
     # Before a checkpoint is loaded, which restores the timer's state.
     seconds = session.timer.time_elapsed("train") or 0.0
-    last, best = model.reports_last_checkpoint, None
-    if session.recorder is not None:
-        recorder = session.recorder
-        best = (recorder.last_model_path if last else recorder.best_model_path) or None
+    best, is_best = result_checkpoint(session)
     # Log no further point of the validation curve.
     loggers, trainer.loggers = trainer.loggers, []
-    [val] = trainer.validate(**session.evaluation_arguments, ckpt_path=best)
+    # A list, empty where the trainer limits the set to nothing.
+    val = trainer.validate(**session.evaluation_arguments, ckpt_path=best)
     trainer.loggers = loggers
-    [test] = trainer.test(**session.evaluation_arguments)  # with the weights that validate loaded
+    test = trainer.test(**session.evaluation_arguments)  # with the weights that validate loaded
+    if best is not None and val and test:
+        log_report(session, best)
     if not trainer.is_global_zero:
         return
     steps = trainer.global_step
@@ -137,19 +161,51 @@ def fit(session: Session) -> None:
     print_line("device", device_name(trainer, model.on_one_thread))
     for label, text in model.fit_summary().items():
         print_line(label, text)
-    print_line("val" if best is None or last else "best val", format_metrics(val))
-    print_line("test", format_metrics(test))
+    for label, results in (("best val" if is_best else "val", val), ("test", test)):
+        for metrics in results:
+            print_line(label, format_metrics(metrics))
     if best is not None:
         print_line("checkpoint", short_path(best))
         print_line("next", f"{program_name()} test --ckpt_path {short_path(best)}")
+
+
+def log_report(session: Session, path: str) -> None:
+    """Pass the pictures of the report to loggers beside the run's own, if there are any.
+
+    Several processes draw none: each has a part of the samples.
+    """
+    trainer = session.trainer
+    logger, *others = trainer.loggers
+    takers = [other for other in others if takes_pictures(other)]
+    if not (takers and isinstance(logger, RunLogger) and trainer.world_size == 1):
+        return
+    trainer.loggers = []  # log no further points
+    results = trainer.run_results(session.model, session.data, str(logger.folder), path)
+    trainer.loggers = [logger, *others]
+    drawn = pictures(results)
+    for taker in takers:
+        log_pictures(taker, drawn, results.step)
+
+
+def result_checkpoint(session: Session) -> tuple[str | None, bool]:
+    """Return the checkpoint with the result of a fit, and whether it is the best of several.
+
+    None without checkpoints; the last one if no validation chose a best one.
+    """
+    recorder = session.recorder
+    if recorder is None:
+        return None, False
+    best = "" if session.model.reports_last_checkpoint else recorder.best_model_path
+    return best or recorder.last_model_path or None, best != ""
 
 
 def record_settings(session: Session) -> None:
     """Write the settings to the run directory, or compare them with those of a resumed run.
 
     Raises:
-        ValueError: the settings of a resumed run have changed.
+        ValueError: the settings of a resumed run have changed, or do not fit together.
     """
+    session.model.check_trainer(session.trainer, session.trainer.limit_val_batches > 0)
     trainer, resumed = session.trainer, session.request.resumed_run
     logger = trainer.logger
     records = isinstance(logger, RunLogger) and trainer.is_global_zero
@@ -159,9 +215,16 @@ def record_settings(session: Session) -> None:
         # Unusable data is refused before the run gets a directory.
         session.data.prepare_data()
         session.data.setup("fit")
-    if isinstance(logger, RunLogger) and records and resumed is None:
+    if isinstance(logger, RunLogger) and records:
         text = settings_yaml(session.parser, session.config)
-        write_atomically(logger.folder / CONFIG_FILE, text.encode())
+        if resumed is None:
+            write_atomically(logger.folder / CONFIG_FILE, text.encode())
+        described = session.config["trainer"]["logger"]
+        others = loggers_in_run(trainer.loggers[1:], described, logger.folder)
+        trainer.loggers = [logger, *others]
+        if session.config["trainer"]["enable_autolog_hparams"]:
+            for other in others:
+                other.log_hyperparams(hyperparameters(yaml.safe_load(text)))
 
 
 def compare_settings(session: Session, run: Path) -> None:
@@ -226,7 +289,8 @@ def predict(session: Session) -> None:
         session.model, datamodule=data, ckpt_path=session.checkpoint_path, weights_only=True
     )
     p = torch.cat([batch for batch in batches or [] if isinstance(batch, torch.Tensor)])
-    output.write([Predicted(data.test_ids, p)], data.preprocessing.class_names)
+    ids = data.test_ids[: len(p)]  # fewer if limit_predict_batches says so
+    output.write([Predicted(ids, p)], data.preprocessing.class_names)
 
 
 def calibrate(session: Session) -> None:

@@ -20,7 +20,7 @@ __all__ = ["Request", "config_beside", "differences", "read_config"]
 
 MAY_DIFFER = {"ckpt_path", "resume", "runs", "name", "checkpoint_seconds"} | {
     f"trainer.{name}"
-    for name in ("max_epochs", "max_steps", "max_time", "enable_progress_bar", "profiler")
+    for name in ("max_epochs", "max_steps", "max_time", "enable_progress_bar", "profiler", "logger")
 }
 """Settings that may differ in a resumed run, since they change none of its steps."""
 
@@ -165,6 +165,8 @@ def config_of_run(run: Path, requested_by: str) -> Path:
 def config_beside(checkpoint: Path) -> Path:
     """Return the configuration beside a checkpoint, or raise FileNotFoundError."""
     config = checkpoint.parent / CONFIG_FILE
+    if checkpoint.parent.name == "checkpoints" and not config.is_file():
+        config = checkpoint.parents[1] / CONFIG_FILE  # Lightning's ModelCheckpoint wrote it
     if not config.is_file():
         raise FileNotFoundError(
             f"--ckpt_path: expected the configuration of the run beside {checkpoint}, got no "

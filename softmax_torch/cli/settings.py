@@ -12,12 +12,13 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from softmax_torch.cli.command_table import CONFIG_HELP, HIDDEN_RUN_ARGUMENTS, build_parser
 from softmax_torch.cli.requests import Request
+from softmax_torch.cli.run_loggers import with_logger_folder
 from softmax_torch.data import TensorDataModule
 from softmax_torch.report.trainer import ReportingTrainer
 from softmax_torch.training import LitClassifier, LitSoftmaxRegression
 from softmax_torch.training.lit_base import LitBase
 
-__all__ = ["Instances", "instantiate", "parse_settings", "settings_parser"]
+__all__ = ["Instances", "instantiate", "log_steps", "parse_settings", "settings_parser"]
 
 SIZES = ("in_features", "num_classes")
 """Arguments of a model that follow from the data."""
@@ -25,7 +26,6 @@ SIZES = ("in_features", "num_classes")
 TRAINER_DEFAULTS = {
     "trainer.devices": 1,  # a second device costs more than it gives at this size
     "trainer.enable_model_summary": False,
-    "trainer.log_every_n_steps": 1,
     "trainer.num_sanity_val_steps": 0,  # the data is checked as a whole
 }
 
@@ -88,7 +88,8 @@ def parse_settings(request: Request) -> tuple[ArgumentParser, Namespace]:
         SystemExit: a setting does not exist or has a value that it cannot have.
     """
     parser, command_parser = settings_parser(request.command)
-    config = parser.parse_args([request.command, *request.args])[request.command]
+    args = with_logger_folder(request.args)
+    config = parser.parse_args([request.command, *args])[request.command]
     given = config["model"].get("init_args", {})
     for size in SIZES:
         if given.get(size) is not None:
@@ -108,3 +109,14 @@ def instantiate(parser: ArgumentParser, config: Namespace) -> Instances:
         config["seed_everything"] = seed_everything(None if seed is True else seed, workers=True)
     made: Any = parser.instantiate_classes(config)
     return Instances(made["model"], made["data"], made["trainer"])
+
+
+def log_steps(config: Namespace) -> None:
+    """Let the model log every n-th step, where only ``trainer.log_every_n_steps`` says so.
+
+    Lightning writes the metrics that a module logs in a step. The models here make many steps in
+    one such step, and write the metrics themselves.
+    """
+    every, model = config["trainer"]["log_every_n_steps"], config["model"].get("init_args")
+    if every and model is not None and model.get("log_every_n_steps", 0) is None:
+        model["log_every_n_steps"] = every

@@ -7,6 +7,7 @@ checkpoints, so that a trained model predicts raw inputs without the data module
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import Any
 
 import torch
@@ -21,6 +22,9 @@ __all__ = ["TensorDataModule"]
 
 EVALUATION_BATCH = 8192
 """Samples of an evaluation batch: few calls, and 25 MB at 784 features."""
+
+SHARES = 1000
+"""Number of batches into which an evaluated set is divided where a share of it is wanted."""
 
 MAX_COPIED_BYTES = 1 << 32
 """Inputs up to this size, 4 GiB, are copied into memory; larger ones stay mapped."""
@@ -163,22 +167,37 @@ class TensorDataModule(LightningDataModule):
         return torch.bincount(self.splits["train"].y.cpu(), minlength=self.num_classes)
 
     def train_dataloader(self) -> Batches:
-        """Return batches of the training set, in another order in each epoch."""
+        """Return batches of the training set, in another order in each epoch.
+
+        The order stays the same where a trainer is to overfit a few batches.
+        """
         module = None if self.trainer is None else self.trainer.lightning_module
         steps = getattr(module, "steps_per_call", None)
-        return self._batches("train", self.batch_size, shuffle=True, steps=steps)
+        shuffle = self.trainer is None or not self.trainer.overfit_batches  # type: ignore[attr-defined]
+        return self._batches("train", self.batch_size, shuffle=shuffle, steps=steps)
 
     def val_dataloader(self) -> Batches:
         """Return batches of the validation set."""
-        return self._batches("val", EVALUATION_BATCH)
+        return self._batches("val", self._evaluation_batch("val"))
 
     def test_dataloader(self) -> Batches:
         """Return batches of the test set."""
-        return self._batches("test", EVALUATION_BATCH)
+        return self._batches("test", self._evaluation_batch("test"))
 
     def predict_dataloader(self) -> Batches:
         """Return batches of the test set, in order."""
-        return self.test_dataloader()
+        return self._batches("test", self._evaluation_batch("test", "predict"))
+
+    def _evaluation_batch(self, name: str, stage: str | None = None) -> int:
+        """Return the number of samples in a batch of evaluation.
+
+        A trainer that takes a share of the batches gets small ones: Lightning rounds the share down
+        to whole batches, and refuses one of none.
+        """
+        limit = getattr(self.trainer, f"limit_{stage or name}_batches", 1.0)
+        if isinstance(limit, int) or limit in (0.0, 1.0):
+            return EVALUATION_BATCH
+        return min(EVALUATION_BATCH, math.ceil(len(self.splits[name]) / SHARES))
 
     def _batches(
         self, name: str, batch_size: int | None, shuffle: bool = False, steps: int | None = None

@@ -12,6 +12,8 @@ import math
 from typing import NamedTuple
 
 import jinja2
+import numpy as np
+import numpy.typing as npt
 
 from softmax_torch.report import (
     class_metrics,
@@ -25,15 +27,16 @@ from softmax_torch.report.bootstrap import (
     LEVEL,
     RESAMPLES,
     SEED,
+    SampleScores,
     intervals,
     score_samples,
     set_metrics,
 )
-from softmax_torch.report.calibrated import calibrate_test
+from softmax_torch.report.calibrated import CalibratedTest, calibrate_test
 from softmax_torch.report.plotting import CaptionedFigure, render
 from softmax_torch.report.run_results import MAX_CLASSES, RunResults
 
-__all__ = ["Page", "compose"]
+__all__ = ["Page", "compose", "pictures"]
 
 TABLE_PAIRS = 10
 """Most confused pairs in the table."""
@@ -67,24 +70,14 @@ class EmbeddedFigure(NamedTuple):
 
 def compose(results: RunResults) -> Page:
     """Compute the metrics, draw the figures and fill in the page."""
-    test_scores, calibrated = score_samples(*results.test), calibrate_test(results)
-    scored = [("Without calibration", "reliability", test_scores)]
-    if calibrated.test is not None:
-        scored.append(("Calibrated", "reliability-calibrated", score_samples(*calibrated.test)))
+    calibrated = calibrate_test(results)
+    scored = _scored(results, calibrated)
+    test_scores = scored[0][2]
     calibration_rows = [(title, set_metrics(scores)) for title, _, scores in scored]
     test, test_intervals = calibration_rows[0][1], intervals(test_scores)
     counts = class_metrics.confusion_counts(results)
     confident = mistakes.most_confident(results)
-    sections = {
-        "learning": learning_curves.draw(results),
-        "confusion": [confusion_matrix.draw(results, counts)],
-        "reliability": [
-            reliability_diagram.draw(scores, name, title, metrics["ece"])
-            for (title, name, scores), (_, metrics) in zip(scored, calibration_rows, strict=True)
-        ],
-        "weights": weight_plots.draw(results),
-        "mistakes": mistakes.draw(results, confident),
-    }
+    sections = _draw(results, scored, counts, confident)
     files = {
         f"{figure.name}.{kind}": render(figure.figure, kind)
         for figures in sections.values()
@@ -117,6 +110,44 @@ def compose(results: RunResults) -> Page:
         SEED=SEED,
     )
     return Page(html, files, test, test_intervals)
+
+
+def pictures(results: RunResults) -> dict[str, bytes]:
+    """Draw the figures of the page alone; return them as PNG files by name, without the suffix."""
+    counts, confident = class_metrics.confusion_counts(results), mistakes.most_confident(results)
+    sections = _draw(results, _scored(results, calibrate_test(results)), counts, confident)
+    return {
+        figure.name: render(figure.figure, "png")
+        for figures in sections.values()
+        for figure in figures
+    }
+
+
+def _scored(results: RunResults, calibrated: CalibratedTest) -> list[tuple[str, str, SampleScores]]:
+    """Return title, name of the figure and scores of the test set, plain and calibrated."""
+    scored = [("Without calibration", "reliability", score_samples(*results.test))]
+    if calibrated.test is not None:
+        scored.append(("Calibrated", "reliability-calibrated", score_samples(*calibrated.test)))
+    return scored
+
+
+def _draw(
+    results: RunResults,
+    scored: list[tuple[str, str, SampleScores]],
+    counts: npt.NDArray[np.int64],
+    confident: list[mistakes.Mistake],
+) -> dict[str, list[CaptionedFigure]]:
+    """Draw the figures of each section."""
+    return {
+        "learning": learning_curves.draw(results),
+        "confusion": [confusion_matrix.draw(results, counts)],
+        "reliability": [
+            reliability_diagram.draw(scores, name, title, set_metrics(scores)["ece"])
+            for title, name, scores in scored
+        ],
+        "weights": weight_plots.draw(results),
+        "mistakes": mistakes.draw(results, confident),
+    }
 
 
 def _shown_features(results: RunResults) -> list[tuple[int, str]]:

@@ -80,8 +80,8 @@ class ReportingTrainer(CalibratingTrainer):
             image_shape=preprocessing.image_shape,
             val=val,
             test=test,
-            ids=datamodule.test_ids,
-            x=datamodule.splits["test"].x.cpu(),
+            ids=datamodule.test_ids[: len(test.y)],  # fewer if limit_test_batches says so
+            x=datamodule.splits["test"].x[: len(test.y)].cpu(),
             scale=datamodule.scale,
             weight=input_weight(model),
             history=history,
@@ -93,8 +93,13 @@ class ReportingTrainer(CalibratingTrainer):
 
 
 def default_checkpoint(run: Path, model: LitBase) -> str:
-    """Return the checkpoint of a run that is reported on by default."""
-    return str(run / ("last.ckpt" if model.reports_last_checkpoint else "best.ckpt"))
+    """Return the checkpoint of a run that is reported on by default.
+
+    This is the last one if the model ends at the optimum, or no validation chose a best one.
+    """
+    best = run / "best.ckpt"
+    last = model.reports_last_checkpoint or not best.exists()
+    return str(run / "last.ckpt" if last else best)
 
 
 def input_weight(model: LitBase) -> Tensor | None:

@@ -53,6 +53,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         if "://" in str(path) or storage_options is not None:
             super().save_checkpoint(checkpoint, path, storage_options)
         else:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)  # as Lightning's plugin does
             write_checkpoint(Path(path), checkpoint)
 
     def load_checkpoint(
@@ -75,8 +76,17 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def atomic_checkpoint_io(trainer: Trainer) -> AtomicCheckpointIO:
-    """Return the trainer's ``AtomicCheckpointIO``, which replaces any other plugin."""
+    """Return the trainer's ``AtomicCheckpointIO``, which replaces Lightning's own.
+
+    Raises:
+        ValueError: the trainer was given another plugin.
+    """
     found = trainer.strategy.checkpoint_io
+    if type(found) not in (TorchCheckpointIO, AtomicCheckpointIO):
+        raise ValueError(
+            "trainer.plugins: expected no CheckpointIO, as a run writes its checkpoints "
+            f"atomically, got {type(found).__name__}"
+        )
     if not isinstance(found, AtomicCheckpointIO):
         trainer.strategy.checkpoint_io = found = AtomicCheckpointIO()
     return found

@@ -76,8 +76,9 @@ class LitClassifier(LitBase):
         cutmix: alpha of CutMix, 0 for none; with both, each batch gets one of them.
         steps_per_call: optimizer steps in one ``training_step``, which callbacks and the profiler
             see as one batch. It does not change a bit of the result. Where the trainer counts
-            batches (``max_steps``, ``limit_train_batches``, ``val_check_interval``,
-            ``overfit_batches``) it is 1. Signals and checkpoints wait for the end of a call.
+            batches (``max_steps``, ``min_steps``, ``limit_train_batches``, ``val_check_interval``,
+            ``overfit_batches``, ``ModelCheckpoint`` by steps) it is 1. Signals, checkpoints and
+            ``max_time`` wait for the end of a call.
         log_every_n_steps: log the objective and the head's learning rate of each n-th step, as
             ``train/loss_step`` and ``train/lr``; None to log epochs alone.
         metrics: torchmetrics to log for ``val`` and ``test`` besides the built-in ones: one, a
@@ -257,6 +258,10 @@ class LitClassifier(LitBase):
     def augmented(self, batch: Batch) -> Batch:
         """Return the batch, mixed if ``mixup`` or ``cutmix`` is used."""
         return batch if self.mixing is None else self.mixing(batch)
+
+    def training_metric_names(self) -> tuple[str, ...]:
+        """Return the names of the metrics of the training set: mixed images have no class."""
+        return super().training_metric_names() if self.mixing is None else ("loss",)
 
     def objective_and_rows(self, batch: Batch) -> tuple[Tensor, Rows]:
         """Return the objective on a batch, and the rows: None if its images are mixed."""

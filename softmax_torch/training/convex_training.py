@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
 from softmax_torch.data.batches import Batch
@@ -27,13 +27,18 @@ class ConvexTraining:
 
     Attributes:
         certificate: statement about the current solution; None before the first.
+        converged: whether the last step ended the fit at its optimum.
         path: statement about the fits with several values of C; None before they end.
     """
+
+    METRICS = ("loss", "gradient_norm", "gap")
+    """Names of the metrics of the training set, without "train/"."""
 
     def __init__(self, solver: str, tol: float, C: float | list[float] | None) -> None:
         self.solver, self.tol, self.C = solver, tol, C
         self.certificate: str | None = None
         self.path: str | None = None
+        self.converged = False
         if isinstance(C, list):
             check_strengths(C)
 
@@ -48,6 +53,24 @@ class ConvexTraining:
             return ConvexPath(linear, self.solver, self.tol, self.C)
         return ConvexSolver(linear, self.solver, self.tol, math.inf if self.C is None else self.C)
 
+    def check_settings(self, trainer: Trainer) -> None:
+        """Raise ValueError for settings of the trainer that have no meaning with a solver.
+
+        A solver makes no gradients to clip or to accumulate. Its certificate holds for float32 or
+        float64: autocast would compute its products in half precision.
+        """
+        settings = [
+            ("gradient_clip_val", trainer.gradient_clip_val or None, (None,)),
+            ("accumulate_grad_batches", trainer.accumulate_grad_batches, (1,)),
+            ("precision", trainer.precision, ("32-true", "64-true")),
+        ]
+        for name, got, expected in settings:
+            if got not in expected:
+                raise ValueError(
+                    f"trainer.{name}: expected {' or '.join(map(str, expected))} with a solver, "
+                    f"got {got}"
+                )
+
     def check_processes(self, module: LightningModule) -> None:
         """Raise ValueError if there are several processes."""
         trainer = module.trainer
@@ -57,9 +80,9 @@ class ConvexTraining:
                 "softmax_torch.solvers.fit(..., distributed=True) takes several"
             )
 
-    def check_validation(self, module: LightningModule) -> None:
+    def check_validation(self, validates: bool) -> None:
         """Raise ValueError if there are several values of C, and no validation to choose by."""
-        if self.chooses_strength and not module.trainer.enable_validation:
+        if self.chooses_strength and not validates:
             raise ValueError("C: expected a validation set to choose one of several by, got none")
 
     def step(
@@ -94,6 +117,7 @@ class ConvexTraining:
             self.certificate = solver.certificate()
         if solver.ended:
             module.trainer.should_stop = True
+            self.converged = not solver.complaint()
         return solver.metrics()
 
     def conclude(self, module: LightningModule) -> None:

@@ -111,6 +111,10 @@ class LitEvaluation(Classifier, LightningModule):
         values = evaluation.result(self.sum_over_processes) | values
         return {f"{prefix}/{name}": float(x) for name, x in values.items()}
 
+    def evaluation_metric_names(self) -> list[str]:
+        """Return the names of the metrics of an evaluated set, without "val/" or "test/"."""
+        return ["accuracy", "nll", "ece", *self.user_metrics.metrics]
+
     def sum_over_processes(self, x: Tensor) -> Tensor:
         """Return the sum of a tensor over the processes."""
         total: Tensor = self.trainer.strategy.reduce(x, reduce_op="sum")

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
+from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from softmax_torch.modules import SoftmaxRegression
 from softmax_torch.preprocessing import Preprocessing
 from softmax_torch.storage.checkpoints import CHECKPOINT_FORMAT
 from softmax_torch.training import compatibility
+from softmax_torch.training.accumulation import GradientGroup
 from softmax_torch.training.epoch_metrics import SampleFigures, TrainingMetrics
 from softmax_torch.training.evaluating import LitEvaluation
 from softmax_torch.training.options import OptimizerFactory, SchedulerFactory, check_counts
@@ -40,6 +42,7 @@ from softmax_torch.training.steps import (
     one_by_one,
 )
 from softmax_torch.training.threads import one_thread_if
+from softmax_torch.training.trainer_checks import check_monitors, check_processes
 from softmax_torch.training.training_objective import TrainingObjective
 from softmax_torch.training.user_metrics import MetricsOption
 
@@ -86,6 +89,7 @@ class LitBase(LitEvaluation, ABC):
         self.max_steps_per_call, self.steps_per_call = steps_per_call, 1
         self.log_every_n_steps = log_every_n_steps
         self.accumulated = 0  # batches since the last optimizer step
+        self.gradient_group = GradientGroup()  # of these batches
         self.training_metrics = TrainingMetrics()
         self.on_one_thread = False  # whether a training step is, see ``training.threads``
         self._restored: dict[str, Any] | None = None
@@ -100,6 +104,26 @@ class LitBase(LitEvaluation, ABC):
         """Return statements about the result of the fit, by label."""
         return {}
 
+    def check_trainer(self, trainer: Trainer, validates: bool) -> None:
+        """Raise ValueError for settings of a trainer that a fit of this model does not take.
+
+        Args:
+            trainer: the trainer.
+            validates: whether it validates.
+        """
+        check_monitors(trainer, self, self.metric_names(validates))
+
+    def metric_names(self, validates: bool) -> list[str]:
+        """Return the names of the metrics that a fit logs, with or without validation."""
+        names = [f"train/{name}" for name in self.training_metric_names()]
+        if validates:
+            names += [f"val/{name}" for name in self.evaluation_metric_names()]
+        return names
+
+    def training_metric_names(self) -> tuple[str, ...]:
+        """Return the names of the metrics of the training set, without "train/"."""
+        return ("loss", "accuracy", "nll")
+
     # Beginning of a fit
 
     def configure_callbacks(self) -> list[Callback]:
@@ -112,11 +136,13 @@ class LitBase(LitEvaluation, ABC):
 
         Raises:
             ValueError: the data has other sizes than the model, or lacks ``class_counts`` where
-                the objective needs them.
+                the objective needs them; or see ``training.trainer_checks``.
         """
         data = getattr(self.trainer, "datamodule", None)
         compatibility.check_sizes(data, self._sizes())
+        check_processes(self.trainer)
         if stage == "fit":
+            self.check_trainer(self.trainer, bool(self.trainer.enable_validation))
             self.automatic_optimization = False
             counted = lightning_compat.counts_batches(self.trainer)
             self.steps_per_call = 1 if counted else self._limited_steps(data)
@@ -153,6 +179,12 @@ class LitBase(LitEvaluation, ABC):
         may draw numbers before.
         """
         self.accumulated = 0
+        accumulates = self.trainer.accumulate_grad_batches > 1
+        if accumulates and isinstance(self.optimizers(use_pl_optimizer=False), torch.optim.LBFGS):
+            raise ValueError(
+                "trainer.accumulate_grad_batches: expected 1 with LBFGS, which evaluates a batch "
+                f"several times in a step, got {self.trainer.accumulate_grad_batches}"
+            )
         loader = self.trainer.train_dataloader  # this package's, or one of torch
         self.on_one_thread = self.is_small(getattr(loader, "batch_size", None))
         if isinstance(self.lr_schedulers(), ReduceLROnPlateau):
@@ -187,7 +219,10 @@ class LitBase(LitEvaluation, ABC):
         gradient, history = self.gradient_function(), StepHistory(self.global_step)
         step = self._step_function(optimizer)
         ends_epoch = self.trainer.is_last_batch
+        convert = lightning_compat.input_converter(self.trainer)
         for i, one in enumerate(batches):
+            if convert is not None:
+                one = one._replace(x=convert(one.x))
             last = ends_epoch and i + 1 == len(batches)
             if not self._step(optimizer, step, self.augmented(one), gradient, last, history):
                 continue
@@ -223,17 +258,20 @@ class LitBase(LitEvaluation, ABC):
         Returns:
             Whether a step was made.
         """
-        added = False
+        added, every = False, self.trainer.accumulate_grad_batches
+        accumulates, waits = every > 1, self.accumulated + 1 < every and not last
 
         def closure() -> Tensor:
             nonlocal added
             objective, rows = gradient(optimizer, batch)
+            if accumulates and not waits:
+                self.gradient_group.average(optimizer.optimizer)
             if not added:  # some optimizers, such as LBFGS, evaluate more than once
                 history.add(objective, rows, batch.y, optimizer.optimizer)
                 added = True
             return objective
 
-        if self.accumulated + 1 < self.trainer.accumulate_grad_batches and not last:
+        if waits:
             closure()
             self.accumulated += 1
             return False
@@ -247,8 +285,12 @@ class LitBase(LitEvaluation, ABC):
         objective, rows = self.objective_and_rows(batch)
         if self.accumulated == 0:
             optimizer.zero_grad()
-        batches = self.trainer.accumulate_grad_batches
-        self.manual_backward(objective if batches == 1 else objective / batches)
+        if self.trainer.accumulate_grad_batches == 1:
+            self.manual_backward(objective)
+        else:
+            begins, weight = self.accumulated == 0, self.criterion.weight
+            factor = self.gradient_group.add(batch.whole, weight, begins)
+            self.manual_backward(objective * factor)
         return objective.detach(), rows
 
     def objective_and_rows(self, batch: Batch) -> tuple[Tensor, Rows]:
@@ -300,7 +342,7 @@ class LitBase(LitEvaluation, ABC):
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of the validation set, which a schedule may watch."""
         super().on_validation_epoch_end()
-        self._validated = True
+        self._validated = not self.trainer.sanity_checking
 
     def on_train_epoch_end(self) -> None:
         """Log the metrics of the training set, and advance a schedule that counts epochs.

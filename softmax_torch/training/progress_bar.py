@@ -65,8 +65,8 @@ class EpochBar(ProgressBar):
         self._shown_metrics = "  ".join(f"{name} {got[name]:.4f}" for name in names if name in got)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Complete the bar and leave it on the screen."""
-        self._show(trainer, ended=True)
+        """Show the end and leave the bar on the screen: complete, if the fit converged."""
+        self._show(trainer, ended=True, converged=getattr(pl_module, "converged", False))
         self._stop()
 
     def on_exception(
@@ -84,18 +84,25 @@ class EpochBar(ProgressBar):
         return total if 0 < total < math.inf else None
 
     @staticmethod
-    def _epoch(trainer: Trainer, ended: bool = False) -> str:
-        """Return the number of the current epoch and of all epochs as text."""
+    def _epoch(trainer: Trainer, ended: bool = False, converged: bool = False) -> str:
+        """Return the number of the current epoch and of all epochs as text.
+
+        A fit that converged says so in place of the epochs that it could have had.
+        """
         last = trainer.max_epochs
         epoch = trainer.current_epoch + (0 if ended or trainer.current_epoch == last else 1)
+        if converged:
+            return f"epoch {epoch}, converged"
         return f"epoch {epoch}" + (f"/{last}" if last is not None and last > 0 else "")
 
-    def _show(self, trainer: Trainer, ended: bool = False) -> None:
+    def _show(self, trainer: Trainer, ended: bool = False, converged: bool = False) -> None:
         if self._bar is not None:
+            done = lightning_compat.batches_done(trainer)
             self._bar.update(
                 self._bar.task_ids[0],
-                description=self._epoch(trainer, ended),
-                completed=lightning_compat.batches_done(trainer),
+                description=self._epoch(trainer, ended, converged),
+                completed=done,
+                total=done if converged else self._total(trainer),
                 metrics=self._shown_metrics,
                 refresh=True,
             )

@@ -14,6 +14,7 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from softmax_torch.storage.atomic_files import name_in_errors
 from softmax_torch.storage.run_directories import (
     METRICS_FILE,
     RunDirectory,
@@ -115,7 +116,8 @@ class RunLogger(Logger):
     @rank_zero_only
     def _create(self) -> None:
         if self._directory is None:
-            self._directory = create_run_directory(self._root, self._name)
+            with name_in_errors(self._root / self._name):
+                self._directory = create_run_directory(self._root, self._name)
 
     def _created(self) -> RunDirectory:
         self._create()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
+from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
@@ -55,8 +56,9 @@ class LitSoftmaxRegression(LitBase):
         tol: the duality gap, relative to the objective, at which a solver ends.
         steps_per_call: optimizer steps in one ``training_step``, which callbacks and the profiler
             see as one batch. It does not change a bit of the result. Where the trainer counts
-            batches (``max_steps``, ``limit_train_batches``, ``val_check_interval``,
-            ``overfit_batches``) it is 1. Signals and checkpoints wait for the end of a call.
+            batches (``max_steps``, ``min_steps``, ``limit_train_batches``, ``val_check_interval``,
+            ``overfit_batches``, ``ModelCheckpoint`` by steps) it is 1. Signals, checkpoints and
+            ``max_time`` wait for the end of a call.
         log_every_n_steps: log the objective and the learning rate of each n-th step, as
             ``train/loss_step`` and ``train/lr``; None to log epochs alone.
         metrics: torchmetrics to log for ``val`` and ``test`` besides the built-in ones: one, a
@@ -152,6 +154,11 @@ class LitSoftmaxRegression(LitBase):
         return None if self.convex is None else self.convex.certificate
 
     @property
+    def converged(self) -> bool:
+        """Whether a solver has reached its tolerance, with each value of C."""
+        return self.convex is not None and self.convex.converged
+
+    @property
     def path(self) -> str | None:
         """Statement of a solver about its solutions for several values of C; None likewise."""
         return None if self.convex is None else self.convex.path
@@ -165,9 +172,29 @@ class LitSoftmaxRegression(LitBase):
         """Return statements about the result of a solver, by label."""
         return {} if self.convex is None else self.convex.summary()
 
+    def training_metric_names(self) -> tuple[str, ...]:
+        """Return the names of the metrics of the training set, which a solver has of its own."""
+        return super().training_metric_names() if self.convex is None else ConvexTraining.METRICS
+
+    def metric_names(self, validates: bool) -> list[str]:
+        """Return the names of the metrics; with several values of C their own, too."""
+        several = self.convex is not None and self.convex.chooses_strength
+        return [*super().metric_names(validates), *(["C"] if several else [])]
+
+    def check_trainer(self, trainer: Trainer, validates: bool) -> None:
+        """Check as ``LitBase`` does, and what a solver expects."""
+        super().check_trainer(trainer, validates)
+        if self.convex is not None:
+            self.convex.check_settings(trainer)
+            self.convex.check_validation(validates)
+
     def configure_callbacks(self) -> list[Callback]:
-        """Let Lightning refuse clipping and accumulation where there is a solver."""
-        return super().configure_callbacks() if self.convex is None else []
+        """Prepare as ``LitBase`` does; with a solver, check the trainer's settings instead."""
+        if self.convex is None:
+            return super().configure_callbacks()
+        if self.trainer.state.fn == "fit":
+            self.convex.check_settings(self.trainer)
+        return []
 
     def setup(self, stage: str) -> None:
         """Prepare as ``LitBase`` does; ValueError for a solver in several processes too."""
@@ -186,7 +213,7 @@ class LitSoftmaxRegression(LitBase):
         super().on_train_start()
         if self.convex is not None:
             self.on_one_thread = False  # an iteration of a solver is many passes over the data
-            self.convex.check_validation(self)
+            self.convex.check_validation(bool(self.trainer.enable_validation))
 
     def training_step(self, batch: Steps | tuple[Tensor, Tensor]) -> None:
         """Make the optimizer steps of some batches (x, y), or one step of the solver."""

@@ -29,11 +29,20 @@ threading.Thread(target=send, daemon=True).start()
 """A program sends itself a signal when it has written a checkpoint."""
 
 
+AFTER_THE_LAST_STEP = """
+from lightning import Trainer
+
+Trainer.test = lambda *_, **__: os.kill(os.getpid(), {signum})
+"""
+"""A program gets a signal where the trained model is to be tested."""
+
+
 @pytest.fixture(scope="session")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Finished]]:
     """Runs of the program as a user starts it, and their folder.
 
-    A whole run on digits, two runs that a signal ends, and one that is refused.
+    A whole run on digits, runs that a signal ends within the training and after it, and one that is
+    refused.
     """
     folder = tmp_path_factory.mktemp("programs")
     wanted = {
@@ -46,6 +55,12 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
             *("fit", "--trainer.max_epochs", "100000"),
             folder=folder / signum.name,
             before=SIGNALLED.format(signum=int(signum)),
+        )
+        (folder / f"after-{signum.name}").mkdir()
+        wanted[f"after {signum.name}"] = train(
+            *("fit", "--trainer.max_epochs", "1"),
+            folder=folder / f"after-{signum.name}",
+            before=AFTER_THE_LAST_STEP.format(signum=int(signum)),
         )
     return folder, in_forks(wanted, after="softmax_torch.training")
 

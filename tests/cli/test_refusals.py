@@ -117,7 +117,7 @@ def test_the_program_exits_with_a_message(
     monkeypatch.delenv("SOFTMAX_TORCH_DATA", raising=False)
     monkeypatch.setattr(sys, "argv", ["train.py", *args])
     monkeypatch.setattr(cli, "end_with_parent", lambda: None)
-    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(cli, "end_on_signals", lambda: None)
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     assert str(stopped.value.code).startswith(message)

@@ -13,7 +13,7 @@ from sample_results import make_results, make_set
 
 from softmax_torch.report import page
 from softmax_torch.report.output import write_report
-from softmax_torch.report.page import Page, compose
+from softmax_torch.report.page import Page, compose, pictures
 from softmax_torch.report.run_results import EvaluatedSet, RunResults
 
 VOID = {"meta", "link", "img", "br", "hr"}
@@ -82,6 +82,15 @@ def test_everything_is_there(composed: Page) -> None:
         low, high = composed.intervals[name]
         assert f"{value:.4f}" in tree.text
         assert f"{low:.4f} to {high:.4f}" in tree.text
+
+
+def test_the_pictures_for_loggers_are_those_of_the_page(
+    composed: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "render", lambda figure, kind: kind.encode())
+    drawn = pictures(make_results(5, shape=(28, 28), name="five classes"))
+    assert {f"{name}.png" for name in drawn} == {n for n in composed.files if n.endswith("png")}
+    assert set(drawn.values()) == {b"png"}
 
 
 def test_headings_pictures_and_links_are_sound(composed: Page) -> None:

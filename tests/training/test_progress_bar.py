@@ -1,6 +1,8 @@
 """The progress bar: one line at the end, nothing when disabled, and no thread."""
 
+import re
 import threading
+import warnings
 from typing import Any
 
 import pytest
@@ -42,6 +44,21 @@ def test_one_line_and_no_thread(capsys: pytest.CaptureFixture[str]) -> None:
     assert line.startswith("epoch 2/2")
     assert "val/accuracy 0." in line
     assert "val/nll 0." in line
+
+
+@pytest.mark.parametrize(("epochs", "text"), [(200, r"epoch \d+, converged"), (3, "epoch 3/3")])
+def test_a_solver_that_converged_is_complete(
+    epochs: int, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bar, bars = EpochBar(), []
+    bar._stop = lambda: bars.append(bar._bar)  # type: ignore[method-assign]
+    run = trainer(epochs, bar, enable_progress_bar=True)
+    with warnings.catch_warnings(action="ignore"):  # that 3 epochs are too few
+        run.fit(LitSoftmaxRegression(64, 10, C=1.0, solver="newton"), DigitsDataModule(None))
+    [task] = bars[0].tasks
+    bars[0].stop()
+    assert re.fullmatch(text, task.description)
+    assert task.completed == task.total == run.current_epoch
 
 
 def test_disabled(capsys: pytest.CaptureFixture[str]) -> None:

@@ -73,13 +73,14 @@ def same(lit: LitSoftmaxRegression, reference: Reference) -> None:
     "options",
     [
         {},
-        {"accumulate_grad_batches": 3},
+        # In whole groups: Lightning divides the last one by 3 whatever it has (test_accumulation).
+        {"limit_train_batches": 24, "accumulate_grad_batches": 3},
         {"gradient_clip_val": 0.1},
         {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"},
         {"precision": "64-true"},
         {"max_steps": 50, "max_epochs": -1},
         {"limit_train_batches": 5},
-        {"limit_train_batches": 0.3, "accumulate_grad_batches": 2},
+        {"limit_train_batches": 0.25, "accumulate_grad_batches": 2},
     ],
     ids=str,
 )
