@@ -50,12 +50,14 @@ __all__ = [
     "baseline",
     "bin_index",
     "brier",
+    "class_counts",
     "confidence",
     "correct",
     "ece",
     "fixed_point",
     "gap_sums",
     "gaps",
+    "mean_recall",
     "nll",
 ]
 
@@ -89,10 +91,25 @@ def balanced_accuracy(correct: Tensor, y: Tensor) -> float:
         correct: bool (n,).
         y: class indices (n,), n >= 1.
     """
-    samples = torch.bincount(y)
-    right = torch.bincount(y[correct], minlength=len(samples))
-    occurs = samples > 0
-    return float((right[occurs].double() / samples[occurs]).mean())
+    return mean_recall(class_counts(correct, y, int(y.max()) + 1))
+
+
+def class_counts(correct: Tensor, y: Tensor, classes: int) -> Tensor:
+    """Return the correct samples and all samples of each class: int64 (2, classes).
+
+    Args:
+        correct: bool (n,).
+        y: class indices (n,), n >= 0.
+        classes: C.
+    """
+    counts = y.new_zeros(2, classes)
+    return counts.index_add_(1, y, torch.stack([correct.to(y.dtype), torch.ones_like(y)]))
+
+
+def mean_recall(counts: Tensor) -> float:
+    """Return the balanced accuracy from ``class_counts`` (2, C), of one set or added up."""
+    right, samples = counts[:, counts[1] > 0].double()
+    return float((right / samples).mean())
 
 
 class Baseline(NamedTuple):

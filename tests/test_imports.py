@@ -60,6 +60,7 @@ EDGES: dict[str, list[str]] = {
         "data",
         "export",
         "lightning_compat",
+        "metrics",
         "predictor",
         "report",
         "storage",

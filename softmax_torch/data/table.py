@@ -20,11 +20,12 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from softmax_torch.data.description import Columns, DataDescription
 from softmax_torch.data.splits import TEST_SEED, Split, draw_splits
 from softmax_torch.data.tensor_data_module import TensorDataModule
 from softmax_torch.preprocessing import TablePreprocessing
-from softmax_torch.preprocessing.table import Column
-from softmax_torch.preprocessing.table_fitting import Survey
+from softmax_torch.preprocessing.table import CategoricalColumn, Column
+from softmax_torch.preprocessing.table_fitting import CategoricalFit, NumericFit, Survey
 from softmax_torch.readers.numpy_files import Array
 from softmax_torch.readers.tables import Chunk, Source, read_chunks
 
@@ -112,9 +113,11 @@ class TableDataModule(TensorDataModule):
         given = {*self.other_files, *(name for name in SPLITS if len(main.in_split(name)))}
         draws = {name: draw for name, draw in draws.items() if name not in given}
         main.draw(torch.from_numpy(labels[0]), draws, class_names)
+        fits = fit_columns(survey, main)
         preprocessing = TablePreprocessing(
-            fit_columns(survey, main), class_names, roles.id, self.delimiter
+            columns_of(fits, source), class_names, roles.id, self.delimiter
         )
+        missing = {fit.name: fit.missing for fit in fits if fit.missing}
         splits: dict[str, Split] = {}
         test_ids: list[str] = []
         for table, y in zip(tables, labels, strict=True):
@@ -122,7 +125,7 @@ class TableDataModule(TensorDataModule):
             splits |= encoded
             test_ids += ids
         [test] = [table for table in tables if len(table.in_split("test"))]
-        return LoadedTable(preprocessing, splits, test, test_ids)
+        return LoadedTable(preprocessing, splits, test, test_ids, missing)
 
     @property
     def preprocessing(self) -> TablePreprocessing:
@@ -149,6 +152,19 @@ class TableDataModule(TensorDataModule):
     def read_splits(self) -> dict[str, Split]:
         """Return the encoded splits."""
         return self.loaded.splits
+
+    def describe(self) -> DataDescription:
+        """Return what the data hold, with the columns of the table."""
+        kinds = self.preprocessing.columns
+        categorical = [column for column in kinds if isinstance(column, CategoricalColumn)]
+        columns = Columns(
+            numeric=len(kinds) - len(categorical),
+            categorical=len(categorical),
+            one_hot=sum(len(column.features) for column in categorical),
+            ignored=len(self.roles.ignore),
+            missing=self.loaded.missing,
+        )
+        return super().describe()._replace(columns=columns)
 
 
 class ColumnRoles(NamedTuple):
@@ -186,6 +202,7 @@ class LoadedTable(NamedTuple):
     splits: dict[str, Split]
     test: LabelledRows  # the file that the test samples come from
     test_ids: list[str]
+    missing: dict[str, int]  # missing training values of the columns that have any
 
 
 @dataclass
@@ -298,17 +315,22 @@ def split_codes(chunk: Chunk, column: str) -> Array:
     return codes
 
 
-def fit_columns(survey: Survey, rows: LabelledRows) -> list[Column]:
-    """Return the columns, fitted to the training rows."""
+def fit_columns(survey: Survey, rows: LabelledRows) -> list[NumericFit | CategoricalFit]:
+    """Return the statistics of the columns in the training rows."""
     fits = survey.fits(rows.source)
     for chunk in read_chunks(rows.source, READ_ROWS):
         training = rows.split[chunk.first : chunk.first + len(chunk)] == SPLITS["train"]
         for fit in fits:
             fit.add(chunk, training)
+    return fits
+
+
+def columns_of(fits: Sequence[NumericFit | CategoricalFit], source: Source) -> list[Column]:
+    """Return the fitted columns; raise ValueError with the file if one cannot be used."""
     try:
         return [fit.column() for fit in fits]
     except ValueError as error:
-        raise ValueError(f"{rows.source.name}: {error}") from None
+        raise ValueError(f"{source.name}: {error}") from None
 
 
 def encode(

@@ -14,6 +14,7 @@ from lightning import LightningDataModule
 from torch import Tensor
 
 from softmax_torch.data.batches import Batches
+from softmax_torch.data.description import DataDescription, count_classes
 from softmax_torch.data.splits import Split, check_split, random_split
 from softmax_torch.preprocessing import FeaturesPreprocessing, Preprocessing
 
@@ -21,6 +22,9 @@ __all__ = ["TensorDataModule"]
 
 EVALUATION_BATCH = 8192
 """Samples of an evaluation batch: few calls, and 25 MB at 784 features."""
+
+ORDER = ("train", "val", "test")
+"""The splits in the order in which they are described."""
 
 MAX_COPIED_BYTES = 1 << 32
 """Inputs up to this size, 4 GiB, are copied into memory; larger ones stay mapped."""
@@ -161,6 +165,17 @@ class TensorDataModule(LightningDataModule):
     def class_counts(self) -> Tensor:
         """Number of training samples of each class, int64 (C,)."""
         return torch.bincount(self.splits["train"].y.cpu(), minlength=self.num_classes)
+
+    def describe(self) -> DataDescription:
+        """Return what the data hold, counted; ``setup`` comes first."""
+        preprocessing = self.preprocessing
+        return DataDescription(
+            {name: len(self.splits[name]) for name in ORDER if name in self.splits},
+            self.in_features,
+            preprocessing.class_names,
+            count_classes(self.splits, self.num_classes),
+            preprocessing.image_shape,
+        )
 
     def train_dataloader(self) -> Batches:
         """Return batches of the training set, in another order in each epoch."""

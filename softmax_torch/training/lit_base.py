@@ -10,6 +10,7 @@ waits for the device once, to check the objectives of its steps.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -99,6 +100,16 @@ class LitBase(LitEvaluation, ABC):
     def fit_summary(self) -> dict[str, str]:
         """Return statements about the result of the fit, by label."""
         return {}
+
+    @property
+    def step_name(self) -> str:
+        """The noun for a step that the trainer counts."""
+        return "step"
+
+    @property
+    def strengths(self) -> Sequence[Mapping[str, float]]:
+        """The fits with several values of C; see ``ConvexPath.fits``."""
+        return ()
 
     # Beginning of a fit
 

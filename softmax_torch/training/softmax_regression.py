@@ -6,6 +6,7 @@ full-batch solvers that reach the optimum and prove it (``training.convex_traini
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -165,6 +166,16 @@ class LitSoftmaxRegression(LitBase):
         """Return statements about the result of a solver, by label."""
         return {} if self.convex is None else self.convex.summary()
 
+    @property
+    def step_name(self) -> str:
+        """The noun for a step: an iteration of a solver, or its fit with one of several C."""
+        return super().step_name if self.convex is None else self.convex.step_name
+
+    @property
+    def strengths(self) -> Sequence[Mapping[str, float]]:
+        """The completed fits, if there are several values of C."""
+        return () if self.convex is None else self.convex.fits
+
     def configure_callbacks(self) -> list[Callback]:
         """Let Lightning refuse clipping and accumulation where there is a solver."""
         return super().configure_callbacks() if self.convex is None else []
@@ -194,6 +205,12 @@ class LitSoftmaxRegression(LitBase):
             super().training_step(batch)
         else:
             self.record_metrics(self.convex.step(self, [*batches_of(batch)], self.criterion.weight))
+
+    def record_metrics(self, metrics: dict[str, float]) -> None:
+        """Pass metrics on as ``LitEvaluation`` does; a path keeps those of its validation too."""
+        if self.convex is not None and self.trainer.validating and self.trainer.state.fn == "fit":
+            self.convex.keep_validation(self, metrics)
+        super().record_metrics(metrics)
 
     def on_train_epoch_end(self) -> None:
         """End the epoch as ``LitBase`` does, unless a solver has logged its own metrics."""
