@@ -27,6 +27,7 @@ from softmax_torch.functional import cross_entropy
 from softmax_torch.modules import SoftmaxRegression
 from softmax_torch.preprocessing import Preprocessing
 from softmax_torch.storage.checkpoints import CHECKPOINT_FORMAT
+from softmax_torch.threads import one_thread_if
 from softmax_torch.training import compatibility
 from softmax_torch.training.epoch_metrics import SampleFigures, TrainingMetrics
 from softmax_torch.training.evaluating import LitEvaluation
@@ -40,7 +41,6 @@ from softmax_torch.training.steps import (
     batches_of,
     one_by_one,
 )
-from softmax_torch.training.threads import one_thread_if
 from softmax_torch.training.training_objective import TrainingObjective
 from softmax_torch.training.user_metrics import MetricsOption
 
@@ -88,7 +88,7 @@ class LitBase(LitEvaluation, ABC):
         self.log_every_n_steps = log_every_n_steps
         self.accumulated = 0  # batches since the last optimizer step
         self.training_metrics = TrainingMetrics()
-        self.on_one_thread = False  # whether a training step is, see ``training.threads``
+        self.on_one_thread = False  # whether a training step is, see ``threads``
         self._restored: dict[str, Any] | None = None
         self._validated = False
 

@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from softmax_torch import lightning_compat
 from softmax_torch.data.batches import Batch, Steps
 from softmax_torch.modules import SoftmaxRegression
+from softmax_torch.threads import is_small_fit, one_thread_if
 from softmax_torch.training import closed_form
 from softmax_torch.training.convex_training import ConvexTraining
 from softmax_torch.training.lit_base import LitBase
@@ -196,7 +197,8 @@ class LitSoftmaxRegression(LitBase):
         """Start as ``LitBase`` does; ValueError if there is no validation to choose C by."""
         super().on_train_start()
         if self.convex is not None:
-            self.on_one_thread = False  # an iteration of a solver is many passes over the data
+            batch_size = getattr(self.trainer.train_dataloader, "batch_size", None)
+            self.on_one_thread = is_small_fit(batch_size, self.in_features, self.model.num_classes)
             self.convex.check_validation(self)
 
     def training_step(self, batch: Steps | tuple[Tensor, Tensor]) -> None:
@@ -204,7 +206,9 @@ class LitSoftmaxRegression(LitBase):
         if self.convex is None:
             super().training_step(batch)
         else:
-            self.record_metrics(self.convex.step(self, [*batches_of(batch)], self.criterion.weight))
+            with one_thread_if(self.on_one_thread):
+                metrics = self.convex.step(self, [*batches_of(batch)], self.criterion.weight)
+            self.record_metrics(metrics)
 
     def record_metrics(self, metrics: dict[str, float]) -> None:
         """Pass metrics on as ``LitEvaluation`` does; a path keeps those of its validation too."""
