@@ -76,7 +76,9 @@ class Session:
         self.model, self.data, trainer = instantiate(parser, config)
         self.model.calibrated = request.arguments.get("calibrated", False)
         self.timer = TrainingClock()
-        self.summary = DataSummary(self.data)
+        self.summary = DataSummary(
+            self.data, asked="balanced_accuracy" in self.model.user_metrics.metrics
+        )
         self.recorder: RunCheckpoint | None = None
         self.trainer = ReportingTrainer(**self._trainer_arguments({**trainer}, closing))
         if request.checkpoint is not None:

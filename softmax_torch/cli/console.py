@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import textwrap
@@ -45,7 +46,8 @@ def print_line(label: str, text: str) -> None:
 def wrapped(label: str, text: str, columns: int | None) -> str:
     """Return a labelled line, divided into several that begin under its text.
 
-    It is divided between words, not at ``NO_BREAK``. A word that is longer than a line stays whole.
+    It is divided between words, but neither at ``NO_BREAK`` nor within short parentheses. A word
+    that is longer than a line stays whole.
 
     Args:
         label: the label.
@@ -55,9 +57,14 @@ def wrapped(label: str, text: str, columns: int | None) -> str:
     line = f"{label:{LABEL}s}{text}"
     if columns is None or len(line) <= columns:
         return line.replace(NO_BREAK, " ")
+    room = max(columns - LABEL, 1)
+
+    def whole(found: re.Match[str]) -> str:
+        return found[0].replace(" ", NO_BREAK) if len(found[0]) <= room else found[0]
+
     return textwrap.fill(
-        text,
-        max(columns, LABEL + 1),
+        re.sub(r"\([^()]*\)", whole, text),
+        LABEL + room,
         initial_indent=f"{label:{LABEL}s}",
         subsequent_indent=" " * LABEL,
         break_long_words=False,

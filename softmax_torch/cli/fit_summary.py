@@ -21,7 +21,7 @@ from softmax_torch.cli.console import (
     print_line,
     print_metrics,
 )
-from softmax_torch.data.description import Columns, DataDescription
+from softmax_torch.data.description import ColumnCounts, DataDescription
 from softmax_torch.training.lit_base import LitBase
 
 __all__ = ["DataSummary", "Result", "print_result"]
@@ -43,11 +43,12 @@ class DataSummary(Callback):
     It prints nothing about data modules without a method ``describe``.
 
     Args:
-        data: the data module of the fit.
+        data: the data module of the command.
+        asked: whether the user asked for balanced accuracy, as a metric of that name.
     """
 
-    def __init__(self, data: Any) -> None:
-        self.data = data
+    def __init__(self, data: Any, asked: bool = False) -> None:
+        self.data, self.asked = data, asked
 
     @cached_property
     def description(self) -> DataDescription | None:
@@ -64,8 +65,10 @@ class DataSummary(Callback):
         return is_unequal(self.description.class_counts)
 
     def shown(self, results: Mapping[str, float]) -> dict[str, float]:
-        """Return the metrics to print: balanced accuracy only where classes are unequal."""
-        return {k: x for k, x in results.items() if self.unequal or "/balanced_accuracy" not in k}
+        """Return the metrics to print: balanced accuracy only if classes are unequal, or asked."""
+        if self.unequal or self.asked:
+            return dict(results)
+        return {name: x for name, x in results.items() if "/balanced_accuracy" not in name}
 
     def baseline(self, split: str) -> dict[str, float]:
         """Return the metrics on a split of a model that knows the class frequencies alone.
@@ -117,7 +120,7 @@ def features_text(features: int, image_shape: tuple[int, ...] | None) -> str:
     return f"{features} ({H} x {W} {'colour' if channels else 'grey'} images)"
 
 
-def columns_text(columns: Columns) -> str:
+def columns_text(columns: ColumnCounts) -> str:
     """Return the numbers of columns by kind."""
     kinds = [
         (columns.numeric, "numeric"),

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from softmax_torch.data.splits import Split
 
-__all__ = ["Columns", "DataDescription", "count_classes"]
+__all__ = ["ColumnCounts", "DataDescription", "count_classes"]
 
 
-class Columns(NamedTuple):
+class ColumnCounts(NamedTuple):
     """The columns of a table.
 
     Attributes:
@@ -48,7 +48,7 @@ class DataDescription(NamedTuple):
     class_names: Sequence[str]
     class_counts: Tensor
     image_shape: tuple[int, ...] | None = None
-    columns: Columns | None = None
+    columns: ColumnCounts | None = None
 
 
 def count_classes(splits: Mapping[str, Split], classes: int) -> Tensor:

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from softmax_torch.data.description import Columns, DataDescription
+from softmax_torch.data.description import ColumnCounts, DataDescription
 from softmax_torch.data.splits import TEST_SEED, Split, draw_splits
 from softmax_torch.data.tensor_data_module import TensorDataModule
 from softmax_torch.preprocessing import TablePreprocessing
@@ -157,7 +157,7 @@ class TableDataModule(TensorDataModule):
         """Return what the data hold, with the columns of the table."""
         kinds = self.preprocessing.columns
         categorical = [column for column in kinds if isinstance(column, CategoricalColumn)]
-        columns = Columns(
+        columns = ColumnCounts(
             numeric=len(kinds) - len(categorical),
             categorical=len(categorical),
             one_hot=sum(len(column.features) for column in categorical),

@@ -12,7 +12,7 @@ from softmax_torch import cli
 from softmax_torch.cli import console, fit_summary
 from softmax_torch.cli.console import format_seconds, print_metrics, wrapped
 from softmax_torch.cli.fit_summary import DataSummary, data_lines, speed_text, strength_lines
-from softmax_torch.data.description import Columns, DataDescription
+from softmax_torch.data.description import ColumnCounts, DataDescription
 from softmax_torch.training import LitClassifier, LitSoftmaxRegression
 
 
@@ -46,7 +46,7 @@ def test_inputs_are_named_by_their_kind() -> None:
     assert describe([5, 5])["features"] == "20"
     assert describe([5, 5], image_shape=(4, 5))["features"] == "20 (4 x 5 grey images)"
     assert describe([5, 5], image_shape=(3, 4, 5))["features"] == "20 (4 x 5 colour images)"
-    columns = Columns(3, 2, 17, 1, {"age": 4, "city": 9})
+    columns = ColumnCounts(3, 2, 17, 1, {"age": 4, "city": 9})
     found = describe([5, 5], columns=columns)
     assert found["data"] == "10 samples: 8 train, 1 val, 1 test"
     assert found["columns"] == "3 numeric, 2 categorical (17 features), 1 ignored"
@@ -87,6 +87,9 @@ def test_a_line_is_divided_between_words_below_its_text() -> None:
     assert wrapped("label", text, None) == f"label       {text}"
     assert wrapped("label", text, 30) == (
         "label       4 words and\n            /a/path/longer/than/one/line/of/text"
+    )
+    assert wrapped("data", "1230 steps in 1.2 s (1060 a second)", 44) == (
+        "data        1230 steps in 1.2 s\n            (1060 a second)"
     )
     metrics = console.format_metrics({"a/accuracy": 0.5, "a/nll": 1.0, "a/balanced_accuracy": 0.25})
     assert wrapped("test", metrics, 30) == (
@@ -193,7 +196,10 @@ def test_data_that_do_not_describe_themselves_are_trained_on(
     cli.main(["fit", *SHORT, "--data", "users_data.Silent"])
     labels = [line[:12].strip() for line in capsys.readouterr().out.splitlines()]
     assert labels[1:] == ["trained", "device", "best val", "test", "checkpoint", "next"]
-    assert DataSummary(object()).baseline("val") == {}
+    silent, results = DataSummary(object()), {"val/nll": 1.0, "val/balanced_accuracy": 0.5}
+    assert silent.baseline("val") == {}
+    assert silent.shown(results) == {"val/nll": 1.0}
+    assert DataSummary(object(), asked=True).shown(results) == results
 
 
 @pytest.mark.parametrize(
