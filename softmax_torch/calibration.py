@@ -37,6 +37,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from softmax_torch.threads import is_small, one_thread_if
+
 __all__ = ["METHODS", "Calibration", "Method", "fit", "fit_temperature", "fit_vector_scaling"]
 
 Method = Literal["temperature", "vector"]
@@ -48,6 +50,9 @@ the bracket is halved."""
 
 LIMITS = (math.exp(-10), math.exp(10))
 """The scales that stand for 0 and infinity where no temperature is best: those of scikit-learn."""
+
+OPERATIONS = 8
+"""Multiplications that take as long as a step of temperature scaling takes for a logit."""
 
 
 class Calibration(NamedTuple):
@@ -124,7 +129,10 @@ def fit_temperature(
     z, y, w = _check_arguments(logits, y, sample_weight)
     w = w / w.sum()
     d = z - z.gather(1, y[:, None])
-    if (found := _limit(d, w)) is not None:
+    with one_thread_if(is_small(len(d), d.shape[1], OPERATIONS)):
+        found = _limit(d, w)
+        best = math.nan if found is not None else _best_inverse_temperature(d, w)
+    if found is not None:
         limit, reason = found
         if not clip:
             raise ValueError(f"temperature: {reason}")
@@ -132,6 +140,11 @@ def fit_temperature(
             f"temperature: {reason}; clipped to {1 / limit:.2g}", RuntimeWarning, stacklevel=2
         )
         return _of_inverse_temperature(limit)
+    return _of_inverse_temperature(best)
+
+
+def _best_inverse_temperature(d: Tensor, w: Tensor) -> float:
+    """Return the inverse temperature with the least mean NLL; see ``_derivatives``."""
     low, high, a = 0.0, math.inf, 1.0
     for _ in range(MAX_NEWTON_STEPS):
         slope, curvature = _derivatives(d, w, a)
@@ -146,7 +159,7 @@ def fit_temperature(
         a = step
         if done:
             break
-    return _of_inverse_temperature(a)
+    return a
 
 
 def _limit(d: Tensor, w: Tensor) -> tuple[float, str] | None:
@@ -178,6 +191,12 @@ def fit_vector_scaling(
     ``fit_temperature``, but an optimum always exists.
     """
     z, y, w = _check_arguments(logits, y, sample_weight)
+    with one_thread_if(is_small(len(z), z.shape[1], 4 * z.shape[1])):  # the products of a Hessian
+        return Calibration(*_best_scales(z, y, w))
+
+
+def _best_scales(z: Tensor, y: Tensor, w: Tensor) -> Tensor:
+    """Return scale and shift of each class, (2, C), with the least penalized NLL."""
     C = z.shape[1]
     theta = torch.stack([torch.ones(C), torch.zeros(C)]).to(z)  # a, b
     value, gradient, H = _vector_objective(z, y, w, theta)
@@ -192,10 +211,10 @@ def fit_vector_scaling(
         ] > value - 1e-4 * t * decrease:
             t /= 2
             if t < 1e-10:  # a decrease is lost in rounding
-                return Calibration(*theta)
+                return theta
         theta = theta - t * step
         value, gradient, H = new
-    return Calibration(*theta)
+    return theta
 
 
 def _derivatives(d: Tensor, w: Tensor, a: float) -> tuple[float, float]:

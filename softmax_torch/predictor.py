@@ -20,6 +20,7 @@ from softmax_torch.calibration import Calibration
 from softmax_torch.modules import Classifier, SoftmaxRegression
 from softmax_torch.storage.checkpoints import read_checkpoint
 from softmax_torch.storage.exported_weights import read_exported_weights
+from softmax_torch.threads import is_small, one_thread_if
 
 try:
     from softmax_torch import preprocessing
@@ -94,8 +95,19 @@ class Predictor:
     @torch.inference_mode()
     def logits(self, x: Tensor) -> Tensor:
         """Return logits (n, C) in float32 of x (n, ...), calibrated if there is a calibration."""
-        z: Tensor = self.network(x.to(self.device, self.dtype)).float()
-        return z if self.calibration is None else self.calibration(z)
+        with one_thread_if(self._is_small(len(x))):
+            z: Tensor = self.network(x.to(self.device, self.dtype)).float()
+            return z if self.calibration is None else self.calibration(z)
+
+    def _is_small(self, samples: int) -> bool:
+        """Return whether so many samples have too little to do for several threads of a CPU.
+
+        False for a network with a backbone, or of the user's own, whose work is unknown.
+        """
+        net = self.network
+        if not isinstance(net, Classifier) or not isinstance(net.backbone, nn.Identity):
+            return False
+        return is_small(samples, net.model.in_features, net.model.num_classes)
 
     def predict_proba(self, raw: Any) -> Tensor:
         """Return class probabilities (n, C) of raw inputs, in float32 on the CPU."""

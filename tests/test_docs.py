@@ -32,7 +32,9 @@ DOCS = ROOT / "docs"
 PAGES = [*sorted(DOCS.glob("*.md")), ROOT / "README.md"]
 FIGURES = sorted({path.stem for path in DOCS.glob("*.svg")} - {"house"})
 
-INTERNAL = {"__main__", "cli", "lightning_compat", "ops", "readers", "report", "storage"}
+INTERNAL = {
+    *("__main__", "cli", "lightning_compat", "ops", "readers", "report", "storage", "threads"),
+}
 """Rooms that the API reference leaves out."""
 
 QUICK = ["--trainer.limit_train_batches", "3"]

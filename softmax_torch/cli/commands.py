@@ -11,10 +11,16 @@ from typing import Any
 import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace
-from lightning.pytorch.trainer import Trainer
 
-from softmax_torch.cli.console import format_metrics, print_line, program_name, short_path
+from softmax_torch import lightning_compat
+from softmax_torch.cli.console import (
+    format_metrics,
+    print_line,
+    program_name,
+    short_path,
+)
 from softmax_torch.cli.data_progress import ConsoleReporter
+from softmax_torch.cli.fit_summary import DataSummary, Result, print_result
 from softmax_torch.cli.predictions import new_prediction_file
 from softmax_torch.cli.requests import Request, differences
 from softmax_torch.cli.run_loggers import hyperparameters, loggers_in_run
@@ -43,6 +49,7 @@ from softmax_torch.storage.run_directories import CONFIG_FILE
 from softmax_torch.training.checkpoint_io import atomic_checkpoint_io
 from softmax_torch.training.run_checkpoint import RunCheckpoint, Stopped
 from softmax_torch.training.run_logger import RunLogger
+from softmax_torch.training.training_clock import TrainingClock
 
 __all__ = ["run_with_lightning"]
 
@@ -69,7 +76,8 @@ class Session:
         request: the command line.
         parser, config: the command's parser, and all of its arguments.
         model, data, trainer: instances made from these arguments.
-        timer: measures the training of a fit, and may limit its time.
+        timer: may limit the time of a fit; clock: measures its steps.
+        summary: describes the data.
         recorder: writes the checkpoints of a fit; None if none are written.
     """
 
@@ -84,6 +92,10 @@ class Session:
         with missing_packages():
             self.model, self.data, trainer = instantiate(parser, config)
         self.model.calibrated = request.arguments.get("calibrated", False)
+        self.clock = TrainingClock()
+        self.summary = DataSummary(
+            self.data, asked="balanced_accuracy" in self.model.user_metrics.metrics
+        )
         self.recorder: RunCheckpoint | None = None
         self.trainer = ReportingTrainer(**self._trainer_arguments({**trainer}, closing))
         check_trainer(self.trainer)
@@ -107,6 +119,7 @@ class Session:
             unused = {"logger": False, "enable_checkpointing": False, "max_time": None}
             return trainer | unused | {"callbacks": evaluation_callbacks(callbacks)}
         self.timer, callbacks = the_timer(callbacks, trainer["max_time"])
+        callbacks = [*callbacks, self.clock]
         if trainer["enable_checkpointing"] is not False:
             self.recorder = RunCheckpoint(seconds=self.config["checkpoint_seconds"])
             callbacks = [*callbacks, self.recorder]
@@ -139,15 +152,14 @@ class Session:
 def fit(session: Session) -> None:
     """Train, evaluate the best checkpoint, and print the result."""
     record_settings(session)
-    trainer, model = session.trainer, session.model
+    trainer, model, summary = session.trainer, session.model, session.summary
+    lightning_compat.callbacks_of(trainer).append(summary)
     path = session.checkpoint_path
     trainer.fit(model, datamodule=session.data, ckpt_path=path, weights_only=True)
-    # Before a checkpoint is loaded, which restores the timer's state.
-    seconds = session.timer.time_elapsed("train") or 0.0
+    seconds = session.clock.seconds  # before a checkpoint is loaded, which restores its state
     best, is_best = result_checkpoint(session)
     # Log no further point of the validation curve.
     loggers, trainer.loggers = trainer.loggers, []
-    # A list, empty where the trainer limits the set to nothing.
     val = trainer.validate(**session.evaluation_arguments, ckpt_path=best)
     trainer.loggers = loggers
     test = trainer.test(**session.evaluation_arguments)  # with the weights that validate loaded
@@ -155,15 +167,9 @@ def fit(session: Session) -> None:
         log_report(session, best)
     if not trainer.is_global_zero:
         return
-    steps = trainer.global_step
-    speed = steps / max(seconds, 1e-9)
-    print_line("trained", f"{steps} steps in {seconds:.1f} s ({speed:.0f} a second)")
-    print_line("device", device_name(trainer, model.on_one_thread))
-    for label, text in model.fit_summary().items():
-        print_line(label, text)
-    for label, results in (("best val" if is_best else "val", val), ("test", test)):
-        for metrics in results:
-            print_line(label, format_metrics(metrics))
+    label = "best val" if is_best else "val"
+    # Lightning returns a list, empty where the trainer limits the set to nothing.
+    print_result(trainer, model, summary, Result(seconds, label, *val or [{}], *test or [{}]))
     if best is not None:
         print_line("checkpoint", short_path(best))
         print_line("next", f"{program_name()} test --ckpt_path {short_path(best)}")
@@ -255,24 +261,11 @@ def settings_yaml(parser: ArgumentParser, config: Namespace) -> str:
     return text
 
 
-def device_name(trainer: Trainer, on_one_thread: bool) -> str:
-    """Return the name of the training's device, and the number of GPUs or threads of a step."""
-    root = trainer.strategy.root_device
-    if root.type == "cuda":
-        return f"{trainer.num_devices} x {torch.cuda.get_device_name(root)}"
-    if root.type != "cpu":
-        return root.type
-    threads = torch.get_num_threads()
-    if on_one_thread and threads > 1:
-        return f"cpu, 1 of {threads} threads: a step is too small for more"
-    return f"cpu, {threads} thread{'s' * (threads > 1)}"
-
-
 def evaluate(session: Session, method: Callable[..., Any], label: str) -> None:
     """Print the metrics that a method of the trainer returns for the checkpoint."""
     [metrics] = method(**session.evaluation_arguments, ckpt_path=session.checkpoint_path)
     if session.trainer.is_global_zero:
-        print_line(label, format_metrics(metrics))
+        print_line(label, format_metrics(session.summary.shown(metrics)))
 
 
 def predict(session: Session) -> None:
@@ -300,8 +293,8 @@ def calibrate(session: Session) -> None:
     before, after = session.trainer.calibrate(
         session.model, session.data, path, session.request.arguments.method
     )
-    print_line("before", format_metrics(before))
-    print_line("after", format_metrics(after))
+    print_line("before", format_metrics(session.summary.shown(before)))
+    print_line("after", format_metrics(session.summary.shown(after)))
     print_line("calibrated", f"{short_path(path)}, {session.model.calibration}")
     print_line("next", f"{program_name()} test --calibrated --ckpt_path {short_path(path)}")
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from lightning.pytorch.utilities import rank_zero_only
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from softmax_torch.cli.console import print_line
 from softmax_torch.data.progress import Reporter
 
 __all__ = ["ConsoleReporter"]
@@ -21,7 +21,7 @@ class ConsoleReporter(Reporter):
     @rank_zero_only
     def message(self, label: str, text: str) -> None:
         """Print one line."""
-        Console(soft_wrap=True, highlight=False, markup=False).print(f"{label:12s}{text}")
+        print_line(label, text)
 
     @contextmanager
     def bar(

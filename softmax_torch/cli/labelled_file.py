@@ -5,7 +5,13 @@ from __future__ import annotations
 import torch
 
 from softmax_torch import predictor
-from softmax_torch.cli.console import format_metrics, print_line, short_path
+from softmax_torch.cli.console import (
+    format_metrics,
+    is_unequal,
+    print_line,
+    short_path,
+    without_balance,
+)
 from softmax_torch.cli.data_progress import ConsoleReporter
 from softmax_torch.cli.requests import Request
 from softmax_torch.data.labelled_rows import read_labelled
@@ -46,7 +52,10 @@ def test_labelled_file(request: Request) -> None:
         together = slice(first, first + classifier.rows)
         y = samples.y[together].to(classifier.device)
         evaluation.add(classifier.logits(samples.x[together]), y)
-    result = evaluation.result(reduce=lambda total: total)
+    found = evaluation.result(reduce=lambda total: total)
+    result = {f"test/{name}": float(value) for name, value in found.items()}
+    if not is_unequal(torch.bincount(samples.y, minlength=len(preprocessing.class_names))):
+        result = without_balance(result)
     file, classes = short_path(arguments.input), len(preprocessing.class_names)
     print_line("evaluated", f"{file} ({len(samples)} samples, {classes} classes)")
-    print_line("test", format_metrics({f"test/{name}": float(v) for name, v in result.items()}))
+    print_line("test", format_metrics(result))

@@ -6,6 +6,7 @@ files                      fitted state                     splits and batches
 
 from softmax_torch.data.backbone_features import BackboneFeaturesDataModule
 from softmax_torch.data.batches import Batches
+from softmax_torch.data.description import ColumnCounts, DataDescription
 from softmax_torch.data.digits import DigitsDataModule
 from softmax_torch.data.features import FeaturesDataModule
 from softmax_torch.data.image_folder import ImageFolderDataModule
@@ -17,6 +18,8 @@ from softmax_torch.data.tensor_data_module import TensorDataModule
 __all__ = [
     "BackboneFeaturesDataModule",
     "Batches",
+    "ColumnCounts",
+    "DataDescription",
     "DigitsDataModule",
     "FeaturesDataModule",
     "ImageFolderDataModule",

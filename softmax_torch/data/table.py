@@ -10,6 +10,7 @@ The file is read three times, in chunks of rows; memory holds x in float32 and a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Literal, NamedTuple
 
@@ -18,12 +19,13 @@ import torch
 
 from softmax_torch.data import labelled_rows
 from softmax_torch.data.column_roles import ColumnRoles
+from softmax_torch.data.description import ColumnCounts, DataDescription
 from softmax_torch.data.labelled_rows import SPLITS, LabelledRows, Target, encode
 from softmax_torch.data.splits import TEST_SEED, Split
 from softmax_torch.data.tensor_data_module import TensorDataModule
 from softmax_torch.preprocessing import TablePreprocessing
-from softmax_torch.preprocessing.table import Column
-from softmax_torch.preprocessing.table_fitting import Survey
+from softmax_torch.preprocessing.table import CategoricalColumn, Column
+from softmax_torch.preprocessing.table_fitting import CategoricalFit, NumericFit, Survey
 from softmax_torch.readers.table_format import TableFormat
 from softmax_torch.readers.table_source import Source
 from softmax_torch.readers.tables import read_chunks
@@ -130,9 +132,11 @@ class TableDataModule(TensorDataModule):
         given = {*self.other_files, *(name for name in SPLITS if len(main.in_split(name)))}
         draws = {name: draw for name, draw in draws.items() if name not in given}
         main.draw(torch.from_numpy(labels[0]), draws, class_names)
+        fits = fit_columns(survey, main)
         preprocessing = TablePreprocessing(
-            fit_columns(survey, main), class_names, roles.id, self.format, roles.target
+            columns_of(fits, source), class_names, roles.id, self.format, roles.target
         )
+        missing = {fit.name: fit.missing for fit in fits if fit.missing}
         splits: dict[str, Split] = {}
         test_ids: list[str] = []
         for table, y in zip(tables, labels, strict=True):
@@ -140,7 +144,7 @@ class TableDataModule(TensorDataModule):
             splits |= encoded
             test_ids += ids
         [test] = [table for table in tables if len(table.in_split("test"))]
-        return LoadedTable(preprocessing, splits, test, test_ids)
+        return LoadedTable(preprocessing, splits, test, test_ids, missing)
 
     @property
     def preprocessing(self) -> TablePreprocessing:
@@ -169,6 +173,19 @@ class TableDataModule(TensorDataModule):
         """Return the encoded splits."""
         return self.loaded.splits
 
+    def describe(self) -> DataDescription:
+        """Return what the data hold, with the columns of the table."""
+        kinds = self.preprocessing.columns
+        categorical = [column for column in kinds if isinstance(column, CategoricalColumn)]
+        columns = ColumnCounts(
+            numeric=len(kinds) - len(categorical),
+            categorical=len(categorical),
+            one_hot=sum(len(column.features) for column in categorical),
+            ignored=len(self.roles.ignore),
+            missing=self.loaded.missing,
+        )
+        return super().describe()._replace(columns=columns)
+
 
 class LoadedTable(NamedTuple):
     """The result of reading the files."""
@@ -177,16 +194,22 @@ class LoadedTable(NamedTuple):
     splits: dict[str, Split]
     test: LabelledRows  # the file that the test samples come from
     test_ids: list[str]
+    missing: dict[str, int]  # missing training values of the columns that have any
 
 
-def fit_columns(survey: Survey, rows: LabelledRows) -> list[Column]:
-    """Return the columns, fitted to the training rows."""
+def fit_columns(survey: Survey, rows: LabelledRows) -> list[NumericFit | CategoricalFit]:
+    """Return the statistics of the columns in the training rows."""
     fits = survey.fits(rows.source)
     for chunk in read_chunks(rows.source, labelled_rows.READ_ROWS):
         training = rows.split[chunk.first : chunk.first + len(chunk)] == SPLITS["train"]
         for fit in fits:
             fit.add(chunk, training)
+    return fits
+
+
+def columns_of(fits: Sequence[NumericFit | CategoricalFit], source: Source) -> list[Column]:
+    """Return the fitted columns; raise ValueError with the file if one cannot be used."""
     try:
         return [fit.column() for fit in fits]
     except ValueError as error:
-        raise ValueError(f"{rows.source.name}: {error}") from None
+        raise ValueError(f"{source.name}: {error}") from None

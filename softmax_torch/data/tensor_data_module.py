@@ -15,6 +15,7 @@ from lightning import LightningDataModule
 from torch import Tensor, nn
 
 from softmax_torch.data.batches import Batches
+from softmax_torch.data.description import DataDescription, count_classes
 from softmax_torch.data.splits import Split, check_split, random_split
 from softmax_torch.preprocessing import FeaturesPreprocessing, Preprocessing
 
@@ -25,6 +26,9 @@ EVALUATION_BATCH = 8192
 
 SHARES = 1000
 """Number of batches into which an evaluated set is divided where a share of it is wanted."""
+
+ORDER = ("train", "val", "test")
+"""The splits in the order in which they are described."""
 
 MAX_COPIED_BYTES = 1 << 32
 """Inputs up to this size, 4 GiB, are copied into memory; larger ones stay mapped."""
@@ -165,6 +169,17 @@ class TensorDataModule(LightningDataModule):
     def class_counts(self) -> Tensor:
         """Number of training samples of each class, int64 (C,)."""
         return torch.bincount(self.splits["train"].y.cpu(), minlength=self.num_classes)
+
+    def describe(self) -> DataDescription:
+        """Return what the data hold, counted; ``setup`` comes first."""
+        preprocessing = self.preprocessing
+        return DataDescription(
+            {name: len(self.splits[name]) for name in ORDER if name in self.splits},
+            self.in_features,
+            preprocessing.class_names,
+            count_classes(self.splits, self.num_classes),
+            preprocessing.image_shape,
+        )
 
     def train_dataloader(self) -> Batches:
         """Return batches of the training set, in another order in each epoch.

@@ -144,7 +144,7 @@ class ColumnSurvey:
 
 
 class NumericFit:
-    """Mean and standard deviation of a column, updated chunk by chunk.
+    """Mean, standard deviation and missing values of a column, updated chunk by chunk.
 
     The update of Chan, Golub, LeVeque (1979):
 
@@ -158,12 +158,15 @@ class NumericFit:
     def __init__(self, name: str) -> None:
         self.name = name
         self.first, self.n, self.mean, self.squares = 0.0, 0, 0.0, 0.0
+        self.missing = 0
         self.least, self.most = math.inf, -math.inf
 
     def add(self, chunk: Chunk, rows: Array) -> None:
         """Add the rows of a chunk that a boolean mask (n,) selects."""
         values = chunk.numbers(self.name)[rows]
-        values = values[~np.isnan(values)]
+        present = ~np.isnan(values)
+        self.missing += len(values) - int(present.sum())
+        values = values[present]
         if len(values) == 0:
             return
         self.least, self.most = min(self.least, values.min()), max(self.most, values.max())
@@ -198,24 +201,24 @@ class NumericFit:
 
 
 class CategoricalFit:
-    """The categories of a column, collected chunk by chunk."""
+    """The categories and the missing values of a column, collected chunk by chunk."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.values: set[str] = set()
-        self.missing = False
+        self.missing = 0
 
     def add(self, chunk: Chunk, rows: Array) -> None:
         """Add the rows of a chunk that a boolean mask (n,) selects."""
-        found = chunk.text(self.name).filter(pa.array(rows)).unique().to_pylist()
-        self.missing |= None in found
-        self.values.update(value for value in found if value is not None)
+        text = chunk.text(self.name).filter(pa.array(rows))
+        self.missing += text.null_count
+        self.values.update(value for value in text.unique().to_pylist() if value is not None)
 
     def column(self) -> CategoricalColumn:
         """Return the fitted column; raise ValueError if there were no values."""
         if not self.values:
             raise empty_error(self.name)
-        return CategoricalColumn(self.name, tuple(sorted(self.values)), self.missing)
+        return CategoricalColumn(self.name, tuple(sorted(self.values)), self.missing > 0)
 
 
 def empty_error(name: str) -> ValueError:

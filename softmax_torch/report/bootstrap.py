@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from softmax_torch import metrics
 from softmax_torch.metrics import BINS
+from softmax_torch.threads import is_small, one_thread_if
 
 __all__ = [
     "LEVEL",
@@ -89,7 +90,15 @@ def intervals(scores: SampleScores) -> dict[str, tuple[float, float]]:
     A, generator = scores.columns(), torch.Generator().manual_seed(SEED)
     n = len(A)
     block = max(1, MAX_COUNTS // n)
-    means = []
+    with one_thread_if(is_small(RESAMPLES, n, 1)):
+        return _percentiles(A, block, generator)
+
+
+def _percentiles(
+    A: Tensor, block: int, generator: torch.Generator
+) -> dict[str, tuple[float, float]]:
+    """Return the intervals, from resamples that are drawn ``block`` at a time."""
+    n, means = len(A), []
     for first in range(0, RESAMPLES, block):
         r = min(block, RESAMPLES - first)
         drawn = torch.randint(n, (r, n), generator=generator)

@@ -109,13 +109,14 @@ def inference(
     K, P = objective.shape
     if reference is not None and not 0 <= reference < K:
         raise ValueError(f"reference: expected a class in [0, {K}) or None, got {reference}")
-    _refuse_collinear(objective)
-    newton = NewtonCG(objective, Penalty(0.0), objective.zeros(), torch.float64)
-    solution = minimize(newton, TOL, MAX_ITER)
-    theta = theta_of(solution, objective)
     r = 0 if reference is None else reference
     others = [k for k in range(K) if k != r]
-    covariance = _inverse(_hessian(objective, theta, others))
+    with objective.threads():
+        _refuse_collinear(objective)
+        newton = NewtonCG(objective, Penalty(0.0), objective.zeros(), torch.float64)
+        solution = minimize(newton, TOL, MAX_ITER)
+        theta = theta_of(solution, objective)
+        covariance = _inverse(_hessian(objective, theta, others))
     # Two linear maps: from theta of the centred samples to coefficients of X as given, and from
     # differences to class r to the coefficients that are returned.
     as_given = torch.eye(P, dtype=theta.dtype, device=theta.device)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ from torch import Tensor
 
 from softmax_torch.solvers.processes import Processes
 from softmax_torch.solvers.samples import Samples
+from softmax_torch.threads import is_small_fit, one_thread_if
 
 __all__ = ["Evaluated", "Objective", "Penalty"]
 
@@ -119,6 +121,11 @@ class Objective:
         self.unit = 1.0 if weight is None else 2.0 ** math.floor(math.log2(self.total / n))
         self.weight = None if weight is None else weight.double() / self.unit
         self.divisor = self.total / self.unit
+
+    def threads(self) -> AbstractContextManager[None]:
+        """Return a context in which torch uses one thread, if a pass is small (see ``threads``)."""
+        on_cpu, (n, d) = self.samples.device.type == "cpu", (self.samples.n, self.samples.d)
+        return one_thread_if(on_cpu and is_small_fit(n, d, self.classes))
 
     @property
     def weights(self) -> Tensor:

@@ -70,7 +70,8 @@ def path(
     """
     Cs, l1_ratio, tol, max_iter = _check_strengths(Cs, l1_ratio, tol, max_iter)
     objective = objective_of(X, y, fit_intercept, sample_weight, class_weight, device, dtype)
-    return _sweep(objective, Cs, l1_ratio, tol, max_iter)
+    with objective.threads():
+        return _sweep(objective, Cs, l1_ratio, tol, max_iter)
 
 
 @dataclass(frozen=True)
@@ -132,17 +133,18 @@ def cross_validate(
     for C in Cs:  # raises before any fit if a penalty cannot be computed
         for total in (objective.total, *(fold.total for fold in training)):
             Penalty.of_strength(C, l1_ratio, total)
-    whole = _sweep(objective, Cs, l1_ratio, tol, max_iter)
-    starts = [theta_of(solution, objective) for solution in whole]
-    nll = torch.empty(folds, len(Cs), dtype=torch.float64)
-    accuracy = torch.empty_like(nll)
-    for fold in range(folds):
-        solutions = _sweep(training[fold], Cs, l1_ratio, tol, max_iter, starts)
-        held_out = objective.reweighted(weight * (part == fold))
-        for i, solution in enumerate(solutions):
-            nll[fold, i], accuracy[fold, i] = _nll_and_accuracy(
-                held_out, theta_of(solution, objective)
-            )
+    with objective.threads():
+        whole = _sweep(objective, Cs, l1_ratio, tol, max_iter)
+        starts = [theta_of(solution, objective) for solution in whole]
+        nll = torch.empty(folds, len(Cs), dtype=torch.float64)
+        accuracy = torch.empty_like(nll)
+        for fold in range(folds):
+            solutions = _sweep(training[fold], Cs, l1_ratio, tol, max_iter, starts)
+            held_out = objective.reweighted(weight * (part == fold))
+            for i, solution in enumerate(solutions):
+                nll[fold, i], accuracy[fold, i] = _nll_and_accuracy(
+                    held_out, theta_of(solution, objective)
+                )
     best = int(nll.mean(0).argmin())
     return CrossValidation(list(Cs), nll, accuracy, Cs[best], whole[best])
 

@@ -24,6 +24,7 @@ from softmax_torch.solvers.processes import Processes
 from softmax_torch.solvers.proximal_newton import ProximalNewton
 from softmax_torch.solvers.solver import Solver
 from softmax_torch.solvers.targets import as_class_indices, as_sample_weight
+from softmax_torch.threads import is_small, one_thread_if
 
 __all__ = [
     "SOLVERS",
@@ -110,8 +111,32 @@ def objective_of(
     distributed: bool = False,
 ) -> Objective:
     """Return the objective of these samples; columns far from 0 are centred. See ``fit``."""
-    processes = Processes(distributed)
-    samples = inputs.as_samples(X, None if device is None else torch.device(device), dtype)
+    with one_thread_if(is_small_array(X)):
+        return _objective_of(
+            *(X, y, fit_intercept, sample_weight, class_weight),
+            None if device is None else torch.device(device),
+            dtype,
+            Processes(distributed),
+        )
+
+
+def is_small_array(X: Any) -> bool:
+    """Return whether X has a shape, and so few numbers that one thread is to check them."""
+    shape = getattr(X, "shape", None)
+    return shape is not None and is_small(math.prod(shape), 1, 1)
+
+
+def _objective_of(
+    X: Any,
+    y: Any,
+    fit_intercept: bool,
+    sample_weight: Any,
+    class_weight: Any,
+    device: torch.device | None,
+    dtype: torch.dtype | str | None,
+    processes: Processes,
+) -> Objective:
+    samples = inputs.as_samples(X, device, dtype)
     target, classes = as_class_indices(y, samples.n, samples.device, processes)
     weight = as_sample_weight(sample_weight, class_weight, target, classes, processes)
     offset = offset_of(samples, processes) if fit_intercept else None
@@ -145,4 +170,5 @@ def make_solver(
 ) -> Solver:
     """Return the solver of this name, or the fastest for "auto", that begins at theta (K, P)."""
     kind = solver_class(name, penalty)
-    return kind(objective, penalty, theta, objective.samples.dtype, seed)
+    with objective.threads():
+        return kind(objective, penalty, theta, objective.samples.dtype, seed)

@@ -105,6 +105,10 @@ class Run:
 
     def advance(self) -> None:
         """Make one outer iteration of the solver, or compute a certificate between two of them."""
+        with self.solver.objective.threads():
+            self._advance()
+
+    def _advance(self) -> None:
         solver = self.solver
         if self._newton_steps:
             self._newton_step()
@@ -184,10 +188,11 @@ class Run:
         """
         if self._certificate is None:
             solver = self.solver
-            if self._newton_steps or self.unpenalized:
-                self._certificate = self._newton_certificate()
-            else:
-                self._certificate = certify(solver.objective, solver.theta, solver.penalty)
+            with solver.objective.threads():
+                if self._newton_steps or self.unpenalized:
+                    self._certificate = self._newton_certificate()
+                else:
+                    self._certificate = certify(solver.objective, solver.theta, solver.penalty)
             self.converged = self.criterion.met(self._certificate)
         return self._certificate
 

@@ -11,7 +11,7 @@ two fits continues with the same bits.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -38,13 +38,17 @@ class ConvexPath(Optimizer):
         kind: a name in ``solvers.problem.SOLVERS``, or "auto".
         tol: the relative duality gap at which a fit ends.
         Cs: inverse strengths of the penalty, in any order.
+
+    Attributes:
+        fits: metrics of the completed fits, from the smallest C: "C", "train/...", and "val/nll"
+            and "val/accuracy" once they are validated.
     """
 
     def __init__(self, linear: nn.Linear, kind: str, tol: float, Cs: Sequence[float]) -> None:
         super().__init__(linear.parameters(), {})
         self.linear, self.kind, self.tol = linear, kind, tol
         self.Cs = sorted(Cs)
-        self.fits: list[dict[str, float]] = []  # metrics of the completed fits
+        self.fits: list[dict[str, float]] = []
         self._solved: list[tuple[float, Tensor]] = []  # log C and theta of the last three fits
         self._objective: Objective | None = None
 
@@ -90,7 +94,11 @@ class ConvexPath(Optimizer):
 
     def metrics(self) -> dict[str, float]:
         """Return the metrics of the last fit."""
-        return self.fits[-1]
+        return dict(self.fits[-1])
+
+    def keep_validation(self, metrics: Mapping[str, float]) -> None:
+        """Add the validation's NLL and accuracy to the metrics of the last fit."""
+        self.fits[-1] |= {name: metrics[name] for name in ("val/nll", "val/accuracy")}
 
     def certificate(self) -> str:
         """Return a statement about objective and duality gap of the last fit."""
@@ -104,8 +112,8 @@ class ConvexPath(Optimizer):
         """Return a statement about all fits."""
         largest = max(fit["train/gap"] for fit in self.fits)
         return (
-            f"{len(self.fits)} values of C, {self.fits[0]['C']:g} to {self.fits[-1]['C']:g}, with "
-            f"relative duality gaps of at most {largest:.1e}"
+            f"{len(self.fits)} values of C, {self.fits[0]['C']:g} to {self.fits[-1]['C']:g}; "
+            f"relative duality gaps at most {largest:.1e}"
         )
 
     def complaint(self) -> str:

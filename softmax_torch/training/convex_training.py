@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping, Sequence
 
 from lightning import LightningModule, Trainer
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ class ConvexTraining:
         certificate: statement about the current solution; None before the first.
         converged: whether the last step ended the fit at its optimum.
         path: statement about the fits with several values of C; None before they end.
+        fits: the completed fits with several values of C, see ``ConvexPath``.
     """
 
     METRICS = ("loss", "gradient_norm", "gap")
@@ -39,6 +41,7 @@ class ConvexTraining:
         self.certificate: str | None = None
         self.path: str | None = None
         self.converged = False
+        self.fits: Sequence[Mapping[str, float]] = ()
         if isinstance(C, list):
             check_strengths(C)
 
@@ -46,6 +49,11 @@ class ConvexTraining:
     def chooses_strength(self) -> bool:
         """Whether there are several values of C to choose from."""
         return isinstance(self.C, list)
+
+    @property
+    def step_name(self) -> str:
+        """The noun for a step: "fit" with several values of C, otherwise "iteration"."""
+        return "fit" if self.chooses_strength else "iteration"
 
     def optimizer(self, linear: nn.Linear) -> ConvexSolver | ConvexPath:
         """Return the solver of a layer, as an optimizer that Lightning saves and resumes."""
@@ -120,6 +128,12 @@ class ConvexTraining:
             self.converged = not solver.complaint()
         return solver.metrics()
 
+    def keep_validation(self, module: LightningModule, metrics: Mapping[str, float]) -> None:
+        """Keep the validation metrics of the last fit with one of several C."""
+        solver = self._solver(module)
+        if isinstance(solver, ConvexPath) and solver.fits:
+            solver.keep_validation(metrics)
+
     def conclude(self, module: LightningModule) -> None:
         """Store certificate and path; ConvergenceWarning if the fit ended before its optimum."""
         solver = self._solver(module)
@@ -127,7 +141,7 @@ class ConvexTraining:
             return
         self.certificate = solver.certificate()
         if isinstance(solver, ConvexPath):
-            self.path = solver.summary()
+            self.path, self.fits = solver.summary(), solver.fits
         if complaint := solver.complaint():
             warnings.warn(
                 complaint.replace("max_iter", "trainer.max_epochs"),

@@ -1,4 +1,4 @@
-"""Metrics of an epoch: objective, accuracy and NLL of training; accuracy, NLL, ECE of evaluation.
+"""Metrics of an epoch: objective, accuracy and NLL of training; those of an evaluation.
 
 ``softmax_torch.metrics`` defines them. This file sums them over the steps of an epoch and over the
 processes, so that a set that divides unevenly among processes is evaluated exactly. Class weights,
@@ -111,7 +111,9 @@ class EvaluationMetrics:
         return torch.cat(self.logits).float(), torch.cat(self.targets)
 
     def result(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-        """Return accuracy, NLL and ECE of the epoch as scalars, and start the next epoch.
+        """Return the metrics of the epoch as scalars, and start the next epoch.
+
+        These are accuracy, balanced accuracy, NLL and ECE.
 
         Args:
             reduce: sums a tensor over the processes.
@@ -120,11 +122,13 @@ class EvaluationMetrics:
         self.logits, self.targets = [], []
         correct = metrics.correct(logits, y)
         gap_sums = metrics.gap_sums(correct, metrics.confidence(logits))
-        counts = torch.stack([correct.sum(), torch.full_like(gap_sums[0], len(y))])
-        totals = reduce(torch.cat([gap_sums, counts]))
-        right, n = totals[metrics.BINS :].tolist()
+        counts = metrics.class_counts(correct, y, logits.shape[1])
+        totals = reduce(torch.cat([gap_sums, counts.flatten()]))
+        gap_sums, counts = totals[: metrics.BINS], totals[metrics.BINS :].view_as(counts).cpu()
+        right, n = counts.sum(1).tolist()
         return {
             "accuracy": torch.tensor(right / n),
+            "balanced_accuracy": torch.tensor(metrics.mean_recall(counts)),
             "nll": reduce(metrics.nll(logits, y).sum()) / n,
-            "ece": metrics.ece(metrics.gaps(totals[: metrics.BINS], n)).float(),
+            "ece": metrics.ece(metrics.gaps(gap_sums, n)).float(),
         }

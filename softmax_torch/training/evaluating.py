@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from softmax_torch.calibration import Calibration
 from softmax_torch.modules import Classifier, SoftmaxRegression
+from softmax_torch.threads import is_small, one_thread_if
 from softmax_torch.training.epoch_metrics import EvaluationMetrics
 from softmax_torch.training.steps import DIVERGED
-from softmax_torch.training.threads import is_small, one_thread_if
 from softmax_torch.training.user_metrics import MetricsOption, UserMetrics
 
 __all__ = ["LitEvaluation"]
@@ -82,7 +82,8 @@ class LitEvaluation(Classifier, LightningModule):
     def predict_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         """Return class probabilities (B, C) in float32, whatever the precision of the matmul."""
         x, _ = batch
-        return self.evaluated_logits(x).float().softmax(-1)
+        with one_thread_if(self.is_small(len(x))):
+            return self.evaluated_logits(x).float().softmax(-1)
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of the validation set."""

@@ -10,6 +10,7 @@ waits for the device once, to check the objectives of its steps.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -27,6 +28,7 @@ from softmax_torch.functional import cross_entropy
 from softmax_torch.modules import SoftmaxRegression
 from softmax_torch.preprocessing import Preprocessing
 from softmax_torch.storage.checkpoints import CHECKPOINT_FORMAT
+from softmax_torch.threads import one_thread_if
 from softmax_torch.training import compatibility
 from softmax_torch.training.accumulation import GradientGroup
 from softmax_torch.training.epoch_metrics import SampleFigures, TrainingMetrics
@@ -41,7 +43,6 @@ from softmax_torch.training.steps import (
     batches_of,
     one_by_one,
 )
-from softmax_torch.training.threads import one_thread_if
 from softmax_torch.training.trainer_checks import check_monitors, check_processes
 from softmax_torch.training.training_objective import TrainingObjective
 from softmax_torch.training.user_metrics import MetricsOption
@@ -91,7 +92,7 @@ class LitBase(LitEvaluation, ABC):
         self.accumulated = 0  # batches since the last optimizer step
         self.gradient_group = GradientGroup()  # of these batches
         self.training_metrics = TrainingMetrics()
-        self.on_one_thread = False  # whether a training step is, see ``training.threads``
+        self.on_one_thread = False  # whether a training step is, see ``threads``
         self._restored: dict[str, Any] | None = None
         self._validated = False
 
@@ -123,6 +124,16 @@ class LitBase(LitEvaluation, ABC):
     def training_metric_names(self) -> tuple[str, ...]:
         """Return the names of the metrics of the training set, without "train/"."""
         return ("loss", "accuracy", "nll")
+
+    @property
+    def step_name(self) -> str:
+        """The noun for a step that the trainer counts."""
+        return "step"
+
+    @property
+    def strengths(self) -> Sequence[Mapping[str, float]]:
+        """The fits with several values of C; see ``ConvexPath.fits``."""
+        return ()
 
     # Beginning of a fit
 

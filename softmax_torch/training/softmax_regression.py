@@ -6,6 +6,7 @@ full-batch solvers that reach the optimum and prove it (``training.convex_traini
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -19,6 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from softmax_torch import lightning_compat
 from softmax_torch.data.batches import Batch, Steps
 from softmax_torch.modules import SoftmaxRegression
+from softmax_torch.threads import is_small_fit, one_thread_if
 from softmax_torch.training import closed_form
 from softmax_torch.training.convex_training import ConvexTraining
 from softmax_torch.training.lit_base import LitBase
@@ -188,6 +190,16 @@ class LitSoftmaxRegression(LitBase):
             self.convex.check_settings(trainer)
             self.convex.check_validation(validates)
 
+    @property
+    def step_name(self) -> str:
+        """The noun for a step: an iteration of a solver, or its fit with one of several C."""
+        return super().step_name if self.convex is None else self.convex.step_name
+
+    @property
+    def strengths(self) -> Sequence[Mapping[str, float]]:
+        """The completed fits, if there are several values of C."""
+        return () if self.convex is None else self.convex.fits
+
     def configure_callbacks(self) -> list[Callback]:
         """Prepare as ``LitBase`` does; with a solver, check the trainer's settings instead."""
         if self.convex is None:
@@ -212,7 +224,8 @@ class LitSoftmaxRegression(LitBase):
         """Start as ``LitBase`` does; ValueError if there is no validation to choose C by."""
         super().on_train_start()
         if self.convex is not None:
-            self.on_one_thread = False  # an iteration of a solver is many passes over the data
+            batch_size = getattr(self.trainer.train_dataloader, "batch_size", None)
+            self.on_one_thread = is_small_fit(batch_size, self.in_features, self.model.num_classes)
             self.convex.check_validation(bool(self.trainer.enable_validation))
 
     def training_step(self, batch: Steps | tuple[Tensor, Tensor]) -> None:
@@ -220,7 +233,15 @@ class LitSoftmaxRegression(LitBase):
         if self.convex is None:
             super().training_step(batch)
         else:
-            self.record_metrics(self.convex.step(self, [*batches_of(batch)], self.criterion.weight))
+            with one_thread_if(self.on_one_thread):
+                metrics = self.convex.step(self, [*batches_of(batch)], self.criterion.weight)
+            self.record_metrics(metrics)
+
+    def record_metrics(self, metrics: dict[str, float]) -> None:
+        """Pass metrics on as ``LitEvaluation`` does; a path keeps those of its validation too."""
+        if self.convex is not None and self.trainer.validating and self.trainer.state.fn == "fit":
+            self.convex.keep_validation(self, metrics)
+        super().record_metrics(metrics)
 
     def on_train_epoch_end(self) -> None:
         """End the epoch as ``LitBase`` does, unless a solver has logged its own metrics."""

@@ -13,7 +13,7 @@ from program import ROOT, SHORT, figures
 
 from softmax_torch import cli
 from softmax_torch.cli import commands
-from softmax_torch.cli.console import program_name
+from softmax_torch.cli.console import LINE, program_name
 
 
 def test_fit_alone_trains_on_digits(digits: tuple[Path, str]) -> None:
@@ -22,16 +22,24 @@ def test_fit_alone_trains_on_digits(digits: tuple[Path, str]) -> None:
     accuracy = re.search(r"accuracy (\S+)", figures(output, "test"))
     assert accuracy is not None
     assert float(accuracy[1]) >= 0.95
-    labels = [line[:12].strip() for line in output.splitlines()[-6:]]
-    assert labels == ["trained", "device", "best val", "test", "checkpoint", "next"]
+    labels = [line[:12].strip() for line in output.splitlines()[-7:]]
+    assert labels == ["trained", "device", "best val", "test", "baseline", "checkpoint", "next"]
     assert "runs/digits/version_0/best.ckpt" in output.splitlines()[-1]
 
 
-def test_fit_prints_its_progress_and_report_alone(digits: tuple[Path, str]) -> None:
-    """One line of progress where there is no terminal, the report, and no advice."""
+def test_fit_prints_its_data_its_progress_and_its_result_alone(digits: tuple[Path, str]) -> None:
+    """Four lines about data, one of progress where there is no terminal, the result, no advice."""
     _, output = digits
-    assert len(output.splitlines()) == 7
-    assert output.startswith("epoch 30/30")
+    data = output.splitlines()[:4]
+    assert data == [
+        "data        1797 samples: 1294 train, 144 val, 359 test",
+        "features    64 (8 x 8 grey images)",
+        "classes     10, from 174 to 183 samples each",
+        "baseline    accuracy 0.0764  nll 2.3059  (class frequencies, on val)",
+    ]
+    assert output.splitlines()[4].startswith("epoch 30/30")
+    assert len(output.splitlines()) == 5 + 7
+    assert max(map(len, output.splitlines())) <= LINE
 
 
 @pytest.mark.parametrize(("command", "label"), [("test", "test"), ("validate", "val")])

@@ -211,11 +211,27 @@ def test_a_run_on_wine_has_the_accuracy_of_a_fit_to_tensors(
     torch.testing.assert_close(data.splits["train"].x, x[train], rtol=1e-5, atol=1e-6)
     solution = fit(x[train], y[train], C=1.0)
     expected = (x[test] @ solution.weight.float().T + solution.bias.float()).argmax(1) == y[test]
-    results: list[Any] = []
-    monkeypatch.setattr(
-        "softmax_torch.cli.commands.format_metrics", lambda r: results.append(r) or ""
-    )
+    results: dict[str, dict[str, float]] = {}
+    monkeypatch.setattr("softmax_torch.cli.fit_summary.print_metrics", results.update)
     cli.main(["fit", "--config", str(CONFIG), "--data.file", "wine.csv", "--data.target", "target"])
     accuracy = expected.double().mean().item()
     assert accuracy > 0.9
-    assert results[-1]["test/accuracy"] == pytest.approx(accuracy, abs=1e-6)
+    assert results["test"]["test/accuracy"] == pytest.approx(accuracy, abs=1e-6)
+
+
+def test_a_table_describes_its_columns(here: Path) -> None:
+    frame = flowers()
+    frame.loc[[3, 4], "size"] = np.nan
+    frame["note"] = [f"note {k}" for k in range(60)]
+    data = ready(file=written(frame), target="kind", ignore=["note"])
+    found = data.describe()
+    train = frame.drop(index=[int(row) for row in data.test_ids])
+    assert found.samples == {"train": 43, "val": 5, "test": 12}
+    assert found.class_counts.tolist() == [20, 20, 20]
+    assert found.class_names == ("a", "b", "c")
+    columns = found.columns
+    assert columns is not None
+    assert columns[:4] == (1, 1, 4, 1)  # of colors there are three, and missing ones
+    counts = train[["size", "color"]].isna().sum()  # validation samples included
+    assert 0 < columns.missing["color"] <= counts["color"]
+    assert columns.missing.get("size", 0) <= counts["size"]

@@ -64,7 +64,7 @@ def test_each_fit_is_the_optimum(options: dict[str, Any], tmp_path: Path) -> Non
     weight = lit.model.linear.weight.detach()
     torch.testing.assert_close(weight.double(), alone.weight, atol=2e-2, rtol=2e-2)
     assert lit.path is not None
-    assert "5 values of C, 0.001 to 3000, with relative duality gaps of at most" in lit.path
+    assert "5 values of C, 0.001 to 3000; relative duality gaps at most" in lit.path
 
 
 def test_the_best_checkpoint_has_the_best_c(tmp_path: Path, monkeypatch: Any) -> None:
@@ -101,7 +101,7 @@ def test_the_path_and_its_best_fit_are_reported(
         + ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
     )
     out = capsys.readouterr().out
-    assert "path        3 values of C, 1 to 3000, with relative duality gaps of at most" in out
+    assert "path        3 values of C, 1 to 3000; relative duality gaps at most" in out
     assert "optimum     objective " in out
     assert ", C 30\n" in out  # not the last
     assert "best val    accuracy" in out

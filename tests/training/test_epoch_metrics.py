@@ -71,6 +71,7 @@ def test_processes_with_parts_of_the_samples_agree_with_one(sizes: tuple[int, ..
         results = [job.result() for job in jobs]
     for got in results:
         assert float(got["accuracy"]) == expected["accuracy"]
+        assert float(got["balanced_accuracy"]) == expected["balanced_accuracy"]
         assert float(got["ece"]) == expected["ece"]
         assert float(got["nll"]) == pytest.approx(expected["nll"], rel=1e-6)
 

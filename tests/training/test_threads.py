@@ -8,15 +8,16 @@ import torch
 from torch import Tensor, nn
 from trainers import trainer
 
-from softmax_torch import cli
+from softmax_torch import cli, threads
 from softmax_torch.data import DigitsDataModule
-from softmax_torch.training import LitClassifier, LitSoftmaxRegression, closed_form, threads
+from softmax_torch.training import LitClassifier, LitSoftmaxRegression, closed_form
 
 
 @pytest.fixture(autouse=True)
 def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Two threads, as torch finds them on two cores."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("SOFTMAX_TORCH_THREADS", raising=False)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
@@ -67,8 +68,11 @@ def test_a_small_fit_runs_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None
     assert threads_of_fit(monkeypatch) == all_on(1)
 
 
-def test_the_environment_decides(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+@pytest.mark.parametrize(
+    ("name", "value"), [("OMP_NUM_THREADS", "2"), ("SOFTMAX_TORCH_THREADS", "all")]
+)
+def test_the_environment_decides(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
     assert threads_of_fit(monkeypatch) == all_on(2)
 
 
@@ -112,7 +116,7 @@ def test_threads_are_restored_after_an_error(monkeypatch: pytest.MonkeyPatch) ->
                 "--data.batch_size",
                 "null",
             ],
-            "cpu, 2 threads",
+            "cpu, 1 of 2 threads: an iteration is too small for more",
         ),
     ],
 )
