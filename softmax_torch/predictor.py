@@ -20,6 +20,7 @@ from softmax_torch.calibration import Calibration
 from softmax_torch.modules import Classifier, SoftmaxRegression
 from softmax_torch.storage.checkpoints import read_checkpoint
 from softmax_torch.storage.exported_weights import read_exported_weights
+from softmax_torch.storage.run_results import checkpoint_of
 
 try:
     from softmax_torch import preprocessing
@@ -117,7 +118,8 @@ def load(
     """Return the classifier in a checkpoint, or in weights that were exported from one.
 
     Args:
-        path: a .ckpt of a run; or exported weights, a .safetensors file or the folder with one.
+        path: a .ckpt of a run; the directory of a run, for the checkpoint that ``fit`` printed at
+            its end; or exported weights, a .safetensors file or the folder with one.
         calibrated: whether to apply the calibration in a checkpoint. With exported weights, the
             calibration that they were exported with is always applied.
         device: where the network works.
@@ -127,7 +129,7 @@ def load(
             lacks preprocessing or calibration; the device does not exist.
         ImportError: safetensors, which reads exported weights, is not installed.
     """
-    path = Path(path)
+    path = checkpoint_of(Path(path))
     if path.is_dir() or path.suffix == ".safetensors":
         content = read_exported_weights(path)
         calibrated = calibrated or "calibration" in content

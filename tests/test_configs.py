@@ -12,6 +12,7 @@ from PIL import Image
 
 from softmax_torch import cli
 from softmax_torch.cli.console import program_name
+from softmax_torch.storage.run_results import checkpoint_of
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 
@@ -62,9 +63,11 @@ def test_config_runs(
         "last.ckpt",
         "previous.ckpt",
     }
-    assert f"next        {program_name()} test --ckpt_path runs/{name}/version_0/{used}" in (
-        capsys.readouterr().out
+    assert capsys.readouterr().out.endswith(
+        f"checkpoint  runs/{name}/version_0/{used}\n"
+        f"next        {program_name()} test runs/{name}/version_0\n"
     )
+    assert checkpoint_of(run) == run / used
 
 
 def test_there_is_one_of_each_kind() -> None:

@@ -1,15 +1,15 @@
 """The command line: every command takes a YAML and flags, and is declared in ``cli.command_table``.
 
-    fit                                    train; without --config: on scikit-learn's digits
-    fit --resume [RUN]                     resume a run, by default the newest of its name
-    validate | test --ckpt_path CKPT       metrics of a checkpoint
-    predict --ckpt_path CKPT [--input PATH]
-                                           label and probability of each sample of a file or
-                                           folder, or of the test set, as CSV, JSON or Parquet
-    calibrate --ckpt_path CKPT             fit a temperature, and store it in the checkpoint
-    report RUN                             a page about a run, in RUN/report, and its metrics
-    export --ckpt_path CKPT --output FILE  a file for other programs: ONNX, torch.export or
-                                           safetensors
+    fit                         train; without --config: on scikit-learn's digits
+    fit --resume [RUN]          resume a run, by default the newest of its name
+    validate | test RUN         metrics of a run
+    predict RUN [--input PATH]  label and probability of each sample of a file or folder, or of the
+                                test set, as CSV, JSON or Parquet
+    calibrate RUN               fit a temperature, and store it in the checkpoint
+    report RUN                  a page about a run, in RUN/report, and its metrics
+    export RUN --output FILE    a file for other programs: ONNX, torch.export or safetensors
+
+RUN is the directory of a run, runs/NAME for the newest run of that name, or a checkpoint.
 
 A run writes ``runs/<name>/version_<n>``: config.yaml, metrics.csv, best.ckpt (lowest validation
 NLL), last.ckpt and previous.ckpt. A checkpoint is used with the config.yaml beside it unless
@@ -70,6 +70,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def run(request: Request, closing: ExitStack) -> None:
     """Run a command, and import only the modules that it needs."""
+    request = request.located()
     if request.command == "export":
         from softmax_torch.cli.exporting import export_checkpoint
 

@@ -56,7 +56,16 @@ def argument(flag: str, help: str, **options: Any) -> Argument:
     return flag, {"help": help, **options}
 
 
-CKPT_PATH = argument("--ckpt_path", "The checkpoint.", type=str | None)
+RUN_OR_CHECKPOINT = (
+    argument(
+        "run",
+        "A run, such as runs/digits/version_0, or one of its checkpoints. runs/digits is the "
+        "newest run of that name. A run stands for the checkpoint that fit printed at its end.",
+        nargs="?",
+        metavar="RUN",
+    ),
+    argument("--ckpt_path", "The checkpoint, in place of RUN.", type=str | None),
+)
 CALIBRATED = argument(
     "--calibrated",
     "Apply the calibration that the command calibrate stored in the checkpoint.",
@@ -98,12 +107,14 @@ COMMANDS = {
         ),
         (*CLASS_SETTINGS, "print_config"),
     ),
-    "validate": Command("Print the metrics of the validation set.", (CKPT_PATH, CALIBRATED)),
-    "test": Command("Print the metrics of the test set.", (CKPT_PATH, CALIBRATED)),
+    "validate": Command(
+        "Print the metrics of the validation set.", (*RUN_OR_CHECKPOINT, CALIBRATED)
+    ),
+    "test": Command("Print the metrics of the test set.", (*RUN_OR_CHECKPOINT, CALIBRATED)),
     "predict": Command(
         "Write labels and probabilities of samples to a file.",
         (
-            *(CKPT_PATH, CALIBRATED, INPUT),
+            *(*RUN_OR_CHECKPOINT, CALIBRATED, INPUT),
             argument(
                 "--output",
                 "A new file that ends in .csv, .jsonl or .parquet; by default predictions.csv "
@@ -120,7 +131,7 @@ COMMANDS = {
     "calibrate": Command(
         "Fit a temperature to the validation set, and store it in the checkpoint.",
         (
-            CKPT_PATH,
+            *RUN_OR_CHECKPOINT,
             argument(
                 "--method",
                 "temperature: one number for all logits; vector: a scale and a shift per class.",
@@ -129,22 +140,12 @@ COMMANDS = {
             ),
         ),
     ),
-    "report": Command(
-        "Write a page about a run.",
-        (
-            argument("run", "Directory of the run.", nargs="?", metavar="RUN"),
-            argument(
-                "--ckpt_path",
-                "The checkpoint; by default the one that fit printed at its end.",
-                type=str | None,
-            ),
-        ),
-    ),
+    "report": Command("Write a page about a run.", RUN_OR_CHECKPOINT),
     "export": Command(
         "Write a file for other programs, from raw inputs to classes and probabilities, and "
         "compare its predictions with the checkpoint's.",
         (
-            argument("--ckpt_path", "The checkpoint.", required=True),
+            *RUN_OR_CHECKPOINT,
             argument(
                 "--output",
                 "A new file that ends in .onnx, .pt2 or .safetensors; a name without a suffix is a "
@@ -177,7 +178,7 @@ def build_parser(
     for name, (description, arguments, settings) in COMMANDS.items():
         sub = (kind if name == command else ArgumentParser)(
             # The usage that argparse makes fills a screen and hides the error below it.
-            usage=f"{program_name()} {name} {'RUN ' * (name == 'report')}[options]",
+            usage=f"{program_name()} {name} {'RUN ' * (name != 'fit')}[options]",
             description=description,
             epilog=None if name == command or not settings else settings_hint(settings),
         )

@@ -24,9 +24,10 @@ from softmax_torch.lightning_compat import quiet
 from softmax_torch.predictor import Predicted
 from softmax_torch.report.output import write_report
 from softmax_torch.report.page import compose
-from softmax_torch.report.trainer import ReportingTrainer, default_checkpoint
+from softmax_torch.report.trainer import ReportingTrainer
 from softmax_torch.storage.atomic_files import write_atomically
 from softmax_torch.storage.run_directories import CONFIG_FILE
+from softmax_torch.storage.run_results import shortest_name
 from softmax_torch.training.checkpoint_io import atomic_checkpoint_io
 from softmax_torch.training.progress_bar import EpochBar
 from softmax_torch.training.run_checkpoint import RunCheckpoint, Stopped
@@ -141,7 +142,7 @@ def fit(session: Session) -> None:
     print_line("test", format_metrics(test))
     if best is not None:
         print_line("checkpoint", short_path(best))
-        print_line("next", f"{program_name()} test --ckpt_path {short_path(best)}")
+        print_line("next", f"{program_name()} test {short_path(Path(best).parent)}")
 
 
 def record_settings(session: Session) -> None:
@@ -239,13 +240,14 @@ def calibrate(session: Session) -> None:
     print_line("before", format_metrics(before))
     print_line("after", format_metrics(after))
     print_line("calibrated", f"{short_path(path)}, {session.model.calibration}")
-    print_line("next", f"{program_name()} test --calibrated --ckpt_path {short_path(path)}")
+    name = short_path(shortest_name(Path(path)))
+    print_line("next", f"{program_name()} test --calibrated {name}")
 
 
 def report(session: Session) -> None:
     """Write a page about a run, and print the metrics of the test set with their intervals."""
-    run = Path(session.request.arguments.run)
-    path = session.checkpoint_path or default_checkpoint(run, session.model)
+    run, path = Path(session.request.arguments.run), session.checkpoint_path
+    assert path is not None, "the request was located"
     results = session.trainer.run_results(session.model, session.data, str(run), path)
     samples, classes = results.test.logits.shape
     print_line("evaluated", f"{short_path(path)} on {samples} samples, {classes} classes")

@@ -15,6 +15,7 @@ from jsonargparse import Namespace
 
 from softmax_torch.storage.checkpoints import CheckpointFile, newest_checkpoint, read_checkpoint
 from softmax_torch.storage.run_directories import CONFIG_FILE, latest_run
+from softmax_torch.storage.run_results import checkpoint_of, run_of
 
 __all__ = ["Request", "config_beside", "differences", "read_config"]
 
@@ -47,6 +48,34 @@ class Request(NamedTuple):
     checkpoint: CheckpointFile | None = None
     resumed_run: Path | None = None
 
+    def located(self) -> Request:
+        """Return the request with the checkpoint that its run stands for as ``ckpt_path``.
+
+        Of a report, ``run`` becomes the directory of the run.
+
+        Raises:
+            FileNotFoundError: there is no such run, or it has no checkpoint.
+            ValueError: a run or checkpoint is missing among the arguments, or given twice.
+        """
+        if self.command == "fit":
+            return self
+        arguments = self.arguments.clone()
+        run, path = arguments.run, arguments.ckpt_path
+        if run is not None and path is not None and self.command != "report":
+            raise ValueError(f"{self.command}: expected a run or --ckpt_path, got both")
+        if run is None and path is None:
+            if self.command in ("validate", "test") and arguments.config is not None:
+                return self  # of the model before it is trained
+            raise ValueError(
+                f"{self.command}: expected a run or a checkpoint after it, such as "
+                "runs/digits/version_0"
+            )
+        arguments.ckpt_path = str(checkpoint_of(Path(run if path is None else path)))
+        if self.command == "report":
+            folder = Path(arguments.ckpt_path if run is None else run)
+            arguments.run = str(folder.parent if folder.is_file() else run_of(folder))
+        return self._replace(arguments=arguments)
+
     def resolved(self) -> Request:
         """Return the request with its configuration, run and checkpoint.
 
@@ -66,19 +95,8 @@ class Request(NamedTuple):
         """Return the configuration that is implied; None if --config names one."""
         arguments, given = self.arguments, self.arguments.config is not None
         if self.command == "report":
-            if arguments.run is None:
-                raise ValueError(
-                    "report: expected the directory of a run after it, such as "
-                    "runs/digits/version_0"
-                )
             config = config_of_run(Path(arguments.run), self.command)
             return None if given else config
-        optional = self.command == "fit" or (given and self.command in ("validate", "test"))
-        if arguments.ckpt_path is None and not optional:
-            raise ValueError(
-                f"{self.command}: expected --ckpt_path and a checkpoint, such as "
-                "runs/digits/version_0/best.ckpt"
-            )
         if given:
             return None
         return (
@@ -91,7 +109,8 @@ class Request(NamedTuple):
         """Return the request for a run that is resumed from its newest whole checkpoint."""
         if self.arguments.ckpt_path is not None:
             raise ValueError("--resume: expected no --ckpt_path beside it: it finds the newest one")
-        folder = Path(self.arguments.resume) if self.arguments.resume else self._latest_run()
+        given = self.arguments.resume
+        folder = run_of(Path(given)) if given else self._latest_run()
         config = config_of_run(folder, "--resume")
         checkpoint, skipped = newest_checkpoint(folder)
         for complaint in skipped:
@@ -167,7 +186,7 @@ def config_beside(checkpoint: Path) -> Path:
     config = checkpoint.parent / CONFIG_FILE
     if not config.is_file():
         raise FileNotFoundError(
-            f"--ckpt_path: expected the configuration of the run beside {checkpoint}, got no "
+            f"{checkpoint}: expected the configuration of the run beside it, got no "
             f"{config}; give one with --config"
         )
     return config

@@ -17,11 +17,12 @@ from softmax_torch.report.output import write_report
 from softmax_torch.report.page import compose
 from softmax_torch.report.run_results import EvaluatedSet, RunResults
 from softmax_torch.storage.run_directories import CONFIG_FILE, METRICS_FILE, read_metrics
+from softmax_torch.storage.run_results import checkpoint_of
 from softmax_torch.training.calibrating_trainer import CalibratingTrainer
 from softmax_torch.training.checkpoint_io import atomic_checkpoint_io
 from softmax_torch.training.lit_base import LitBase
 
-__all__ = ["ReportingTrainer", "default_checkpoint"]
+__all__ = ["ReportingTrainer"]
 
 MAX_LISTED = 8
 """Most entries of a list in the state of a preprocessing that are written out."""
@@ -51,7 +52,7 @@ class ReportingTrainer(CalibratingTrainer):
             FileNotFoundError: the run has no config.yaml, or the checkpoint does not exist.
             OSError: the report could not be written; nothing of it remains.
         """
-        path = ckpt_path or default_checkpoint(Path(run), model)
+        path = ckpt_path or str(checkpoint_of(Path(run)))
         return write_report(compose(self.run_results(model, datamodule, run, path)), Path(run))
 
     def run_results(
@@ -90,11 +91,6 @@ class ReportingTrainer(CalibratingTrainer):
             facts=tuple(facts(self, datamodule, Path(ckpt_path), content, settings)),
             config=config,
         )
-
-
-def default_checkpoint(run: Path, model: LitBase) -> str:
-    """Return the checkpoint of a run that is reported on by default."""
-    return str(run / ("last.ckpt" if model.reports_last_checkpoint else "best.ckpt"))
 
 
 def input_weight(model: LitBase) -> Tensor | None:

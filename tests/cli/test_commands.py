@@ -24,7 +24,8 @@ def test_fit_alone_trains_on_digits(digits: tuple[Path, str]) -> None:
     assert float(accuracy[1]) >= 0.95
     labels = [line[:12].strip() for line in output.splitlines()[-6:]]
     assert labels == ["trained", "device", "best val", "test", "checkpoint", "next"]
-    assert "runs/digits/version_0/best.ckpt" in output.splitlines()[-1]
+    assert output.splitlines()[-2].endswith("runs/digits/version_0/best.ckpt")
+    assert output.splitlines()[-1].endswith("python train.py test runs/digits/version_0")
 
 
 def test_fit_prints_its_progress_and_report_alone(digits: tuple[Path, str]) -> None:

@@ -27,7 +27,7 @@ from softmax_torch.cli import commands
         (["test", "--resume"], "unrecognized arguments: --resume"),
         (["predict", "--device", "cpu"], "--device: expected --input beside it"),
         (["predict", "--input", "x", "--data.seed", "1"], "arguments: --data.seed 1"),
-        (["export"], "required: export.ckpt_path, export.output"),
+        (["export"], "required: export.output"),
         (["train"], "invalid choice: 'train'"),
     ],
 )
@@ -48,14 +48,21 @@ def test_arguments_that_do_not_exist(
 @pytest.mark.parametrize(
     ("args", "kind", "message"),
     [
-        (["test"], ValueError, "test: expected --ckpt_path"),
-        (["calibrate"], ValueError, "calibrate: expected --ckpt_path"),
+        (["test"], ValueError, "test: expected a run or a checkpoint after it"),
+        (["calibrate"], ValueError, "calibrate: expected a run or a checkpoint after it"),
+        (["test", "a", "--ckpt_path", "b"], ValueError, "a run or --ckpt_path, got both"),
+        (["test", "nowhere"], FileNotFoundError, "nowhere: expected a run or a checkpoint"),
+        (["predict", "empty"], FileNotFoundError, "empty: expected a run with best.ckpt or last"),
         (
             ["predict", "--ckpt_path", "no.ckpt"],
             FileNotFoundError,
             "no.ckpt: expected a checkpoint of a run, got no such file",
         ),
-        (["test", "--ckpt_path", "."], FileNotFoundError, r"\.: expected a .*, got a folder"),
+        (
+            ["test", "--ckpt_path", "."],
+            FileNotFoundError,
+            r"directory of a run.*got another folder",
+        ),
         (["test", "--ckpt_path", "text.ckpt"], ValueError, "damaged or of another kind"),
         (["test", "--ckpt_path", "other.ckpt"], ValueError, r"state_dict.*got \['weights'\]"),
         (["test", "--ckpt_path", "alone.ckpt"], FileNotFoundError, "give one with --config"),
@@ -64,6 +71,8 @@ def test_arguments_that_do_not_exist(
     ],
 )
 def test_unusable_input(args: list[str], kind: type[Exception], message: str, here: Path) -> None:
+    (here / "empty").mkdir()
+    (here / "empty" / "config.yaml").touch()
     (here / "text.ckpt").write_text("not a checkpoint")
     torch.save({"weights": torch.ones(1)}, here / "other.ckpt")
     torch.save({"state_dict": {}, "hyper_parameters": {}}, here / "alone.ckpt")
