@@ -9,18 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from jsonargparse import ArgumentParser, Namespace
-from lightning.pytorch.callbacks import Callback, Timer
+from lightning.pytorch.callbacks import Callback, LambdaCallback, Timer
 from lightning.pytorch.trainer import Trainer
+from lightning.pytorch.utilities import rank_zero_only
 
 from softmax_torch.cli.console import format_metrics, print_line, program_name, short_path
 from softmax_torch.cli.data_progress import ConsoleReporter
 from softmax_torch.cli.predictions import new_prediction_file
-from softmax_torch.cli.requests import Request, differences
+from softmax_torch.cli.requests import Request
+from softmax_torch.cli.resuming import check_settings, finished, settings_yaml, updated_settings
 from softmax_torch.cli.settings import instantiate, parse_settings
 from softmax_torch.data.progress import reporting_to
-from softmax_torch.lightning_compat import quiet
+from softmax_torch.lightning_compat import callbacks_of, quiet
 from softmax_torch.predictor import Predicted
 from softmax_torch.report.output import write_report
 from softmax_torch.report.page import compose
@@ -40,6 +41,12 @@ def run_with_lightning(request: Request, closing: ExitStack) -> None:
     """Run a command that needs Lightning."""
     with quiet(), reporting_to(ConsoleReporter()):
         parser, config = parse_settings(request)
+        if request.resumed_run is not None:
+            check_settings(request, parser, config)
+            if lines := finished(request, config):
+                for label, text in lines:
+                    rank_zero_only(print_line)(label, text)
+                return
         session = Session(request, parser, config, closing)
         try:
             FUNCTIONS[request.command](session)
@@ -84,7 +91,10 @@ class Session:
         if trainer["enable_progress_bar"] is not False:
             callbacks.append(EpochBar())
         if fits and trainer["enable_checkpointing"] is not False:
-            self.recorder = RunCheckpoint(seconds=self.config["checkpoint_seconds"])
+            self.recorder = RunCheckpoint(
+                seconds=self.config["checkpoint_seconds"],
+                settings=settings_yaml(self.parser, self.config),
+            )
             callbacks.append(self.recorder)
         arguments = trainer | {"callbacks": callbacks}
         if not fits:
@@ -146,51 +156,33 @@ def fit(session: Session) -> None:
 
 
 def record_settings(session: Session) -> None:
-    """Write the settings to the run directory, or compare them with those of a resumed run.
-
-    Raises:
-        ValueError: the settings of a resumed run have changed.
-    """
-    trainer, resumed = session.trainer, session.request.resumed_run
-    logger = trainer.logger
-    records = isinstance(logger, RunLogger) and trainer.is_global_zero
-    if records and resumed is not None:
-        compare_settings(session, resumed)
+    """Write the settings to the run directory: at once, or when a resumed run is continued."""
+    trainer, request = session.trainer, session.request
     if trainer.world_size == 1:
         # Unusable data is refused before the run gets a directory.
         session.data.prepare_data()
         session.data.setup("fit")
-    if isinstance(logger, RunLogger) and records and resumed is None:
-        text = settings_yaml(session.parser, session.config)
-        write_atomically(logger.folder / CONFIG_FILE, text.encode())
+    logger = trainer.logger
+    if not isinstance(logger, RunLogger) or not trainer.is_global_zero:
+        return
+    config, text = logger.folder / CONFIG_FILE, settings_yaml(session.parser, session.config)
+    if request.resumed_run is None:
+        write_atomically(config, text.encode())
+        return
+    print_line("resumed", resumed_from(request))
+    text = updated_settings(request.resumed_run, session.parser, text)
+    if text != config.read_text(encoding="utf-8"):
+        # Not before the checkpoint has been compared with the data.
+        write = LambdaCallback(on_train_start=lambda *_: write_atomically(config, text.encode()))
+        callbacks_of(trainer).append(write)
 
 
-def compare_settings(session: Session, run: Path) -> None:
-    """Print where a run is resumed; raise ValueError if its settings have changed."""
-    path = run / CONFIG_FILE
-    # Parsed and dumped again: an earlier version or a person may have left out defaults.
-    before = settings_yaml(session.parser, session.parser.parse_args(["--config", str(path)]))
-    now = settings_yaml(session.parser, session.config)
-    changed = differences(yaml.safe_load(before), yaml.safe_load(now))
-    if changed:
-        raise ValueError(
-            f"--resume: expected the settings of {short_path(path)}, got others:\n  "
-            + "\n  ".join(changed)
-        )
-    found = session.request.checkpoint
-    if found is None:
-        print_line("resumed", f"{short_path(run)}, from its start: it has no checkpoint")
-    else:
-        print_line("resumed", f"{short_path(found.path)}, step {found.step}")
-
-
-def settings_yaml(parser: ArgumentParser, config: Namespace) -> str:
-    """Return the settings of a fit as YAML, without the checkpoint that it starts from."""
-    config = config.clone()
-    for name in ("resume", "ckpt_path"):
-        config.pop(name, None)
-    text: str = parser.dump(config, skip_none=False)
-    return text
+def resumed_from(request: Request) -> str:
+    """Return the checkpoint that a run is resumed from, or that it has none."""
+    assert request.resumed_run is not None
+    if request.checkpoint is None:
+        return f"{short_path(request.resumed_run)}, from its start: it has no checkpoint"
+    return f"{short_path(request.checkpoint.path)}, step {request.checkpoint.step}"
 
 
 def device_name(trainer: Trainer, on_one_thread: bool) -> str:

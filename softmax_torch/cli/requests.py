@@ -17,16 +17,7 @@ from softmax_torch.storage.checkpoints import CheckpointFile, newest_checkpoint,
 from softmax_torch.storage.run_directories import CONFIG_FILE, latest_run
 from softmax_torch.storage.run_results import checkpoint_of, run_of
 
-__all__ = ["Request", "config_beside", "differences", "read_config"]
-
-MAY_DIFFER = {"ckpt_path", "resume", "runs", "name", "checkpoint_seconds"} | {
-    f"trainer.{name}"
-    for name in ("max_epochs", "max_steps", "max_time", "enable_progress_bar", "profiler")
-}
-"""Settings that may differ in a resumed run, since they change none of its steps."""
-
-DATA_LOCATIONS = ("root", "download", "cache", "file", "val_file", "test_file")
-"""Arguments of data modules that say where the data are, not which data they are."""
+__all__ = ["Request", "config_beside", "read_config"]
 
 
 class Request(NamedTuple):
@@ -153,22 +144,6 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ValueError(f"--config: expected settings in {path}, got {config}")
     return config
-
-
-def differences(before: Any, now: Any, name: str = "") -> list[str]:
-    """Return a line for each setting that a resumed run must not change, and that differs."""
-    if name in MAY_DIFFER or name.rpartition(".")[2] in DATA_LOCATIONS:
-        return []
-    if isinstance(before, dict) and isinstance(now, dict):
-        # Flags are typed without init_args: --model.C.
-        prefix = f"{name.removesuffix('.init_args')}." if name else ""
-        keys = [*before, *(key for key in now if key not in before)]
-        return [
-            line
-            for key in keys
-            for line in differences(before.get(key), now.get(key), f"{prefix}{key}")
-        ]
-    return [] if before == now else [f"{name}: expected {before}, got {now}"]
 
 
 def config_of_run(run: Path, requested_by: str) -> Path:

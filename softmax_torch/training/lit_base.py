@@ -100,6 +100,11 @@ class LitBase(LitEvaluation, ABC):
         """Return statements about the result of the fit, by label."""
         return {}
 
+    @property
+    def ending(self) -> str | None:
+        """Reason why more training would change nothing, such as the optimum; None otherwise."""
+        return None
+
     # Beginning of a fit
 
     def configure_callbacks(self) -> list[Callback]:
