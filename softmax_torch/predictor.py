@@ -20,6 +20,7 @@ from softmax_torch.calibration import Calibration
 from softmax_torch.modules import Classifier, SoftmaxRegression
 from softmax_torch.storage.checkpoints import read_checkpoint
 from softmax_torch.storage.exported_weights import read_exported_weights
+from softmax_torch.storage.finite_weights import check_finite
 from softmax_torch.storage.run_results import checkpoint_of
 
 try:
@@ -125,8 +126,9 @@ def load(
         device: where the network works.
 
     Raises:
-        FileNotFoundError, ValueError: there is no such file, it is no checkpoint of a run, or it
-            lacks preprocessing or calibration; the device does not exist.
+        FileNotFoundError, ValueError: there is no such file; it is damaged, or no checkpoint of a
+            run; its weights are not finite; it lacks preprocessing or calibration; the device does
+            not exist.
         ImportError: safetensors, which reads exported weights, is not installed.
     """
     path = checkpoint_of(Path(path))
@@ -145,8 +147,10 @@ def load(
             f"{path}: expected a checkpoint with a calibration, got one without; calibrate the run "
             "first"
         )
+    net = network(content["hyper_parameters"], content["state_dict"])
+    check_finite(content["state_dict"], dict(net.named_parameters()), path)
     return Predictor(
-        network(content["hyper_parameters"], content["state_dict"]),
+        net,
         preprocessing.from_state_dict(content["preprocessing"]),
         Calibration.from_state_dict(content["calibration"]) if calibrated else None,
         device,

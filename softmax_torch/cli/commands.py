@@ -18,7 +18,13 @@ from softmax_torch.cli.console import format_metrics, print_line, program_name, 
 from softmax_torch.cli.data_progress import ConsoleReporter
 from softmax_torch.cli.predictions import new_prediction_file
 from softmax_torch.cli.requests import Request
-from softmax_torch.cli.resuming import check_settings, finished, settings_yaml, updated_settings
+from softmax_torch.cli.resuming import (
+    check_settings,
+    check_start,
+    finished,
+    settings_yaml,
+    updated_settings,
+)
 from softmax_torch.cli.settings import instantiate, parse_settings
 from softmax_torch.data.progress import reporting_to
 from softmax_torch.lightning_compat import callbacks_of, quiet
@@ -47,6 +53,8 @@ def run_with_lightning(request: Request, closing: ExitStack) -> None:
                 for label, text in lines:
                     rank_zero_only(print_line)(label, text)
                 return
+        else:
+            check_start(request, config)
         session = Session(request, parser, config, closing)
         try:
             FUNCTIONS[request.command](session)
@@ -156,7 +164,7 @@ def fit(session: Session) -> None:
 
 
 def record_settings(session: Session) -> None:
-    """Write the settings to the run directory: at once, or when a resumed run is continued."""
+    """Write the settings to the run directory when the training begins."""
     trainer, request = session.trainer, session.request
     if trainer.world_size == 1:
         # Unusable data is refused before the run gets a directory.
@@ -166,15 +174,14 @@ def record_settings(session: Session) -> None:
     if not isinstance(logger, RunLogger) or not trainer.is_global_zero:
         return
     config, text = logger.folder / CONFIG_FILE, settings_yaml(session.parser, session.config)
-    if request.resumed_run is None:
-        write_atomically(config, text.encode())
-        return
-    print_line("resumed", resumed_from(request))
-    text = updated_settings(request.resumed_run, session.parser, text)
-    if text != config.read_text(encoding="utf-8"):
-        # Not before the checkpoint has been compared with the data.
-        write = LambdaCallback(on_train_start=lambda *_: write_atomically(config, text.encode()))
-        callbacks_of(trainer).append(write)
+    if request.resumed_run is not None:
+        print_line("resumed", resumed_from(request))
+        text = updated_settings(request.resumed_run, session.parser, text)
+        if text == config.read_text(encoding="utf-8"):
+            return
+    # Not before a checkpoint, if there is one, has been compared with the model and the data.
+    write = LambdaCallback(on_train_start=lambda *_: write_atomically(config, text.encode()))
+    callbacks_of(trainer).append(write)
 
 
 def resumed_from(request: Request) -> str:

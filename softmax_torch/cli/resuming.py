@@ -20,7 +20,14 @@ from softmax_torch.storage.run_directories import CONFIG_FILE
 from softmax_torch.storage.run_results import checkpoint_of
 from softmax_torch.training.run_ending import ending_of, settings_of
 
-__all__ = ["check_settings", "differences", "finished", "settings_yaml", "updated_settings"]
+__all__ = [
+    "check_settings",
+    "check_start",
+    "differences",
+    "finished",
+    "settings_yaml",
+    "updated_settings",
+]
 
 LENGTH = {"trainer.max_epochs", "trainer.max_steps", "trainer.max_time"}
 """Settings that say when a run ends."""
@@ -76,6 +83,28 @@ def check_settings(request: Request, parser: ArgumentParser, config: Namespace) 
         raise ValueError(
             f"--resume: expected the settings of {short_path(file)}, got others:\n  "
             + "\n  ".join(changed)
+        )
+
+
+def check_start(request: Request, config: Namespace) -> None:
+    """Raise ValueError if a new run starts from a checkpoint of another optimizer or schedule.
+
+    Lightning restores their state, and with it the learning rate of the checkpoint.
+    """
+    content = {} if request.checkpoint is None else request.checkpoint.content
+    recorded = settings_of(content)
+    if request.command != "fit" or not recorded:
+        return
+    before, now = parsed(recorded)["model"]["init_args"], config["model"].as_dict()["init_args"]
+    changed = [
+        line
+        for name in ("optimizer", "lr_scheduler", "lr_interval")
+        for line in differences(before.get(name), now.get(name), f"model.{name}")
+    ]
+    if changed:
+        raise ValueError(
+            "--ckpt_path: expected the optimizer and schedule of the checkpoint, which the run "
+            "continues with, got others:\n  " + "\n  ".join(changed)
         )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,11 +12,13 @@ from torch import Tensor, nn
 from softmax_torch.calibration import Calibration
 from softmax_torch.preprocessing import Preprocessing, same
 from softmax_torch.storage.checkpoints import CHECKPOINT_FORMAT
+from softmax_torch.storage.finite_weights import check_finite
 
 __all__ = [
     "check_backbone_input",
     "check_checkpoint",
     "check_sizes",
+    "check_weights",
     "process_state",
     "stored_calibration",
 ]
@@ -83,6 +87,25 @@ def check_checkpoint(
         "data: expected the preprocessing that the checkpoint was trained with, got another one: "
         "the training data or their settings have changed"
     )
+
+
+def check_weights(state_dict: Mapping[str, Tensor], module: nn.Module, path: str | Path) -> None:
+    """Raise ValueError unless tensors have the names and shapes of a module's, and are finite.
+
+    Args:
+        state_dict: tensors of a checkpoint by name.
+        module: the module that they are for.
+        path: the checkpoint, for the message.
+    """
+    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    got = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
+    for name in [*expected, *got]:
+        if expected.get(name) != got.get(name):
+            raise ValueError(
+                f"{path}: expected the weights of this model, with "
+                f"{expected.get(name, 'no')} {name}, got a checkpoint with {got.get(name, 'none')}"
+            )
+    check_finite(state_dict, dict(module.named_parameters()), path)
 
 
 def stored_calibration(checkpoint: dict[str, Any], required: bool) -> Calibration | None:

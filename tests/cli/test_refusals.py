@@ -90,6 +90,24 @@ def test_a_checkpoint_for_other_data_is_refused(
         cli.main([*args, "--data.root", str(mnist_root)])
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--data", "MNISTDataModule"], r"in_features: .* 784, .*checkpoint 64"),
+        (["--model.optimizer", "Adam"], r"optimizer\.class_path: expected torch\.optim\.SGD, got"),
+        (["--model.optimizer.lr", "0.1"], r"optimizer\.lr: expected 0\.3, got 0\.1"),
+        (["--model.bias", "false"], r"weights of this model, with no model\.linear\.bias, got"),
+    ],
+)
+def test_a_run_does_not_start_from_a_checkpoint_of_another_model(
+    flags: list[str], message: str, digits: tuple[Path, str], mnist_root: Path, here: Path
+) -> None:
+    root = ["--data.root", str(mnist_root)] if "--data" in flags else []
+    with pytest.raises(ValueError, match=message):
+        cli.main(["fit", "--ckpt_path", str(digits[0]), *flags, *root, "--runs", "new"])
+    assert [*(here / "new").glob("*/*")] == []
+
+
 def test_code_in_a_checkpoint_is_not_run(here: Path) -> None:
     class Mischief:
         def __reduce__(self) -> tuple[Any, ...]:
