@@ -28,7 +28,12 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from softmax_torch import lightning_compat
-from softmax_torch.storage.atomic_files import PARTIAL_SUFFIX, sync_folder, write_atomically
+from softmax_torch.storage.atomic_files import (
+    PARTIAL_SUFFIX,
+    name_in_errors,
+    sync_folder,
+    write_atomically,
+)
 from softmax_torch.storage.checkpoints import CHECKPOINT_SECONDS, is_damaged, step_of
 from softmax_torch.training.checkpoint_io import atomic_checkpoint_io
 from softmax_torch.training.run_ending import Ending, ending_after
@@ -210,12 +215,14 @@ class RunCheckpoint(Checkpoint):
         last, previous, following = (self._path(name) for name in ("last", "previous", "next"))
         partial = last.with_name(f".previous{PARTIAL_SUFFIX}")
         if last.exists():
-            partial.unlink(missing_ok=True)
-            _link_or_copy(last, partial)
-            partial.replace(previous)
+            with name_in_errors(previous):
+                partial.unlink(missing_ok=True)
+                _link_or_copy(last, partial)
+                partial.replace(previous)
         if keep:  # a copy, since two names of one file would be damaged together
             write_atomically(following, new.read_bytes())
-        following.replace(last)
+        with name_in_errors(last):
+            following.replace(last)
         sync_folder(last.parent)
 
     def _signal_or_due(self, trainer: Trainer, due: bool = False) -> tuple[int | None, bool]:
@@ -266,7 +273,8 @@ def _can_resume_after(trainer: Trainer, module: LightningModule, batch_idx: int)
 
 def _check_room(folder: Path, module: LightningModule) -> None:
     """Raise OSError unless the folder is writable and has room for ``ROOM_FOR`` checkpoints."""
-    folder.mkdir(parents=True, exist_ok=True)
+    with name_in_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / ".room", b"")
     (folder / ".room").unlink()
     # Adam keeps two numbers for each parameter; 64 KiB is for the rest.
