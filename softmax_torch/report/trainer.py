@@ -12,10 +12,10 @@ import yaml
 from torch import Tensor, nn
 
 from softmax_torch import __version__
-from softmax_torch.data import TensorDataModule
+from softmax_torch.data import TableDataModule, TensorDataModule
 from softmax_torch.report.output import write_report
 from softmax_torch.report.page import compose
-from softmax_torch.report.run_results import EvaluatedSet, RunResults
+from softmax_torch.report.run_results import EvaluatedSet, RawRows, RunResults
 from softmax_torch.storage.run_directories import CONFIG_FILE, METRICS_FILE, read_metrics
 from softmax_torch.storage.run_results import checkpoint_of
 from softmax_torch.training.calibrating_trainer import CalibratingTrainer
@@ -90,7 +90,17 @@ class ReportingTrainer(CalibratingTrainer):
             calibration=model.calibration,
             facts=tuple(facts(self, datamodule, Path(ckpt_path), content, settings)),
             config=config,
+            raw=raw_rows(datamodule),
         )
+
+
+def raw_rows(data: TensorDataModule) -> RawRows | None:
+    """Return the rows of the test set as they are in the table; None for other data."""
+    if not isinstance(data, TableDataModule):
+        return None
+    columns = data.preprocessing.columns
+    names = tuple(column.name for column in columns for _ in column.features)
+    return RawRows(data.test_inputs(len(data.splits["test"])), names)
 
 
 def input_weight(model: LitBase) -> Tensor | None:
