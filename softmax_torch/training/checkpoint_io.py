@@ -53,6 +53,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         if "://" in str(path) or storage_options is not None:
             super().save_checkpoint(checkpoint, path, storage_options)
         else:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)  # as Lightning's plugin does
             write_checkpoint(Path(path), checkpoint)
 
     def load_checkpoint(
