@@ -60,12 +60,13 @@ EDGES: dict[str, list[str]] = {
         "data",
         "export",
         "lightning_compat",
+        "loss",
         "predictor",
         "report",
         "storage",
         "training",
     ],
-    "__main__": ["loss"],
+    "__main__": ["cli"],
 }
 # What rooms may import besides torch.
 EXTRAS = {

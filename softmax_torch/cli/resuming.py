@@ -15,6 +15,8 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from softmax_torch.cli.console import program_name, short_path
+from softmax_torch.cli.given_settings import Given
+from softmax_torch.cli.jsonargparse_errors import usage_errors
 from softmax_torch.cli.requests import Request
 from softmax_torch.storage.run_directories import CONFIG_FILE
 from softmax_torch.storage.run_results import checkpoint_of
@@ -53,7 +55,9 @@ def settings_yaml(parser: ArgumentParser, config: Namespace) -> str:
 
 def settings_in(file: Path, parser: ArgumentParser) -> dict[str, Any]:
     """Return the settings in a file, with the defaults that an earlier version left out."""
-    return parsed(settings_yaml(parser, parser.parse_args(["--config", str(file)])))
+    with usage_errors("fit", Given([], {})):
+        config = parser.parse_args(["--config", str(file)])
+    return parsed(settings_yaml(parser, config))
 
 
 def parsed(text: str) -> dict[str, Any]:

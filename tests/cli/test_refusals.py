@@ -1,6 +1,5 @@
 """Unusable arguments and input are refused with a message, before anything is written."""
 
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,37 +11,6 @@ from support import Finished
 
 from softmax_torch import cli
 from softmax_torch.cli import commands
-
-
-@pytest.mark.parametrize(
-    ("args", "message"),
-    [
-        (["fit", "--model.nonsense", "3"], "Option 'nonsense' is not accepted"),
-        (["fit", "--data", "NoSuchData"], "NoSuchData"),
-        (["fit", "--model.optimizer", "torch.optim.Nope"], "torch.optim.*Nope"),
-        (["fit", "--model.num_classes", "7"], "num_classes"),
-        (["fit", "--config", "nowhere.yaml"], "does not exist"),
-        (["fit", "--config", "unknown.yaml"], "Option 'nonsense' is not accepted"),
-        (["fit", "--config", "top.yaml"], "top.yaml: Option 'nonsense' is not accepted"),
-        (["test", "--resume"], "unrecognized arguments: --resume"),
-        (["predict", "--device", "cpu"], "--device: expected --input beside it"),
-        (["predict", "--input", "x", "--data.seed", "1"], "arguments: --data.seed 1"),
-        (["export"], "required: export.output"),
-        (["train"], "invalid choice: 'train'"),
-    ],
-)
-def test_arguments_that_do_not_exist(
-    args: list[str], message: str, here: Path, capsys: Any
-) -> None:
-    (here / "unknown.yaml").write_text("model:\n  nonsense: 3\n")
-    (here / "top.yaml").write_text("nonsense: 3\n")
-    with pytest.raises(SystemExit) as stopped:
-        cli.main(args)
-    assert stopped.value.code == 2
-    output = capsys.readouterr().err
-    assert re.search(message, output)
-    assert len(output.splitlines()) < 25  # the message is not buried under a list of options
-    assert not (here / "runs").exists()
 
 
 @pytest.mark.parametrize(

@@ -207,14 +207,9 @@ def test_resume_with_other_settings_is_refused(
         (["fit", "--resume", "nowhere"], "nowhere: expected the directory of a run"),
         (["fit", "--resume=nowhere"], "nowhere: expected the directory of a run"),
         (["fit", "--resume", "--ckpt_path", "a.ckpt"], "expected no --ckpt_path beside it"),
-        (["fit", "--resume", "--config", "no.yaml"], "--config: expected a file, got no.yaml"),
-        (["fit", "--resume", "--config=empty"], "--config: expected settings in empty, got None"),
-        (["fit", "--resume", "-c", "broken"], "--config: expected YAML in broken, got while"),
     ],
 )
 def test_refusals_of_resume(args: list[str], message: str, here: Path) -> None:
-    (here / "empty").write_text("")
-    (here / "broken").write_text("name: [")
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         cli.main(args)
     assert not (here / "runs").exists()

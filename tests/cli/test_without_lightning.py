@@ -24,9 +24,11 @@ print(json.dumps(results))
 """
 
 CASES: dict[str, tuple[list[str], str | int]] = {
-    "help": (["--help"], "SystemExit 0"),
-    "help of a command": (["predict", "--help"], "SystemExit 0"),
-    "help of another": (["test", "--help"], "SystemExit 0"),
+    "help": (["--help"], 0),
+    "help of a command": (["predict", "--help"], 0),
+    "help of fit": (["fit", "--help"], 0),
+    "help with settings": (["fit", "--config", "table", "--help"], 0),
+    "info": (["info"], 0),
     "no command": ([], "SystemExit 2"),
     "unknown command": (["train"], "SystemExit 2"),
     "fit, unknown flag": (["fit", "--nonsense", "3"], "SystemExit 2"),
@@ -38,6 +40,10 @@ CASES: dict[str, tuple[list[str], str | int]] = {
     "missing YAML": (["fit", "--config", "none.yaml"], "SystemExit 2"),
     "broken YAML": (["fit", "--config", "broken.yaml"], "SystemExit 2"),
     "unknown setting": (["fit", "--config", "unknown.yaml"], "SystemExit 2"),
+    "unknown flag of a class": (["fit", "--data.tarjet", "x"], "SystemExit 2"),
+    "unknown setting of the trainer": (["fit", "--trainer.max_epoch", "3"], "SystemExit 2"),
+    "unknown setting of an optimizer": (["fit", "--model.optimizer.lrr", "3"], "SystemExit 2"),
+    "unknown class": (["fit", "--data", "TabelDataModule"], "SystemExit 2"),
     "no checkpoint": (["test"], "ValueError test: expected a run"),
     "missing checkpoint": (["test", "--ckpt_path", "none.ckpt"], "FileNotFoundError none.ckpt: "),
     "damaged checkpoint": (["validate", "--ckpt_path", "text.ckpt"], "ValueError text.ckpt: "),
