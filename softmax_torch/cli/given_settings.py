@@ -127,8 +127,11 @@ def as_source(name: str, items: Iterable[tuple[str, Any]]) -> Source:
             for inner, content in {**arguments, **(value.get("init_args") or {})}.items():
                 add(f"{key}.{inner}", content)
         elif key in CLASS_KEYS and isinstance(value, str) and value not in ("null", ""):
-            if not value.endswith((".yaml", ".yml")):  # a file in which jsonargparse looks
-                source.classes[key] = value
+            # jsonargparse reads a YAML in place of a class.
+            (source.values if value.endswith((".yaml", ".yml")) else source.classes)[key] = value
+        elif key in CLASS_KEYS and isinstance(value, list | int | float):
+            label = f"{name}: {key}" if name else f"--{key}"
+            raise UsageError(f"{label}: expected settings by name, got {value}")
         else:
             source.values[key] = value
 

@@ -51,14 +51,14 @@ def in_one_line(message: str, command: str, given: Given) -> str:
     if found := re.search(r"argument (?:\S+/)?(--[\w.]+): expected one argument", message):
         return f"{found[1]}: expected a value after it, got none"
     if found := re.search(r"does not accept option '([^']+)'", message):
-        return unknown_setting(found[1], classes)
+        return unknown_setting(found[1], given, message)
     key = parser_key(message)
     if not key:
         return " ".join(message.split())
     if found := re.search(r"Option '([^']+)' is not accepted", message):
-        return unknown_setting(f"{key}.{found[1]}", classes)
+        return unknown_setting(f"{key}.{found[1]}", given, message)
     if found := re.search(r"unrecognized arguments: --([\w.]+)", message):
-        return unknown_setting(f"{key}.{found[1]}", classes)
+        return unknown_setting(f"{key}.{found[1]}", given, message)
     value = re.search(r"(?:Given value|Got value): (.*?)(?:\. Got value: .*)?$", message, re.M)
     form = form_of(kind_of(key, command, classes))
     example = f", as in --{key} {form.example}" if form.example else ""
@@ -95,12 +95,16 @@ def owner_of(key: str, classes: Mapping[str, str]) -> str | None:
     return max((c for c in classes if key.startswith(f"{c}.")), key=len, default=None)
 
 
-def unknown_setting(key: str, classes: Mapping[str, str]) -> str:
-    """Return the message about a setting that does not exist."""
-    owner = owner_of(key, classes)
-    names = set() if owner is None else settings_of(classes[owner]).keys()
-    name = key.rpartition(".")[2]
-    return f"unknown setting {key}{or_nearest(name, names, f'{owner}.')}"
+def unknown_setting(key: str, given: Given, message: str) -> str:
+    """Return the message about a setting that does not exist, in the innermost class."""
+    owner, _, name = key.rpartition(".")
+    named = re.findall(r"given class_path '([^']+)'", message)
+    class_path = named[-1] if named else given.classes.get(owner, "")
+    names = settings_of(class_path).keys() if class_path else ()
+    source = given.source_of(key) or given.source_of(owner)
+    label = f"{source}: " if source else ""
+    of = f" of {class_path.rpartition('.')[2]}" if class_path else ""
+    return f"{label}unknown setting {key}{of}{or_nearest(name, names, f'{owner}.')}"
 
 
 def unknown_arguments(args: list[str], command: str) -> str:

@@ -15,9 +15,10 @@ from jsonargparse import Namespace
 
 from softmax_torch.cli.command_table import CLASS_SETTINGS, COMMANDS, RUN_SETTINGS
 from softmax_torch.cli.config_files import read_config
-from softmax_torch.cli.console import print_line
+from softmax_torch.cli.console import print_line, short_path
 from softmax_torch.cli.given_settings import Given, given_settings
 from softmax_torch.cli.implied_settings import implied_config, solver_settings
+from softmax_torch.cli.mistakes import UsageError
 from softmax_torch.storage.checkpoints import CheckpointFile, newest_checkpoint, read_checkpoint
 from softmax_torch.storage.run_directories import CONFIG_FILE, latest_run
 from softmax_torch.storage.run_results import checkpoint_of, run_of
@@ -63,7 +64,15 @@ class Request(NamedTuple):
         own = {flag.removeprefix("--") for flag, _ in COMMANDS[self.command].arguments}
         files = [Path(config) for config in self.configs if Path(config).is_file()]
         flags = [*self.implied, *self.settings]
-        return given_settings(files, flags, own | {*CLASS_SETTINGS, *RUN_SETTINGS})
+        given = given_settings(files, flags, own | {*CLASS_SETTINGS, *RUN_SETTINGS})
+        named = "data" in given.classes or given.value("data")[0] is not None
+        if not named and len(files) == len(self.configs):
+            where = f" in {' and '.join(map(short_path, files))}" if files else ""
+            raise UsageError(
+                f"{self.command}: expected the kind of data, as in --data TableDataModule or in "
+                f"'data: {{class_path: softmax_torch.data.TableDataModule}}', got none{where}"
+            )
+        return given
 
     def located(self) -> Request:
         """Return the request with the checkpoint that its run stands for as ``ckpt_path``.

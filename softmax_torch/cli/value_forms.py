@@ -28,7 +28,6 @@ class Form(NamedTuple):
 FORMS = {
     "int": Form("a whole number", "N", "10"),
     "float": Form("a number", "X", "0.1"),
-    "bool": Form("true or false", "BOOL", "true"),
     "str": Form("text", "TEXT", ""),
     "None": Form("null", "null", ""),
     "list[str]": Form("a list of texts", "LIST", """'["date"]'"""),
@@ -56,26 +55,32 @@ def choices_of(kind: str) -> list[str]:
 
 def form_of(kind: str) -> Form:
     """Return the form of an annotation; an unknown type is named by its own name."""
-    forms = []
+    forms, words = [], []
     if not kind:
         return Form("a value", "VALUE", "")
     for part in _members(ast.parse(kind, mode="eval").body):
         text = ast.unparse(part)
-        if names := _literal_names(part):
-            short = "|".join(names)
-            forms.append(Form(_listed(names), short if len(short) < 12 else "NAME", names[0]))
+        names = ["true", "false"] if text == "bool" else _literal_names(part)
+        if names:
+            short = "BOOL" if text == "bool" else "|".join(names)
+            form = Form(_listed(names), short if len(short) < 12 else "NAME", names[0])
         else:
             name = text.rpartition(".")[2] if isinstance(part, ast.Attribute) else text
-            forms.append(
-                FORMS.get(text, Form(f"{'an' if name[0] in 'AEIOU' else 'a'} {name}", "VALUE", ""))
-            )
-    forms.sort(key=lambda form: form.words == "null")  # stable: null comes last
+            article = "an" if name[0] in "AEIOU" else "a"
+            form = FORMS.get(text, Form(f"{article} {name}", "VALUE", ""))
+        if form.words == "null":
+            continue
+        forms.append(form)
+        words += names or [form.words]
+    if not forms:
+        return FORMS["None"]
+    first = forms[0]
+    several = len(forms) > 1 and first.placeholder == first.example
+    null = ["null"] if "None" in kind or "Optional" in kind else []
     return Form(
-        _listed([form.words for form in forms]),
-        "VALUE"
-        if len(forms) > 1 and forms[0].placeholder == forms[0].example
-        else forms[0].placeholder,
-        forms[0].example or next((form.example for form in forms if form.example), ""),
+        _listed([*words, *null]),
+        "VALUE" if several else first.placeholder,
+        next((form.example for form in forms if form.example), ""),
     )
 
 

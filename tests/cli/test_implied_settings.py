@@ -125,6 +125,22 @@ def test_the_configuration_is_printed_alone(here: Path, capsys: pytest.CaptureFi
     assert settings["model"]["init_args"]["optimizer"] is None
 
 
+def test_names_in_a_configuration_are_relative_to_it(here: Path) -> None:
+    """Of other YAML files; data files are relative to the current folder."""
+    (here / "sub").mkdir()
+    (here / "sub" / "data.yaml").write_text(
+        "class_path: softmax_torch.data.TableDataModule\n"
+        "init_args: {file: t.csv, target: class, batch_size: null}\n"
+    )
+    (here / "sub" / "own.yaml").write_text(
+        "name: own\ndata: data.yaml\nmodel: {C: 1, solver: newton}\n"
+    )
+    (here / "t.csv").write_text(TABLE)
+    cli.main(["fit", "--config", "sub/own.yaml", "--trainer.max_epochs", "2"])
+    settings = yaml.safe_load((here / "runs/own/version_0/config.yaml").read_text())
+    assert settings["data"]["init_args"]["file"] == "t.csv"
+
+
 def test_a_shipped_configuration_is_found_by_name(here: Path) -> None:
     shipped = find_config("table")
     assert shipped == shipped_configs()["table"]

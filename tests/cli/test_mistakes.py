@@ -14,9 +14,15 @@ FILES = {
     "empty.yaml": "",
     "list.yaml": "- a\n- b\n",
     "top.yaml": "nmae: x\n",
-    "setting.yaml": "model:\n  nonsense: 3\n",
+    "setting.yaml": "data: DigitsDataModule\nmodel:\n  nonsense: 3\n",
     "trainer.yaml": "trainer:\n  max_epoch: 3\n",
     "optimizer.yaml": "model: {optimizer: {class_path: torch.optim.SGD, init_args: {lrr: 1}}}\n",
+    "bare.yaml": "data: {batch_size: 8}\n",
+    "trainer_list.yaml": "trainer: [1, 2]\n",
+    "callback.yaml": (
+        "data: DigitsDataModule\ntrainer: {callbacks: [{class_path: EarlyStopping, "
+        "init_args: {monitr: val/nll}}]}\n"
+    ),
     "missing.yaml": "data: {class_path: nowhere.Data}\n",
     "layer.yaml": "data: {class_path: torch.nn.Linear}\n",
     "type.yaml": (
@@ -103,6 +109,13 @@ EARLY = {
     "fit --config optimizer.yaml": (
         "optimizer.yaml: unknown setting model.optimizer.lrr of SGD; nearest: model.optimizer.lr"
     ),
+    "fit --config bare.yaml": (
+        "fit: expected the kind of data, as in --data TableDataModule or in 'data: {class_path: "
+        "softmax_torch.data.TableDataModule}', got none in bare.yaml"
+    ),
+    "fit --config trainer_list.yaml": (
+        "trainer_list.yaml: trainer: expected settings by name, got [1, 2]"
+    ),
     "fit --config missing.yaml": (
         "missing.yaml: data.class_path: expected a data module that can be imported, got "
         "nowhere.Data: No module named 'nowhere'"
@@ -132,8 +145,15 @@ LATE = {
     "fit --model.optimizer.lr high": "model.optimizer.lr: expected a number or a Tensor, as in "
     "--model.optimizer.lr 0.1; got high",
     "fit --seed_everything x": (
-        "seed_everything: expected a whole number or true or false, as in --seed_everything 10; "
-        "got x"
+        "seed_everything: expected a whole number, true or false, as in --seed_everything 10; got x"
+    ),
+    "fit --model.solver newto": (
+        "model.solver: expected auto, lbfgs, newton, gradient_descent or null, as in "
+        "--model.solver auto; got newto"
+    ),
+    "fit --config callback.yaml": (
+        "callback.yaml: unknown setting trainer.callbacks.monitr of EarlyStopping; nearest: "
+        "trainer.callbacks.monitor"
     ),
     "fit --trainer.callbacks Nope": (
         "trainer.callbacks: expected a list[Callback], a Callback or null; got Nope"
