@@ -136,7 +136,7 @@ def test_names_in_a_configuration_are_relative_to_it(here: Path) -> None:
         "name: own\ndata: data.yaml\nmodel: {C: 1, solver: newton}\n"
     )
     (here / "t.csv").write_text(TABLE)
-    cli.main(["fit", "--config", "sub/own.yaml", "--trainer.max_epochs", "2"])
+    cli.main(["fit", "--config", "sub/own.yaml", "--trainer.max_epochs", "50"])
     settings = yaml.safe_load((here / "runs/own/version_0/config.yaml").read_text())
     assert settings["data"]["init_args"]["file"] == "t.csv"
 

@@ -61,7 +61,10 @@ def test_a_checkpoint_for_other_data_is_refused(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--data", "MNISTDataModule"], r"in_features: .* 784, .*checkpoint 64"),
+        (
+            ["--config", "digits", "--data", "MNISTDataModule"],
+            r"in_features: .* 784, .*checkpoint 64",
+        ),
         (["--model.optimizer", "Adam"], r"optimizer\.class_path: expected torch\.optim\.SGD, got"),
         (["--model.optimizer.lr", "0.1"], r"optimizer\.lr: expected 0\.3, got 0\.1"),
         (["--model.bias", "false"], r"weights of this model, with no model\.linear\.bias, got"),
