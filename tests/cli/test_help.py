@@ -14,7 +14,7 @@ from softmax_torch.cli.command_table import COMMANDS, LIGHT_COMMANDS
 from softmax_torch.cli.help import COMMON_SETTINGS, PROGRAM_EXAMPLES
 from softmax_torch.cli.help_request import fit_settings
 from softmax_torch.cli.parser import parse
-from softmax_torch.cli.settings import settings_parser
+from softmax_torch.cli.settings import TRAINER_DEFAULTS, settings_parser
 from softmax_torch.cli.value_forms import choices_of, form_of
 
 ALL = {**COMMANDS, **LIGHT_COMMANDS}
@@ -131,11 +131,10 @@ def test_settings_read_from_source_are_those_of_the_real_parser() -> None:
 
 
 def check_settings(parser: ArgumentParser, class_path: str, prefix: str) -> None:
-    changed = {"devices", "enable_model_summary", "log_every_n_steps", "num_sanity_val_steps"}
     defaults = parser.get_defaults(skip_validation=True)
     for name, setting in settings_of(class_path).items():
         default = defaults[f"{prefix}{name}"]
-        if prefix and name in changed:  # by TRAINER_DEFAULTS
+        if f"{prefix}{name}" in TRAINER_DEFAULTS:
             continue
         assert default == (None if setting.default is REQUIRED else setting.default), name
         assert setting.meaning, f"{class_path}: {name} is not documented"
