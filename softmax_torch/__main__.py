@@ -1,6 +1,6 @@
-"""Show versions, kernels, threads and devices, for bug reports: ``python -m softmax_torch``."""
+"""The program: ``python -m softmax_torch fit`` is ``softmax-torch fit``."""
 
-from softmax_torch.loss.config import show_config
+from softmax_torch.cli import main
 
 if __name__ == "__main__":
-    show_config()
+    main()

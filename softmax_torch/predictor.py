@@ -20,6 +20,8 @@ from softmax_torch.calibration import Calibration
 from softmax_torch.modules import Classifier, SoftmaxRegression
 from softmax_torch.storage.checkpoints import read_checkpoint
 from softmax_torch.storage.exported_weights import read_exported_weights
+from softmax_torch.storage.finite_weights import check_finite
+from softmax_torch.storage.run_results import checkpoint_of
 from softmax_torch.threads import is_small, one_thread_if
 
 try:
@@ -129,17 +131,19 @@ def load(
     """Return the classifier in a checkpoint, or in weights that were exported from one.
 
     Args:
-        path: a .ckpt of a run; or exported weights, a .safetensors file or the folder with one.
+        path: a .ckpt of a run; the directory of a run, for the checkpoint that ``fit`` printed at
+            its end; or exported weights, a .safetensors file or the folder with one.
         calibrated: whether to apply the calibration in a checkpoint. With exported weights, the
             calibration that they were exported with is always applied.
         device: where the network works.
 
     Raises:
-        FileNotFoundError, ValueError: there is no such file, it is no checkpoint of a run, or it
-            lacks preprocessing or calibration; the device does not exist.
+        FileNotFoundError, ValueError: there is no such file; it is damaged, or no checkpoint of a
+            run; its weights are not finite; it lacks preprocessing or calibration; the device does
+            not exist.
         ImportError: safetensors, which reads exported weights, is not installed.
     """
-    path = Path(path)
+    path = checkpoint_of(Path(path))
     if path.is_dir() or path.suffix == ".safetensors":
         content = read_exported_weights(path)
         calibrated = calibrated or "calibration" in content
@@ -155,8 +159,10 @@ def load(
             f"{path}: expected a checkpoint with a calibration, got one without; calibrate the run "
             "first"
         )
+    net = network(content["hyper_parameters"], content["state_dict"])
+    check_finite(content["state_dict"], dict(net.named_parameters()), path)
     return Predictor(
-        network(content["hyper_parameters"], content["state_dict"]),
+        net,
         preprocessing.from_state_dict(content["preprocessing"]),
         Calibration.from_state_dict(content["calibration"]) if calibrated else None,
         device,

@@ -9,9 +9,11 @@ import torch
 import yaml
 from mnist_files import write_mnist
 from PIL import Image
+from safetensors.torch import save_file
 
 from softmax_torch import cli
 from softmax_torch.cli.console import program_name
+from softmax_torch.storage.run_results import checkpoint_of
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 
@@ -22,7 +24,7 @@ SMALLER = {"linear_probe": ["--data.size", "8", "--model.C", "[0.1, 1.0, 10.0]"]
 
 @pytest.fixture
 def data_root(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """Generated data: files of each variant of MNIST, a folder of images, a table."""
+    """Generated data: files of each variant of MNIST, images, a table, and features."""
     for name in ("MNIST", "FashionMNIST"):
         write_mnist(tmp_path / "data", name)
     for c, name in enumerate(("dark", "light")):
@@ -32,6 +34,9 @@ def data_root(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
             Image.new("L", (6, 6), 200 * c + i).save(folder / f"{i}.png")
     rows = "".join(f"{k},{'ab'[k % 2]},{'xy'[k % 2]}\n" for k in range(40))
     (tmp_path / "table.csv").write_text(f"size,color,class\n{rows}")
+    y = torch.arange(40) % 2
+    for part in ("train", "test"):
+        save_file({"x": torch.eye(40), "y": y}, str(tmp_path / f"{part}.safetensors"))
     return tmp_path / "data"
 
 
@@ -62,9 +67,11 @@ def test_config_runs(
         "last.ckpt",
         "previous.ckpt",
     }
-    assert f"next        {program_name()} test --ckpt_path runs/{name}/version_0/{used}" in (
-        capsys.readouterr().out
+    assert capsys.readouterr().out.endswith(
+        f"checkpoint  runs/{name}/version_0/{used}\n"
+        f"next        {program_name()} test runs/{name}/version_0\n"
     )
+    assert checkpoint_of(run) == run / used
 
 
 def test_there_is_one_of_each_kind() -> None:

@@ -40,10 +40,10 @@ INTERNAL = {
 QUICK = ["--trainer.limit_train_batches", "3"]
 FEWER = {
     "AdamW": QUICK,
-    "configs/digits_gradient_descent.yaml": ["--trainer.max_epochs", "5"],
-    "configs/mnist.yaml": QUICK,
-    "configs/image_folder.yaml": QUICK,
-    "configs/linear_probe.yaml": ["--data.size", "8", "--model.C", "[0.1, 1.0, 10.0]"],
+    "digits_gradient_descent": ["--trainer.max_epochs", "5"],
+    "mnist": QUICK,
+    "image_folder": QUICK,
+    "linear_probe": ["--data.size", "8", "--model.C", "[0.1, 1.0, 10.0]"],
 }
 """Arguments that make a command quick, by an argument that it has."""
 

@@ -62,6 +62,7 @@ EDGES: dict[str, list[str]] = {
         "data",
         "export",
         "lightning_compat",
+        "loss",
         "metrics",
         "predictor",
         "preprocessing",
@@ -69,7 +70,7 @@ EDGES: dict[str, list[str]] = {
         "storage",
         "training",
     ],
-    "__main__": ["loss"],
+    "__main__": ["cli"],
 }
 # What rooms may import besides torch.
 EXTRAS = {

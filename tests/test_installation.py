@@ -140,16 +140,48 @@ def files(built: Built) -> set[str]:
     return set(zipfile.ZipFile(built.path).namelist())
 
 
+def command(python: Path, folder: Path, *words: str) -> str:
+    """Run a command of the installed package away from any checkout; return what it printed."""
+    done = subprocess.run(
+        [python.with_name(words[0]), *words[1:]],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=environment("/usr/bin", "/bin", COLUMNS="80"),
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def use_program(python: Path, folder: Path) -> None:
+    """Train on a table by a shipped configuration, by the script and by the module."""
+    folder.mkdir()
+    rows = "".join(f"{k},{'ab'[k % 2]},{'xy'[k % 2]}\n" for k in range(40))
+    (folder / "my.csv").write_text(f"size,color,kind\n{rows}")
+    flags = ["--data.file", "my.csv", "--data.target", "kind", "--trainer.accelerator", "cpu"]
+    printed = command(python, folder, "softmax-torch", "fit", "--config", "table", *flags)
+    assert "softmax-torch test runs/table" in printed.splitlines()[-1]
+    module = ["python", "-m", "softmax_torch"]
+    assert "test        accuracy 1.0000" in command(python, folder, *module, "test", "runs/table")
+    assert command(python, folder, *module, "info").startswith("softmax_torch ")
+    text = command(python, folder, "softmax-torch", "fit", "--config", "table", "--help")
+    assert "--data.ignore LIST" in text
+    assert "linear_probe" in text
+
+
 @needs_compiler
 def test_a_wheel_with_native_kernels(checkout, tmp_path):
     built = wheel(checkout, tmp_path / "wheel")
     platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
     assert built.path.name == f"softmax_torch-{softmax_torch.__version__}-py3-none-{platform}.whl"
     names = files(built)
-    assert {LIBRARY, "softmax_torch/py.typed", "softmax_torch/configs/digits.yaml"} <= names
+    assert {LIBRARY, "softmax_torch/py.typed"} <= names
+    configs = {f"softmax_torch/configs/{path.name}" for path in (ROOT / "configs").iterdir()}
+    assert configs <= names
     assert not any("/native/src/" in name or name.endswith("CMakeLists.txt") for name in names)
-    lines = used(installed(built.path, tmp_path / "venv"), tmp_path)
-    assert "cpu: softmax_torch.ops.native" in lines
+    python = installed(built.path, tmp_path / "venv")
+    assert "cpu: softmax_torch.ops.native" in used(python, tmp_path)
+    use_program(python, tmp_path / "elsewhere")
 
 
 def without_anything(folder: Path) -> dict[str, str]:

@@ -1,20 +1,16 @@
-"""The arguments of all commands, and one parser for them, with or without Lightning's settings.
+"""The commands of the program, with the arguments of each.
 
 A command has arguments of its own, declared here, such as --ckpt_path. Commands that train or
 evaluate also take settings, from a YAML and as --trainer.*, --model.* and --data.*; their names are
-the arguments of classes. ``cli.settings`` adds the settings to a parser.
+the arguments of classes. ``cli.command_parsers`` makes parsers of this table, ``cli.help`` pages.
 """
 
 from __future__ import annotations
 
 from argparse import SUPPRESS
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
-from jsonargparse import ArgumentParser
-
 from softmax_torch.calibration import Method
-from softmax_torch.cli.console import program_name
 from softmax_torch.storage.checkpoints import CHECKPOINT_SECONDS
 
 __all__ = [
@@ -22,17 +18,24 @@ __all__ = [
     "COMMANDS",
     "CONFIG_HELP",
     "HIDDEN_RUN_ARGUMENTS",
+    "LIGHT_COMMANDS",
     "RUN_SETTINGS",
-    "build_parser",
+    "SETTING_KINDS",
+    "Command",
 ]
 
-CONFIG_HELP = "YAML file of settings; by default the run's config.yaml, and digits.yaml for fit."
+CONFIG_HELP = (
+    "A YAML file of settings, or the name of a shipped one; by default the run's config.yaml."
+)
 
 CLASS_SETTINGS = ("trainer", "model", "data", "seed_everything")
 """Settings that need Lightning's classes, each with everything below it."""
 
 RUN_SETTINGS = ("name", "runs", "checkpoint_seconds")
 """Settings of fit. Other commands accept them, since config.yaml holds them, and ignore them."""
+
+SETTING_KINDS = {"seed_everything": "int | bool"}
+"""Types of the settings that are no arguments of a class."""
 
 Argument = tuple[str, dict[str, Any]]
 
@@ -44,11 +47,13 @@ class Command(NamedTuple):
         description: a sentence for the help.
         arguments: its own arguments.
         settings: names of the settings it takes.
+        examples: what follows the name of the program in some examples.
     """
 
     description: str
     arguments: tuple[Argument, ...]
     settings: tuple[str, ...] = (*CLASS_SETTINGS, "print_config", *RUN_SETTINGS)
+    examples: tuple[str, ...] = ()
 
 
 def argument(flag: str, help: str, **options: Any) -> Argument:
@@ -56,7 +61,16 @@ def argument(flag: str, help: str, **options: Any) -> Argument:
     return flag, {"help": help, **options}
 
 
-CKPT_PATH = argument("--ckpt_path", "The checkpoint.", type=str | None)
+RUN_OR_CHECKPOINT = (
+    argument(
+        "run",
+        "A run, such as runs/digits/version_0, or one of its checkpoints. runs/digits is the "
+        "newest run of that name. A run stands for the checkpoint that fit printed at its end.",
+        nargs="?",
+        metavar="RUN",
+    ),
+    argument("--ckpt_path", "The checkpoint, in place of RUN.", type=str | None),
+)
 CALIBRATED = argument(
     "--calibrated",
     "Apply the calibration that the command calibrate stored in the checkpoint.",
@@ -67,6 +81,7 @@ INPUT = argument(
     "Raw inputs: a file or folder of the kind that the model was trained on; by default the test "
     "set of the run.",
     type=str | None,
+    metavar="PATH",
 )
 UNKNOWN = argument(
     "--unknown",
@@ -76,7 +91,7 @@ UNKNOWN = argument(
 )
 RUN_ARGUMENTS = (
     argument("--name", "Name of the run.", default="softmax_regression"),
-    argument("--runs", "Folder that runs are written to.", default="runs"),
+    argument("--runs", "Folder that runs are written to.", default="runs", metavar="FOLDER"),
     argument(
         "--checkpoint_seconds",
         "Seconds between checkpoints within an epoch; another one is written at its end.",
@@ -99,21 +114,37 @@ COMMANDS = {
                 "Directory of the run to resume; without a value, the newest run of --name.",
                 nargs="?",
                 const="",
+                metavar="RUN",
             ),
             argument("--ckpt_path", "Checkpoint that a new run starts from.", type=str | None),
         ),
         (*CLASS_SETTINGS, "print_config"),
+        (
+            "fit --model.solver newton",
+            "fit --config table --data.file my.csv --data.target species",
+            "fit --resume",
+        ),
     ),
-    "validate": Command("Print the metrics of the validation set.", (CKPT_PATH, CALIBRATED)),
+    "validate": Command(
+        "Print the metrics of the validation set.",
+        (*RUN_OR_CHECKPOINT, CALIBRATED),
+        examples=("validate runs/digits",),
+    ),
     "test": Command(
         "Print the metrics of the test set, or of a new labelled table.",
         (
-            *(CKPT_PATH, CALIBRATED),
-            argument("--input", "A new table with a column of classes.", type=str | None),
+            *(*RUN_OR_CHECKPOINT, CALIBRATED),
+            argument(
+                "--input",
+                "A new table with a column of classes.",
+                type=str | None,
+                metavar="PATH",
+            ),
             argument(
                 "--target",
                 "Column of --input with the classes; by default that of the training table.",
                 type=str | None,
+                metavar="COLUMN",
             ),
             argument(
                 "--drop_unlabelled",
@@ -122,16 +153,22 @@ COMMANDS = {
             ),
             UNKNOWN,
         ),
+        examples=(
+            "test runs/digits",
+            "test --calibrated runs/digits/version_0/best.ckpt",
+            "test runs/table --input labelled.csv",
+        ),
     ),
     "predict": Command(
         "Write labels and probabilities of samples to a file.",
         (
-            *(CKPT_PATH, CALIBRATED, INPUT),
+            *(*RUN_OR_CHECKPOINT, CALIBRATED, INPUT),
             argument(
                 "--output",
                 "A new file that ends in .csv, .jsonl or .parquet; by default predictions.csv "
                 "beside the checkpoint, or predictions_1.csv, ...",
                 type=str | None,
+                metavar="FILE",
             ),
             argument("--top_k", "Number of most probable classes to name.", type=int, default=1),
             argument(
@@ -140,11 +177,15 @@ COMMANDS = {
             UNKNOWN,
             argument("--device", "Device that predicts --input; by default a GPU if there is one."),
         ),
+        examples=(
+            "predict runs/digits",
+            "predict runs/table --input new.csv --output answers.csv --probabilities",
+        ),
     ),
     "calibrate": Command(
         "Fit a temperature to the validation set, and store it in the checkpoint.",
         (
-            CKPT_PATH,
+            *RUN_OR_CHECKPOINT,
             argument(
                 "--method",
                 "temperature: one number for all logits; vector: a scale and a shift per class.",
@@ -152,71 +193,40 @@ COMMANDS = {
                 default="temperature",
             ),
         ),
+        examples=("calibrate runs/digits", "calibrate runs/digits --method vector"),
     ),
     "report": Command(
-        "Write a page about a run.",
-        (
-            argument("run", "Directory of the run.", nargs="?", metavar="RUN"),
-            argument(
-                "--ckpt_path",
-                "The checkpoint; by default the one that fit printed at its end.",
-                type=str | None,
-            ),
-        ),
+        "Write a page about a run.", RUN_OR_CHECKPOINT, examples=("report runs/digits",)
     ),
     "export": Command(
         "Write a file for other programs, from raw inputs to classes and probabilities, and "
         "compare its predictions with the checkpoint's.",
         (
-            argument("--ckpt_path", "The checkpoint.", required=True),
+            *RUN_OR_CHECKPOINT,
             argument(
                 "--output",
                 "A new file that ends in .onnx, .pt2 or .safetensors; a name without a suffix is a "
                 "folder with model.safetensors and config.json.",
                 required=True,
+                metavar="FILE",
             ),
             *(INPUT, CALIBRATED),
         ),
         ("data",),
+        ("export runs/digits --output digits.onnx",),
     ),
 }
-"""All commands by name."""
+"""The commands that work on models, by name."""
 
-
-def build_parser(
-    command: str | None = None,
-    add_settings: Callable[[ArgumentParser], None] | None = None,
-    kind: type[ArgumentParser] = ArgumentParser,
-) -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
-    """Return the parser of the program, and the parsers of its commands by name.
-
-    Args:
-        command: the command whose settings are added.
-        add_settings: adds the settings to the parser of that command.
-        kind: class of that command's parser.
-    """
-    parser = ArgumentParser(prog=program_name(), description="Softmax regression.")
-    subcommands = parser.add_subcommands(required=True)
-    parsers = {}
-    for name, (description, arguments, settings) in COMMANDS.items():
-        sub = (kind if name == command else ArgumentParser)(
-            # The usage that argparse makes fills a screen and hides the error below it.
-            usage=f"{program_name()} {name} {'RUN ' * (name == 'report')}[options]",
-            description=description,
-            epilog=None if name == command or not settings else settings_hint(settings),
-        )
-        if name == command and add_settings is not None:
-            add_settings(sub)
-        elif settings:
-            sub.add_argument("-c", "--config", action="append", help=CONFIG_HELP)
-        for flag, options in arguments:
-            sub.add_argument(flag, **options)
-        parsers[name] = sub
-        subcommands.add_subcommand(name, sub, help=description)
-    return parser, parsers
-
-
-def settings_hint(settings: tuple[str, ...]) -> str:
-    """Return a line of help about the settings that a command takes."""
-    flags = ", ".join(f"--{name}.*" for name in settings if name in ("trainer", "model", "data"))
-    return f"Settings of the run are accepted too: {flags}; see {program_name()} fit --help."
+LIGHT_COMMANDS = {
+    "info": Command(
+        "Show versions, kernels, threads and devices, for reports of bugs.", (), settings=()
+    ),
+    "completion": Command(
+        "Print a script that completes commands and settings in a shell.",
+        (argument("shell", "The shell: bash, zsh or tcsh.", metavar="SHELL"),),
+        settings=(),
+        examples=("completion bash",),
+    ),
+}
+"""The commands that need no model and no parser, by name."""

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace
+from lightning.pytorch.callbacks import LambdaCallback
+from lightning.pytorch.utilities import rank_zero_only
 
-from softmax_torch import lightning_compat
 from softmax_torch.cli.console import (
     format_metrics,
     print_line,
@@ -22,7 +23,14 @@ from softmax_torch.cli.console import (
 from softmax_torch.cli.data_progress import ConsoleReporter
 from softmax_torch.cli.fit_summary import DataSummary, Result, print_result
 from softmax_torch.cli.predictions import new_prediction_file
-from softmax_torch.cli.requests import Request, differences
+from softmax_torch.cli.requests import Request
+from softmax_torch.cli.resuming import (
+    check_settings,
+    check_start,
+    finished,
+    settings_yaml,
+    updated_settings,
+)
 from softmax_torch.cli.run_loggers import hyperparameters, loggers_in_run
 from softmax_torch.cli.settings import instantiate, log_steps, parse_settings
 from softmax_torch.cli.trainer_arguments import (
@@ -38,14 +46,15 @@ from softmax_torch.cli.trainer_arguments import (
     with_bar,
 )
 from softmax_torch.data.progress import reporting_to
-from softmax_torch.lightning_compat import quiet
+from softmax_torch.lightning_compat import callbacks_of, quiet
 from softmax_torch.predictor import Predicted
 from softmax_torch.report.logged_pictures import log_pictures, takes_pictures
 from softmax_torch.report.output import write_report
 from softmax_torch.report.page import compose, pictures
-from softmax_torch.report.trainer import ReportingTrainer, default_checkpoint
+from softmax_torch.report.trainer import ReportingTrainer
 from softmax_torch.storage.atomic_files import write_atomically
 from softmax_torch.storage.run_directories import CONFIG_FILE
+from softmax_torch.storage.run_results import shortest_name
 from softmax_torch.training.checkpoint_io import atomic_checkpoint_io
 from softmax_torch.training.run_checkpoint import RunCheckpoint, Stopped
 from softmax_torch.training.run_logger import RunLogger
@@ -58,6 +67,14 @@ def run_with_lightning(request: Request, closing: ExitStack) -> None:
     """Run a command that needs Lightning."""
     with quiet(), reporting_to(ConsoleReporter()), lightning_refusals():
         parser, config = parse_settings(request)
+        if request.resumed_run is not None:
+            check_settings(request, parser, config)
+            if lines := finished(request, config):
+                for label, text in lines:
+                    rank_zero_only(print_line)(label, text)
+                return
+        else:
+            check_start(request, config)
         session = Session(request, parser, config, closing)
         try:
             FUNCTIONS[request.command](session)
@@ -121,7 +138,10 @@ class Session:
         self.timer, callbacks = the_timer(callbacks, trainer["max_time"])
         callbacks = [*callbacks, self.clock]
         if trainer["enable_checkpointing"] is not False:
-            self.recorder = RunCheckpoint(seconds=self.config["checkpoint_seconds"])
+            self.recorder = RunCheckpoint(
+                seconds=self.config["checkpoint_seconds"],
+                settings=settings_yaml(self.parser, self.config),
+            )
             callbacks = [*callbacks, self.recorder]
         logger = RunLogger(self.config["runs"], self.config["name"], self.request.resumed_run)
         closing.callback(logger.close)
@@ -153,7 +173,7 @@ def fit(session: Session) -> None:
     """Train, evaluate the best checkpoint, and print the result."""
     record_settings(session)
     trainer, model, summary = session.trainer, session.model, session.summary
-    lightning_compat.callbacks_of(trainer).append(summary)
+    callbacks_of(trainer).append(summary)
     path = session.checkpoint_path
     trainer.fit(model, datamodule=session.data, ckpt_path=path, weights_only=True)
     seconds = session.clock.seconds  # before a checkpoint is loaded, which restores its state
@@ -172,7 +192,7 @@ def fit(session: Session) -> None:
     print_result(trainer, model, summary, Result(seconds, label, *val or [{}], *test or [{}]))
     if best is not None:
         print_line("checkpoint", short_path(best))
-        print_line("next", f"{program_name()} test --ckpt_path {short_path(best)}")
+        print_line("next", f"{program_name()} test {short_path(Path(best).parent)}")
 
 
 def log_report(session: Session, path: str) -> None:
@@ -206,59 +226,43 @@ def result_checkpoint(session: Session) -> tuple[str | None, bool]:
 
 
 def record_settings(session: Session) -> None:
-    """Write the settings to the run directory, or compare them with those of a resumed run.
+    """Write the settings to the run directory when the training begins, and pass them to loggers.
 
     Raises:
-        ValueError: the settings of a resumed run have changed, or do not fit together.
+        ValueError: settings do not fit together.
     """
-    session.model.check_trainer(session.trainer, session.trainer.limit_val_batches > 0)
-    trainer, resumed = session.trainer, session.request.resumed_run
-    logger = trainer.logger
-    records = isinstance(logger, RunLogger) and trainer.is_global_zero
-    if records and resumed is not None:
-        compare_settings(session, resumed)
+    trainer, request = session.trainer, session.request
+    session.model.check_trainer(trainer, trainer.limit_val_batches > 0)
     if trainer.world_size == 1:
         # Unusable data is refused before the run gets a directory.
         session.data.prepare_data()
         session.data.setup("fit")
-    if isinstance(logger, RunLogger) and records:
-        text = settings_yaml(session.parser, session.config)
-        if resumed is None:
-            write_atomically(logger.folder / CONFIG_FILE, text.encode())
-        described = session.config["trainer"]["logger"]
-        others = loggers_in_run(trainer.loggers[1:], described, logger.folder)
-        trainer.loggers = [logger, *others]
-        if session.config["trainer"]["enable_autolog_hparams"]:
-            for other in others:
-                other.log_hyperparams(hyperparameters(yaml.safe_load(text)))
+    logger = trainer.logger
+    if not isinstance(logger, RunLogger) or not trainer.is_global_zero:
+        return
+    config, text = logger.folder / CONFIG_FILE, settings_yaml(session.parser, session.config)
+    described = session.config["trainer"]["logger"]
+    others = loggers_in_run(trainer.loggers[1:], described, logger.folder)
+    trainer.loggers = [logger, *others]
+    if session.config["trainer"]["enable_autolog_hparams"]:
+        for other in others:
+            other.log_hyperparams(hyperparameters(yaml.safe_load(text)))
+    if request.resumed_run is not None:
+        print_line("resumed", resumed_from(request))
+        text = updated_settings(request.resumed_run, session.parser, text)
+        if text == config.read_text(encoding="utf-8"):
+            return
+    # Not before a checkpoint, if there is one, has been compared with the model and the data.
+    write = LambdaCallback(on_train_start=lambda *_: write_atomically(config, text.encode()))
+    callbacks_of(trainer).append(write)
 
 
-def compare_settings(session: Session, run: Path) -> None:
-    """Print where a run is resumed; raise ValueError if its settings have changed."""
-    path = run / CONFIG_FILE
-    # Parsed and dumped again: an earlier version or a person may have left out defaults.
-    before = settings_yaml(session.parser, session.parser.parse_args(["--config", str(path)]))
-    now = settings_yaml(session.parser, session.config)
-    changed = differences(yaml.safe_load(before), yaml.safe_load(now))
-    if changed:
-        raise ValueError(
-            f"--resume: expected the settings of {short_path(path)}, got others:\n  "
-            + "\n  ".join(changed)
-        )
-    found = session.request.checkpoint
-    if found is None:
-        print_line("resumed", f"{short_path(run)}, from its start: it has no checkpoint")
-    else:
-        print_line("resumed", f"{short_path(found.path)}, step {found.step}")
-
-
-def settings_yaml(parser: ArgumentParser, config: Namespace) -> str:
-    """Return the settings of a fit as YAML, without the checkpoint that it starts from."""
-    config = config.clone()
-    for name in ("resume", "ckpt_path"):
-        config.pop(name, None)
-    text: str = parser.dump(config, skip_none=False)
-    return text
+def resumed_from(request: Request) -> str:
+    """Return the checkpoint that a run is resumed from, or that it has none."""
+    assert request.resumed_run is not None
+    if request.checkpoint is None:
+        return f"{short_path(request.resumed_run)}, from its start: it has no checkpoint"
+    return f"{short_path(request.checkpoint.path)}, step {request.checkpoint.step}"
 
 
 def evaluate(session: Session, method: Callable[..., Any], label: str) -> None:
@@ -296,13 +300,14 @@ def calibrate(session: Session) -> None:
     print_line("before", format_metrics(session.summary.shown(before)))
     print_line("after", format_metrics(session.summary.shown(after)))
     print_line("calibrated", f"{short_path(path)}, {session.model.calibration}")
-    print_line("next", f"{program_name()} test --calibrated --ckpt_path {short_path(path)}")
+    name = short_path(shortest_name(Path(path)))
+    print_line("next", f"{program_name()} test --calibrated {name}")
 
 
 def report(session: Session) -> None:
     """Write a page about a run, and print the metrics of the test set with their intervals."""
-    run = Path(session.request.arguments.run)
-    path = session.checkpoint_path or default_checkpoint(run, session.model)
+    run, path = Path(session.request.arguments.run), session.checkpoint_path
+    assert path is not None, "the request was located"
     results = session.trainer.run_results(session.model, session.data, str(run), path)
     samples, classes = results.test.logits.shape
     print_line("evaluated", f"{short_path(path)} on {samples} samples, {classes} classes")

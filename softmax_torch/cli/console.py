@@ -146,8 +146,11 @@ def short_path(path: str | Path) -> str:
 
 def program_name() -> str:
     """Return the command that started this program, as the user would type it."""
-    name = Path(sys.argv[0]).name
-    return f"python {name}" if name.endswith(".py") else "softmax-torch"
+    path = Path(sys.argv[0])
+    name = path.name
+    if name == "__main__.py" and path.parent.name == "softmax_torch":
+        return "python -m softmax_torch"
+    return f"python {name}" if name.endswith(".py") and name != "__main__.py" else "softmax-torch"
 
 
 def error_of_this_package(error: BaseException | None) -> BaseException | None:

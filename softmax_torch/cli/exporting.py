@@ -9,9 +9,11 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from softmax_torch import predictor
-from softmax_torch.cli.command_table import build_parser
+from softmax_torch.cli.command_parsers import build_parser
+from softmax_torch.cli.config_files import read_config
 from softmax_torch.cli.console import print_line, short_path
-from softmax_torch.cli.requests import Request, config_beside, read_config
+from softmax_torch.cli.jsonargparse_errors import usage_errors
+from softmax_torch.cli.requests import Request, config_beside
 from softmax_torch.export import check_output, export
 
 __all__ = ["export_checkpoint"]
@@ -49,8 +51,8 @@ def test_inputs(request: Request, rows: int) -> Any:
         FileNotFoundError, ValueError: the configuration is missing, or has no settings under data.
     """
     arguments = request.arguments
-    config = (
-        Path(arguments.config[-1]) if arguments.config else config_beside(Path(arguments.ckpt_path))
+    config = Path(
+        request.configs[-1] if request.configs else config_beside(Path(arguments.ckpt_path))
     )
     data_settings = read_config(config).get("data")
     if data_settings is None:
@@ -66,7 +68,8 @@ def test_inputs(request: Request, rows: int) -> Any:
 
     parser, parsers = build_parser(request.command, add_settings)
     args = [request.command, "--data", yaml.dump(data_settings), *request.args]
-    given = parser.parse_args(args)[request.command]
+    with usage_errors(request.command, request._replace(configs=[str(config)]).given()):
+        given = parser.parse_args(args)[request.command]
     data: TensorDataModule = parsers[request.command].instantiate_classes(given)["data"]
     with reporting_to(ConsoleReporter()):
         data.prepare_data()

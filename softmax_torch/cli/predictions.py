@@ -91,13 +91,11 @@ def new_prediction_file(request: Request) -> PredictionFile:
     """Return the file that the arguments describe; its default lies beside the checkpoint.
 
     Raises:
-        ValueError: no checkpoint is given, ``top_k`` is below 1, or no format has this suffix.
+        ValueError: ``top_k`` is below 1, or no format has this suffix.
         FileExistsError: the file exists.
         FileNotFoundError: its folder does not exist.
     """
     arguments = request.arguments
-    if arguments.ckpt_path is None:
-        raise ValueError("predict: expected --ckpt_path and a checkpoint")
     if arguments.top_k < 1:
         raise ValueError(f"top_k: expected a number of at least 1, got {arguments.top_k}")
     if arguments.output is None:

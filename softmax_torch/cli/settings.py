@@ -10,7 +10,12 @@ from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import seed_everything
 from lightning.pytorch.cli import LightningArgumentParser
 
-from softmax_torch.cli.command_table import CONFIG_HELP, HIDDEN_RUN_ARGUMENTS, build_parser
+from softmax_torch.cli.class_choices import MODEL
+from softmax_torch.cli.command_parsers import build_parser
+from softmax_torch.cli.command_table import CONFIG_HELP, HIDDEN_RUN_ARGUMENTS
+from softmax_torch.cli.console import error_of_this_package
+from softmax_torch.cli.jsonargparse_errors import usage_errors
+from softmax_torch.cli.mistakes import UsageError
 from softmax_torch.cli.requests import Request
 from softmax_torch.cli.run_loggers import with_logger_folder
 from softmax_torch.data import TensorDataModule
@@ -70,7 +75,7 @@ def settings_parser(command: str) -> tuple[ArgumentParser, ArgumentParser]:
         parser.set_defaults(TRAINER_DEFAULTS)
         parser.add_lightning_class_args(LitBase, "model", subclass_mode=True)
         parser.add_lightning_class_args(TensorDataModule, "data", subclass_mode=True)
-        parser.set_defaults({"model": f"softmax_torch.training.{LitSoftmaxRegression.__name__}"})
+        parser.set_defaults({"model": MODEL})
         for size in SIZES:
             parser.link_arguments(f"data.{size}", f"model.init_args.{size}", apply_on="instantiate")
         if command != "fit":
@@ -85,15 +90,16 @@ def parse_settings(request: Request) -> tuple[ArgumentParser, Namespace]:
     """Return the command's parser, and all of its arguments.
 
     Raises:
-        SystemExit: a setting does not exist or has a value that it cannot have.
+        UsageError: a setting does not exist or has a value that it cannot have.
     """
     parser, command_parser = settings_parser(request.command)
     args = with_logger_folder(request.args)
-    config = parser.parse_args([request.command, *args])[request.command]
+    with usage_errors(request.command, request.given()):
+        config = parser.parse_args([request.command, *args])[request.command]
     given = config["model"].get("init_args", {})
     for size in SIZES:
         if given.get(size) is not None:
-            command_parser.error(
+            raise UsageError(
                 f"model.{size}: expected it to follow from the data, got {given[size]}"
             )
     return command_parser, config
@@ -107,7 +113,14 @@ def instantiate(parser: ArgumentParser, config: Namespace) -> Instances:
     seed = config["seed_everything"]
     if seed is not False:
         config["seed_everything"] = seed_everything(None if seed is True else seed, workers=True)
-    made: Any = parser.instantiate_classes(config)
+    try:
+        made: Any = parser.instantiate_classes(config)
+    except ValueError as error:
+        # jsonargparse wraps what a constructor raises into the reasons of a union.
+        mistake = error_of_this_package(error)
+        if mistake is None or mistake is error:
+            raise
+        raise mistake from None
     return Instances(made["model"], made["data"], made["trainer"])
 
 

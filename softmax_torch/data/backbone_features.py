@@ -35,7 +35,13 @@ class BackboneFeaturesDataModule(TensorDataModule):
 
     Args:
         source: the images, (N, H, W) or (N, 1 | 3, H, W), and their labels.
-        backbone, weights, backbone_seed, layer, size: see ``FrozenNet``.
+        backbone: name of a classification model in ``torchvision.models`` (see ``FrozenNet``).
+        weights: file with its state_dict, or a name of torchvision's own weights, such as DEFAULT;
+            None for random weights.
+        backbone_seed: of random weights.
+        layer: dotted name of the module whose output the features are; None for the input of the
+            head.
+        size: width and height in pixels that images are resized to.
         limit: use only the first so many training images; None for all. The images of an
             ``ImageFolderDataModule`` are ordered by class.
         cache: folder of the cached features.

@@ -201,8 +201,10 @@ def interface(input_module: InputModule, C: int) -> Interface:
 
 def usage(path: Path, input_module: InputModule) -> str:
     names = [spec.name for spec in interface(input_module, 2)[0]]
-    name = names[0]
+    session = f'onnxruntime.InferenceSession("{path}")'
+    if len(names) > 1:
+        columns = "{i.name: frame[i.name].to_numpy() for i in session.get_inputs()}"
+        return f"session = {session}; session.run(None, {columns})"
+    [name] = names
     variable = name if name.isidentifier() and not iskeyword(name) else "column"
-    given = f"{json.dumps(name, ensure_ascii=False)}: {variable}"
-    more = ", ..." if len(names) > 1 else ""
-    return f'onnxruntime.InferenceSession("{path}").run(None, {{{given}{more}}})'
+    return f"{session}.run(None, {{{json.dumps(name, ensure_ascii=False)}: {variable}}})"

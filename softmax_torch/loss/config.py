@@ -20,7 +20,7 @@ __all__ = ["show_config"]
 def show_config() -> None:
     """Print versions, the kernels of each device, their instruction set and their threads.
 
-    ``python -m softmax_torch`` prints the same.
+    ``python -m softmax_torch info`` prints the same.
     """
     from softmax_torch import __version__
 

@@ -22,18 +22,22 @@ MAX_MARKERS = 40
 
 
 class Plot(NamedTuple):
-    """Columns of metrics.csv that one figure shows; ``log`` for a logarithmic axis."""
+    """Columns of metrics.csv that one figure shows.
+
+    ``log`` asks for a logarithmic axis; ``limits`` are the least and the largest possible value.
+    """
 
     name: str
     title: str
     columns: tuple[str, ...]
     log: bool = False
+    limits: tuple[float, float] | None = None
 
 
 PLOTS = (
     Plot("objective", "Objective", ("train/loss",)),
     Plot("nll", "NLL", ("train/nll", "val/nll")),
-    Plot("accuracy", "Accuracy", ("train/accuracy", "val/accuracy")),
+    Plot("accuracy", "Accuracy", ("train/accuracy", "val/accuracy"), limits=(0, 1)),
     Plot("gap", "Relative duality gap", ("train/gap",), log=True),
     Plot("gradient-norm", "Gradient norm", ("train/gradient_norm",), log=True),
 )
@@ -82,9 +86,15 @@ def _draw(results: RunResults, plot: Plot) -> CaptionedFigure | None:
         ax.axvline(epoch, color=BLACK, linewidth=0.9, linestyle=":", label="this checkpoint")
     if plot.log and max(max(values) for _, values in lines.values()) > 0:
         ax.set_yscale("log")
+    if plot.limits is not None:
+        low, high = ax.get_ylim()
+        ax.set_ylim(max(low, plot.limits[0]), min(high, plot.limits[1]))
     ax.set_xlabel("epoch")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.legend(frameon=False, fontsize=9)
+    if len({epoch for epochs, _ in lines.values() for epoch in epochs}) == 1:
+        ax.set_xticks(next(iter(lines.values()))[0])  # the locator finds no integer but one
+    # Below the axes, where it covers no point.
+    figure.legend(frameon=False, fontsize=9, ncols=3, loc="outside lower center")
     alt = f"{plot.title} by epoch: {'; '.join(descriptions)}."
     return CaptionedFigure(f"learning-{plot.name}", figure, alt, f"{plot.title} by epoch.")
 

@@ -12,7 +12,7 @@ from softmax_torch.report.plotting import CaptionedFigure, label, tiles
 from softmax_torch.report.run_results import RunResults
 from softmax_torch.report.weight_plots import per_deviation
 
-__all__ = ["Mistake", "draw", "most_confident", "shown_features"]
+__all__ = ["Mistake", "draw", "most_confident", "shown_features", "shown_values"]
 
 MAX_MISTAKES = 20
 """Most mistakes that are shown."""
@@ -56,6 +56,32 @@ def shown_features(results: RunResults) -> list[int]:
         return list(range(min(D, SHOWN_FEATURES)))
     largest = per_deviation(results).abs().amax(0)
     return largest.argsort(descending=True, stable=True)[:SHOWN_FEATURES].tolist()
+
+
+class ShownValues(NamedTuple):
+    """Columns of the samples that were mistaken: their names, and for each mistake their texts."""
+
+    names: list[str]
+    rows: list[list[str]]
+
+
+def shown_values(results: RunResults, mistakes: list[Mistake]) -> ShownValues:
+    """Return what to show of each mistake, most important first; nothing for images.
+
+    The rows of a table are shown as they are in the file, other samples as the model gets them.
+    """
+    if results.image_shape is not None:
+        return ShownValues([], [[] for _ in mistakes])
+    features, at = shown_features(results), [mistake.row for mistake in mistakes]
+    if results.raw is not None:
+        names = list(dict.fromkeys(results.raw.columns[d] for d in features))
+        columns = [results.raw.table.column(name).take(at).to_pylist() for name in names]
+        texts = [["" if x is None else str(x) for x in column] for column in columns]
+        return ShownValues(names, [list(row) for row in zip(*texts, strict=True)])
+    known = results.feature_names
+    names = [f"feature {d}" if known is None else known[d] for d in features]
+    values = results.x[at].flatten(1)[:, features].tolist()
+    return ShownValues(names, [[f"{x:.4g}" for x in row] for row in values])
 
 
 def draw(results: RunResults, mistakes: list[Mistake]) -> list[CaptionedFigure]:

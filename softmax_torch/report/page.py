@@ -104,7 +104,8 @@ def compose(results: RunResults) -> Page:
         calibration=calibrated.description,
         drawn_classes_note=weight_plots.drawn_classes_note(results),
         mistakes=confident,
-        features=_shown_features(results),
+        zip=zip,
+        shown=mistakes.shown_values(results, confident),
         LEVEL=LEVEL,
         RESAMPLES=RESAMPLES,
         SEED=SEED,
@@ -148,16 +149,6 @@ def _draw(
         "weights": weight_plots.draw(results),
         "mistakes": mistakes.draw(results, confident),
     }
-
-
-def _shown_features(results: RunResults) -> list[tuple[int, str]]:
-    """Return features of a table to list with each mistake, and their names; none for images."""
-    if results.image_shape is not None:
-        return []
-    names = results.feature_names
-    return [
-        (d, f"feature {d}" if names is None else names[d]) for d in mistakes.shown_features(results)
-    ]
 
 
 def _embed(figure: CaptionedFigure, svg: bytes) -> EmbeddedFigure:

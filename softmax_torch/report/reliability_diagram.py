@@ -52,12 +52,17 @@ def draw(scores: SampleScores, name: str, title: str, ece: float) -> CaptionedFi
     above.plot([0, 1], [0, 1], "--", color=GREY, linewidth=1, label="accuracy = confidence")
     above.vlines(bins.confidence, bins.confidence, bins.accuracy, color=VERMILION, linewidth=1.6)
     above.plot(
-        bins.confidence, bins.accuracy, "o", color=BLACK, markersize=4, label="accuracy of the bin"
+        *(bins.confidence, bins.accuracy, "o"),
+        color=BLACK,
+        markersize=4,
+        label="accuracy of the bin",
+        clip_on=False,  # a point at accuracy 1 is drawn whole
     )
-    above.set_ylim(0, 1.02)
+    above.set_ylim(0, 1)
     above.set_xlim(0, 1)
     above.set_ylabel("accuracy")
-    above.legend(frameon=False, fontsize=9, loc="upper left")
+    # Below the axes, where it covers no point.
+    figure.legend(frameon=False, fontsize=9, ncols=2, loc="outside lower center")
     below.set_yscale("log")
     below.set_ylim(bottom=0.7)
     below.set_ylabel("samples")

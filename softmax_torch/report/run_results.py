@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from softmax_torch.calibration import Calibration
 
-__all__ = ["MAX_CLASSES", "EvaluatedSet", "RunResults"]
+__all__ = ["MAX_CLASSES", "EvaluatedSet", "RawRows", "RunResults"]
 
 MAX_CLASSES = 60
 """Most classes that a report shows one by one; of more, it shows those that matter most."""
@@ -20,6 +20,18 @@ class EvaluatedSet(NamedTuple):
 
     logits: Tensor
     y: Tensor
+
+
+class RawRows(NamedTuple):
+    """The n rows of a test set as they are in their file.
+
+    Attributes:
+        table: a pyarrow table of n rows.
+        columns: for each of the D features of the model, the name of the column it is made from.
+    """
+
+    table: Any
+    columns: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +55,7 @@ class RunResults:
         calibration: the calibration in the checkpoint; None without one.
         facts: labels and values about the data, the preprocessing and versions.
         config: the configuration of the run, as YAML.
+        raw: the rows of the test set, if they come from a table.
     """
 
     name: str
@@ -60,6 +73,7 @@ class RunResults:
     calibration: Calibration | None
     facts: tuple[tuple[str, str], ...]
     config: str
+    raw: RawRows | None = None
 
     def __post_init__(self) -> None:
         C, n = len(self.class_names), len(self.test.y)
@@ -67,3 +81,4 @@ class RunResults:
         assert self.test.logits.shape == (n, C)
         assert len(self.ids) == len(self.x) == n
         assert self.weight is None or len(self.weight) == C
+        assert self.raw is None or len(self.raw.table) == n

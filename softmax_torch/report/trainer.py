@@ -12,16 +12,17 @@ import yaml
 from torch import Tensor, nn
 
 from softmax_torch import __version__
-from softmax_torch.data import TensorDataModule
+from softmax_torch.data import TableDataModule, TensorDataModule
 from softmax_torch.report.output import write_report
 from softmax_torch.report.page import compose
-from softmax_torch.report.run_results import EvaluatedSet, RunResults
+from softmax_torch.report.run_results import EvaluatedSet, RawRows, RunResults
 from softmax_torch.storage.run_directories import CONFIG_FILE, METRICS_FILE, read_metrics
+from softmax_torch.storage.run_results import checkpoint_of
 from softmax_torch.training.calibrating_trainer import CalibratingTrainer
 from softmax_torch.training.checkpoint_io import atomic_checkpoint_io
 from softmax_torch.training.lit_base import LitBase
 
-__all__ = ["ReportingTrainer", "default_checkpoint"]
+__all__ = ["ReportingTrainer"]
 
 MAX_LISTED = 8
 """Most entries of a list in the state of a preprocessing that are written out."""
@@ -51,7 +52,7 @@ class ReportingTrainer(CalibratingTrainer):
             FileNotFoundError: the run has no config.yaml, or the checkpoint does not exist.
             OSError: the report could not be written; nothing of it remains.
         """
-        path = ckpt_path or default_checkpoint(Path(run), model)
+        path = ckpt_path or str(checkpoint_of(Path(run)))
         return write_report(compose(self.run_results(model, datamodule, run, path)), Path(run))
 
     def run_results(
@@ -89,17 +90,17 @@ class ReportingTrainer(CalibratingTrainer):
             calibration=model.calibration,
             facts=tuple(facts(self, datamodule, Path(ckpt_path), content, settings)),
             config=config,
+            raw=raw_rows(datamodule),
         )
 
 
-def default_checkpoint(run: Path, model: LitBase) -> str:
-    """Return the checkpoint of a run that is reported on by default.
-
-    This is the last one if the model ends at the optimum, or no validation chose a best one.
-    """
-    best = run / "best.ckpt"
-    last = model.reports_last_checkpoint or not best.exists()
-    return str(run / "last.ckpt" if last else best)
+def raw_rows(data: TensorDataModule) -> RawRows | None:
+    """Return the rows of the test set as they are in the table; None for other data."""
+    if not isinstance(data, TableDataModule):
+        return None
+    columns = data.preprocessing.columns
+    names = tuple(column.name for column in columns for _ in column.features)
+    return RawRows(data.test_inputs(len(data.splits["test"])), names)
 
 
 def input_weight(model: LitBase) -> Tensor | None:

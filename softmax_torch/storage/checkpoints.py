@@ -23,7 +23,7 @@ from typing import IO, Any, NamedTuple
 import torch
 
 from softmax_torch.storage.atomic_files import write_atomically
-from softmax_torch.storage.safe_read import require_file, unpickle
+from softmax_torch.storage.safe_read import read_torch_file, require_file, unpickle
 
 __all__ = [
     "CHECKPOINT_FORMAT",
@@ -34,6 +34,7 @@ __all__ = [
     "newest_checkpoint",
     "read_checkpoint",
     "step_of",
+    "stored_hyper_parameters",
     "write_checkpoint",
 ]
 
@@ -148,6 +149,19 @@ def step_of(path: Path) -> int:
     """Return the optimizer steps before a checkpoint; 0 for anything but a whole one."""
     with path.open("rb") as file:
         return _verify(file)[0]
+
+
+def stored_hyper_parameters(path: Path) -> dict[str, Any]:
+    """Return the hyper-parameters in a checkpoint; none if it is damaged or no checkpoint.
+
+    Neither tensors nor the digest are read, so that the size of the file does not matter.
+    """
+    try:
+        content = read_torch_file(path, EXPECTED, mmap=True)
+    except (OSError, ValueError):
+        return {}
+    found = content.get("hyper_parameters") if isinstance(content, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def _content(file: IO[bytes], path: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ __all__ = [
     "EXPORT_FORMAT",
     "WEIGHTS_CONFIG_FILE",
     "WEIGHTS_FILE",
+    "holds_exported_weights",
     "read_exported_weights",
 ]
 
@@ -32,6 +33,11 @@ CONFIG_KEY = "config"
 
 EXPORT_FORMAT = 1
 """Version of that configuration; files of other versions are refused."""
+
+
+def holds_exported_weights(folder: Path) -> bool:
+    """Return whether a folder has the two files of exported weights."""
+    return all((folder / name).is_file() for name in (WEIGHTS_FILE, WEIGHTS_CONFIG_FILE))
 
 
 def read_exported_weights(path: Path) -> dict[str, Any]:

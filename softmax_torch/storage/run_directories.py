@@ -11,6 +11,7 @@ import io
 import itertools
 import os
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 from softmax_torch.storage.atomic_files import (
@@ -94,7 +95,12 @@ class RunDirectory:
             self._write()
 
     def close(self) -> None:
-        """Release the lock; the end of the process does so too."""
+        """Remove the directory if nothing was written to it, and release the lock.
+
+        The end of the process releases it too.
+        """
+        with suppress(OSError):  # most directories are not empty
+            self.path.rmdir()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -108,9 +114,14 @@ class RunDirectory:
 
 
 def create_run_directory(root: Path, name: str) -> RunDirectory:
-    """Create and open the first version of this name that does not exist."""
+    """Create and open the first version of this name that does not exist.
+
+    Raises:
+        OSError: the directory could not be created.
+    """
     names = (root / name / f"version_{number}" for number in itertools.count())
-    return RunDirectory(take_free_name(names, lambda path: path.mkdir(parents=True)))
+    with name_in_errors(root / name):
+        return RunDirectory(take_free_name(names, lambda path: path.mkdir(parents=True)))
 
 
 def read_metrics(path: Path) -> tuple[list[str], list[dict[str, str]]]:

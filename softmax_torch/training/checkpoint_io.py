@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer
 
 from softmax_torch.storage.checkpoints import check_digest, read_checkpoint, write_checkpoint
 
-__all__ = ["AtomicCheckpointIO", "atomic_checkpoint_io"]
+__all__ = ["AtomicCheckpointIO", "atomic_checkpoint_io", "verify_checkpoints"]
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -90,6 +90,12 @@ def atomic_checkpoint_io(trainer: Trainer) -> AtomicCheckpointIO:
     if not isinstance(found, AtomicCheckpointIO):
         trainer.strategy.checkpoint_io = found = AtomicCheckpointIO()
     return found
+
+
+def verify_checkpoints(trainer: Trainer) -> None:
+    """Let a trainer check the digests of checkpoints, unless it was given a plugin that reads."""
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+        atomic_checkpoint_io(trainer)
 
 
 def _file_state(path: str | Path) -> object:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from softmax_torch.calibration import Calibration
-from softmax_torch.preprocessing import Preprocessing, same
+from softmax_torch.preprocessing import Preprocessing, from_state_dict, same
 from softmax_torch.storage.checkpoints import CHECKPOINT_FORMAT
+from softmax_torch.storage.finite_weights import check_finite
 
 __all__ = [
     "check_backbone_input",
     "check_checkpoint",
     "check_sizes",
+    "check_weights",
     "process_state",
     "stored_calibration",
 ]
@@ -85,8 +89,54 @@ def check_checkpoint(
         return
     raise ValueError(
         "data: expected the preprocessing that the checkpoint was trained with, got another one: "
-        "the training data or their settings have changed"
+        f"the training data or their settings have changed: {change(found, preprocessing)}"
     )
+
+
+def change(found: dict[str, Any], preprocessing: Preprocessing) -> str:
+    """Return in words where a preprocessing differs from the state in a checkpoint."""
+    now = preprocessing.state_dict()
+    before = from_state_dict(found) if found["kind"] == now["kind"] else None
+    if before is None:
+        return f"from {found['kind']} to {now['kind']}"
+    for name in ("class_names", "feature_names"):
+        old, new = (list(getattr(p, name) or ()) for p in (before, preprocessing))
+        if old != new:
+            lost, come = ([x for x in a if x not in b] for a, b in ((old, new), (new, old)))
+            kind = name.replace("_", " ")
+            return f"{kind} {', '.join(come) or '(none)'} in place of {', '.join(lost) or '(none)'}"
+    return ", ".join(
+        " ".join([key, *changed_names(found.get(key), now.get(key))])
+        for key in found | now
+        if not same(found.get(key), now.get(key))
+    )
+
+
+def changed_names(before: Any, now: Any) -> list[str]:
+    """Return the names of the entries that differ between two lists, such as columns."""
+    if not isinstance(before, list) or not isinstance(now, list):
+        return []
+    pairs = zip(before, now, strict=False)
+    return [b["name"] for a, b in pairs if not same(a, b) and isinstance(b, dict) and "name" in b]
+
+
+def check_weights(state_dict: Mapping[str, Tensor], module: nn.Module, path: str | Path) -> None:
+    """Raise ValueError unless tensors have the names and shapes of a module's, and are finite.
+
+    Args:
+        state_dict: tensors of a checkpoint by name.
+        module: the module that they are for.
+        path: the checkpoint, for the message.
+    """
+    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    got = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
+    for name in [*expected, *got]:
+        if expected.get(name) != got.get(name):
+            raise ValueError(
+                f"{path}: expected the weights of this model, with "
+                f"{expected.get(name, 'no')} {name}, got a checkpoint with {got.get(name, 'none')}"
+            )
+    check_finite(state_dict, dict(module.named_parameters()), path)
 
 
 def stored_calibration(checkpoint: dict[str, Any], required: bool) -> Calibration | None:

@@ -116,6 +116,10 @@ class ConvexPath(Optimizer):
             f"relative duality gaps at most {largest:.1e}"
         )
 
+    def ending(self) -> str:
+        """Return how the fits ended, in a few words."""
+        return f"fitted all {len(self.Cs)} values of C"
+
     def complaint(self) -> str:
         """Return a message that fits are missing; empty if none is."""
         if self.ended:

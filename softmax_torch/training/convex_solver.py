@@ -96,6 +96,12 @@ class ConvexSolver(Optimizer):
         certificate = self.run.certificate()
         return f"objective {certificate.value:.8f}, {self.run.criterion.describe(certificate)}"
 
+    def ending(self) -> str:
+        """Return how the fit ended, in a few words."""
+        assert self.run is not None
+        verb = "converged" if self.run.converged else "made its last progress"
+        return f"{verb} after {self.run.solver.iterations} iterations"
+
     def complaint(self) -> str:
         """Return the reason why the fit did not reach its tolerance; empty if it did."""
         assert self.run is not None

@@ -149,6 +149,11 @@ class ConvexTraining:
                 stacklevel=3,
             )
 
+    def ending(self, module: LightningModule) -> str | None:
+        """Return how the fit ended; None if it goes on."""
+        solver = self._solver(module)
+        return solver.ending() if solver.ended else None
+
     def summary(self) -> dict[str, str]:
         """Return the statements about the fit, by label."""
         statements = {"path": self.path, "optimum": self.certificate}

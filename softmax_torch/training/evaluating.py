@@ -7,12 +7,15 @@ Logits are collected over the batches of a set; at its end metrics are computed 
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any, Self
 
 from lightning import LightningModule
 from torch import Tensor, nn
 
 from softmax_torch.calibration import Calibration
 from softmax_torch.modules import Classifier, SoftmaxRegression
+from softmax_torch.storage.checkpoints import check_digest
 from softmax_torch.threads import is_small, one_thread_if
 from softmax_torch.training.epoch_metrics import EvaluationMetrics
 from softmax_torch.training.steps import DIVERGED
@@ -52,6 +55,17 @@ class LitEvaluation(Classifier, LightningModule):
         """
         linear, head = isinstance(self.backbone, nn.Identity), self.model
         return linear and is_small(samples, head.in_features, head.num_classes)
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
+        """Return the module in a checkpoint, as Lightning does, after its digest was checked.
+
+        Raises:
+            ValueError: the file is damaged, or its weights are not finite.
+        """
+        if isinstance(checkpoint_path, str | Path) and Path(checkpoint_path).is_file():
+            check_digest(Path(checkpoint_path))
+        return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return log-probabilities (N, C) of inputs (N, ...)."""

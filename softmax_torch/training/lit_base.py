@@ -31,6 +31,7 @@ from softmax_torch.storage.checkpoints import CHECKPOINT_FORMAT
 from softmax_torch.threads import one_thread_if
 from softmax_torch.training import compatibility
 from softmax_torch.training.accumulation import GradientGroup
+from softmax_torch.training.checkpoint_io import verify_checkpoints
 from softmax_torch.training.epoch_metrics import SampleFigures, TrainingMetrics
 from softmax_torch.training.evaluating import LitEvaluation
 from softmax_torch.training.options import OptimizerFactory, SchedulerFactory, check_counts
@@ -135,6 +136,11 @@ class LitBase(LitEvaluation, ABC):
         """The fits with several values of C; see ``ConvexPath.fits``."""
         return ()
 
+    @property
+    def ending(self) -> str | None:
+        """Reason why more training would change nothing, such as the optimum; None otherwise."""
+        return None
+
     # Beginning of a fit
 
     def configure_callbacks(self) -> list[Callback]:
@@ -149,6 +155,7 @@ class LitBase(LitEvaluation, ABC):
             ValueError: the data has other sizes than the model, or lacks ``class_counts`` where
                 the objective needs them; or see ``training.trainer_checks``.
         """
+        verify_checkpoints(self.trainer)
         data = getattr(self.trainer, "datamodule", None)
         compatibility.check_sizes(data, self._sizes())
         check_processes(self.trainer)
@@ -388,13 +395,17 @@ class LitBase(LitEvaluation, ABC):
             checkpoint["preprocessing"] = preprocessing.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Load calibration or training state from a checkpoint; ValueError if it does not fit.
+        """Load calibration or training state from a checkpoint.
 
-        It does not fit a trainer that is to end before the epochs that are done, either.
+        Raises:
+            ValueError: the checkpoint has other sizes or another preprocessing; its weights are
+                others or not finite; or the trainer is to end before the epochs that are done.
         """
         expected = self._expected_hyperparameters(checkpoint)
         compatibility.check_checkpoint(checkpoint, expected, self._preprocessing())
         trainer = lightning_compat.trainer_of(self)
+        path = getattr(trainer, "ckpt_path", None) or "checkpoint"
+        compatibility.check_weights(checkpoint["state_dict"], self, path)
         if trainer is None or trainer.state.fn != "fit":
             self.calibration = compatibility.stored_calibration(checkpoint, self.calibrated)
             return

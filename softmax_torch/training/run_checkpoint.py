@@ -28,9 +28,15 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from softmax_torch import lightning_compat
-from softmax_torch.storage.atomic_files import PARTIAL_SUFFIX, sync_folder, write_atomically
+from softmax_torch.storage.atomic_files import (
+    PARTIAL_SUFFIX,
+    name_in_errors,
+    sync_folder,
+    write_atomically,
+)
 from softmax_torch.storage.checkpoints import CHECKPOINT_SECONDS, is_damaged, step_of
 from softmax_torch.training.checkpoint_io import atomic_checkpoint_io
+from softmax_torch.training.run_ending import Ending, ending_after
 from softmax_torch.training.run_logger import RunLogger
 
 __all__ = ["RunCheckpoint", "Stopped"]
@@ -53,11 +59,15 @@ class Stopped(SystemExit):
 class RunCheckpoint(Checkpoint):
     """Callback that writes the checkpoints of a run, and a last one when a signal ends it.
 
+    Its state holds the settings of the run, if they are given, and the reason for which the run
+    stopped by itself; see ``training.run_ending``.
+
     Args:
         folder: folder of the checkpoints; by default the directory of the run's logger, and
             without a logger ``checkpoints`` in the trainer's ``default_root_dir``.
         monitor: the metric whose lowest value makes the best checkpoint.
         seconds: time between two checkpoints within an epoch, >= 0.
+        settings: the settings of the run as YAML, by which a resumed run is recognised.
     """
 
     def __init__(
@@ -65,11 +75,14 @@ class RunCheckpoint(Checkpoint):
         folder: Path | None = None,
         monitor: str = "val/nll",
         seconds: float = CHECKPOINT_SECONDS,
+        settings: str = "",
     ) -> None:
         if not seconds >= 0:
             raise ValueError(f"checkpoint_seconds: expected a number >= 0, got {seconds}")
         self.folder, self.monitor, self.seconds = folder, monitor, seconds
+        self.settings = settings
         self.best_score = math.inf
+        self.ending: Ending | None = None
         self.received: int | None = None  # signal
         self._due = 0.0
         self._handlers: dict[int, Any] = {}
@@ -87,9 +100,10 @@ class RunCheckpoint(Checkpoint):
         return self._existing("last")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the lowest monitored metric, and the number of rows of metrics.csv."""
+        """Return the lowest monitored metric, the rows of metrics.csv, settings and ending."""
         rows = 0 if self._logger is None else self._logger.rows
-        return {"best_score": self.best_score, "rows": rows}
+        state = {"best_score": self.best_score, "rows": rows, "settings": self.settings}
+        return state if self.ending is None else state | {"ending": self.ending._asdict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Resume a run: drop the rows of metrics.csv that were logged after this checkpoint."""
@@ -164,6 +178,7 @@ class RunCheckpoint(Checkpoint):
         best = score < self.best_score
         if best:
             self.best_score = score
+        self.ending = ending_after(trainer, pl_module)
         self._save(trainer, "best" if best else "last")
         self._stop(trainer, self._signal_or_due(trainer)[0])
 
@@ -200,12 +215,14 @@ class RunCheckpoint(Checkpoint):
         last, previous, following = (self._path(name) for name in ("last", "previous", "next"))
         partial = last.with_name(f".previous{PARTIAL_SUFFIX}")
         if last.exists():
-            partial.unlink(missing_ok=True)
-            _link_or_copy(last, partial)
-            partial.replace(previous)
+            with name_in_errors(previous):
+                partial.unlink(missing_ok=True)
+                _link_or_copy(last, partial)
+                partial.replace(previous)
         if keep:  # a copy, since two names of one file would be damaged together
             write_atomically(following, new.read_bytes())
-        following.replace(last)
+        with name_in_errors(last):
+            following.replace(last)
         sync_folder(last.parent)
 
     def _signal_or_due(self, trainer: Trainer, due: bool = False) -> tuple[int | None, bool]:
@@ -256,7 +273,8 @@ def _can_resume_after(trainer: Trainer, module: LightningModule, batch_idx: int)
 
 def _check_room(folder: Path, module: LightningModule) -> None:
     """Raise OSError unless the folder is writable and has room for ``ROOM_FOR`` checkpoints."""
-    folder.mkdir(parents=True, exist_ok=True)
+    with name_in_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / ".room", b"")
     (folder / ".room").unlink()
     # Adam keeps two numbers for each parameter; 64 KiB is for the rest.

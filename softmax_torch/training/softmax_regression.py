@@ -170,6 +170,11 @@ class LitSoftmaxRegression(LitBase):
         """Whether the result is the last checkpoint: with one C a solver ends at the optimum."""
         return self.convex is not None and not self.convex.chooses_strength
 
+    @property
+    def ending(self) -> str | None:
+        """How a solver ended; None before its end and without one."""
+        return None if self.convex is None else self.convex.ending(self)
+
     def fit_summary(self) -> dict[str, str]:
         """Return statements about the result of a solver, by label."""
         return {} if self.convex is None else self.convex.summary()

@@ -2,7 +2,6 @@
 
 import csv
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from program import ROOT, SHORT, figures
 
 from softmax_torch import cli
 from softmax_torch.cli import commands
-from softmax_torch.cli.console import LINE, program_name
+from softmax_torch.cli.console import LINE
 
 
 def test_fit_alone_trains_on_digits(digits: tuple[Path, str]) -> None:
@@ -24,7 +23,8 @@ def test_fit_alone_trains_on_digits(digits: tuple[Path, str]) -> None:
     assert float(accuracy[1]) >= 0.95
     labels = [line[:12].strip() for line in output.splitlines()[-7:]]
     assert labels == ["trained", "device", "best val", "test", "baseline", "checkpoint", "next"]
-    assert "runs/digits/version_0/best.ckpt" in output.splitlines()[-1]
+    assert output.splitlines()[-2].endswith("runs/digits/version_0/best.ckpt")
+    assert output.splitlines()[-1].endswith("python train.py test runs/digits/version_0")
 
 
 def test_fit_prints_its_data_its_progress_and_its_result_alone(digits: tuple[Path, str]) -> None:
@@ -67,12 +67,8 @@ def test_a_checkpoint_reproduces_the_logged_figures_exactly(
     assert {name: float(logged[name]) for name in results[0]} == results[0]
 
 
-def test_the_installed_command_is_the_same_program(
-    digits: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_installed_command_is_the_same_program() -> None:
     assert 'softmax-torch = "softmax_torch.cli:main"' in (ROOT / "pyproject.toml").read_text()
-    monkeypatch.setattr(sys, "argv", ["/usr/bin/softmax-torch"])
-    assert program_name() == "softmax-torch"
 
 
 def test_predict_writes_probabilities(digits: tuple[Path, str], capsys: Any) -> None:
@@ -124,19 +120,6 @@ def test_a_net_is_trained_resumed_and_tested_by_its_name(here: Path, capsys: Any
     assert "resumed     runs/digits/version_0/last.ckpt" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"model\.mixup: expected 0\.2, got 0\.3"):
         cli.main(["fit", "--resume", "--model.mixup", "0.3"])
-
-
-def test_help_has_the_settings_of_both_models(capsys: Any) -> None:
-    with pytest.raises(SystemExit):
-        cli.main(["fit", "--help"])
-    text = capsys.readouterr().out
-    usual, net = text.split("--model LitSoftmaxRegression (the default):")[1].split(
-        "--model LitClassifier:"
-    )
-    assert "--model.solver" in usual
-    assert "inverse strength of the L2 penalty" in net
-    assert "--model.backbone BACKBONE" in net
-    assert "--model.in_features" not in text
 
 
 def test_flags_override_the_configuration(here: Path) -> None:

@@ -1,12 +1,9 @@
-"""The parser tells settings from arguments, and each command shows its arguments in its help."""
-
-from typing import Any
+"""The parser tells settings, configurations and arguments from each other."""
 
 import pytest
 
-from softmax_torch import cli
-from softmax_torch.cli.command_table import COMMANDS
-from softmax_torch.cli.parser import split_settings
+from softmax_torch.cli.arguments import split_configs, split_flags, split_settings
+from softmax_torch.cli.parser import parse
 
 
 @pytest.mark.parametrize(
@@ -31,20 +28,29 @@ def test_settings_are_told_from_arguments(
     assert split_settings(args, ("trainer", "model", "data")) == (own, settings)
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "fit"])
-def test_help_of_a_command_has_its_arguments(name: str, capsys: Any) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        cli.main([name, "--help"])
-    assert stopped.value.code == 0
-    text = " ".join(capsys.readouterr().out.split())
-    for flag, options in COMMANDS[name].arguments:
-        assert options.get("metavar", flag) in text
-    assert COMMANDS[name].description in text
-    assert "fit --help" in text
+@pytest.mark.parametrize(
+    ("own", "rest", "configs"),
+    [
+        (["-c", "a", "run", "--config=b"], ["run"], ["a", "b"]),
+        (["--resume", "--config", "a"], ["--resume"], ["a"]),
+        (["--configs", "a"], ["--configs", "a"], []),
+    ],
+)
+def test_configurations_are_told_from_arguments(
+    own: list[str], rest: list[str], configs: list[str]
+) -> None:
+    assert split_configs(own) == (rest, configs)
 
 
-def test_help_names_all_commands(capsys: Any) -> None:
-    with pytest.raises(SystemExit):
-        cli.main(["--help"])
-    text = " ".join(capsys.readouterr().out.split())
-    assert all(f" {name} {command.description}" in text for name, command in COMMANDS.items())
+def test_flags_are_told_from_values() -> None:
+    flags = ["--model.C", "-1", "--data.x=a=b", "--print_config", "--trainer.y", "3"]
+    expected = [("model.C", "-1"), ("data.x", "a=b"), ("print_config", None), ("trainer.y", "3")]
+    assert list(split_flags(flags)) == expected
+
+
+def test_files_come_before_flags_wherever_they_stand() -> None:
+    """Flags take precedence over files, and need the classes that the files name."""
+    args = ["fit", "--data.target", "a", "--config", "table", "--name", "x"]
+    request = parse(args)
+    assert request.args[0] == "--config"
+    assert request.args[2:] == ["--name", "x", "--data.target", "a"]

@@ -27,6 +27,7 @@ COMMANDS = {
     "test": (["test", "--ckpt_path", BEST], BEST),
     "predict": (["predict", "--ckpt_path", BEST], BEST),
     "predict --input": (["predict", "--ckpt_path", BEST, "--input", "x.npy"], BEST),
+    "predict RUN --input": (["predict", RUN, "--input", "x.npy"], BEST),
     "calibrate": (["calibrate", "--ckpt_path", BEST], BEST),
     "test --calibrated": (["test", "--ckpt_path", BEST, "--calibrated"], BEST),
     "report": (["report", RUN], BEST),

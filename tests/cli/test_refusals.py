@@ -1,6 +1,5 @@
 """Unusable arguments and input are refused with a message, before anything is written."""
 
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,47 +14,23 @@ from softmax_torch.cli import commands
 
 
 @pytest.mark.parametrize(
-    ("args", "message"),
-    [
-        (["fit", "--model.nonsense", "3"], "Option 'nonsense' is not accepted"),
-        (["fit", "--data", "NoSuchData"], "NoSuchData"),
-        (["fit", "--model.optimizer", "torch.optim.Nope"], "torch.optim.*Nope"),
-        (["fit", "--model.num_classes", "7"], "num_classes"),
-        (["fit", "--config", "nowhere.yaml"], "does not exist"),
-        (["fit", "--config", "unknown.yaml"], "Option 'nonsense' is not accepted"),
-        (["fit", "--config", "top.yaml"], "top.yaml: Option 'nonsense' is not accepted"),
-        (["test", "--resume"], "unrecognized arguments: --resume"),
-        (["predict", "--device", "cpu"], "--device: expected --input beside it"),
-        (["predict", "--input", "x", "--data.seed", "1"], "arguments: --data.seed 1"),
-        (["export"], "required: export.ckpt_path, export.output"),
-        (["train"], "invalid choice: 'train'"),
-    ],
-)
-def test_arguments_that_do_not_exist(
-    args: list[str], message: str, here: Path, capsys: Any
-) -> None:
-    (here / "unknown.yaml").write_text("model:\n  nonsense: 3\n")
-    (here / "top.yaml").write_text("nonsense: 3\n")
-    with pytest.raises(SystemExit) as stopped:
-        cli.main(args)
-    assert stopped.value.code == 2
-    output = capsys.readouterr().err
-    assert re.search(message, output)
-    assert len(output.splitlines()) < 25  # the message is not buried under a list of options
-    assert not (here / "runs").exists()
-
-
-@pytest.mark.parametrize(
     ("args", "kind", "message"),
     [
-        (["test"], ValueError, "test: expected --ckpt_path"),
-        (["calibrate"], ValueError, "calibrate: expected --ckpt_path"),
+        (["test"], ValueError, "test: expected a run or a checkpoint after it"),
+        (["calibrate"], ValueError, "calibrate: expected a run or a checkpoint after it"),
+        (["test", "a", "--ckpt_path", "b"], ValueError, "a run or --ckpt_path, got both"),
+        (["test", "nowhere"], FileNotFoundError, "nowhere: expected a run or a checkpoint"),
+        (["predict", "empty"], FileNotFoundError, "empty: expected a run with best.ckpt or last"),
         (
             ["predict", "--ckpt_path", "no.ckpt"],
             FileNotFoundError,
             "no.ckpt: expected a checkpoint of a run, got no such file",
         ),
-        (["test", "--ckpt_path", "."], FileNotFoundError, r"\.: expected a .*, got a folder"),
+        (
+            ["test", "--ckpt_path", "."],
+            FileNotFoundError,
+            r"directory of a run.*got another folder",
+        ),
         (["test", "--ckpt_path", "text.ckpt"], ValueError, "damaged or of another kind"),
         (["test", "--ckpt_path", "other.ckpt"], ValueError, r"state_dict.*got \['weights'\]"),
         (["test", "--ckpt_path", "alone.ckpt"], FileNotFoundError, "give one with --config"),
@@ -64,6 +39,8 @@ def test_arguments_that_do_not_exist(
     ],
 )
 def test_unusable_input(args: list[str], kind: type[Exception], message: str, here: Path) -> None:
+    (here / "empty").mkdir()
+    (here / "empty" / "config.yaml").touch()
     (here / "text.ckpt").write_text("not a checkpoint")
     torch.save({"weights": torch.ones(1)}, here / "other.ckpt")
     torch.save({"state_dict": {}, "hyper_parameters": {}}, here / "alone.ckpt")
@@ -79,6 +56,27 @@ def test_a_checkpoint_for_other_data_is_refused(
     args = ["test", "--ckpt_path", str(digits[0]), "--config", config]
     with pytest.raises(ValueError, match=r"in_features: .* has 784, the checkpoint 64"):
         cli.main([*args, "--data.root", str(mnist_root)])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["--config", "digits", "--data", "MNISTDataModule"],
+            r"in_features: .* 784, .*checkpoint 64",
+        ),
+        (["--model.optimizer", "Adam"], r"optimizer\.class_path: expected torch\.optim\.SGD, got"),
+        (["--model.optimizer.lr", "0.1"], r"optimizer\.lr: expected 0\.3, got 0\.1"),
+        (["--model.bias", "false"], r"weights of this model, with no model\.linear\.bias, got"),
+    ],
+)
+def test_a_run_does_not_start_from_a_checkpoint_of_another_model(
+    flags: list[str], message: str, digits: tuple[Path, str], mnist_root: Path, here: Path
+) -> None:
+    root = ["--data.root", str(mnist_root)] if "--data" in flags else []
+    with pytest.raises(ValueError, match=message):
+        cli.main(["fit", "--ckpt_path", str(digits[0]), *flags, *root, "--runs", "new"])
+    assert [*(here / "new").glob("*/*")] == []
 
 
 def test_code_in_a_checkpoint_is_not_run(here: Path) -> None:

@@ -24,9 +24,11 @@ print(json.dumps(results))
 """
 
 CASES: dict[str, tuple[list[str], str | int]] = {
-    "help": (["--help"], "SystemExit 0"),
-    "help of a command": (["predict", "--help"], "SystemExit 0"),
-    "help of another": (["test", "--help"], "SystemExit 0"),
+    "help": (["--help"], 0),
+    "help of a command": (["predict", "--help"], 0),
+    "help of fit": (["fit", "--help"], 0),
+    "help with settings": (["fit", "--config", "table", "--help"], 0),
+    "info": (["info"], 0),
     "no command": ([], "SystemExit 2"),
     "unknown command": (["train"], "SystemExit 2"),
     "fit, unknown flag": (["fit", "--nonsense", "3"], "SystemExit 2"),
@@ -38,19 +40,25 @@ CASES: dict[str, tuple[list[str], str | int]] = {
     "missing YAML": (["fit", "--config", "none.yaml"], "SystemExit 2"),
     "broken YAML": (["fit", "--config", "broken.yaml"], "SystemExit 2"),
     "unknown setting": (["fit", "--config", "unknown.yaml"], "SystemExit 2"),
-    "no checkpoint": (["test"], "ValueError test: expected --ckpt_path"),
+    "unknown flag of a class": (["fit", "--data.tarjet", "x"], "SystemExit 2"),
+    "unknown setting of the trainer": (["fit", "--trainer.max_epoch", "3"], "SystemExit 2"),
+    "unknown setting of an optimizer": (["fit", "--model.optimizer.lrr", "3"], "SystemExit 2"),
+    "unknown class": (["fit", "--data", "TabelDataModule"], "SystemExit 2"),
+    "no checkpoint": (["test"], "ValueError test: expected a run"),
     "missing checkpoint": (["test", "--ckpt_path", "none.ckpt"], "FileNotFoundError none.ckpt: "),
     "damaged checkpoint": (["validate", "--ckpt_path", "text.ckpt"], "ValueError text.ckpt: "),
-    "checkpoint alone": (["test", "--ckpt_path", "alone.ckpt"], "FileNotFoundError --ckpt_path: "),
-    "no run": (["report"], "ValueError report: expected the directory of a run"),
-    "missing run": (["report", "none"], "FileNotFoundError report: "),
+    "checkpoint alone": (["test", "--ckpt_path", "alone.ckpt"], "FileNotFoundError alone.ckpt: "),
+    "no run": (["report"], "ValueError report: expected a run"),
+    "missing run": (["report", "none"], "FileNotFoundError none: "),
     "nothing to resume": (["fit", "--resume"], "FileNotFoundError --resume: "),
-    "resume, missing run": (["fit", "--resume", "none"], "FileNotFoundError --resume: "),
+    "resume, missing run": (["fit", "--resume", "none"], "FileNotFoundError none: "),
     "unusable output": (
         ["predict", "--ckpt_path", "CHECKPOINT", "--output", "x.xlsx"],
         "ValueError output: ",
     ),
     "predict --input": (["predict", "--ckpt_path", "CHECKPOINT", "--input", "x.npy"], 0),
+    "predict RUN --input": (["predict", "RUN", "--input", "x.npy"], 0),
+    "export RUN": (["export", "RUN", "--input", "x.npy", "--output", "y.safetensors"], 0),
     "export": (
         ["export", "--ckpt_path", "CHECKPOINT", "--input", "x.npy", "--output", "x.safetensors"],
         0,
@@ -69,10 +77,8 @@ def results(
     (folder / "text.ckpt").write_text("not a checkpoint")
     torch.save({"state_dict": {}, "hyper_parameters": {}}, folder / "alone.ckpt")
     np.save(folder / "x.npy", np.zeros((5, 8, 8), np.uint8))
-    given = [
-        [str(digits[0]) if arg == "CHECKPOINT" else arg for arg in args]
-        for args, _ in CASES.values()
-    ]
+    names = {"CHECKPOINT": str(digits[0]), "RUN": str(digits[0].parent)}
+    given = [[names.get(arg, arg) for arg in args] for args, _ in CASES.values()]
     return dict(zip(CASES, answers(PROGRAM, given, folder), strict=True))
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -213,6 +214,24 @@ def test_the_example_of_the_docs_runs(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_the_line_that_uses_a_table_is_python(name: str) -> None:
     preprocessing = TablePreprocessing((NumericColumn(name, 0.0, 1.0),), ("yes", "no"))
     ast.parse(onnx_file.usage(Path("a.onnx"), input_module_of(preprocessing)))
+
+
+def test_the_line_that_uses_a_table_of_several_columns_runs() -> None:
+    """It is run with a session that returns what it is given."""
+    columns = tuple(NumericColumn(name, 0.0, 1.0) for name in ("size (cm)", "class"))
+    preprocessing = TablePreprocessing(columns, ("yes", "no"))
+    session = SimpleNamespace(
+        get_inputs=lambda: [SimpleNamespace(name=column.name) for column in columns],
+        run=lambda _, given: results.append(given),
+    )
+    results: list[dict[str, Any]] = []
+    column = SimpleNamespace(to_numpy=torch.ones(2).numpy)
+    names: dict[str, Any] = {
+        "onnxruntime": SimpleNamespace(InferenceSession=lambda path: session),
+        "frame": dict.fromkeys(("size (cm)", "class", "another"), column),
+    }
+    exec(onnx_file.usage(Path("a.onnx"), input_module_of(preprocessing)), names)
+    assert [list(given) for given in results] == [["size (cm)", "class"]]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

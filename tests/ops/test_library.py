@@ -54,7 +54,7 @@ def shown(capsys) -> list[str]:
 
 CHOICE = "from softmax_torch.ops import backends as b; print(b.cpu_choice())"
 IMPORT = "import sys, softmax_torch; print('softmax_torch.ops.native.library' in sys.modules)"
-SHOW = "import runpy; runpy.run_module('softmax_torch', run_name='__main__')"
+SHOW = "from softmax_torch import cli; cli.main(['info'])"
 POOL = """if True:
     import pathlib, re, torch
     import torch.nn.functional as F

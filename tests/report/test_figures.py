@@ -4,6 +4,7 @@ import itertools
 import math
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from matplotlib.collections import QuadMesh
@@ -25,7 +26,7 @@ from softmax_torch.report import (
 )
 from softmax_torch.report.bootstrap import score_samples
 from softmax_torch.report.plotting import CaptionedFigure
-from softmax_torch.report.run_results import EvaluatedSet, RunResults
+from softmax_torch.report.run_results import EvaluatedSet, RawRows, RunResults
 
 SOLVER = [
     {"step": "1", "epoch": "0", "train/loss": "2", "train/gradient_norm": "3", "train/gap": "0.5"},
@@ -303,6 +304,37 @@ def test_mistakes_of_colour_images_are_colour_images() -> None:
     low, high = results.x.min(), results.x.max()
     expected = (results.x[first.row].permute(1, 2, 0) - low) / (high - low).double()
     np.testing.assert_allclose(image, expected)
+
+
+def test_rows_of_a_table_are_shown_as_they_are_in_the_file() -> None:
+    """Of a column with several features, once; the features of images are not shown."""
+    table = pa.table({"colour": ["red", None] * 100, "size": ["1.50"] * 200, "unused": range(200)})
+    raw = RawRows(table, ("colour", "colour", "size"))
+    results = make_results(shape=(3,), raw=raw)
+    confident = mistakes.most_confident(results)
+    shown = mistakes.shown_values(results, confident)
+    assert shown.names == ["colour", "size"]
+    assert shown.rows == [["" if m.row % 2 else "red", "1.50"] for m in confident]
+    without = mistakes.shown_values(make_results(shape=(3,)), confident)
+    assert without.names == ["column 0", "column 1", "column 2"]
+    assert without.rows[0][2] == f"{results.x[confident[0].row, 2]:.4g}"
+    assert mistakes.shown_values(make_results(), confident).names == []
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_accuracies_lie_within_their_axes_and_legends_outside(epochs: int) -> None:
+    history = [dict(row, **{"val/accuracy": "1.0"}) for row in HISTORY if row.get("epoch")]
+    results = make_results(history=history[: 2 * epochs])
+    curves = learning_curves.draw(results)
+    diagram = reliability_diagram.draw(score_samples(*results.test), "a", "A", 0.1)
+    for captioned in (*curves, diagram):
+        assert len(captioned.figure.legends) == 1
+        assert all(ax.get_legend() is None for ax in captioned.figure.axes)
+        if "accuracy" in captioned.name or captioned is diagram:
+            low, high = captioned.figure.axes[0].get_ylim()
+            assert 0 <= low < high == 1.0
+    ticks = curves[0].figure.axes[0].get_xticks()
+    assert [tick for tick in ticks if tick != round(tick)] == []
 
 
 def test_shown_features_have_the_largest_weights() -> None:

@@ -10,10 +10,11 @@ import torch
 
 from softmax_torch import cli
 from softmax_torch.cli import commands
+from softmax_torch.data import DigitsDataModule, TableDataModule
 from softmax_torch.report import page
 from softmax_torch.report.page import Page
 from softmax_torch.report.run_results import RunResults
-from softmax_torch.report.trainer import describe
+from softmax_torch.report.trainer import describe, raw_rows
 from softmax_torch.solvers import ConvergenceWarning
 from softmax_torch.storage.checkpoints import read_checkpoint
 
@@ -130,6 +131,22 @@ def test_the_last_checkpoint_of_a_solver_is_the_default(
     assert {"learning-objective", "learning-gap", "learning-gradient-norm"} <= names
 
 
+def test_the_rows_of_a_table_are_those_of_its_file(here: Path) -> None:
+    """Row by row, by the column that names them."""
+    lines = [f"{k},{k / 8:.3f},{'ab'[k % 2]}" for k in range(60)]
+    (here / "a.csv").write_text("\n".join(["key,size,kind", *lines]))
+    data = TableDataModule("a.csv", "kind", id_column="key")
+    data.setup()
+    raw = raw_rows(data)
+    assert raw is not None
+    assert raw.columns == ("size",)
+    texts = zip(data.test_ids, raw.table.column("size").to_pylist(), strict=True)
+    assert [f"{key},{float(size):.3f}" for key, size in texts] == [
+        lines[int(key)].rpartition(",")[0] for key in data.test_ids
+    ]
+    assert raw_rows(DigitsDataModule()) is None
+
+
 def test_preprocessing_is_described_in_one_line() -> None:
     state = {
         "kind": "table",
@@ -146,9 +163,9 @@ def test_preprocessing_is_described_in_one_line() -> None:
 @pytest.mark.parametrize(
     ("args", "kind", "message"),
     [
-        ([], ValueError, "report: expected the directory of a run after it, such as runs/"),
-        (["--trainer.accelerator", "cpu"], ValueError, "expected the directory of a run after it"),
-        (["nowhere"], FileNotFoundError, "with config.yaml in it, got nowhere"),
+        ([], ValueError, "report: expected a run or a checkpoint after it, such as runs/"),
+        (["--trainer.accelerator", "cpu"], ValueError, "expected a run or a checkpoint after"),
+        (["nowhere"], FileNotFoundError, "nowhere: expected a run or a checkpoint"),
         (
             [RUN, "--ckpt_path", "no.ckpt"],
             FileNotFoundError,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from softmax_torch.storage.run_directories import latest_run
+from softmax_torch.storage.run_directories import create_run_directory, latest_run
 from softmax_torch.training.run_logger import RunLogger
 
 
@@ -96,8 +96,23 @@ def test_a_directory_is_for_one_run_at_a_time(tmp_path: Path) -> None:
         BlockingIOError, match=r"version_0: expected a free run directory, got one that another"
     ):
         RunLogger(tmp_path, "a", folder)
+    first.log_metrics({"x": 1.0})
     first.close()
     assert RunLogger(tmp_path, "a", folder).version == 0
+
+
+def test_a_run_that_wrote_nothing_leaves_no_directory(tmp_path: Path) -> None:
+    logger = RunLogger(tmp_path, "a")
+    assert logger.folder.is_dir()
+    logger.close()
+    assert [*tmp_path.glob("a/*")] == []
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
+    """By a name that is a file, since the superuser may write to any folder."""
+    (tmp_path / "runs").touch()
+    with pytest.raises(OSError, match=r"Not a directory: .*runs/a could not be written"):
+        create_run_directory(tmp_path / "runs", "a")
 
 
 def test_the_latest_run_is_the_one_with_the_highest_number(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Which checkpoints a run keeps, and which problems it reports before its first step."""
 
 import csv
+import errno
 import math
 import os
 import random
@@ -222,3 +223,17 @@ def test_random_number_generators_are_in_checkpoints(tmp_path: Path) -> None:
             np.random.seed(2)
         Fit(root, draw)
     assert whole.drawn == parts.drawn
+
+
+def test_an_error_of_the_disk_names_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "last.ckpt").touch()
+
+    def fail(self: Path, target: Path) -> Path:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OSError, match=r"No space left on device: .*previous\.ckpt could not be"):
+        RunCheckpoint(tmp_path)._rotate(tmp_path / "next.ckpt", keep=False)
+    assert (tmp_path / "last.ckpt").exists()
