@@ -16,6 +16,10 @@ equal width:
 The sums are kept as integers, so they are exact in any order of the samples, and processes exchange
 one number a bin.
 
+The baseline is the classifier that knows the class frequencies q_c of the training set and nothing
+about a sample: its probabilities are q, its prediction is the most frequent class. A model with a
+higher NLL has learned less than nothing.
+
 >>> z = torch.tensor([[3.0, 1.0], [3.0, 1.0]]).log()  # p = (3/4, 1/4), twice
 >>> y = torch.tensor([0, 1])
 >>> correct(z, y).float().mean(), nll(z, y).mean(), brier(z, y).mean()
@@ -23,9 +27,13 @@ one number a bin.
 >>> sums = gap_sums(correct(z, y), confidence(z))
 >>> ece(gaps(sums, len(y)))  # confidence 3/4, accuracy 1/2
 tensor(0.2500, dtype=torch.float64)
+>>> baseline(torch.tensor([3, 1]), y)  # q = (3/4, 1/4), the figures of the two samples above
+Baseline(nll=0.836988..., accuracy=0.5, balanced_accuracy=0.5)
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,6 +45,9 @@ from softmax_torch.maths import upcast
 __all__ = [
     "BINS",
     "GAP_UNIT",
+    "Baseline",
+    "balanced_accuracy",
+    "baseline",
     "bin_index",
     "brier",
     "confidence",
@@ -67,6 +78,46 @@ def correct(logits: Tensor, y: Tensor) -> Tensor:
         y: class indices (n,).
     """
     return logits.argmax(1) == y
+
+
+def balanced_accuracy(correct: Tensor, y: Tensor) -> float:
+    """Return the mean over the classes of the share of their samples that are correct.
+
+    Classes without samples do not count, as in scikit-learn's ``balanced_accuracy_score``.
+
+    Args:
+        correct: bool (n,).
+        y: class indices (n,), n >= 1.
+    """
+    samples = torch.bincount(y)
+    right = torch.bincount(y[correct], minlength=len(samples))
+    occurs = samples > 0
+    return float((right[occurs].double() / samples[occurs]).mean())
+
+
+class Baseline(NamedTuple):
+    """The figures of the class frequencies on a set; see ``baseline``."""
+
+    nll: float
+    accuracy: float
+    balanced_accuracy: float
+
+
+def baseline(train_counts: Tensor, y: Tensor) -> Baseline:
+    """Return the figures, on samples of classes y, of the class frequencies of the training set.
+
+    The NLL is infinite if a class in y has no training samples. Of several most frequent classes
+    the first is predicted, as by ``correct``.
+
+    Args:
+        train_counts: number of training samples of each class, (C,); their sum is at least 1.
+        y: class indices (n,) of the samples, n >= 1.
+    """
+    log_q = (train_counts.double() / train_counts.sum()).log().to(y.device)
+    right = y == train_counts.argmax().to(y.device)
+    return Baseline(
+        float(-log_q[y].mean()), float(right.double().mean()), balanced_accuracy(right, y)
+    )
 
 
 def nll(logits: Tensor, y: Tensor) -> Tensor:

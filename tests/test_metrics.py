@@ -6,7 +6,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import accuracy_score, log_loss
+from sklearn.dummy import DummyClassifier
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
@@ -36,7 +37,7 @@ def evaluate(z: Tensor, y: Tensor) -> dict[str, float]:
 
 
 def test_the_example_of_the_module() -> None:
-    assert doctest.testmod(metrics).failed == 0
+    assert doctest.testmod(metrics, optionflags=doctest.ELLIPSIS).failed == 0
 
 
 @pytest.mark.parametrize("C", [2, 3, 20])
@@ -120,3 +121,27 @@ def test_half_precision_is_computed_in_float32(dtype: torch.dtype) -> None:
 def test_a_class_index_out_of_range_is_an_error() -> None:
     with pytest.raises(IndexError, match=r"\[0, 3\).*got 3"):
         metrics.nll(torch.zeros(2, 3), torch.tensor([0, 3]))
+
+
+def test_baseline_is_scikit_learns_classifier_of_class_frequencies() -> None:
+    train, y = torch.tensor([0, 2, 2, 1, 2, 3, 3, 1, 2]), torch.tensor([2, 0, 1, 1, 3, 2, 2])
+    frequencies = DummyClassifier(strategy="prior").fit(np.zeros((len(train), 1)), train.numpy())
+    x = np.zeros((len(y), 1))
+    predicted = frequencies.predict(x)
+    expected = (
+        log_loss(y, frequencies.predict_proba(x), labels=range(4)),
+        accuracy_score(y, predicted),
+        balanced_accuracy_score(y, predicted),
+    )
+    assert metrics.baseline(torch.bincount(train), y) == pytest.approx(expected, rel=1e-12)
+
+
+def test_baseline_of_a_class_without_training_samples_is_infinite() -> None:
+    found = metrics.baseline(torch.tensor([3, 0, 1]), torch.tensor([0, 1]))
+    assert found == (math.inf, 0.5, 0.5)
+
+
+def test_balanced_accuracy_leaves_out_classes_without_samples() -> None:
+    y, predicted = torch.tensor([0, 0, 0, 2, 2, 5]), torch.tensor([0, 0, 1, 2, 0, 5])
+    found = metrics.balanced_accuracy(predicted == y, y)
+    assert found == pytest.approx((2 / 3 + 1 / 2 + 1) / 3, rel=1e-12)
