@@ -54,7 +54,7 @@ EDGES: dict[str, list[str]] = {
         "solvers",
         "storage",
     ],
-    "report": ["calibration", "data", "metrics", "storage", "training"],
+    "report": ["calibration", "data", "metrics", "preprocessing", "storage", "training"],
     "cli": [
         "calibration",
         "data",

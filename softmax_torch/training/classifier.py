@@ -201,6 +201,7 @@ class LitClassifier(LitBase):
         data = getattr(self.trainer, "datamodule", None)
         name = self.hparams.get("backbone", type(self.backbone).__name__)
         W = self.model.linear.weight
+        compatibility.check_pixels(data, self.backbone, name)
         compatibility.check_backbone_input(data, self.backbone, name, W)
         if self.freezes_backbone:
             # Lightning warns of modules that are in evaluation mode when a fit begins.

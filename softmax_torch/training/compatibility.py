@@ -14,6 +14,7 @@ from softmax_torch.storage.checkpoints import CHECKPOINT_FORMAT
 __all__ = [
     "check_backbone_input",
     "check_checkpoint",
+    "check_pixels",
     "check_sizes",
     "process_state",
     "stored_calibration",
@@ -62,6 +63,24 @@ def check_backbone_input(data: Any, backbone: nn.Module, name: str, W: Tensor) -
             module.training = training
 
 
+def check_pixels(data: Any, backbone: nn.Module, name: str) -> None:
+    """Raise ValueError if standardised images are given to a net that standardises them itself.
+
+    Args:
+        data: the data module.
+        backbone: the net before the head.
+        name: name of the backbone for the message.
+    """
+    if not getattr(backbone, "normalizes", False):
+        return
+    preprocessing = getattr(data, "preprocessing", None)
+    if getattr(preprocessing, "standardization", None) is not None:
+        raise ValueError(
+            f"standardize: expected false for {name}, which standardises pixels in [0, 1] itself, "
+            "got images that are standardised"
+        )
+
+
 def check_checkpoint(
     checkpoint: dict[str, Any], expected: dict[str, Any], preprocessing: Preprocessing | None
 ) -> None:
@@ -83,6 +102,12 @@ def check_checkpoint(
     # An earlier version wrote fewer entries.
     if same(found, {name: value for name, value in now.items() if name in found}):
         return
+    before, now = "mean" in found, preprocessing.standardization is not None
+    if found["kind"] == "images" and before != now:
+        raise ValueError(
+            f"standardize: expected {str(before).lower()}, as in the training of the checkpoint, "
+            f"got {str(now).lower()}"
+        )
     raise ValueError(
         "data: expected the preprocessing that the checkpoint was trained with, got another one: "
         "the training data or their settings have changed"
