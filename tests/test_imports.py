@@ -38,7 +38,7 @@ EDGES: dict[str, list[str]] = {
     "preprocessing": ["readers"],
     "predictor": ["backbones", "calibration", "modules", "preprocessing", "storage"],
     "lightning_compat": [],
-    "export": ["predictor", "preprocessing", "readers", "storage"],
+    "export": ["backbones", "predictor", "preprocessing", "readers", "storage"],
     "data": ["backbones", "ops", "preprocessing", "readers", "storage"],
     "training": [
         "backbones",

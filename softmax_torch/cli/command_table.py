@@ -74,6 +74,12 @@ UNKNOWN = argument(
     type=Literal["report", "refuse"],
     default="report",
 )
+BACKBONE = argument(
+    "--backbone",
+    "Import path of your own net, such as my_nets.Net, if the model was trained with one: a "
+    "checkpoint alone imports no module.",
+    type=str | None,
+)
 RUN_ARGUMENTS = (
     argument("--name", "Name of the run.", default="softmax_regression"),
     argument("--runs", "Folder that runs are written to.", default="runs"),
@@ -126,7 +132,7 @@ COMMANDS = {
     "predict": Command(
         "Write labels and probabilities of samples to a file.",
         (
-            *(CKPT_PATH, CALIBRATED, INPUT),
+            *(CKPT_PATH, CALIBRATED, INPUT, BACKBONE),
             argument(
                 "--output",
                 "A new file that ends in .csv, .jsonl or .parquet; by default predictions.csv "
@@ -175,7 +181,7 @@ COMMANDS = {
                 "folder with model.safetensors and config.json.",
                 required=True,
             ),
-            *(INPUT, CALIBRATED),
+            *(INPUT, CALIBRATED, BACKBONE),
         ),
         ("data",),
     ),

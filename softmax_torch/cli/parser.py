@@ -52,6 +52,8 @@ def parse(args: list[str]) -> Request:
             if flag in flags:
                 setting = flag.replace("--", "--data.")
                 parsers[name].error(f"{flag}: expected --input beside it; else see {setting}")
+    if name == "predict" and request.arguments.input is None and request.arguments.backbone:
+        parsers[name].error("--backbone: expected --input beside it; else see --model.backbone")
     return request
 
 
