@@ -43,7 +43,7 @@ def write_photos(folder: Path, n: int, side: int = 32, classes: int = 6) -> Path
 
 
 def write_textures(folder: Path, n: int, side: int = 24) -> Path:
-    """Write n grey pictures of each class: noise, stripes or blobs of one mean, in any phase."""
+    """Write n grey pictures of each class: noise, stripes or blobs, on greys of their own."""
     generator = np.random.default_rng(1)
     rows, columns = np.indices((side, side))
     images: dict[str, list[Pixels]] = {name: [] for name in ("noise", "across", "along", "blobs")}
@@ -56,8 +56,8 @@ def write_textures(folder: Path, n: int, side: int = 24) -> Path:
             "along": np.sin(columns + phase[0]) + 0.5 * noise,
             "blobs": np.sin(rows / 3 + phase[0]) * np.sin(columns / 3 + phase[1]) + 0.5 * noise,
         }
-        for name, picture in pictures.items():
-            images[name].append((128 + 40 * picture).clip(0, 255).astype(np.uint8))
+        for c, (name, picture) in enumerate(pictures.items()):
+            images[name].append((113 + 10 * c + 40 * picture).clip(0, 255).astype(np.uint8))
     return write_images(folder, images)
 
 

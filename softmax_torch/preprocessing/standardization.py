@@ -4,10 +4,8 @@
     x = (v - mean_k) / std_k           for channel k; of grey images there is one
 
 Mean and standard deviation are those of all training pixels of a channel. Pixels of photographs
-have a large mean in common. Without standardising, gradient descent moves all weights of a class
-together, and a learning rate that suits MNIST diverges: 1,440 training crops of photographs, of
-32 x 32 pixels in colour and 6 classes, ended at a validation NLL of 4.4, where equal probabilities
-have 1.79.
+have a large mean in common; without it, solvers take fewer passes, and one list of penalties suits
+dark and bright images.
 
 >>> images = torch.tensor([[[0, 255]], [[255, 255]]], dtype=torch.uint8)  # two of 1 x 2
 >>> of_training = Standardization.fit(images, 1 / 255)
