@@ -98,16 +98,16 @@ def check_checkpoint(
     found = checkpoint.get("preprocessing")
     if found is None or preprocessing is None:
         return
+    before, after = ("mean" in state for state in (found, preprocessing.state_dict()))
+    if found["kind"] == "images" and before != after:
+        raise ValueError(
+            f"standardize: expected {str(before).lower()}, as in the training of the checkpoint, "
+            f"got {str(after).lower()}"
+        )
     now = preprocessing.state_dict()
     # An earlier version wrote fewer entries.
     if same(found, {name: value for name, value in now.items() if name in found}):
         return
-    before, now = "mean" in found, preprocessing.standardization is not None
-    if found["kind"] == "images" and before != now:
-        raise ValueError(
-            f"standardize: expected {str(before).lower()}, as in the training of the checkpoint, "
-            f"got {str(now).lower()}"
-        )
     raise ValueError(
         "data: expected the preprocessing that the checkpoint was trained with, got another one: "
         "the training data or their settings have changed"
