@@ -5,8 +5,10 @@
       -> (x - mean) / std, as the net was trained        for nets of torchvision
       -> features (N, D)                                 the net without its last linear layer
 
-A backbone is made by its name, so that a checkpoint holds no code. This file also removes the heads
-of the frozen nets in ``data.frozen``.
+A backbone is made by its name, so that a checkpoint holds no code. The name of a user's own net is
+its import path. It is imported only where the user gives it, never because a file names it: to
+import a module runs its code. This file also removes the heads of the frozen nets in
+``data.frozen``.
 
 >>> backbone = make("small_cnn")
 >>> backbone(torch.rand(2, 28, 28)).shape
@@ -17,6 +19,11 @@ torch.Size([2, 128])
 
 from __future__ import annotations
 
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import torch
@@ -28,6 +35,9 @@ from softmax_torch.storage.safe_read import read_torch_file
 __all__ = [
     "Backbone",
     "as_colour",
+    "import_net",
+    "imports_refused",
+    "is_import_path",
     "load",
     "load_state_dict",
     "make",
@@ -38,6 +48,9 @@ __all__ = [
 EVALUATED_IMAGES = 256
 """Images that pass through a net together in evaluation: in ``small_cnn`` 8192 images of 28 x 28
 take 800 MB of activations, and are no faster."""
+
+IMPORTS_REFUSED: ContextVar[bool] = ContextVar("imports_refused", default=False)
+"""Whether import paths are refused, see ``imports_refused``."""
 
 SEVERAL_HEADS = ("googlenet", "inception_v3")
 """Nets of torchvision with auxiliary classifiers, which would remain beside the head."""
@@ -105,18 +118,82 @@ def as_colour(x: Tensor) -> Tensor:
     return images.expand(-1, 3, -1, -1)
 
 
-def make(name: str) -> Backbone:
+def make(name: str) -> nn.Module:
     """Return the backbone of this name, with random weights from torch's generator.
 
     Args:
-        name: "small_cnn", three convolutions for small images; or any classifier of torchvision
-            that ends in a linear layer, such as "resnet18" or "vit_b_16".
+        name: "small_cnn", three convolutions for small images; any classifier of torchvision that
+            ends in a linear layer, such as "resnet18" or "vit_b_16"; or an import path (see
+            ``import_net``), which has a dot.
 
     Raises:
         ValueError: there is no such net, or it does not end in one linear layer.
-        ImportError: torchvision is not installed.
+        ImportError: torchvision is not installed, or the module of an import path is not found.
     """
+    if is_import_path(name):
+        if IMPORTS_REFUSED.get():
+            raise ValueError(
+                f"backbone: expected {name}, the net of the checkpoint, to be named when it is "
+                "loaded, since that runs the code of a module; got none"
+            )
+        return import_net(name)
     return small_cnn() if name == "small_cnn" else from_torchvision(name)
+
+
+@contextmanager
+def imports_refused() -> Iterator[None]:
+    """Let ``make`` refuse import paths, while names come from a file."""
+    token = IMPORTS_REFUSED.set(True)
+    try:
+        yield
+    finally:
+        IMPORTS_REFUSED.reset(token)
+
+
+def is_import_path(name: str) -> bool:
+    """Return whether the name of a backbone is an import path, as ``my_nets.Net`` is."""
+    return "." in name
+
+
+def import_net(path: str) -> nn.Module:
+    """Import a user's class or function, and return the net that it makes without arguments.
+
+    Args:
+        path: such as "my_nets.Net". The module may lie in the working directory.
+
+    Raises:
+        ImportError: the module cannot be imported.
+        ValueError: it has no such class or function, or this makes no net with ``out_features``.
+    """
+    module_name, _, name = path.rpartition(".")
+    # Programs that pip installed do not search the working directory.
+    before, sys.path = sys.path, [*sys.path, str(Path.cwd())]
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ImportError(
+            f"backbone: expected a module {module_name} that can be imported, in the working "
+            f"directory or on PYTHONPATH, got {error}"
+        ) from error
+    finally:
+        sys.path = before
+    made = getattr(module, name, None)
+    if not callable(made):
+        raise ValueError(
+            f"backbone: expected a class or function {name} in {module_name}, got "
+            + ("nothing of this name" if made is None else type(made).__name__)
+        )
+    try:
+        net = made()
+    except TypeError as error:
+        raise ValueError(f"backbone: expected {path}() to make a net, got {error}") from error
+    if not isinstance(net, nn.Module) or not isinstance(getattr(net, "out_features", None), int):
+        lacking = " without it" if isinstance(net, nn.Module) else ""
+        raise ValueError(
+            f"backbone: expected {path}() to return a module with an attribute out_features, the "
+            f"number D of its features, got {type(net).__name__}{lacking}"
+        )
+    return net
 
 
 def small_cnn() -> Backbone:

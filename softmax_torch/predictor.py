@@ -32,7 +32,7 @@ except ImportError as error:
         f"{error}. Raw inputs need more than the operator does: pip install 'softmax-torch[train]'"
     ) from error
 
-__all__ = ["Predicted", "Predictor", "load", "network"]
+__all__ = ["Predicted", "Predictor", "check_named", "load", "network"]
 
 PREDICTED_TOGETHER = 4096
 """Largest number of samples of a file that are predicted together."""
@@ -126,7 +126,10 @@ class Predictor:
 
 
 def load(
-    path: str | Path, calibrated: bool = False, device: torch.device | str = "cpu"
+    path: str | Path,
+    calibrated: bool = False,
+    device: torch.device | str = "cpu",
+    backbone: str | None = None,
 ) -> Predictor:
     """Return the classifier in a checkpoint, or in weights that were exported from one.
 
@@ -136,12 +139,16 @@ def load(
         calibrated: whether to apply the calibration in a checkpoint. With exported weights, the
             calibration that they were exported with is always applied.
         device: where the network works.
+        backbone: import path of the net before the head, if the checkpoint was trained with one by
+            its import path. No module is imported because a checkpoint names it.
 
     Raises:
         FileNotFoundError, ValueError: there is no such file; it is damaged, or no checkpoint of a
             run; its weights are not finite; it lacks preprocessing or calibration; the device does
-            not exist.
-        ImportError: safetensors, which reads exported weights, is not installed.
+            not exist; the backbone is not the checkpoint's, or is an import path that was not
+            given.
+        ImportError: safetensors, which reads exported weights, is not installed; or the backbone
+            cannot be imported.
     """
     path = checkpoint_of(Path(path))
     if path.is_dir() or path.suffix == ".safetensors":
@@ -159,6 +166,7 @@ def load(
             f"{path}: expected a checkpoint with a calibration, got one without; calibrate the run "
             "first"
         )
+    check_named(content["hyper_parameters"].get("backbone"), backbone, path)
     net = network(content["hyper_parameters"], content["state_dict"])
     check_finite(content["state_dict"], dict(net.named_parameters()), path)
     return Predictor(
@@ -170,11 +178,23 @@ def load(
     )
 
 
+def check_named(stored: str | None, given: str | None, path: Path) -> None:
+    """Raise ValueError unless a user names the import path in a checkpoint, and no other net."""
+    needed = stored is not None and backbones.is_import_path(stored)
+    if (needed or given is not None) and stored != given:
+        why = ", since loading it runs the code of a module" if needed else ""
+        raise ValueError(
+            f"backbone: expected {stored if stored is not None else 'none'}, the net in {path}, to "
+            f"be named{why}; got {given or 'none'}"
+        )
+
+
 def network(hyper_parameters: dict[str, Any], state_dict: dict[str, Tensor]) -> Classifier:
     """Rebuild the trained net, from x (n, ...) to logits (n, C).
 
     Args:
-        hyper_parameters: hyper-parameters with the name of the backbone, if there is one.
+        hyper_parameters: hyper-parameters with the name of the backbone, if there is one. An
+            import path is imported: check that a user gave it.
         state_dict: weights, which determine the dtype and the sizes.
 
     Raises:

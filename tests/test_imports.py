@@ -39,7 +39,7 @@ EDGES: dict[str, list[str]] = {
     "preprocessing": ["readers"],
     "predictor": ["backbones", "calibration", "modules", "preprocessing", "storage", "threads"],
     "lightning_compat": [],
-    "export": ["predictor", "preprocessing", "readers", "storage"],
+    "export": ["backbones", "predictor", "preprocessing", "readers", "storage"],
     "data": ["backbones", "ops", "preprocessing", "readers", "storage"],
     "training": [
         "backbones",
@@ -56,7 +56,7 @@ EDGES: dict[str, list[str]] = {
         "storage",
         "threads",
     ],
-    "report": ["calibration", "data", "metrics", "storage", "threads", "training"],
+    "report": ["calibration", "data", "metrics", "preprocessing", "storage", "threads", "training"],
     "cli": [
         "calibration",
         "data",

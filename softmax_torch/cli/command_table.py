@@ -89,6 +89,13 @@ UNKNOWN = argument(
     type=Literal["report", "refuse"],
     default="report",
 )
+BACKBONE = argument(
+    "--backbone",
+    "Import path of your own net, such as my_nets.Net, if the model was trained with one: a "
+    "checkpoint alone imports no module.",
+    type=str | None,
+    metavar="PATH",
+)
 RUN_ARGUMENTS = (
     argument("--name", "Name of the run.", default="softmax_regression"),
     argument("--runs", "Folder that runs are written to.", default="runs", metavar="FOLDER"),
@@ -151,7 +158,7 @@ COMMANDS = {
                 "Leave out rows of --input that have no class.",
                 action="store_true",
             ),
-            UNKNOWN,
+            *(UNKNOWN, BACKBONE),
         ),
         examples=(
             "test runs/digits",
@@ -162,7 +169,7 @@ COMMANDS = {
     "predict": Command(
         "Write labels and probabilities of samples to a file.",
         (
-            *(*RUN_OR_CHECKPOINT, CALIBRATED, INPUT),
+            *(*RUN_OR_CHECKPOINT, CALIBRATED, INPUT, BACKBONE),
             argument(
                 "--output",
                 "A new file that ends in .csv, .jsonl or .parquet; by default predictions.csv "
@@ -210,7 +217,7 @@ COMMANDS = {
                 required=True,
                 metavar="FILE",
             ),
-            *(INPUT, CALIBRATED),
+            *(INPUT, CALIBRATED, BACKBONE),
         ),
         ("data",),
         ("export runs/digits --output digits.onnx",),

@@ -27,7 +27,9 @@ def export_checkpoint(request: Request) -> None:
     arguments = request.arguments
     output = Path(arguments.output)
     check_output(output)
-    classifier = predictor.load(arguments.ckpt_path, arguments.calibrated)
+    classifier = predictor.load(
+        arguments.ckpt_path, arguments.calibrated, backbone=arguments.backbone
+    )
     inputs = test_inputs(request, classifier.rows) if arguments.input is None else arguments.input
     written = export(classifier, output, inputs)
     print_line("exported", f"{short_path(written.path)} ({written.title}, {size_of(written.path)})")

@@ -33,7 +33,9 @@ def test_labelled_file(request: Request) -> None:
     if arguments.ckpt_path is None:
         raise ValueError("test: expected --ckpt_path and a checkpoint beside --input")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    classifier = predictor.load(arguments.ckpt_path, arguments.calibrated, device)
+    classifier = predictor.load(
+        arguments.ckpt_path, arguments.calibrated, device, arguments.backbone
+    )
     preprocessing = classifier.preprocessing
     if not isinstance(preprocessing, TablePreprocessing):
         raise ValueError(

@@ -44,8 +44,8 @@ def parse(args: list[str]) -> Request:
         raise UsageError("--device: expected --input beside it; else see --trainer.accelerator")
     if name in ("predict", "test") and not has_input:
         given = {arg.partition("=")[0] for arg in own}
-        for flag in given & {"--unknown", "--target", "--drop_unlabelled"}:
-            setting = flag.replace("--", "--data.")
+        for flag in given & {"--unknown", "--target", "--drop_unlabelled", "--backbone"}:
+            setting = flag.replace("--", "--model." if flag == "--backbone" else "--data.")
             raise UsageError(f"{flag}: expected --input beside it; else see {setting}")
     return Request(name, arguments, settings, own, configs)
 

@@ -115,7 +115,9 @@ def predict_input(request: Request) -> None:
     """Predict a file or folder; this needs nothing but a checkpoint."""
     arguments, output = request.arguments, new_prediction_file(request)
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    classifier = predictor.load(arguments.ckpt_path, arguments.calibrated, device)
+    classifier = predictor.load(
+        arguments.ckpt_path, arguments.calibrated, device, arguments.backbone
+    )
     with counting_unknown(UnknownCategories(refuse=arguments.unknown == "refuse")) as unknown:
         output.write(classifier.predict_file(arguments.input), classifier.class_names)
     for line in unknown.messages():

@@ -34,6 +34,30 @@ MAX_COPIED_BYTES = 1 << 32
 """Inputs up to this size, 4 GiB, are copied into memory; larger ones stay mapped."""
 
 
+class Splits(dict[str, Split]):
+    """The splits of a data module by name; an access to one that is not there says why.
+
+    Args:
+        owner: name of the data module's class.
+        read: the splits; None before ``setup``.
+    """
+
+    def __init__(self, owner: str, read: dict[str, Split] | None = None) -> None:
+        super().__init__(read or {})
+        self.owner = owner
+
+    def __missing__(self, name: str) -> Split:
+        if self:
+            raise RuntimeError(
+                f"{self.owner}: expected a split {name} from its method read_splits, got "
+                f"{', '.join(self)}"
+            )
+        raise RuntimeError(
+            f"{self.owner}: expected prepare_data() and setup() to be called before its samples "
+            "are used, got no call of setup(); a Trainer calls both"
+        )
+
+
 class TensorDataModule(LightningDataModule):
     """A data set held in memory; a subclass defines ``read`` or ``read_splits``.
 
@@ -78,7 +102,8 @@ class TensorDataModule(LightningDataModule):
         self._in_features, self._num_classes = in_features, num_classes
         self.batch_size, self.val_fraction = batch_size, val_fraction
         self.seed, self.scale = seed, scale
-        self.splits: dict[str, Split] = {}
+        self.splits: dict[str, Split] = Splits(type(self).__name__)
+        self._fingerprint: str | None = None
         self.subset_rows: dict[str, Tensor] = {}  # of splits that are rows of a larger, mapped x
 
     @property
@@ -140,8 +165,15 @@ class TensorDataModule(LightningDataModule):
         """
         if self.splits:
             return
-        self.splits = self.read_splits()
-        self.fingerprint = fingerprint(self.splits["train"], self.subset_rows.get("train"))
+        self.splits = Splits(type(self).__name__, self.read_splits())
+        self._fingerprint = fingerprint(self.splits["train"], self.subset_rows.get("train"))
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of the training set, by which a resumed run recognizes it."""
+        self.splits["train"]
+        assert self._fingerprint is not None
+        return self._fingerprint
 
     def subset(self, name: str, data: Split, rows: Tensor) -> Split:
         """Return the samples at these rows as the split ``name``; a large x is not copied."""
@@ -230,6 +262,7 @@ class TensorDataModule(LightningDataModule):
             shuffle=shuffle,
             seed=self.seed,
             scale=self.scale,
+            standardization=self.preprocessing.standardization,
             rank=0 if trainer is None else trainer.global_rank,
             world_size=1 if trainer is None else trainer.world_size,
             steps=steps,

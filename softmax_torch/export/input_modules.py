@@ -1,6 +1,8 @@
 """The preprocessing within an exported model: from raw inputs, as tensors, to x.
 
-    images      image     uint8 (n, H, W), or (n, 3, H, W) in colour    x = scale * image
+    images      image     uint8 (n, H, W), or (n, 3, H, W) in colour    x = scale * image, then
+                                                                        (x - mean) / std if there
+                                                                        is a standardization
     features    features  float32 (n, D)                                x = scale * features
     a table     see ``softmax_torch.export.table_input``
 
@@ -22,7 +24,7 @@ from torch import Tensor, nn
 
 from softmax_torch.preprocessing import FeaturesPreprocessing, ImagePreprocessing
 from softmax_torch.preprocessing.table import Column
-from softmax_torch.readers.images import find_files
+from softmax_torch.readers.image_search import find_files
 from softmax_torch.readers.numpy_files import Array, map_numbers
 from softmax_torch.readers.table_format import TableFormat
 from softmax_torch.readers.tensor_files import read_inputs
@@ -88,17 +90,25 @@ class InputModule(nn.Module, ABC):
 class ImageInput(InputModule):
     """Bytes of images of the right size."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, preprocessing: ImagePreprocessing) -> None:
         super().__init__()
         self.preprocessing = preprocessing
         self.inputs = (TensorSpec("image", "uint8", ("n", *(preprocessing.image_shape or ()))),)
+        self.standardizes = preprocessing.standardization is not None
+        if preprocessing.standardization is not None:
+            mean, std = preprocessing.standardization.columns(torch.empty(0, dtype=torch.float32))
+            self.register_buffer("mean", mean)
+            self.register_buffer("std", std)
 
     def samples(self, raw: Any, rows: int) -> Tensor:
         """Return bytes (n, H, W), or (n, 3, H, W), of files, Pillow images or an array."""
         if isinstance(raw, str | Path):
             path = Path(raw)
             if path.suffix.lower() != ".npy":
-                return next(self.preprocessing.decode_files(find_files(path)[:rows], rows))
+                return next(self.preprocessing.decode_files(find_files(path)[:rows], rows)).pixels
             raw = np.array(map_numbers(path)[:rows])
         if isinstance(raw, Image.Image):
             raw = [raw]
@@ -114,7 +124,8 @@ class ImageInput(InputModule):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return x (n, H, W), or (n, 3, H, W) in colour."""
-        return image * self.preprocessing.scale
+        v = image * self.preprocessing.scale
+        return (v - self.mean) / self.std if self.standardizes else v
 
 
 class FeaturesInput(InputModule):

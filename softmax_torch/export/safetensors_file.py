@@ -17,10 +17,16 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from softmax_torch.backbones import is_import_path
 from softmax_torch.export.input_modules import InputModule, Interface, Runner
 from softmax_torch.export.metadata import metadata_of, to_json
 from softmax_torch.predictor import Predictor, load
-from softmax_torch.storage.exported_weights import CONFIG_KEY, WEIGHTS_CONFIG_FILE, WEIGHTS_FILE
+from softmax_torch.storage.exported_weights import (
+    CONFIG_KEY,
+    WEIGHTS_CONFIG_FILE,
+    WEIGHTS_FILE,
+    read_exported_weights,
+)
 
 __all__ = ["interface", "open_runner", "usage", "write"]
 
@@ -52,7 +58,7 @@ def write(path: Path, predictor: Predictor, input_module: InputModule) -> None:
 
 
 def open_runner(path: Path, input_module: InputModule) -> Runner:
-    predictor = load(path)
+    predictor = load(path, backbone=imported_backbone(path))  # the exporter's caller named it
 
     def run(samples: Any) -> tuple[Tensor, Tensor]:
         p = predictor.predict_proba(samples)
@@ -67,4 +73,12 @@ def interface(input_module: InputModule, C: int) -> Interface:
 
 
 def usage(path: Path, input_module: InputModule) -> str:
-    return f'softmax_torch.load("{path}").predict(inputs)'
+    backbone = imported_backbone(path)
+    named = "" if backbone is None else f', backbone="{backbone}"'
+    return f'softmax_torch.load("{path}"{named}).predict(inputs)'
+
+
+def imported_backbone(path: Path) -> str | None:
+    """Return the import path of the net in exported weights; None if it has another name."""
+    name: str | None = read_exported_weights(path)["hyper_parameters"].get("backbone")
+    return name if name is not None and is_import_path(name) else None

@@ -14,12 +14,14 @@ from typing import Any
 from softmax_torch.preprocessing.features import FeaturesPreprocessing
 from softmax_torch.preprocessing.images import ImagePreprocessing
 from softmax_torch.preprocessing.interface import Preprocessing, same
+from softmax_torch.preprocessing.standardization import Standardization
 from softmax_torch.preprocessing.table import TablePreprocessing
 
 __all__ = [
     "FeaturesPreprocessing",
     "ImagePreprocessing",
     "Preprocessing",
+    "Standardization",
     "TablePreprocessing",
     "from_state_dict",
     "same",

@@ -1,7 +1,8 @@
-"""Preprocessing of images: one size, grey or colour, and numbers in [0, 1].
+"""Preprocessing of images: one size, grey or colour, and numbers that a model can start from.
 
     file or Pillow image  ->  bytes, H x W (see ``softmax_torch.readers.images``)
-    x = bytes / 255
+    v = bytes / 255                in [0, 1]
+    x = v, or standardised         (see ``softmax_torch.preprocessing.standardization``)
 
 Pixels stay bytes until a batch is made.
 """
@@ -18,7 +19,9 @@ from PIL import Image
 from torch import Tensor
 
 from softmax_torch.preprocessing.interface import Preprocessing
+from softmax_torch.preprocessing.standardization import Standardization
 from softmax_torch.readers import images
+from softmax_torch.readers.image_search import find_files
 from softmax_torch.readers.numpy_files import map_numbers
 
 __all__ = ["ImagePreprocessing"]
@@ -32,6 +35,10 @@ class ImagePreprocessing(Preprocessing):
         color: whether images have three channels (red, green, blue) or one (grey).
         class_names: one name for each class.
         scale: factor for bytes in arrays; 1 / 255 if white is 255.
+        standardization: of the training pixels; None to leave pixels in [0, 1].
+
+    Raises:
+        ValueError: the standardization has another number of channels than the images.
     """
 
     kind = "images"
@@ -42,7 +49,15 @@ class ImagePreprocessing(Preprocessing):
         color: bool,
         class_names: Sequence[str],
         scale: float = 1 / 255,
+        standardization: Standardization | None = None,
     ) -> None:
+        channels = 3 if color else 1
+        if standardization is not None and any(len(of) != channels for of in standardization):
+            raise ValueError(
+                f"standardization: expected a mean and a std for each of {channels} channels, got "
+                f"{len(standardization.mean)} and {len(standardization.std)}"
+            )
+        self.standardization = standardization
         self.size, self.color, self.scale = size, color, scale
         self.class_names = tuple(class_names)
         self.image_shape = (3, *size) if color else size
@@ -57,7 +72,8 @@ class ImagePreprocessing(Preprocessing):
 
         Args:
             raw: a path or a Pillow image, or a list of those; or an array (n, ...) of the result's
-                shape, of bytes, or of floats that are scaled already.
+                shape, of bytes, or of floats that are in [0, 1] already. All are standardised if
+                the training images were.
 
         Raises:
             FileNotFoundError, ValueError: a file cannot be read, or an array has another shape,
@@ -66,7 +82,7 @@ class ImagePreprocessing(Preprocessing):
         if isinstance(raw, str | Path | Image.Image):
             raw = [raw]
         if isinstance(raw, list | tuple) and raw and isinstance(raw[0], str | Path | Image.Image):
-            return torch.stack([self.decode(image) for image in raw]) * (1 / 255)
+            return self._as_input(torch.stack([self.decode(image) for image in raw]) * (1 / 255))
         x = torch.as_tensor(raw)
         if x.shape[1:] != self.image_shape:
             raise ValueError(
@@ -77,10 +93,14 @@ class ImagePreprocessing(Preprocessing):
             x = x.to(torch.get_default_dtype())
             if not x.isfinite().all():
                 raise ValueError("images: expected finite numbers, got NaN or infinity")
-            return x
+            return x if self.standardization is None else self._as_input(x.clone())
         if x.dtype != torch.uint8:
             raise ValueError(f"images: expected bytes (uint8) or floats, got {x.dtype}")
-        return x * self.scale
+        return self._as_input(x * self.scale)
+
+    def _as_input(self, v: Tensor) -> Tensor:
+        """Return scaled images as a model takes them; they are changed in place."""
+        return v if self.standardization is None else self.standardization.apply_(v)
 
     def decode(self, image: str | Path | Image.Image) -> Tensor:
         """Return one image as bytes (H, W), or (3, H, W) in colour.
@@ -90,9 +110,11 @@ class ImagePreprocessing(Preprocessing):
         """
         return images.decode(image, self.size, self.color)
 
-    def decode_files(self, files: Sequence[Path], rows: int) -> Iterator[Tensor]:
-        """Yield image files as bytes (n, ...), at most ``rows`` together, decoded by threads."""
-        return images.decode_files(files, self.size, self.color, rows)
+    def decode_files(
+        self, files: Sequence[Path], rows: int, skip_unreadable: bool = False
+    ) -> Iterator[images.DecodedFiles]:
+        """Yield image files as bytes (n, ...); see ``readers.images.decode_files``."""
+        return images.decode_files(files, self.size, self.color, rows, skip_unreadable)
 
     def read(self, path: Path, rows: int) -> Iterator[tuple[list[str], Tensor]]:
         """Yield the images of a folder and its subfolders, one image, or a .npy file of bytes.
@@ -102,23 +124,28 @@ class ImagePreprocessing(Preprocessing):
         if path.suffix.lower() == ".npy":
             yield from self.read_rows(torch.from_numpy(map_numbers(path)), rows, path)
             return
-        files = images.find_files(path)
-        names = [str(file.relative_to(path if path.is_dir() else path.parent)) for file in files]
-        first = 0
-        for pixels in self.decode_files(files, rows):
-            yield names[first : first + len(pixels)], pixels * (1 / 255)
-            first += len(pixels)
+        files, parent = find_files(path), path if path.is_dir() else path.parent
+        for read, pixels, _ in self.decode_files(files, rows):
+            names = [str(file.relative_to(parent)) for file in read]
+            yield names, self._as_input(pixels * (1 / 255))
 
     def state_dict(self) -> dict[str, Any]:
-        return {
+        state = {
             "kind": self.kind,
             "size": list(self.size),
             "color": self.color,
             "class_names": list(self.class_names),
             "scale": self.scale,
         }
+        # Left out where there is none: earlier versions had none, and their states stay equal.
+        if self.standardization is not None:
+            state |= {name: list(of) for name, of in self.standardization._asdict().items()}
+        return state
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> Self:
         H, W = state["size"]
-        return cls((H, W), state["color"], state["class_names"], state["scale"])
+        standardization = None
+        if "mean" in state:
+            standardization = Standardization(tuple(state["mean"]), tuple(state["std"]))
+        return cls((H, W), state["color"], state["class_names"], state["scale"], standardization)

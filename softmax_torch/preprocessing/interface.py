@@ -10,6 +10,8 @@ from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
+from softmax_torch.preprocessing.standardization import Standardization
+
 __all__ = ["Preprocessing", "same"]
 
 
@@ -21,12 +23,14 @@ class Preprocessing(ABC):
         class_names: one name for each class index.
         feature_names: one name for each of the D features of a sample; None if they have none.
         image_shape: (H, W), or (3, H, W) in colour; None unless samples are images.
+        standardization: of the pixels of images; None for other samples, and where there is none.
     """
 
     kind: ClassVar[str]
     class_names: tuple[str, ...]
     feature_names: tuple[str, ...] | None = None
     image_shape: tuple[int, ...] | None = None
+    standardization: Standardization | None = None
 
     @property
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Find image files, read their headers, and decode them to bytes of one size.
+"""Read the headers of image files, and decode them to bytes of one size.
 
     file  ->  upright (by its EXIF orientation), on white where transparent  ->  grey or RGB, H x W
 
@@ -7,13 +7,13 @@ An image that already has the size and the colours passes unchanged, byte for by
 
 from __future__ import annotations
 
-import os
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,10 +22,13 @@ from torch import Tensor
 
 from softmax_torch.storage.safe_read import require_file
 
-__all__ = ["IMAGE_SUFFIXES", "decode", "decode_files", "find_files", "images_in", "read_headers"]
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
-"""Suffixes of image files."""
+__all__ = [
+    "DecodedFiles",
+    "decode",
+    "decode_files",
+    "read_headers",
+    "unreadable_error",
+]
 
 DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 """Modes of grey images with 16 or more bits a pixel, which Pillow's ``convert`` clips at 255."""
@@ -85,15 +88,41 @@ def decode(image: str | Path | Image.Image, size: tuple[int, int], color: bool) 
     return pixels.permute(2, 0, 1).contiguous() if color else pixels
 
 
+class DecodedFiles(NamedTuple):
+    """Some image files in order: those that can be read with their pixels, and the others.
+
+    Attributes:
+        files: the files that can be read.
+        pixels: their bytes (n, H, W), or (n, 3, H, W) in colour.
+        failures: the message of each file that cannot be read.
+    """
+
+    files: list[Path]
+    pixels: Tensor
+    failures: dict[Path, str]
+
+
 def decode_files(
-    files: Sequence[Path], size: tuple[int, int], color: bool, rows: int
-) -> Iterator[Tensor]:
-    """Yield image files as bytes (n, ...) in batches of at most ``rows``, decoded by threads.
+    files: Sequence[Path],
+    size: tuple[int, int],
+    color: bool,
+    rows: int,
+    skip_unreadable: bool = False,
+) -> Iterator[DecodedFiles]:
+    """Yield image files as bytes, at most ``rows`` together, decoded by threads.
+
+    Args:
+        files: the image files.
+        size, color: see ``decode``.
+        rows: largest number of files to yield together.
+        skip_unreadable: whether files that cannot be read are among the ``failures`` of their
+            batch. Otherwise they are an error.
 
     Raises:
-        ValueError: files cannot be read. All are tried first, and the message names those that
-            fail; no batch is yielded after the first of them.
+        ValueError: files cannot be read, and are not to be skipped. All are tried first, and the
+            message names those that fail; no batch is yielded after the first of them.
     """
+    shape = (3, *size) if color else size
 
     def try_decode(file: Path) -> Tensor | Exception:
         try:
@@ -104,10 +133,19 @@ def decode_files(
     failures: list[str] = []
     with ThreadPoolExecutor() as pool:  # Pillow decodes without the interpreter lock
         for first in range(0, len(files), rows):
-            results = list(pool.map(try_decode, files[first : first + rows]))
-            failures += [str(result) for result in results if isinstance(result, Exception)]
+            batch = files[first : first + rows]
+            read, images, failed = [], [], {}
+            for file, result in zip(batch, pool.map(try_decode, batch), strict=True):
+                if isinstance(result, Tensor):
+                    read.append(file)
+                    images.append(result)
+                else:
+                    failed[file] = str(result)
+            if not skip_unreadable:
+                failures += failed.values()
             if not failures:
-                yield torch.stack([image for image in results if isinstance(image, Tensor)])
+                empty = torch.empty(0, *shape, dtype=torch.uint8)
+                yield DecodedFiles(read, torch.stack(images) if images else empty, failed)
     if failures:
         raise unreadable_error(failures)
 
@@ -128,11 +166,18 @@ def open_image(path: Path) -> Iterator[Image.Image]:
         raise ValueError(f"{path}: expected an image, got one that fails: {reason}") from None
 
 
-def read_headers(files: Sequence[Path]) -> tuple[dict[tuple[int, int], Path], bool]:
+def read_headers(
+    files: Sequence[Path], skip_unreadable: bool = False
+) -> tuple[dict[tuple[int, int], Path], bool]:
     """Return the sizes (H, W) of images, each with its first file, and whether any has colours.
 
+    Args:
+        files: the image files.
+        skip_unreadable: whether to leave out images whose header cannot be read.
+
     Raises:
-        ValueError: headers cannot be read; the message names all such files.
+        ValueError: headers cannot be read, and are not to be left out, or all are left out; the
+            message names the files.
     """
     sizes: dict[tuple[int, int], Path] = {}
     color, failures = False, []
@@ -146,54 +191,22 @@ def read_headers(files: Sequence[Path]) -> tuple[dict[tuple[int, int], Path], bo
                 color = color or image.mode not in GREY_MODES
         except ValueError as error:
             failures.append(str(error))
-    if failures:
-        raise unreadable_error(failures)
+    if failures and not (skip_unreadable and sizes):
+        raise unreadable_error(failures, skip_unreadable)
     return sizes, color
 
 
-def find_files(path: Path) -> list[Path]:
-    """Return the image file itself, or the images in a folder as ``images_in`` does."""
-    if path.suffix and not path.exists():
-        require_file(path, "an image")
-    return [path] if path.is_file() else images_in(path)
+def unreadable_error(failures: Sequence[str], skipped: bool = False) -> ValueError:
+    """Return one error that lists the messages for all unreadable files.
 
-
-def images_in(folder: Path) -> list[Path]:
-    """Return the images in a folder and its subfolders, sorted; folders may be symbolic links.
-
-    Raises:
-        FileNotFoundError: there is no such folder, or no image in it.
+    Args:
+        failures: the messages.
+        skipped: whether such files were to be left out, but too few others remain.
     """
-    found: list[Path] = []
-    for top, folders, names in os.walk(folder, followlinks=True):
-        parent = Path(top)
-        folders[:] = [name for name in folders if not links_to_ancestor(parent / name)]
-        found += [
-            parent / name
-            for name in names
-            if name.lower().endswith(IMAGE_SUFFIXES)
-            and not name.startswith(".")
-            and (parent / name).is_file()
-        ]
-    found.sort()
-    if not found:
-        raise FileNotFoundError(
-            f"{folder}: expected a folder with images ({', '.join(IMAGE_SUFFIXES)}), got "
-            + ("one without any" if folder.is_dir() else "no such folder")
-        )
-    return found
-
-
-def links_to_ancestor(folder: Path) -> bool:
-    """Return whether a folder is a symbolic link to a folder that contains it."""
-    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
-
-
-def unreadable_error(failures: Sequence[str]) -> ValueError:
-    """Return one error that lists the messages for all unreadable files."""
     more = len(failures) - SHOWN
     lines = [*failures[:SHOWN], *([f"and {more} more"] if more > 0 else [])]
+    hint = "" if skipped else " (skip_unreadable leaves them out)"
     return ValueError(
-        f"expected images that can be read, got {len(failures)} that cannot:\n  "
+        f"expected images that can be read, got {len(failures)} that cannot{hint}:\n  "
         + "\n  ".join(lines)
     )

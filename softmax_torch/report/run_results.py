@@ -47,9 +47,10 @@ class RunResults:
         test: the test set.
         ids: n strings that identify the samples of the test set.
         x: samples of the test set as stored, (n, ...), bytes or floating point.
-        scale: factor from the stored samples to the inputs of the model.
-        weight: (C, D) on a CPU; None where a net comes before the last layer, whose weights say
-            nothing about the inputs.
+        scale: factor from the stored samples to the inputs of the model, before images are
+            standardised.
+        weight: (C, D) on a CPU, for samples times ``scale``; None where a net comes before the last
+            layer, whose weights say nothing about the inputs.
         history: the rows of metrics.csv; each maps the columns that were logged to their text.
         step: the optimizer step after which the checkpoint was written.
         calibration: the calibration in the checkpoint; None without one.

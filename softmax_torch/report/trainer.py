@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from softmax_torch import __version__
 from softmax_torch.data import TableDataModule, TensorDataModule
+from softmax_torch.preprocessing import Preprocessing
 from softmax_torch.report.output import write_report
 from softmax_torch.report.page import compose
 from softmax_torch.report.run_results import EvaluatedSet, RawRows, RunResults
@@ -84,7 +85,7 @@ class ReportingTrainer(CalibratingTrainer):
             ids=datamodule.test_ids[: len(test.y)],  # fewer if limit_test_batches says so
             x=datamodule.splits["test"].x[: len(test.y)].cpu(),
             scale=datamodule.scale,
-            weight=input_weight(model),
+            weight=pixel_weight(model, preprocessing),
             history=history,
             step=content["global_step"],
             calibration=model.calibration,
@@ -108,6 +109,20 @@ def input_weight(model: LitBase) -> Tensor | None:
     if not isinstance(model.backbone, nn.Identity):
         return None
     return model.model.linear.weight.detach().float().cpu()
+
+
+def pixel_weight(model: LitBase, preprocessing: Preprocessing) -> Tensor | None:
+    """Return ``input_weight``, of standardised images for pixels in [0, 1] in their place.
+
+    With x = (v - mean) / std the logits are w x + b = (w / std) v + constant.
+    """
+    weight, standardization = input_weight(model), preprocessing.standardization
+    if weight is None or standardization is None:
+        return weight
+    _, std = standardization.columns(weight)
+    shape = preprocessing.image_shape
+    assert shape is not None, "only images are standardised"
+    return (weight.view(-1, *shape) / std).flatten(1)
 
 
 def facts(

@@ -191,6 +191,8 @@ class Kronecker:
         self.scale = _scale(diagonal)[0]
         gram = sampled.block(c, self.scale, sampled.leverages(c.unsqueeze(1), diagonal)[:, 0])
         self.e, self.U = torch.linalg.eigh(gram)
+        # Probabilities may be float64 beside a Gram matrix in float32, the dtype of the samples.
+        self.a, self.V = self.a.to(self.U.dtype), self.V.to(self.U.dtype)
         # The penalty of an eigenvector u of the scaled G: u is in units of the scale.
         penalized = torch.arange(len(gram), device=gram.device) < sampled.objective.samples.d
         self.penalty = (penalized / self.scale.square()).to(self.U.dtype) @ self.U.square()

@@ -13,6 +13,7 @@ too (``linear_cross_entropy_outputs``). No logits are kept.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any, Literal, Self
 
 import torch
@@ -47,10 +48,11 @@ class LitClassifier(LitBase):
     Args:
         in_features: number of values in a sample, such as 784 for 28 x 28.
         num_classes: number of classes.
-        backbone: the net before the head: "small_cnn" or the name of a classifier of torchvision
-            (see ``softmax_torch.backbones``), by which a checkpoint rebuilds it; or a module from
-            inputs (N, ...) to features (N, D) with an attribute ``out_features``, D, which must be
-            passed again when a checkpoint is loaded; None for the flattened sample.
+        backbone: the net before the head: "small_cnn", the name of a classifier of torchvision, or
+            the import path of a class or function of one's own, such as "my_nets.Net" (see
+            ``softmax_torch.backbones``), by which a checkpoint rebuilds it; or a module from inputs
+            (N, ...) to features (N, D) with an attribute ``out_features``, D, which must be passed
+            again when a checkpoint is loaded; None for the flattened sample.
         backbone_weights: file that the backbone starts from (see ``backbones.load``) in a fit that
             is not resumed; None for random weights.
         freeze_backbone: whether the backbone stays unchanged: no gradients, and evaluation mode,
@@ -161,6 +163,16 @@ class LitClassifier(LitBase):
         self._freeze_now()
         self.mixing = Mixing(mixup, cutmix, num_classes) if mixup or cutmix else None
 
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **options: Any) -> Self:
+        """Load as Lightning does; an import path in the checkpoint must be given as ``backbone``.
+
+        Raises:
+            ValueError: it is not given: loading would run the code of the module that it names.
+        """
+        with nullcontext() if "backbone" in options else backbones.imports_refused():
+            return super().load_from_checkpoint(checkpoint_path, *args, **options)
+
     def features(self, x: Tensor) -> Tensor:
         """Return features (N, D) of inputs (N, ...), where N may be 0."""
         if len(x):
@@ -201,6 +213,7 @@ class LitClassifier(LitBase):
         data = getattr(self.trainer, "datamodule", None)
         name = self.hparams.get("backbone", type(self.backbone).__name__)
         W = self.model.linear.weight
+        compatibility.check_pixels(data, self.backbone, name)
         compatibility.check_backbone_input(data, self.backbone, name, W)
         if self.freezes_backbone:
             # Lightning warns of modules that are in evaluation mode when a fit begins.

@@ -17,6 +17,7 @@ from softmax_torch.storage.finite_weights import check_finite
 __all__ = [
     "check_backbone_input",
     "check_checkpoint",
+    "check_pixels",
     "check_sizes",
     "check_weights",
     "process_state",
@@ -66,6 +67,24 @@ def check_backbone_input(data: Any, backbone: nn.Module, name: str, W: Tensor) -
             module.training = training
 
 
+def check_pixels(data: Any, backbone: nn.Module, name: str) -> None:
+    """Raise ValueError if standardised images are given to a net that standardises them itself.
+
+    Args:
+        data: the data module.
+        backbone: the net before the head.
+        name: name of the backbone for the message.
+    """
+    if not getattr(backbone, "normalizes", False):
+        return
+    preprocessing = getattr(data, "preprocessing", None)
+    if getattr(preprocessing, "standardization", None) is not None:
+        raise ValueError(
+            f"standardize: expected false for {name}, which standardises pixels in [0, 1] itself, "
+            "got images that are standardised"
+        )
+
+
 def check_checkpoint(
     checkpoint: dict[str, Any], expected: dict[str, Any], preprocessing: Preprocessing | None
 ) -> None:
@@ -83,6 +102,12 @@ def check_checkpoint(
     found = checkpoint.get("preprocessing")
     if found is None or preprocessing is None:
         return
+    before, after = ("mean" in state for state in (found, preprocessing.state_dict()))
+    if found["kind"] == "images" and before != after:
+        raise ValueError(
+            f"standardize: expected {str(before).lower()}, as in the training of the checkpoint, "
+            f"got {str(after).lower()}"
+        )
     now = preprocessing.state_dict()
     # An earlier version wrote fewer entries.
     if same(found, {name: value for name, value in now.items() if name in found}):

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from softmax_torch.solvers.fit import minimize
-from softmax_torch.solvers.objective import Objective, Penalty
+from softmax_torch.solvers.objective import Penalty
 from softmax_torch.solvers.path import predicted
 from softmax_torch.solvers.problem import make_solver, theta_of
-from softmax_torch.training.convex_solver import layer_objective, set_parameters
+from softmax_torch.training.convex_solver import LayerProblem
 
 __all__ = ["ConvexPath"]
 
@@ -50,28 +50,31 @@ class ConvexPath(Optimizer):
         self.Cs = sorted(Cs)
         self.fits: list[dict[str, float]] = []
         self._solved: list[tuple[float, Tensor]] = []  # log C and theta of the last three fits
-        self._objective: Objective | None = None
+        self._problem: LayerProblem | None = None
+        self._row_space = True  # may be used; not in runs of earlier versions
 
     def bind(self, x: Tensor, y: Tensor, sample_weight: Tensor | None) -> None:
         """Set the samples of the fits, as ``ConvexSolver.bind`` does."""
-        if self._objective is None:
-            self._objective = layer_objective(self.linear, x, y, sample_weight)
+        if self._problem is None:
+            self._problem = LayerProblem(self.linear, x, y, sample_weight, self._row_space)
+            self._row_space = self._problem.space is not None
             self._solved = [(at, theta.to(x.device)) for at, theta in self._solved]
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Fit with the next C, unless all fits are completed; the closure is not called."""
-        objective = self._objective
-        assert objective is not None, "bind comes first"
+        problem = self._problem
+        assert problem is not None, "bind comes first"
         if self.ended:
             return
+        objective = problem.objective
         C = self.Cs[len(self.fits)]
         penalty = Penalty.of_strength(C, 0.0, objective.total)
         begin = predicted(self._solved, math.log(C), objective)
         solver = make_solver(self.kind, objective, penalty, begin)
         solution = minimize(solver, self.tol, MAX_FIT_ITERATIONS)
         theta = theta_of(solution, objective)
-        set_parameters(self.linear, theta)
+        problem.set_parameters(theta)
         self._solved = [*self._solved, (math.log(C), theta)][-3:]
         self.fits.append(
             {
@@ -85,7 +88,7 @@ class ConvexPath(Optimizer):
     @property
     def bound(self) -> bool:
         """Whether samples are bound."""
-        return self._objective is not None
+        return self._problem is not None
 
     @property
     def ended(self) -> bool:
@@ -131,7 +134,8 @@ class ConvexPath(Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """Return metrics of the completed fits, and the last solutions."""
-        return {"fits": self.fits, "solved": self._solved}
+        row_space = {"row_space": True} if self._row_space else {}
+        return {"fits": self.fits, "solved": self._solved} | row_space
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue after these fits; ValueError if the path began with other values of C."""
@@ -142,3 +146,4 @@ class ConvexPath(Optimizer):
                 f"first, got {self.Cs[: len(fits)]}"
             )
         self.fits, self._solved = fits, list(state_dict["solved"])
+        self._row_space = state_dict.get("row_space", False)

@@ -3,6 +3,9 @@
 A step of ``ConvexSolver`` is one outer iteration of ``softmax_torch.solvers`` on all training
 samples. It sets the parameters of the layer to the current iterate. The ``state_dict`` is the
 solver's, so that a resumed run continues with the same bits.
+
+Samples with far more features than there are samples are fitted in coordinates of the space of
+their rows (see ``training.row_space``).
 """
 
 from __future__ import annotations
@@ -18,8 +21,9 @@ from softmax_torch.solvers import inputs
 from softmax_torch.solvers.objective import Objective, Penalty
 from softmax_torch.solvers.problem import make_solver
 from softmax_torch.solvers.run import Run, progress
+from softmax_torch.training.row_space import RowSpace
 
-__all__ = ["ConvexSolver", "layer_objective", "set_parameters"]
+__all__ = ["ConvexSolver", "LayerProblem"]
 
 
 class ConvexSolver(Optimizer):
@@ -38,6 +42,8 @@ class ConvexSolver(Optimizer):
         self.kind, self.tol, self.C = kind, tol, C
         self.run: Run | None = None
         self._restored: dict[str, Any] | None = None  # state of a run, until samples are bound
+        self._problem: LayerProblem | None = None
+        self._row_space = True  # may be used; not in runs of earlier versions
 
     def bind(self, x: Tensor, y: Tensor, sample_weight: Tensor | None) -> None:
         """Set the samples of the fit at the first call; later calls do nothing.
@@ -49,11 +55,11 @@ class ConvexSolver(Optimizer):
         """
         if self.run is not None:
             return
-        objective = layer_objective(self.linear, x, y, sample_weight)
-        penalty = Penalty.of_strength(self.C, 0.0, objective.total)
-        W, b = self.linear.weight.detach().double(), self.linear.bias
-        theta = W if b is None else torch.cat([W, b.detach().double().unsqueeze(1)], 1)
-        self.run = Run(make_solver(self.kind, objective, penalty, theta), self.tol)
+        problem = LayerProblem(self.linear, x, y, sample_weight, self._row_space)
+        penalty = Penalty.of_strength(self.C, 0.0, problem.objective.total)
+        theta = problem.parameters()
+        self.run = Run(make_solver(self.kind, problem.objective, penalty, theta), self.tol)
+        self._problem, self._row_space = problem, problem.space is not None
         if self._restored is not None:
             self.run.load_state_dict(self._restored)
 
@@ -61,12 +67,13 @@ class ConvexSolver(Optimizer):
     # ``Optimizer.step`` has two overloads, one of which returns the loss of the closure.
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Make one outer iteration, unless the fit has ended; the closure is not called."""
-        run = self.run
+        run, problem = self.run, self._problem
         assert run is not None, "bind comes first"
+        assert problem is not None, "bind sets both"
         iterations = run.solver.iterations
         while not run.ended and run.solver.iterations == iterations:
             run.advance()
-        set_parameters(self.linear, run.certificate().theta if run.ended else run.solver.theta)
+        problem.set_parameters(run.certificate().theta if run.ended else run.solver.theta)
 
     @property
     def bound(self) -> bool:
@@ -109,25 +116,49 @@ class ConvexSolver(Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the solver."""
-        return {"run": self._restored if self.run is None else self.run.state_dict()}
+        run = self._restored if self.run is None else self.run.state_dict()
+        return {"run": run} | ({"row_space": True} if self._row_space else {})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep a state, from which the solver continues once samples are bound."""
         self._restored = state_dict["run"]
+        self._row_space = state_dict.get("row_space", False)
 
 
-def layer_objective(
-    linear: nn.Linear, x: Tensor, y: Tensor, sample_weight: Tensor | None
-) -> Objective:
-    """Return the objective of a layer's parameters; see ``ConvexSolver.bind``."""
-    samples = inputs.as_samples(x, None, None)
-    return Objective(samples, y, linear.out_features, sample_weight, linear.bias is not None)
+class LayerProblem:
+    """The objective of a layer's parameters, and the way from a solver's theta to them.
 
+    Args:
+        linear: the layer.
+        x, y, sample_weight: see ``ConvexSolver.bind``.
+        row_space: whether theta may be in coordinates of the space of the rows of x.
+    """
 
-@torch.no_grad()
-def set_parameters(linear: nn.Linear, theta: Tensor) -> None:
-    """Set the parameters of a layer to theta (C, D), or (C, D + 1) with a bias."""
-    D = linear.in_features
-    linear.weight.copy_(theta[:, :D])
-    if linear.bias is not None:
-        linear.bias.copy_(theta[:, D])
+    def __init__(
+        self,
+        linear: nn.Linear,
+        x: Tensor,
+        y: Tensor,
+        sample_weight: Tensor | None,
+        row_space: bool,
+    ) -> None:
+        self.linear = linear
+        self.space = RowSpace(x) if row_space and RowSpace.helps(x) else None
+        samples = inputs.as_samples(x if self.space is None else self.space.z, None, None)
+        bias = linear.bias is not None
+        self.objective = Objective(samples, y, linear.out_features, sample_weight, bias)
+
+    def parameters(self) -> Tensor:
+        """Return the parameters as theta (C, D), or (C, D + 1) with a bias, float64."""
+        W, b = self.linear.weight.detach().double(), self.linear.bias
+        W = W if self.space is None else self.space.inside(W)
+        return W if b is None else torch.cat([W, b.detach().double().unsqueeze(1)], 1)
+
+    @torch.no_grad()
+    def set_parameters(self, theta: Tensor) -> None:
+        """Set the parameters to theta, of the shape that ``parameters`` returns."""
+        D = self.objective.samples.d
+        W = theta[:, :D]
+        self.linear.weight.copy_(W if self.space is None else self.space.outside(W))
+        if self.linear.bias is not None:
+            self.linear.bias.copy_(theta[:, D])

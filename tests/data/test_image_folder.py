@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from reporters import Messages
 
 from softmax_torch import cli
 from softmax_torch.data import ImageFolderDataModule, MNISTDataModule
+from softmax_torch.data.progress import reporting_to
 from softmax_torch.readers import images
 from softmax_torch.readers.images import read_headers
 from softmax_torch.solvers import fit
@@ -106,7 +108,7 @@ def test_size_and_colors_are_those_of_training(tmp_path: Path) -> None:
 def test_folders_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FileNotFoundError, match=r"root: expected a folder with images, got .*none"):
         ImageFolderDataModule(str(tmp_path / "none")).setup()
-    with pytest.raises(FileNotFoundError, match="got one without any"):
+    with pytest.raises(FileNotFoundError, match=r"expected images .*got no files"):
         ImageFolderDataModule(str(tmp_path)).setup()
     write(tmp_path, {"cat": 3})
     with pytest.raises(ValueError, match="at least two classes, got cat alone"):
@@ -181,3 +183,100 @@ def test_mnist_as_files_is_mnist_as_tensors(real_mnist_root: Path, tmp_path: Pat
     for part, (x, y) in tensors.items():
         assert torch.equal(files.splits[part].x, x)
         assert torch.equal(files.splits[part].y, y)
+
+
+def cut(path: Path) -> Path:
+    """Damage the pixels of an image, not its header."""
+    path.write_bytes(path.read_bytes()[:200])
+    return path
+
+
+def test_pixels_are_standardised_by_the_training_images(tmp_path: Path) -> None:
+    write(tmp_path, {"cat": 20, "dog": 40})
+    data = ImageFolderDataModule(str(tmp_path), batch_size=None)
+    assert (data.in_features, data.num_classes) == (30, 2)
+    assert not data.splits  # sizes come from headers alone
+    x = data.preprocessing.tensor(data.splits["train"].x).double()
+    assert x.mean() == pytest.approx(0, abs=1e-6)
+    assert x.std(correction=0) == pytest.approx(1, abs=1e-6)
+    for name, loader in (("train", data.train_dataloader()), ("val", data.val_dataloader())):
+        [(batch, _)] = loader
+        assert torch.equal(batch, data.preprocessing.tensor(data.splits[name].x))
+    plain = ImageFolderDataModule(str(tmp_path), batch_size=None, standardize=False)
+    plain.setup()
+    [(batch, _)] = plain.train_dataloader()
+    assert torch.equal(batch, plain.splits["train"].x * (1 / 255))
+    assert "mean" not in plain.preprocessing.state_dict()
+
+
+def test_hidden_folders_are_no_classes(tmp_path: Path) -> None:
+    write(tmp_path, {"cat": 4, "dog": 4, ".ipynb_checkpoints": 3, "__MACOSX": 3, ".git": 1})
+    write(tmp_path / "cat", {".ipynb_checkpoints": 2})
+    data = ImageFolderDataModule(str(tmp_path))
+    assert data.preprocessing.class_names == ("cat", "dog")
+    assert sum(len(split) for split in data.splits.values()) == 8
+
+
+def test_a_class_without_images_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, {"cat": 4, "dog": 4})
+    (tmp_path / "bird").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"bird: expected images \(.png, .*got no files"):
+        ImageFolderDataModule(str(tmp_path)).setup()
+    for name in ("1.HEIC", "2.heic", "notes.txt", ".DS_Store"):
+        (tmp_path / "bird" / name).touch()
+    with pytest.raises(FileNotFoundError, match=r"bird: .*, got 2 \.heic, 1 \.txt$"):
+        ImageFolderDataModule(str(tmp_path)).setup()
+
+
+def test_files_that_are_no_images_are_counted(tmp_path: Path) -> None:
+    write(tmp_path / "train", {"cat": 4, "dog": 4})
+    write(tmp_path / "test", {"cat": 1, "dog": 1})
+    for name in ("train/cat/1.heic", "test/dog/2.heic", "train/README", "train/cat/.DS_Store"):
+        (tmp_path / name).touch()
+    with reporting_to(messages := Messages()):
+        ImageFolderDataModule(str(tmp_path)).setup()
+    skipped = [line for line in messages.lines if line.startswith("skipped")]
+    assert skipped == ["skipped: 3 files that are no images: 2 .heic, 1 without a suffix"]
+
+
+def test_unreadable_images_are_skipped_on_request(tmp_path: Path) -> None:
+    write(tmp_path, {"cat": 10, "dog": 10}, (20, 20))
+    cut(tmp_path / "cat" / "03.png")
+    (tmp_path / "dog" / "05.png").write_text("no image, not even a header")
+    with pytest.raises(ValueError, match=r"got 1 that cannot \(skip_unreadable leaves them out\)"):
+        ImageFolderDataModule(str(tmp_path)).setup()  # of headers; pixels are next
+    data = ImageFolderDataModule(str(tmp_path), skip_unreadable=True)
+    with reporting_to(messages := Messages()):
+        data.setup()
+    assert "skipped: 2 unreadable images: cat/03.png, dog/05.png" in {
+        line.replace("dog/05.png, cat/03.png", "cat/03.png, dog/05.png") for line in messages.lines
+    }
+    assert sum(len(split) for split in data.splits.values()) == 18
+    for part, split in data.splits.items():
+        for file, image, c in zip(data.files[part], *split, strict=True):
+            assert torch.equal(image, data.preprocessing.decode(file))
+            assert file.parent.name == ("cat", "dog")[c]
+
+
+def test_a_class_that_cannot_be_read_is_refused_though_images_are_skipped(tmp_path: Path) -> None:
+    write(tmp_path, {"cat": 5, "dog": 5}, (20, 20))
+    for path in (tmp_path / "dog").iterdir():
+        cut(path)
+    with pytest.raises(
+        ValueError, match="expected training images of class dog, got none that can"
+    ):
+        ImageFolderDataModule(str(tmp_path), skip_unreadable=True).setup()
+
+
+def test_a_run_without_standardising_does_not_go_on_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As runs of earlier versions, whose settings do not name it."""
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "images", {"cat": 9, "dog": 9})
+    settings = ["--data", "ImageFolderDataModule", "--data.root", "images"]
+    settings += ["--trainer.max_epochs", "1", "--name", "x", "--trainer.accelerator", "cpu"]
+    cli.main(["fit", *settings, "--data.standardize", "false"])
+    run = tmp_path / "runs" / "x" / "version_0"
+    with pytest.raises(ValueError, match="standardize: expected false, as in the training of the"):
+        cli.main(["test", "--ckpt_path", str(run / "best.ckpt"), "--data.standardize", "true"])

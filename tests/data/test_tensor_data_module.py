@@ -195,3 +195,35 @@ def test_the_test_set_of_digits_is_always_the_same() -> None:
         return data.splits["test"].x
 
     assert torch.equal(test_set(0), test_set(1))
+
+
+@pytest.mark.parametrize("name", ["features", "folder", "table", "mnist", "backbone"])
+def test_samples_before_setup_say_what_to_call(name: str, tmp_path: Path) -> None:
+    data = from_files(str(tmp_path))[name]
+    for use in (
+        data.train_dataloader,
+        data.val_dataloader,
+        data.test_dataloader,
+        data.predict_dataloader,
+        data.state_dict,
+        lambda: data.fingerprint,
+        lambda: data.splits["val"],
+        *([lambda: data.class_counts, lambda: data.test_inputs(1)] if name != "table" else []),
+        *([lambda: data.test_ids] if name != "table" else []),  # a table reads its file for these
+    ):
+        with pytest.raises(
+            RuntimeError, match=r"DataModule: expected prepare_data\(\) and setup\(\)"
+        ):
+            use()
+
+
+def test_a_split_that_was_not_read_is_named() -> None:
+    class TrainOnly(Given):
+        def read_splits(self) -> dict[str, Split]:
+            return {"train": self.train}
+
+    data = TrainOnly(good())
+    data.setup()
+    assert len(data.train_dataloader()) > 0
+    with pytest.raises(RuntimeError, match=r"expected a split val from .* read_splits, got train"):
+        data.val_dataloader()

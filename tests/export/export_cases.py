@@ -15,6 +15,7 @@ from softmax_torch.preprocessing import (
     FeaturesPreprocessing,
     ImagePreprocessing,
     Preprocessing,
+    Standardization,
     TablePreprocessing,
 )
 from softmax_torch.preprocessing.table import CategoricalColumn, NumericColumn
@@ -76,6 +77,14 @@ def colour() -> Case:
     return Case(predictor, raw, {"image": raw.numpy()}, (raw,))
 
 
+def photos() -> Case:
+    """Return a softmax regression on standardised images in colour."""
+    raw = pixels(3, 9, 7)
+    standardization = Standardization.fit(raw, 1 / 255)
+    predictor = linear(ImagePreprocessing((9, 7), True, "abc", 1 / 255, standardization))
+    return Case(predictor, raw, {"image": raw.numpy()}, (raw,))
+
+
 def net() -> Case:
     """Return a net with a named backbone, whose weights are in channels-last layout."""
     torch.manual_seed(0)
@@ -117,4 +126,11 @@ def pixels(*shape: int) -> Tensor:
     return (noise * torch.linspace(0, 1, N).view(-1, *(1 for _ in shape))).to(torch.uint8)
 
 
-CASES = {"images": images, "colour": colour, "net": net, "features": features, "table": table}
+CASES = {
+    "images": images,
+    "colour": colour,
+    "photos": photos,
+    "net": net,
+    "features": features,
+    "table": table,
+}

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from softmax_torch.readers.images import images_in, read_headers
+from softmax_torch.readers.image_search import images_in
+from softmax_torch.readers.images import read_headers
 
 
 def test_folders_may_be_links(tmp_path: Path) -> None:

@@ -11,12 +11,14 @@ import torch
 from softmax_torch import cli
 from softmax_torch.cli import commands
 from softmax_torch.data import DigitsDataModule, TableDataModule
+from softmax_torch.preprocessing import ImagePreprocessing, Standardization
 from softmax_torch.report import page
 from softmax_torch.report.page import Page
 from softmax_torch.report.run_results import RunResults
-from softmax_torch.report.trainer import describe, raw_rows
+from softmax_torch.report.trainer import describe, pixel_weight, raw_rows
 from softmax_torch.solvers import ConvergenceWarning
 from softmax_torch.storage.checkpoints import read_checkpoint
+from softmax_torch.training import LitSoftmaxRegression
 
 RUN = "runs/digits/version_0"
 FLAGS = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
@@ -218,3 +220,22 @@ def test_weights_of_the_real_digits(
     state = read_checkpoint(tmp_path / "runs" / "mnist" / "version_0" / "best.ckpt")["state_dict"]
     zero = state["model.linear.weight"].view(10, 28, 28)[0]
     assert zero[11:17, 11:17].mean() < 0 < zero[4:24, 4:24].abs().mean()
+
+
+def test_weights_of_standardised_images_are_those_of_their_pixels() -> None:
+    """With w of the report, the logits of two images differ by w times their pixels' difference."""
+    v = torch.rand(20, 3, 4, 5, generator=torch.Generator().manual_seed(0)) * torch.tensor(
+        [1.0, 0.2, 0.05]
+    ).view(3, 1, 1)
+    pixels = (v * 255).to(torch.uint8)
+    preprocessing = ImagePreprocessing(
+        (4, 5), True, "abc", 1 / 255, Standardization.fit(pixels, 1 / 255)
+    )
+    model = LitSoftmaxRegression(60, 3)
+    w = pixel_weight(model, preprocessing)
+    assert w is not None
+    z = model.logits(preprocessing.tensor(pixels))
+    scaled = pixels.flatten(1) / 255
+    torch.testing.assert_close((scaled[0] - scaled[1]) @ w.T, z[0] - z[1], atol=1e-4, rtol=1e-4)
+    plain = ImagePreprocessing((4, 5), True, "abc")
+    assert torch.equal(pixel_weight(model, plain), model.model.linear.weight)

@@ -8,7 +8,9 @@ from nets import Few, classifier, data
 from torch import Tensor, nn
 from trainers import trainer
 
+from softmax_torch.backbones import Backbone
 from softmax_torch.data import Split
+from softmax_torch.preprocessing import ImagePreprocessing, Standardization
 
 
 @pytest.mark.parametrize(
@@ -39,6 +41,20 @@ def test_options_are_checked_at_once(
 ) -> None:
     with pytest.raises(error, match=message):
         classifier(**options)
+
+
+def test_a_net_that_standardises_refuses_standardised_images() -> None:
+    class Standardised(Few):
+        @property
+        def preprocessing(self) -> ImagePreprocessing:
+            plain = super().preprocessing
+            plain.standardization = Standardization((0.3,), (0.4,))
+            return plain
+
+    net = Backbone(nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten()), 12, mean=(0.5, 0.5, 0.5))
+    with pytest.raises(ValueError, match="standardize: expected false for Backbone, which stand"):
+        trainer(1).fit(classifier(backbone=net), Standardised(batch_size=30))
+    trainer(1).fit(classifier(backbone=net), data())
 
 
 class Picky(nn.Flatten):
