@@ -1,12 +1,16 @@
 """The examples run, and print the results that they promise."""
 
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from softmax_torch import lightning_compat
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -29,6 +33,24 @@ def run(script: str, *args: str, ranks: int | None = None) -> str:
 @pytest.mark.parametrize("script", sorted(path.name for path in EXAMPLES.glob("*.py")))
 def test_every_example_has_a_test(script: str) -> None:
     assert f'"{script}"' in Path(__file__).read_text()
+
+
+def test_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cells run from top to bottom, and hold no output."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    notebook = json.loads((EXAMPLES / "softmax_regression.ipynb").read_text())
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert len(cells) == 5
+    names: dict[str, Any] = {}
+    with lightning_compat.quiet():
+        for cell in cells:
+            assert cell["outputs"] == []
+            exec("".join(cell["source"]), names)
+    assert names["test"]["test/accuracy"] > 0.95
+    assert len(names["axes"].flat) == 10
+    assert 0 <= names["solution"].duality_gap < 1e-5
+    names["plt"].close("all")
 
 
 @pytest.mark.slow

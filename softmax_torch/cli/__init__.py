@@ -27,11 +27,12 @@ does not even import torch: signals are handled before it is imported.
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from softmax_torch.cli.console import error_of_this_package, program_name
+from softmax_torch.cli.console import error_of_this_package, program_name, show_warning
 from softmax_torch.cli.mistakes import UsageError, or_nearest
 from softmax_torch.cli.process_exit import end_on_signals, end_with_parent, leave_group
 
@@ -59,6 +60,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if args is None:
         end_on_signals()
         end_with_parent()
+        warnings.showwarning = show_warning
         # Classes of the user's own files. They come last: a file here hides no package.
         sys.path.append("")
     given = list(sys.argv[1:] if args is None else args)

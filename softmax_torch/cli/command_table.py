@@ -182,6 +182,11 @@ COMMANDS = {
                 "--probabilities", "Write the probability of every class too.", action="store_true"
             ),
             UNKNOWN,
+            argument(
+                "--skip_unreadable",
+                "Leave out images of --input that cannot be read, and count them.",
+                action="store_true",
+            ),
             argument("--device", "Device that predicts --input; by default a GPU if there is one."),
         ),
         examples=(

@@ -7,7 +7,8 @@ import shutil
 import sys
 import textwrap
 import traceback
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LABEL",
     "LINE",
+    "causes",
     "cell",
     "error_of_this_package",
     "format_metrics",
@@ -26,9 +28,12 @@ __all__ = [
     "print_metrics",
     "program_name",
     "short_path",
+    "show_warning",
     "without_balance",
     "wrapped",
 ]
+
+PACKAGE = Path(__file__).parents[1]
 
 LABEL = 12
 """Columns of the label of a line."""
@@ -144,6 +149,25 @@ def short_path(path: str | Path) -> str:
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
+def show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print a warning: one of this package as a labelled line, others with their place.
+
+    It has the arguments of ``warnings.showwarning``, which it replaces in the program.
+    """
+    stream = sys.stderr if file is None else file
+    if category.__module__.startswith("softmax_torch.") or Path(filename).is_relative_to(PACKAGE):
+        print_line("warning", str(message), stream)
+    else:
+        stream.write(warnings.formatwarning(message, category, filename, lineno, line))
+
+
 def program_name() -> str:
     """Return the command that started this program, as the user would type it."""
     path = Path(sys.argv[0])
@@ -158,9 +182,20 @@ def error_of_this_package(error: BaseException | None) -> BaseException | None:
 
     Its message is written for the user, who needs no traceback.
     """
-    while error is not None:
-        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-        if str(frame.f_globals.get("__name__", "")).startswith("softmax_torch."):
-            return error
-        error = error.__cause__ or error.__context__
+    for cause in causes(error):
+        frames = [frame for frame, _ in traceback.walk_tb(cause.__traceback__)]
+        if frames and str(frames[-1].f_globals.get("__name__", "")).startswith("softmax_torch."):
+            return cause
     return None
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and its causes, each once.
+
+    An error that is raised again while one that it caused is handled makes them a circle.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        yield error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__

@@ -30,8 +30,6 @@ def test_labelled_file(request: Request) -> None:
             trained on a table, or the file does not fit it.
     """
     arguments = request.arguments
-    if arguments.ckpt_path is None:
-        raise ValueError("test: expected --ckpt_path and a checkpoint beside --input")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     classifier = predictor.load(
         arguments.ckpt_path, arguments.calibrated, device, arguments.backbone

@@ -17,6 +17,10 @@ from softmax_torch.cli.requests import Request
 __all__ = ["parse"]
 
 
+BESIDE_INPUT = {"--unknown", "--target", "--drop_unlabelled", "--backbone", "--skip_unreadable"}
+"""Flags that concern --input alone; without it, the settings of the data and the model serve."""
+
+
 def parse(args: list[str]) -> Request:
     """Parse the command's own arguments, and split off its settings unparsed.
 
@@ -44,7 +48,7 @@ def parse(args: list[str]) -> Request:
         raise UsageError("--device: expected --input beside it; else see --trainer.accelerator")
     if name in ("predict", "test") and not has_input:
         given = {arg.partition("=")[0] for arg in own}
-        for flag in given & {"--unknown", "--target", "--drop_unlabelled", "--backbone"}:
+        for flag in given & BESIDE_INPUT:
             setting = flag.replace("--", "--model." if flag == "--backbone" else "--data.")
             raise UsageError(f"{flag}: expected --input beside it; else see {setting}")
     return Request(name, arguments, settings, own, configs)

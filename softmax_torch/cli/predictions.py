@@ -26,6 +26,7 @@ from softmax_torch import predictor
 from softmax_torch.cli.console import print_line, short_path
 from softmax_torch.cli.requests import Request
 from softmax_torch.predictor import Predicted
+from softmax_torch.preprocessing import ImagePreprocessing
 from softmax_torch.preprocessing.unknown_categories import UnknownCategories, counting_unknown
 from softmax_torch.storage.atomic_files import PARTIAL_SUFFIX, name_in_errors
 from softmax_torch.storage.new_names import check_new_name, numbered_names, take_free_name
@@ -118,10 +119,21 @@ def predict_input(request: Request) -> None:
     classifier = predictor.load(
         arguments.ckpt_path, arguments.calibrated, device, arguments.backbone
     )
+    preprocessing, unreadable = classifier.preprocessing, dict[Path, str]()
+    if arguments.skip_unreadable:
+        if not isinstance(preprocessing, ImagePreprocessing):
+            raise ValueError(
+                f"skip_unreadable: expected a model of images, got one of {preprocessing.kind}"
+            )
+        preprocessing.unreadable = unreadable
     with counting_unknown(UnknownCategories(refuse=arguments.unknown == "refuse")) as unknown:
         output.write(classifier.predict_file(arguments.input), classifier.class_names)
     for line in unknown.messages():
         print_line("unknown", line, file=sys.stderr)
+    if unreadable:
+        first, *others = unreadable.values()
+        more = f"; and {len(others)} more" if others else ""
+        print_line("skipped", f"{first}{more}", file=sys.stderr)
 
 
 def with_progress(batches: Iterable[Predicted]) -> Iterator[Predicted]:

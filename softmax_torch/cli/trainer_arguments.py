@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.trainer import Trainer
 
 from softmax_torch import lightning_compat
+from softmax_torch.cli.console import causes
 from softmax_torch.data import TensorDataModule
 from softmax_torch.training.checkpoint_io import atomic_checkpoint_io
 from softmax_torch.training.progress_bar import EpochBar
@@ -175,12 +176,10 @@ def missing_packages() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, ImportError):
-            cause = cause.__cause__ or cause.__context__
-        if cause is None:
+        missing = next((cause for cause in causes(error) if isinstance(cause, ImportError)), None)
+        if missing is None:
             raise
-        message = str(cause).partition("\n")[0]
+        message = str(missing).partition("\n")[0]
         raise ImportError(
             f"trainer: expected the package of each setting, got: {message}"
         ) from error

@@ -31,6 +31,7 @@ FORMS = {
     "str": Form("text", "TEXT", ""),
     "None": Form("null", "null", ""),
     "list[str]": Form("a list of texts", "LIST", """'["date"]'"""),
+    "list[str | int]": Form("a list of texts or whole numbers", "LIST", """'["date"]'"""),
     "list[float]": Form("a list of numbers", "LIST", "'[0.1, 1, 10]'"),
     "list[int]": Form("a list of whole numbers", "LIST", "'[0, 1]'"),
     "tuple[int, int]": Form("two whole numbers", "LIST", "'[32, 32]'"),

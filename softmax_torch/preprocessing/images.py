@@ -37,6 +37,10 @@ class ImagePreprocessing(Preprocessing):
         scale: factor for bytes in arrays; 1 / 255 if white is 255.
         standardization: of the training pixels; None to leave pixels in [0, 1].
 
+    Attributes:
+        unreadable: reason by file of the images that ``read`` could not read and left out; None,
+            the default, makes such a file an error.
+
     Raises:
         ValueError: the standardization has another number of channels than the images.
     """
@@ -61,6 +65,7 @@ class ImagePreprocessing(Preprocessing):
         self.size, self.color, self.scale = size, color, scale
         self.class_names = tuple(class_names)
         self.image_shape = (3, *size) if color else size
+        self.unreadable: dict[Path, str] | None = None
 
     @property
     def in_features(self) -> int:
@@ -119,13 +124,16 @@ class ImagePreprocessing(Preprocessing):
     def read(self, path: Path, rows: int) -> Iterator[tuple[list[str], Tensor]]:
         """Yield the images of a folder and its subfolders, one image, or a .npy file of bytes.
 
-        The error for images that cannot be read comes last and names all of them.
+        The error for images that cannot be read comes last and names all of them; ``unreadable``
+        collects them instead.
         """
         if path.suffix.lower() == ".npy":
             yield from self.read_rows(torch.from_numpy(map_numbers(path)), rows, path)
             return
         files, parent = find_files(path), path if path.is_dir() else path.parent
-        for read, pixels, _ in self.decode_files(files, rows):
+        for read, pixels, failures in self.decode_files(files, rows, self.unreadable is not None):
+            if self.unreadable is not None:
+                self.unreadable |= failures
             names = [str(file.relative_to(parent)) for file in read]
             yield names, self._as_input(pixels * (1 / 255))
 

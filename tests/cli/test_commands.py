@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from PIL import Image
 from program import ROOT, SHORT, figures
 
 from softmax_torch import cli
@@ -86,6 +87,24 @@ def test_predict_writes_probabilities(digits: tuple[Path, str], capsys: Any) -> 
         most = torch.tensor([float(row["probability"]) for row in rows])
         assert torch.equal(most, p.amax(1))
         assert [row["id"] for row in rows] == [str(i) for i in range(359)]
+
+
+def test_predict_skips_unreadable_images_on_request(
+    digits: tuple[Path, str], tmp_path: Path, capsys: Any
+) -> None:
+    run, _ = digits
+    folder = tmp_path / "images"
+    folder.mkdir()
+    Image.new("L", (8, 8)).save(folder / "a.png")
+    (folder / "b.png").write_text("no image")
+    command = ["predict", str(run), "--input", str(folder), "--output", str(tmp_path / "p.csv")]
+    with pytest.raises(ValueError, match="got 1 that cannot"):
+        cli.main(command)
+    cli.main([*command, "--skip_unreadable"])
+    rows = (tmp_path / "p.csv").read_text().splitlines()
+    assert [row.partition(",")[0] for row in rows] == ["id", "a.png"]
+    assert "skipped" in (error := capsys.readouterr().err)
+    assert f"{folder}/b.png: expected an image" in error
 
 
 def test_a_run_directory_is_never_written_twice(here: Path) -> None:

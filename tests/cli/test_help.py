@@ -91,7 +91,7 @@ def test_the_settings_of_a_configuration_are_shown_with_their_meaning(
     text = " ".join(" ".join(lines).split())
     for line in (
         "--data.file TEXT The table to train on. [table.csv]",
-        "--data.ignore LIST Columns to leave out. [null]",
+        "--data.dates LIST Columns of dates, which become days since 1970-01-01. [null]",
         "--data.seed N Of the validation split and of the order of the training samples. [7]",
         "--model.solver NAME auto, newton or lbfgs: fit to the optimum. [auto]",
     ):

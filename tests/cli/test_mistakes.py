@@ -129,7 +129,8 @@ EARLY = {
 
 LATE = {
     "fit --data.ignore date --config table": (
-        "data.ignore: expected a list of texts or null, as in --data.ignore '[\"date\"]'; got date"
+        "data.ignore: expected a list of texts or whole numbers or null, as in "
+        "--data.ignore '[\"date\"]'; got date"
     ),
     "fit --config type.yaml": (
         "type.yaml: data.batch_size: expected a whole number or null, as in --data.batch_size 10; "

@@ -9,7 +9,8 @@ from support import in_forks
 
 import softmax_torch
 from softmax_torch import cli
-from softmax_torch.cli.console import program_name
+from softmax_torch.cli.console import program_name, show_warning
+from softmax_torch.solvers import ConvergenceWarning
 
 WITHOUT = """
 import json, sys
@@ -73,7 +74,7 @@ def test_the_module_is_the_program(
     main = str(Path(softmax_torch.__file__).with_name("__main__.py"))
     monkeypatch.setattr(sys, "argv", [main, "test", "--nonsense"])
     monkeypatch.setattr(cli, "end_with_parent", lambda: None)
-    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(cli, "end_on_signals", lambda: None)
     monkeypatch.setattr(sys, "path", [*sys.path])
     with pytest.raises(SystemExit) as stopped:
         runpy.run_module("softmax_torch", run_name="__main__")
@@ -111,8 +112,19 @@ def test_own_classes_are_found_in_the_current_folder(
     sys.argv += ["--data", "own_digits.SmallDigitsDataModule", "--trainer.accelerator", "cpu"]
     monkeypatch.setattr(cli, "end_with_parent", lambda: None)
     monkeypatch.setattr(cli, "leave_group", lambda: None)
-    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(cli, "end_on_signals", lambda: None)
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
     cli.main()
     assert sys.path[-1] == ""
     assert (here / "runs" / "small_digits" / "version_0" / "last.ckpt").exists()
+
+
+def test_warnings_of_this_package_are_labelled_and_others_keep_their_place(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    show_warning("no optimum", ConvergenceWarning, "call.py", 177)
+    show_warning("old name", DeprecationWarning, "call.py", 177)
+    own, other = capsys.readouterr().err.split("\n", 1)
+    assert own == "warning     no optimum"
+    assert other.startswith("call.py:177:")
+    assert "old name" in other

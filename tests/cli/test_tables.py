@@ -115,5 +115,5 @@ def test_a_labelled_file_is_scored_as_the_test_set_is(
 def test_only_tables_are_scored(digits: tuple[Path, str], here: Path) -> None:
     with pytest.raises(ValueError, match=r"test: expected the checkpoint of a table beside --inp"):
         cli.main(["test", "--ckpt_path", str(digits[0]), "--input", "a.csv"])
-    with pytest.raises(ValueError, match="test: expected --ckpt_path and a checkpoint"):
+    with pytest.raises(ValueError, match="test: expected a run or a checkpoint after it"):
         cli.main(["test", "--input", "a.csv"])
