@@ -91,6 +91,7 @@ def test_derivatives_with_negative_weights(soft: bool, reduction: str, smoothing
         torch.testing.assert_close(found, truth)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("soft", [False, True], ids=["indices", "probabilities"])
 def test_compiled_with_negative_weights(soft: bool) -> None:
     torch.compiler.reset()

@@ -95,16 +95,24 @@ def run_command(command: list[str]) -> None:
     cli.main([*args, *(more for key, few in FEWER.items() if key in args for more in few)])
 
 
+FIRST = ("getting_started.md", "README.md")
+"""The pages that are read first; the commands of others need a run, and are slow tests."""
+
+
 @pytest.mark.parametrize(
     "page",
-    # tests/test_workflow.py runs that page, and looks at what its commands print.
-    [page for page in PAGES if page.name != "tables.md"],
+    # tests/test_workflow.py runs the page about tables, and looks at what its commands print.
+    [
+        pytest.param(page, marks=[] if page.name in FIRST else pytest.mark.slow)
+        for page in PAGES
+        if page.name != "tables.md"
+    ],
     ids=lambda page: page.name,
 )
 def test_the_code_and_the_commands_of_a_page_run_in_order(
     page: Path, scene: Path, digits_run: Path
 ) -> None:
-    if page.name not in ("getting_started.md", "README.md"):
+    if page.name not in FIRST:
         shutil.copytree(digits_run, scene / "runs")
     names: dict[str, Any] = {}
     for block in blocks(page):

@@ -124,9 +124,7 @@ def test_nets_that_are_too_large_for_onnx(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_weights_that_cannot_be_read(tmp_path: Path) -> None:
     path = tmp_path / "model"
-    with pytest.raises(
-        FileNotFoundError, match=r"model\.safetensors: expected exported weights, got no such file"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"expected the directory of a run, .* got another"):
         load(tmp_path)
     case = features()
     export(case.predictor, path, case.raw)

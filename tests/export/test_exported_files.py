@@ -42,7 +42,14 @@ UNSEEN = "softmax_torch.preprocessing.unknown_categories.UnknownCategoryWarning"
 pytestmark = pytest.mark.filterwarnings(f"ignore::{UNSEEN}")
 
 
-@pytest.fixture(scope="module", params=CASES)
+QUICK = ("photos", "net", "table")
+"""Cases with every kind of layer and of input; the others are slow tests."""
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in CASES],
+)
 def exported(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Case, Path]:

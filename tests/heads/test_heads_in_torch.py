@@ -215,5 +215,6 @@ def refused(model: nn.Module) -> None:
         replace_head(model, 3)
 
 
+@pytest.mark.slow
 def test_data_parallel_and_sharded_nets(tmp_path: Path) -> None:
     in_group(in_ranks, 2, tmp_path)

@@ -202,6 +202,7 @@ def test_help_shows_the_usage(capsys: Any) -> None:
     assert "report RUN [options]" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_weights_of_the_real_digits(
     real_mnist_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

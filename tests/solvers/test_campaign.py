@@ -208,6 +208,7 @@ def check(seeds: range) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_fit_is_optimal_refused_or_warns() -> None:
     check(range(15))
 

@@ -237,6 +237,7 @@ def test_a_constant_column_does_not_prevent_convergence(l1_ratio: float) -> None
     assert fit(constant, y, C=math.inf).converged
 
 
+@pytest.mark.slow
 def test_newton_steps_take_over_where_lbfgs_is_slow() -> None:
     """46 distinct samples, 16 classes, scales from 1e-6 to 1e6: 1000 steps of L-BFGS end 0.4% above
     the optimum."""

@@ -104,6 +104,7 @@ def test_options_that_exclude_a_solver(
         )
 
 
+@pytest.mark.slow
 def test_mnist_to_the_optimum(
     real_mnist_root: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
 ) -> None:
