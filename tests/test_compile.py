@@ -236,6 +236,7 @@ def test_exported_program_computes_the_loss_for_any_batch_size(strict):
         torch.testing.assert_close(loss(x, y), model(x, y))
 
 
+@pytest.mark.slow
 def test_compiled_derivative_transforms():
     y = torch.randint(C, (N,))
 

@@ -168,7 +168,7 @@ def derivative_cases(shapes: list[tuple]) -> list:
             more = any(value is True for key, value in options.items() if key != "ignored")
             for everything in (False, True) if more else (False,):
                 most = everything or not more  # in all arguments, the logits or layer among them
-                quick = most and (i == 1 or name.endswith(", all"))
+                quick = most and i == 1
                 label = f"{shape}-{name}{'-everything' if everything else ''}"
                 marks = [] if quick else pytest.mark.slow
                 cases.append(pytest.param(shape, options, everything, id=label, marks=marks))

@@ -118,6 +118,7 @@ def test_a_wrong_class_index_is_named() -> None:
             )
 
 
+@pytest.mark.slow
 def test_when_compiled() -> None:
     torch.compiler.reset()
     x, W, b, y = arguments()

@@ -602,7 +602,8 @@ def model_registry() -> None:
 def test_an_argument(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     # torch's own tests forbid to set flags of cuDNN, in every process that imports them.
-    monkeypatch.setattr(torch.backends, "__allow_nonbracketed_mutation_flag", True)
+    flags = torch.backends.disable_global_flags.__globals__
+    monkeypatch.setitem(flags, "__allow_nonbracketed_mutation_flag", True)
     (SUPPORTED | REFUSED)[name]()
 
 

@@ -267,6 +267,7 @@ def test_the_class_is_imported_lazily() -> None:
         softmax_torch.Softmax  # noqa: B018
 
 
+@pytest.mark.slow
 def test_without_scikit_learn_the_extra_is_named() -> None:
     code = """
 import sys

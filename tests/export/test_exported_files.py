@@ -174,6 +174,7 @@ def test_files_hold_no_paths_and_no_data(exported: tuple[Case, Path]) -> None:
     assert kwargs == {}
 
 
+@pytest.mark.slow
 def test_files_run_without_this_package(exported: tuple[Case, Path]) -> None:
     """A process runs the .onnx file with onnxruntime and NumPy, and the .pt2 file with torch."""
     case, folder = exported

@@ -237,6 +237,7 @@ def test_unknown_outputs_are_refused_at_once(given: Any, kind: type, message: st
     assert model(x).shape == (N, C)
 
 
+@pytest.mark.slow
 def test_a_compiled_net() -> None:
     torch.compiler.reset()
     graphs = []
@@ -261,6 +262,7 @@ def test_a_compiled_net() -> None:
     torch.compiler.reset()
 
 
+@pytest.mark.slow
 def test_a_compiled_step() -> None:
     torch.compiler.reset()
     (model, head), (x, y) = replaced(), batch()

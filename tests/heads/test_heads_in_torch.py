@@ -44,6 +44,7 @@ def test_two_graphs_serve_every_step() -> None:
     torch.compiler.reset()
 
 
+@pytest.mark.slow
 def test_a_compiled_step() -> None:
     torch.compiler.reset()
     model, (x, y) = net(), batch()
@@ -64,6 +65,7 @@ def test_a_compiled_step() -> None:
     torch.compiler.reset()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # by torch.compile
 def test_a_function_after_the_head_is_refused_when_compiled() -> None:
     torch.compiler.reset()

@@ -67,7 +67,7 @@ def test_it_decides_as_scipys_linear_program_does_on_many() -> None:
     check(range(60, 1560))
 
 
-@pytest.mark.parametrize("seed", [16, 1836])
+@pytest.mark.parametrize("seed", [pytest.param(16, marks=pytest.mark.slow), 1836])
 def test_margins_of_many_scales_and_rare_columns_are_decided(seed: int) -> None:
     """Newton steps do not find the direction of seed 16; seed 1836 has 13,496 sparse samples."""
     p = problem(seed)

@@ -13,6 +13,7 @@ from softmax_torch import backbones
 from softmax_torch.training import LitClassifier
 
 
+@pytest.mark.slow
 def test_a_torchvision_backbone_loads_weights(tmp_path: Path) -> None:
     """From torchvision's files, whose head is ignored, and from a run; only when a fit begins."""
     torch.manual_seed(1)

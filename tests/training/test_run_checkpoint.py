@@ -147,6 +147,7 @@ def test_runs_with_max_steps_resume(options: dict[str, int], call: int, tmp_path
     assert Fit(tmp_path, **options).outcome() == expected
 
 
+@pytest.mark.slow
 def test_runs_that_validate_within_epochs_resume(tmp_path: Path) -> None:
     options = {"val_check_interval": 7}
     expected = Fit(tmp_path / "alone", **options).outcome()
@@ -167,6 +168,7 @@ def test_no_checkpoint_splits_accumulated_gradients(tmp_path: Path) -> None:
         assert Fit(root, **options).outcome() == expected, call
 
 
+@pytest.mark.slow
 def test_a_solver_resumes(tmp_path: Path) -> None:
     def fit(root: Path, *callbacks: Callback) -> tuple[Any, ...]:
         torch.manual_seed(0)

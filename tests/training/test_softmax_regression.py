@@ -67,6 +67,7 @@ def test_objective_is_scikit_learns(class_weight: str | list[float] | None, C: f
     assert max(g.abs().max().item() for g in away) > 1e-5
 
 
+@pytest.mark.slow
 def test_full_batches_reach_scikit_learns_optimum() -> None:
     data = Blobs(batch_size=None)
     lit = fitted(data, 300, C=1.0, optimizer=partial(torch.optim.SGD, lr=0.3, momentum=0.9))
