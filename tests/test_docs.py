@@ -188,6 +188,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_nothing_is_fetched_to_read_the_site(site: Path) -> None:
     pages = sorted(site.rglob("*.html"))
     assert {page.name for page in pages} >= {f"{page.stem}.html" for page in DOCS.glob("*.md")}
@@ -207,6 +208,7 @@ def test_nothing_is_fetched_to_read_the_site(site: Path) -> None:
         assert [a for a in fetched if "//" in a and not a.startswith("data:")] == []
 
 
+@pytest.mark.slow
 def test_the_site_searches_in_pages_opened_as_files(site: Path) -> None:
     """By an index that is a script, and a worker that needs no server."""
     index = (site / "search" / "search_index.js").read_text()
@@ -215,6 +217,7 @@ def test_the_site_searches_in_pages_opened_as_files(site: Path) -> None:
     assert 'src="assets/iframe-worker.js"' in (site / "index.html").read_text()
 
 
+@pytest.mark.slow
 def test_every_public_name_is_in_the_reference(site: Path) -> None:
     page = (site / "api.html").read_text()
     anchors = {tuple(name.split(".")) for name in re.findall(r'id="(softmax_torch[\w.]+)"', page)}

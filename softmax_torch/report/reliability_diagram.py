@@ -72,4 +72,5 @@ def draw(scores: SampleScores, name: str, title: str, ece: float) -> CaptionedFi
         f"accuracy {accuracy:.2f} at confidence {confidence:.2f} (n = {count})"
         for accuracy, confidence, count in rows
     )
-    return CaptionedFigure(name, figure, f"{title}: {description}.", f"{title}: ECE {ece:.4f}.")
+    caption = f"{title}: confidence and accuracy differ by {ece:.4f} on average (ECE)."
+    return CaptionedFigure(name, figure, f"{title}: {description}.", caption)

@@ -159,10 +159,10 @@ def test_an_interrupted_computation_is_resumed(monkeypatch: pytest.MonkeyPatch) 
     ("other", "images"),
     [
         ({"layer": "features.2"}, 24),
-        ({"backbone": "squeezenet1_0"}, 24),
-        ({"backbone_seed": 1}, 24),
-        ({"size": 18}, 24),
-        ({"half": True}, 24),
+        pytest.param({"backbone": "squeezenet1_0"}, 24, marks=pytest.mark.slow),
+        pytest.param({"backbone_seed": 1}, 24, marks=pytest.mark.slow),
+        pytest.param({"size": 18}, 24, marks=pytest.mark.slow),
+        pytest.param({"half": True}, 24, marks=pytest.mark.slow),
         ({"source": Images(first=9)}, 24),
         ({"source": Images(scale=1 / 127)}, 24),
         ({"limit": 6}, 6),  # validation and test images are the same

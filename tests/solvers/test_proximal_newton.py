@@ -69,8 +69,8 @@ def problem(X: Tensor, y: Tensor, C: float, l1_ratio: float = 1.0) -> tuple[Obje
     ("data", "C", "l1_ratio"),
     [
         (digits, 0.1, 1.0),
-        (digits, 1.0, 0.5),
-        (digits, 5.0, 1.0),
+        pytest.param(digits, 1.0, 0.5, marks=pytest.mark.slow),
+        pytest.param(digits, 5.0, 1.0, marks=pytest.mark.slow),
         (iris, 1.0, 1.0),
         (iris, 100.0, 0.9),
         (wide, 0.3, 1.0),

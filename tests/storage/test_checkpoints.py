@@ -123,6 +123,7 @@ def write_to_a_full_disk(rank: int, path: Path) -> None:
     assert "an existing file is unchanged" in str(raised.value)
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_existing_file(tmp_path: Path) -> None:
     """In another process, which keeps its limit."""
     path = write(tmp_path / "last.ckpt", 3)
