@@ -339,8 +339,8 @@ def head(N: int, D: int, C: int, dtype: torch.dtype, frozen: bool, name: str, ba
 def training() -> None:
     """Measure an epoch of MNIST against a bare loop on the device."""
     root = mnist_root()
-    if root is None or importlib.util.find_spec("lightning") is None:
-        figure("training", "left out: it needs MNIST and Lightning")
+    if INTERPRET or root is None or importlib.util.find_spec("lightning") is None:
+        figure("training", "left out: it needs a GPU, MNIST and Lightning")
         return
     command = [sys.executable, "benchmarks/training.py", "--root", root, "--parts", "epochs"]
     command += ["--quick", "--device", DEVICE]

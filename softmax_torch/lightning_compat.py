@@ -31,6 +31,7 @@ __all__ = [
     "callbacks_of",
     "complete_epoch",
     "counts_batches",
+    "end_after",
     "epoch_is_complete",
     "epochs_done",
     "input_converter",
@@ -279,6 +280,14 @@ def epochs_done(checkpoint: dict[str, Any]) -> int:
     """
     done: int = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["completed"]
     return done
+
+
+def end_after(trainer: Trainer, epochs: int) -> None:
+    """Let a fit end after so many epochs, whatever the trainer was made with.
+
+    Sets ``trainer.fit_loop.max_epochs``; ``trainer.max_epochs`` only reads it.
+    """
+    trainer.fit_loop.max_epochs = epochs
 
 
 def complete_epoch(checkpoint: dict[str, Any]) -> None:

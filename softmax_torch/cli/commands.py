@@ -27,6 +27,7 @@ from softmax_torch.cli.requests import Request
 from softmax_torch.cli.resuming import (
     check_settings,
     check_start,
+    ended_epochs,
     finished,
     settings_yaml,
     updated_settings,
@@ -46,7 +47,7 @@ from softmax_torch.cli.trainer_arguments import (
     with_bar,
 )
 from softmax_torch.data.progress import reporting_to
-from softmax_torch.lightning_compat import callbacks_of, quiet
+from softmax_torch.lightning_compat import callbacks_of, end_after, quiet
 from softmax_torch.predictor import Predicted
 from softmax_torch.report.logged_pictures import log_pictures, takes_pictures
 from softmax_torch.report.output import write_report
@@ -175,6 +176,8 @@ def fit(session: Session) -> None:
     trainer, model, summary = session.trainer, session.model, session.summary
     callbacks_of(trainer).append(summary)
     path = session.checkpoint_path
+    if (epochs := ended_epochs(session.request)) is not None:
+        end_after(trainer, epochs)
     trainer.fit(model, datamodule=session.data, ckpt_path=path, weights_only=True)
     seconds = session.clock.seconds  # before a checkpoint is loaded, which restores its state
     best, is_best = result_checkpoint(session)

@@ -18,7 +18,8 @@ from softmax_torch.cli.console import program_name, short_path
 from softmax_torch.cli.given_settings import Given
 from softmax_torch.cli.jsonargparse_errors import usage_errors
 from softmax_torch.cli.requests import Request
-from softmax_torch.storage.run_directories import CONFIG_FILE
+from softmax_torch.lightning_compat import epochs_done
+from softmax_torch.storage.run_directories import CONFIG_FILE, METRICS_FILE, read_metrics
 from softmax_torch.storage.run_results import checkpoint_of
 from softmax_torch.training.run_ending import ending_of, settings_of
 
@@ -26,6 +27,7 @@ __all__ = [
     "check_settings",
     "check_start",
     "differences",
+    "ended_epochs",
     "finished",
     "settings_yaml",
     "updated_settings",
@@ -163,7 +165,8 @@ def finished(request: Request, config: Namespace) -> list[tuple[str, str]]:
     """Return labels and lines that say how a run ended and how to go on; none if it has not.
 
     A run has ended if it reached its number of epochs or steps, or if it stopped before: at the
-    optimum, or since a metric did not improve.
+    optimum, or since a metric did not improve. One that was killed before its result was logged has
+    not; see ``ended_epochs``.
 
     Raises:
         ValueError: the run has completed more epochs than it is to have now.
@@ -173,7 +176,7 @@ def finished(request: Request, config: Namespace) -> list[tuple[str, str]]:
         return []
     content, name = checkpoint.content, short_path(run)
     ending, steps, longer = ending_of(content), checkpoint.step, ""
-    epochs = content["loops"]["fit_loop"]["epoch_progress"]["current"]["completed"]
+    epochs = epochs_done(content)
     most = trainer["max_epochs"]
     if most is not None and -1 < most < epochs:
         raise ValueError(
@@ -195,6 +198,9 @@ def finished(request: Request, config: Namespace) -> list[tuple[str, str]]:
         longer = f"fit --resume {name} --trainer.max_steps {2 * steps}"
     else:
         return []
+    _, rows = read_metrics(run / METRICS_FILE) if (run / METRICS_FILE).exists() else ([], [])
+    if trainer["limit_test_batches"] != 0 and not any("test/nll" in row for row in rows):
+        return []
     program = program_name()
     lines = [
         ("finished", f"{name}: {text}"),
@@ -203,6 +209,17 @@ def finished(request: Request, config: Namespace) -> list[tuple[str, str]]:
         ("next", f"{program} test {name}"),
     ]
     return lines if longer else [line for line in lines if line[0] != "longer"]
+
+
+def ended_epochs(request: Request) -> int | None:
+    """Return the epochs of a resumed run that stopped before their number; None for other runs.
+
+    It trains no further: only its result is missing.
+    """
+    if request.resumed_run is None or request.checkpoint is None:
+        return None
+    content = request.checkpoint.content
+    return None if ending_of(content) is None else epochs_done(content)
 
 
 def updated_settings(run: Path, parser: ArgumentParser, now: str) -> str:

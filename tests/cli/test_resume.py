@@ -99,6 +99,14 @@ def test_a_finished_run_is_not_resumed(
     assert [line for line in lines if line.startswith("longer")] == lines[2:-1]
     assert lines[2:-1] == [] if longer is None else lines[2].endswith(longer)
     assert contents(here) == before
+    # A run that was killed before its result was logged gets it, and nothing else.
+    metrics = here / "runs" / "digits" / "version_0" / "metrics.csv"
+    rows = metrics.read_text().splitlines(keepends=True)
+    metrics.write_text("".join(rows[:-1]))
+    cli.main(["fit", "--resume", "runs/digits"])
+    assert capsys.readouterr().out.splitlines()[-1] == following
+    assert metrics.read_text() == "".join(rows)
+    assert contents(here) == before
 
 
 def test_a_run_that_got_more_epochs_keeps_them(here: Path, capsys: Any) -> None:
