@@ -201,7 +201,8 @@ class ImageFolderDataModule(TensorDataModule):
             others.update(found.others)
         if others:
             n = others.total()
-            text = f"{n} file{'s' * (n > 1)} that are no images: {listed_suffixes(others)}"
+            what = "1 file that is no image" if n == 1 else f"{n} files that are no images"
+            text = f"{what}: {listed_suffixes(others)}"
             current_reporter().message("skipped", text)
         if failures:
             names = [str(path.relative_to(self.root)) for path in failures]
