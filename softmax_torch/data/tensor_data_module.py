@@ -220,7 +220,7 @@ class TensorDataModule(LightningDataModule):
         """
         module = None if self.trainer is None else self.trainer.lightning_module
         steps = getattr(module, "steps_per_call", None)
-        shuffle = self.trainer is None or not self.trainer.overfit_batches  # type: ignore[attr-defined]
+        shuffle = not getattr(self.trainer, "overfit_batches", 0)
         return self._batches("train", self.batch_size, shuffle=shuffle, steps=steps)
 
     def val_dataloader(self) -> Batches:

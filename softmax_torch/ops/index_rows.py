@@ -18,7 +18,7 @@ from softmax_torch.maths import RowWeights, Target
 from softmax_torch.ops import backends
 from softmax_torch.ops.backends import GPUKernels
 from softmax_torch.ops.index_loss import IndexLoss
-from softmax_torch.ops.linear_rows import Gradients, GradientSums, Linear, formula_gradients
+from softmax_torch.ops.linear_rows import Gradients, GradientSums, Linear, gradients_of_total
 
 __all__ = ["Terms", "layer_loss", "logits_loss"]
 
@@ -96,14 +96,19 @@ class _LayerLoss(Function):
         formed, ctx.formed = ctx.formed, None
         x, weight, bias, y, class_weight = ctx.saved_tensors
         linear, loss = Linear(x, weight, bias), ctx.loss._replace(weight=class_weight)
-        if not backends.last_backward(g):
+
+        def dz_of(z: Tensor) -> Tensor:
             target, weights = ctx.terms(y, loss)
-            formed = formula_gradients(linear, lambda z: maths.total_vjp(z, target, weights, g))
-            return *formed, *[None] * 4
-        if formed is None:
-            needed = ctx.needs_input_grad
-            _, formed = _loss_and_gradients(linear, y, loss, ctx.kernels, needed)
-        return *backends.scaled_(g, *formed), *[None] * 4
+            return maths.total_vjp(z, target, weights, g)
+
+        gradients = gradients_of_total(
+            linear,
+            g,
+            formed,
+            lambda: _loss_and_gradients(linear, y, loss, ctx.kernels, ctx.needs_input_grad)[1],
+            dz_of,
+        )
+        return *gradients, *[None] * 4
 
 
 def _loss_and_gradients(

@@ -40,6 +40,7 @@ __all__ = [
     "Linear",
     "Observer",
     "formula_gradients",
+    "gradients_of_total",
     "logits_blocks",
     "mean_nll",
     "one_pass_kernels",
@@ -199,6 +200,28 @@ def formula_gradients(linear: Linear, dz_of: Callable[[Tensor], Tensor]) -> Grad
     return dz @ linear.weight, dz.t() @ linear.x, dbias
 
 
+def gradients_of_total(
+    linear: Linear,
+    g: Tensor,
+    formed: Gradients | None,
+    form: Callable[[], Gradients],
+    dz_of: Callable[[Tensor], Tensor],
+) -> Gradients:
+    """Return the gradients of g times a scalar loss, whose own were formed in the forward pass.
+
+    Args:
+        linear: the layer.
+        g: the gradient of the loss, 0-dimensional.
+        formed: the gradients of the loss, which are scaled in place; None after the first pass.
+        form: forms them once more.
+        dz_of: computes dz from the logits by formulas, for derivatives of the gradients.
+    """
+    if not backends.last_backward(g):
+        return formula_gradients(linear, dz_of)
+    dx, dweight, dbias = backends.scaled_(g, *(form() if formed is None else formed))
+    return dx, dweight, dbias
+
+
 class _WeightedTotal(Function):
     """A scalar loss; its gradients are formed in the forward pass and kept as in ``rows``."""
 
@@ -223,15 +246,15 @@ class _WeightedTotal(Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         formed, ctx.formed = ctx.formed, None
         target, weights, layer = rows.saved_arguments(ctx)
-        linear = Linear(*layer)
-        if backends.last_backward(g):
-            if formed is None:
-                needed = ctx.needs_input_grad[:3]
-                _, formed = _total_and_gradients(linear, target, weights, ctx.kernels, needed)
-            gradients = backends.scaled_(g, *formed)
-        else:
-            total_vjp = formulas_of(ctx.kernels).total_vjp
-            gradients = formula_gradients(linear, lambda z: total_vjp(z, target, weights, g))
+        linear, needed = Linear(*layer), ctx.needs_input_grad[:3]
+        total_vjp = formulas_of(ctx.kernels).total_vjp
+        gradients = gradients_of_total(
+            linear,
+            g,
+            formed,
+            lambda: _total_and_gradients(linear, target, weights, ctx.kernels, needed)[1],
+            lambda z: total_vjp(z, target, weights, g),
+        )
         return *gradients, *[None] * 5
 
 

@@ -168,7 +168,7 @@ def narrow_index_loss(
     for c in tl.static_range(C):
         e_c = tl.where(index == c, 0.0, tl.exp(x[c] - m))
         s += e_c
-        e = e + (e_c,)  # noqa: RUF005
+        e = e + (e_c,)  # noqa: RUF005 as above
         if SMOOTH:
             U += 1.0 if w is None else tl.load(w + c)
     total, h, S, g_smooth, p_weight, at_y = _weighted(

@@ -178,16 +178,12 @@ def row_numbers(
     if lse is not None:
         tl.store(lse + row, _lse(h, S), here)
     if smooth is not None:
-        sums = tl.zeros([TILE, ROWS], ACC)
-        for i in range(1 if ONE else tl.cdiv(C, TILE)):
-            start = 0 if ONE else (tl.cdiv(C, TILE) - 1 - i) * TILE
-            c, mask = _classes(start, C, here, TILE)
-            x = kept
-            if not ONE:
-                x = tl.load(_tile(base, c, z_c, UNIT), mask, 0.0).to(ACC)
-            u_c_ = tl.load(_tile(u_base, c, u_c, False), mask, 0.0).to(ACC)
-            sums += tl.where(mask, u_c_ * (x - h[None, :]), 0.0)
-        tl.store(smooth + row, U * tl.log(S) - tl.sum(sums, 0), here)
+        # Nothing is written: the factors of a gradient have no effect.
+        sums = _second_walk(
+            base, None, u_base, kept, index, h, h, h, h, None, C, here, z_c, 0, u_c, ACC, UNIT,
+            False, True, ONE, TILE, ROWS,
+        )  # fmt: skip
+        tl.store(smooth + row, U * tl.log(S) - sums, here)
 
 
 @triton.jit(do_not_specialize=["R", "z_c"])

@@ -37,15 +37,15 @@ def days(column: pa.ChunkedArray) -> Array:
     """Return a column of dates, instants or ISO texts as days, float64 (n,); NaN for null.
 
     Raises:
-        pa.ArrowInvalid: a text is no date.
-        pa.ArrowNotImplementedError: the column has another type.
+        pa.ArrowInvalid: a text is not a date.
+        TypeError: the column has another type.
     """
     if pa.types.is_null(column.type):
         return np.full(len(column), np.nan)
     if pa.types.is_string(column.type):
         return days_of_texts(column)
     if not is_date_type(column.type):
-        raise pa.ArrowNotImplementedError(f"no dates: {column.type}")
+        raise TypeError(f"expected dates, instants or text, got {column.type}")
     if pa.types.is_date(column.type):
         column = column.cast(pa.timestamp("s"))
     counts = column.cast(pa.int64()).to_numpy(zero_copy_only=False)
@@ -56,7 +56,7 @@ def days(column: pa.ChunkedArray) -> Array:
 def days_of_texts(texts: pa.ChunkedArray) -> Array:
     """Return ISO texts as days; only those with a zone are converted to UTC."""
     if not pc.all(pc.match_substring_regex(texts, DATE_PATTERN), min_count=0).as_py():
-        raise pa.ArrowInvalid("a text is no date")
+        raise pa.ArrowInvalid("expected dates, got a text that is not one")
     zoned = pc.match_substring_regex(texts, rf"[T ].*{ZONE}$")
     result: Array = np.full(len(texts), np.nan)
     for has_zone, zone in ((False, None), (True, "UTC")):

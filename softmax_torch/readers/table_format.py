@@ -87,7 +87,7 @@ class TableFormat:
         """Return an array of texts as float64; null stays null.
 
         Raises:
-            pa.ArrowInvalid: a text is no number.
+            pa.ArrowInvalid: a text is not a number.
         """
         if self.decimal == "." and self.thousands is None:
             try:  # almost always; the way below takes six times as long
@@ -97,7 +97,7 @@ class TableFormat:
         numbers = pc.match_substring_regex(texts, self.number_pattern)
         if pc.all(numbers, min_count=0).as_py():
             return self.plain(texts).cast(pa.float64())
-        raise pa.ArrowInvalid("a text is no number")
+        raise pa.ArrowInvalid("expected numbers, got a text that is not one")
 
     def plain(self, texts: Any) -> Any:
         """Return texts of numbers as Python writes them."""

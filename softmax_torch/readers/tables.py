@@ -151,7 +151,7 @@ class Chunk:
         """Return a column of dates as days since 1970-01-01; see ``readers.dates``."""
         try:
             return days(column)
-        except pa.ArrowNotImplementedError:
+        except TypeError:
             raise ValueError(
                 f"{self.source.name}, column {name}: expected dates, got {column.type}"
             ) from None

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from matplotlib.ticker import NullFormatter
 
 from softmax_torch.metrics import BINS
 from softmax_torch.report.bootstrap import SampleScores
@@ -64,7 +65,8 @@ def draw(scores: SampleScores, name: str, title: str, ece: float) -> CaptionedFi
     # Below the axes, where it covers no point.
     figure.legend(frameon=False, fontsize=9, ncols=2, loc="outside lower center")
     below.set_yscale("log")
-    below.set_ylim(bottom=0.7)
+    below.set_ylim(bottom=0.7, top=max(12, 1.5 * max(bins.samples)))  # 1 and 10 at least
+    below.yaxis.set_minor_formatter(NullFormatter())
     below.set_ylabel("samples")
     below.set_xlabel("confidence")
     rows = zip(bins.accuracy, bins.confidence, bins.samples, strict=True)

@@ -10,12 +10,10 @@ waits for the device once, to check the objectives of its steps.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
 import torch
-from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
@@ -26,16 +24,14 @@ from softmax_torch import lightning_compat
 from softmax_torch.data.batches import Batch, Steps
 from softmax_torch.functional import cross_entropy
 from softmax_torch.modules import SoftmaxRegression
-from softmax_torch.preprocessing import Preprocessing
-from softmax_torch.storage.checkpoints import CHECKPOINT_FORMAT
 from softmax_torch.threads import one_thread_if
 from softmax_torch.training import compatibility
 from softmax_torch.training.accumulation import GradientGroup
 from softmax_torch.training.checkpoint_io import verify_checkpoints
-from softmax_torch.training.epoch_metrics import SampleFigures, TrainingMetrics
-from softmax_torch.training.evaluating import LitEvaluation
+from softmax_torch.training.epoch_metrics import SampleFigures
+from softmax_torch.training.fit_description import FitDescription
+from softmax_torch.training.lit_checkpoints import LitCheckpoints
 from softmax_torch.training.options import OptimizerFactory, SchedulerFactory, check_counts
-from softmax_torch.training.rng_state import get_rng_state, set_rng_state
 from softmax_torch.training.steps import (
     GradientFunction,
     Rows,
@@ -44,7 +40,7 @@ from softmax_torch.training.steps import (
     batches_of,
     one_by_one,
 )
-from softmax_torch.training.trainer_checks import check_monitors, check_processes
+from softmax_torch.training.trainer_checks import check_processes
 from softmax_torch.training.training_objective import TrainingObjective
 from softmax_torch.training.user_metrics import MetricsOption
 
@@ -55,7 +51,7 @@ STEP_LOGITS = 1 << 24
 Lightning's overhead is negligible."""
 
 
-class LitBase(LitEvaluation, ABC):
+class LitBase(FitDescription, LitCheckpoints, ABC):
     """A net that ends in ``SoftmaxRegression``, trained by Lightning.
 
     Subclasses choose the net, the objective, its options and the parameters to train, and may
@@ -84,62 +80,16 @@ class LitBase(LitEvaluation, ABC):
         metrics: MetricsOption,
     ) -> None:
         check_counts(steps_per_call, log_every_n_steps)
-        super().__init__(backbone, model, metrics)
-        self.in_features, self.criterion = in_features, criterion
+        super().__init__(in_features, backbone, model, metrics)
+        self.criterion = criterion
         self.optimizer = optimizer or partial(torch.optim.SGD, lr=0.1, momentum=0.9)
         self.lr_scheduler, self.lr_interval = lr_scheduler, lr_interval
-        self.max_steps_per_call, self.steps_per_call = steps_per_call, 1
+        self.max_steps_per_call = steps_per_call
         self.log_every_n_steps = log_every_n_steps
         self.accumulated = 0  # batches since the last optimizer step
         self.gradient_group = GradientGroup()  # of these batches
-        self.training_metrics = TrainingMetrics()
         self.on_one_thread = False  # whether a training step is, see ``threads``
-        self._restored: dict[str, Any] | None = None
         self._validated = False
-
-    @property
-    def reports_last_checkpoint(self) -> bool:
-        """Whether the result of a fit is its last checkpoint, rather than its best one."""
-        return False
-
-    def fit_summary(self) -> dict[str, str]:
-        """Return statements about the result of the fit, by label."""
-        return {}
-
-    def check_trainer(self, trainer: Trainer, validates: bool) -> None:
-        """Raise ValueError for settings of a trainer that a fit of this model does not take.
-
-        Args:
-            trainer: the trainer.
-            validates: whether it validates.
-        """
-        check_monitors(trainer, self, self.metric_names(validates))
-
-    def metric_names(self, validates: bool) -> list[str]:
-        """Return the names of the metrics that a fit logs, with or without validation."""
-        names = [f"train/{name}" for name in self.training_metric_names()]
-        if validates:
-            names += [f"val/{name}" for name in self.evaluation_metric_names()]
-        return names
-
-    def training_metric_names(self) -> tuple[str, ...]:
-        """Return the names of the metrics of the training set, without "train/"."""
-        return ("loss", "accuracy", "nll")
-
-    @property
-    def step_name(self) -> str:
-        """The noun for a step that the trainer counts."""
-        return "step"
-
-    @property
-    def strengths(self) -> Sequence[Mapping[str, float]]:
-        """The fits with several values of C; see ``ConvexPath.fits``."""
-        return ()
-
-    @property
-    def ending(self) -> str | None:
-        """Reason why more training would change nothing, such as the optimum; None otherwise."""
-        return None
 
     # Beginning of a fit
 
@@ -166,10 +116,6 @@ class LitBase(LitEvaluation, ABC):
             self.steps_per_call = 1 if counted else self._limited_steps(data)
             self.criterion.prepare(data, self.trainer.world_size, self.device)
 
-    def _sizes(self) -> dict[str, int]:
-        """Return the sizes that the data and a checkpoint must share."""
-        return {"num_classes": self.model.num_classes, "in_features": self.in_features}
-
     def _limited_steps(self, data: Any) -> int:
         """Return the number of steps in a ``training_step``, limited by ``STEP_LOGITS``."""
         batch_size = getattr(data, "batch_size", None) or 1
@@ -191,11 +137,7 @@ class LitBase(LitEvaluation, ABC):
         return None if self.lr_scheduler is None else self.lr_scheduler(optimizer)
 
     def on_train_start(self) -> None:
-        """Check the schedule, and restore the state of a checkpoint.
-
-        The random number generators are restored only here, since Lightning, callbacks and data
-        may draw numbers before.
-        """
+        """Check the schedule, and restore the state of a checkpoint."""
         self.accumulated = 0
         accumulates = self.trainer.accumulate_grad_batches > 1
         if accumulates and isinstance(self.optimizers(use_pl_optimizer=False), torch.optim.LBFGS):
@@ -216,11 +158,7 @@ class LitBase(LitEvaluation, ABC):
                     'lr_interval: expected "epoch" for ReduceLROnPlateau, which watches the '
                     'validation, got "step"'
                 )
-        if self._restored is not None:
-            sums = self._restored["sums"]
-            self.training_metrics.sums = None if sums is None else sums.to(self.device)
-            set_rng_state(self._restored["random"])
-            self._restored = None
+        self.restore_state()
 
     # Optimizer steps
 
@@ -378,54 +316,3 @@ class LitBase(LitEvaluation, ABC):
         elif isinstance(scheduler, LRScheduler) and self.lr_interval == "epoch":
             scheduler.step()
         self._validated = False
-
-    # Checkpoints
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add sums of the epoch, random number generators and preprocessing to a checkpoint."""
-        trainer = lightning_compat.trainer_of(self)
-        mine = {"sums": self.training_metrics.sums, "random": get_rng_state()}
-        processes: list[Any] = [mine]
-        if trainer is not None and trainer.world_size > 1:
-            processes = [None] * trainer.world_size
-            torch.distributed.all_gather_object(processes, mine)
-        checkpoint["softmax_torch"] = {"format": CHECKPOINT_FORMAT, "processes": processes}
-        preprocessing = self._preprocessing()
-        if preprocessing is not None:
-            checkpoint["preprocessing"] = preprocessing.state_dict()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Load calibration or training state from a checkpoint.
-
-        Raises:
-            ValueError: the checkpoint has other sizes or another preprocessing; its weights are
-                others or not finite; or the trainer is to end before the epochs that are done.
-        """
-        expected = self._expected_hyperparameters(checkpoint)
-        compatibility.check_checkpoint(checkpoint, expected, self._preprocessing())
-        trainer = lightning_compat.trainer_of(self)
-        path = getattr(trainer, "ckpt_path", None) or "checkpoint"
-        compatibility.check_weights(checkpoint["state_dict"], self, path)
-        if trainer is None or trainer.state.fn != "fit":
-            self.calibration = compatibility.stored_calibration(checkpoint, self.calibrated)
-            return
-        done, most = lightning_compat.epochs_done(checkpoint), trainer.max_epochs
-        if most is not None and -1 < most < done:
-            raise ValueError(
-                f"max_epochs: expected at least {done}, the epochs that the run has completed, got "
-                f"{most}"
-            )
-        rank, processes = trainer.global_rank, trainer.world_size
-        self._restored = compatibility.process_state(checkpoint, rank, processes)
-        lightning_compat.recount_batches(checkpoint, self.steps_per_call)
-
-    def _expected_hyperparameters(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
-        """Return the values that hyper-parameters in a checkpoint must have."""
-        return self._sizes()
-
-    def _preprocessing(self) -> Preprocessing | None:
-        """Return the preprocessing of the data, None where the data has none."""
-        trainer = lightning_compat.trainer_of(self)
-        data = None if trainer is None else getattr(trainer, "datamodule", None)
-        found: Preprocessing | None = getattr(data, "preprocessing", None)
-        return found

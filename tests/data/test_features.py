@@ -118,7 +118,7 @@ def test_half_precision_becomes_float32_in_batches(dtype: torch.dtype, tmp_path:
 
 
 def as_in_float64(root: Path, value: float) -> FeaturesDataModule:
-    """Return features of NumPy's usual type, one of which is the value."""
+    """Return float64 features; one number among them is the given value."""
     x, y = made(60, torch.float64)
     x[4, 2] = value
     train = as_arrays(root / "train", x, y)

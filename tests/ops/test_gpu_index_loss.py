@@ -53,7 +53,7 @@ def truth(z: Tensor, y: Tensor, chosen: dict) -> tuple[Tensor, Tensor]:
 def problem(
     N: int, C: int, device: str, dtype=torch.float32, name: str = "none"
 ) -> tuple[Tensor, Tensor]:
-    """Return logits, and targets one of which is ignored by the options of this name."""
+    """Return logits and targets; the options of this name ignore one of the rows."""
     torch.manual_seed(N * C)
     y = torch.randint(C, (N,))
     y[N // 2] = OPTIONS[name].get("ignore_index", -100)

@@ -254,6 +254,7 @@ def test_in_a_browser(kind: str, composed: Page, tmp_path: Path) -> None:
         assert one["loaded"] == one["images"] == len(composed_page.files) // 2
     assert seen.console == []
     assert seen.requests == []
+    assert "google" not in composed_page.html  # which the browser itself may ask
 
 
 def test_the_browser_test_would_notice(tmp_path: Path) -> None:
