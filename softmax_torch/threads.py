@@ -12,13 +12,14 @@ thread and on two, in us (784 -> 10, SGD with momentum, an idle machine):
     one thread           450     1100    4100
     two threads          440     1030    3000
 
-Fits by solvers, in ms, on 2 cores that other programs kept busy (minima of five):
+Fits to digits (1797 x 64, 10 classes) on 2 cores, in ms: medians of five on an idle machine and
+beside a process that keeps one core busy, the least of five beside some ten busy processes:
 
-                              1797 x 64, 10 classes     150 x 4, 3 classes
-    solvers.fit, two threads           1490                      560
-    solvers.fit, one thread             225                       94
-    SoftmaxClassifier, two             5460                      470
-    SoftmaxClassifier, one              540                      190
+                              idle      a core busy     both busy
+    solvers.fit, two threads    41               66          1490
+    solvers.fit, one            44               46           225
+    SoftmaxClassifier, two      65              175          5460
+    SoftmaxClassifier, one      66               87           540
 
 The choice is a function of the sizes alone, never of the load: results may differ in their last
 bits between numbers of threads, and a resumed run must give those of an uninterrupted one. The
