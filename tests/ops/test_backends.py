@@ -126,6 +126,15 @@ def test_another_missing_module_is_an_error(import_module):
         backends.kernels(OnGPU())
 
 
+def test_values_on_a_gpu_are_read_only_where_checks_are_wanted(import_module, monkeypatch):
+    gpu = SimpleNamespace(check=lambda: None)
+    import_module({"softmax_torch.ops.gpu": gpu}.get)
+    z = SimpleNamespace(is_cuda=True, is_cpu=False)
+    assert (backends.index_kernels(z), backends.values_readable(z)) == (gpu, False)
+    monkeypatch.setattr(backends, "CHECKS", True)
+    assert (backends.index_kernels(z), backends.values_readable(z)) == (None, True)
+
+
 def test_plain_eager_code():
     x = torch.ones(())
     assert seen(x) == (False, True, False, True)  # not the last backward: gradients are on

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from softmax_torch import cross_entropy, linear_cross_entropy
+from softmax_torch.loss import route
 from softmax_torch.loss.route import route_of
 from softmax_torch.ops import backends
 
@@ -86,10 +87,33 @@ def test_every_width(widths, device):
             assert_right(z, y, given(name, C, device))
 
 
-def test_many_rows_are_counted_in_parts(device):
+@pytest.mark.parametrize("name", ["weighted smoothing", "z-loss"])
+def test_many_rows_are_counted_in_parts(name, device):
     z, y = problem(3000, 4, device)
     y[::3] = -100
-    assert_right(z, y, given("weighted smoothing", 4, device))
+    y[:900] = -100  # of the first part few count
+    assert_right(z, y, given(name, 4, device))
+
+
+def test_class_weights_may_need_a_gradient(device):
+    z, y = problem(6, 5, device)
+    w = (torch.arange(5.0) + 0.5).to(device).requires_grad_()
+    assert route_of(cross_entropy, z, y, weight=w).rule == "row values"
+    (ours,) = torch.autograd.grad(cross_entropy(z, y, weight=w), w)
+    w64 = w.detach().cpu().double().requires_grad_()
+    picked = y.cpu()[y.cpu() != -100]
+    nll = F.cross_entropy(z.detach().cpu().double(), y.cpu(), reduction="none")[y.cpu() != -100]
+    (true,) = torch.autograd.grad((w64[picked] * nll).sum() / w64[picked].sum(), w64)
+    torch.testing.assert_close(ours.cpu().double(), true, rtol=1e-5, atol=1e-6)
+
+
+def test_a_layer_with_more_logits_than_it_may_hold_goes_in_blocks(device, monkeypatch):
+    monkeypatch.setattr(route, "FEW", 0)
+    monkeypatch.setattr(backends, "logits_budget", lambda x: 4 * 9 * x.element_size())
+    x, W = torch.randn(6, 5, device=device), torch.randn(9, 5, device=device).requires_grad_()
+    _, y = problem(6, 9, device)
+    assert route_of(linear_cross_entropy, x, W, y).logits == "in blocks"
+    assert route_of(linear_cross_entropy, x[:4], W, y[:4]).rule == "index loss"
 
 
 @pytest.mark.parametrize("C", [10, 40])
