@@ -12,6 +12,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
 
 import pytest
+import torch
 from mnist_files import write_mnist
 from support import need_library
 
@@ -33,6 +34,12 @@ else:
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
     )
     settings.load_profile("anywhere")
+
+
+@pytest.fixture(autouse=True)
+def same_random_numbers() -> None:
+    """Give a test the same random numbers whichever tests ran in its process before it."""
+    torch.manual_seed(0)
 
 
 OTHER_KERNELS = [] if library.load() is None else pytest.mark.slow
