@@ -2,13 +2,14 @@
 
     z_c = w_c . x + b_c
 
-Softmax depends on differences of logits alone. The mean of all weight vectors changes
-no probability, so it is subtracted, and the vectors that are drawn sum to 0.
+Softmax depends on differences of logits alone. With three or more classes the mean of all weight
+vectors, which changes no probability, is subtracted. With two classes the other's vector is
+subtracted: w_1 - w_0 is the change of the log-odds, log(p_1 / p_0), for one more unit of x.
 
 The weights of images are drawn as images, on one scale for all classes with 0 in its middle. For
 tables the features with the largest weights are drawn as bars, per standard deviation of the
-feature, so that features in different units can be compared. With two classes each vector is the
-negative of the other, and the second is drawn.
+feature, so that features in different units can be compared. Of two classes the second is drawn,
+since its vector is the negative of the first's.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from softmax_torch.report.plotting import (
 from softmax_torch.report.run_results import MAX_CLASSES, RunResults
 
 __all__ = [
-    "centred",
+    "contrasts",
     "draw",
     "drawn_classes",
     "drawn_classes_note",
@@ -52,19 +53,21 @@ COLOUR_QUANTILE = 0.995
 inked have the largest weights; a scale that included them would make all others pale."""
 
 
-def centred(weight: Tensor) -> Tensor:
-    """Return weights (C, D) minus their mean over the classes, in float64."""
-    return weight.double() - weight.double().mean(0)
+def contrasts(weight: Tensor) -> Tensor:
+    """Return weights (C, D), float64, minus their mean, or minus the other one of two classes."""
+    w = weight.double()
+    return w - w.flip(0) if len(w) == 2 else w - w.mean(0)
 
 
 def per_deviation(results: RunResults) -> Tensor:
-    """Return centred weights (C, D) times the standard deviation of each feature in the test set.
+    """Return ``contrasts`` (C, D) times the standard deviation of each feature in the test set.
 
-    A weight is then the change of a logit when the feature changes by one standard deviation.
+    They are the change of a logit, or of the log-odds of two classes, when the feature changes by
+    one standard deviation.
     """
     assert results.weight is not None
     x = results.x.flatten(1).double() * results.scale
-    return centred(results.weight) * x.std(0, correction=0)
+    return contrasts(results.weight) * x.std(0, correction=0)
 
 
 def drawn_classes(results: RunResults) -> list[int]:
@@ -79,8 +82,8 @@ def drawn_classes_note(results: RunResults) -> str:
     C, drawn = len(results.class_names), len(drawn_classes(results))
     if C == 2:
         return (
-            "With two classes the weights of one are the negatives of the other's; the second "
-            "class is drawn."
+            "With two classes a weight is that of the second class minus that of the first: the "
+            "change of the log-odds of the second class."
         )
     return f"The first {drawn} of {C} classes are drawn." if drawn < C else ""
 
@@ -99,7 +102,7 @@ def draw(results: RunResults) -> list[CaptionedFigure]:
         return []
     classes, shape = drawn_classes(results), results.image_shape
     if shape is not None:
-        return [_images(results, centred(results.weight), classes, shape)]
+        return [_images(results, contrasts(results.weight), classes, shape)]
     w = per_deviation(results)
     return [_bars(results, w[c], c) for c in classes]
 
@@ -164,7 +167,8 @@ def _bars(results: RunResults, w: Tensor, c: int) -> CaptionedFigure:
     # the last label would be cut off.
     ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     # The label may be wider than the panel.
-    figure.supxlabel("change of the logit per standard deviation", fontsize=10)
+    quantity = "log-odds" if len(results.class_names) == 2 else "logit"
+    figure.supxlabel(f"change of the {quantity} per standard deviation", fontsize=10)
     weights = ", ".join(
         f"{names[d]} {value:+.3g}" for d, value in zip(features, values, strict=True)
     )

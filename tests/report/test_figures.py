@@ -227,6 +227,22 @@ def test_weights_of_a_table_are_ranked_per_standard_deviation() -> None:
         assert "per standard deviation" in captioned.figure.get_supxlabel()
 
 
+def test_weights_of_two_classes_are_changes_of_the_log_odds() -> None:
+    results = make_results(2, shape=(3,))
+    [captioned] = weight_plots.draw(results)
+    assert results.weight is not None
+    z = results.x.double() * results.scale @ results.weight.T.double()
+    log_odds = z[:, 1] - z[:, 0]
+    widths = [bar.get_width() for bar in captioned.figure.axes[0].patches]
+    shown = [text.get_text() for text in captioned.figure.axes[0].get_yticklabels()]
+    x = results.x.double()
+    standardised = (x - x.mean(0)) / x.std(0, correction=0)
+    order = [int(name.removeprefix("column ")) for name in shown]
+    predicted = standardised[:, order] @ torch.tensor(widths, dtype=torch.float64)
+    torch.testing.assert_close(predicted, log_odds - log_odds.mean(), atol=1e-5, rtol=1e-5)
+    assert captioned.figure.get_supxlabel().startswith("change of the log-odds")
+
+
 @pytest.mark.parametrize("shape", [(12,), (28, 1)])
 @pytest.mark.parametrize("largest", [1.0, 1.392])  # the axis ends beyond a tick, or at one
 def test_labels_are_not_cut_off(shape: tuple[int, ...], largest: float) -> None:
@@ -236,7 +252,7 @@ def test_labels_are_not_cut_off(shape: tuple[int, ...], largest: float) -> None:
     x = torch.tensor([-1.0, 1.0]).repeat(100)[:, None].expand(200, D).reshape(200, *shape)
     [captioned] = weight_plots.draw(
         make_results(
-            2, shape=shape, x=x, scale=1.0, weight=torch.stack([-w, w]), feature_names=names
+            2, shape=shape, x=x, scale=1.0, weight=torch.stack([-w, w]) / 2, feature_names=names
         )
     )
     figure = captioned.figure
@@ -260,16 +276,15 @@ def test_long_names_stay_above_their_own_image(C: int) -> None:
 
 
 def test_which_weights_are_drawn() -> None:
-    [captioned] = weight_plots.draw(
-        make_results(2, shape=(5,))
-    )  # the weights of the other are their negatives
+    # The weights of the other of two classes are their negatives.
+    [captioned] = weight_plots.draw(make_results(2, shape=(5,)))
     assert captioned.name == "weights-1"
     assert len(weight_plots.draw(make_results(22, shape=(2,)))) == weight_plots.MAX_CHARTS == 20
     [captioned] = weight_plots.draw(make_results(70, shape=(2, 2)))
     assert sum(bool(ax.images) for ax in captioned.figure.axes) == 60
     note = weight_plots.drawn_classes_note
     assert note(make_results(70, shape=(2, 2))) == "The first 60 of 70 classes are drawn."
-    assert "the second class is drawn" in note(make_results(2, shape=(5,)))
+    assert "log-odds of the second class" in note(make_results(2, shape=(5,)))
     assert note(make_results(20, shape=(5,))) == ""
     assert weight_plots.draw(make_results(weight=None)) == []  # a net is between inputs and weights
     [captioned] = weight_plots.draw(make_results(weight=torch.zeros(3, 20)))
