@@ -12,7 +12,7 @@ collinear or probabilities vanish.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from torch import Tensor
 from softmax_torch.solvers.conversion import column
 from softmax_torch.solvers.objective import Objective
 
-__all__ = ["information", "inverse", "refuse_collinear", "rows_of"]
+__all__ = ["information", "inverse", "refuse_collinear", "rows_of", "solve"]
 
 ROWS_AT_A_TIME = 1024
 """Rows that are multiplied at a time; each takes K - 1 times its own memory."""
@@ -68,11 +68,19 @@ def rows_of(objective: Objective) -> Iterator[tuple[Tensor, slice]]:
 
 
 def inverse(H: Tensor) -> Tensor:
-    """Return H^-1, computed after scaling H to a diagonal of 1.
+    """Return H^-1; raise ValueError if H is singular up to rounding."""
+    factor, scale = _factor(H)
+    return torch.cholesky_inverse(factor) / scale / scale.unsqueeze(1)
 
-    Raises:
-        ValueError: H is singular up to rounding.
-    """
+
+def solve(H: Tensor, b: Tensor) -> Tensor:
+    """Return H^-1 b for b (q,); raise ValueError if H is singular up to rounding."""
+    factor, scale = _factor(H)
+    return torch.cholesky_solve((b / scale).unsqueeze(1), factor).squeeze(1) / scale
+
+
+def _factor(H: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the Cholesky factor of H scaled to a diagonal of 1, and the scale (q,)."""
     scale = H.diagonal().sqrt()
     factor, info = torch.linalg.cholesky_ex(H / scale / scale.unsqueeze(1))
     if info.item() != 0:
@@ -80,12 +88,12 @@ def inverse(H: Tensor) -> Tensor:
             "X, y: expected samples that determine the coefficients, got an information matrix "
             "that is singular up to rounding; drop columns that hardly vary or repeat others"
         )
-    return torch.cholesky_inverse(factor) / scale / scale.unsqueeze(1)
+    return factor, scale
 
 
-def refuse_collinear(objective: Objective, names: Sequence[str] | None = None) -> None:
+def refuse_collinear(objective: Objective) -> None:
     """Raise ValueError if a column is a combination of others, or there are too few samples."""
-    D, w = objective.samples.d, objective.weight
+    D, w, names = objective.samples.d, objective.weight, objective.feature_names
     here = objective.samples.n if w is None else int((w > 0).sum())
     used = objective.summed(torch.tensor(here, device=objective.samples.device)).item()
     if used < objective.shape[1]:

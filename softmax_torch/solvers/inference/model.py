@@ -7,7 +7,6 @@ with an L2 penalty on the weight chooses it by itself.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -18,11 +17,15 @@ from softmax_torch.solvers.inference.information import refuse_collinear
 from softmax_torch.solvers.newton import NewtonCG
 from softmax_torch.solvers.objective import Objective, Penalty
 from softmax_torch.solvers.problem import check_fit_options, theta_of
+from softmax_torch.solvers.separation import SeparationError
 
-__all__ = ["PENALTIES", "FittedModel", "PenaltyName", "as_given", "fit_model", "strength"]
+__all__ = ["PENALTIES", "FittedModel", "PenaltyName", "fit_model", "strength"]
 
 PenaltyName = Literal["none", "l2"]
 PENALTIES: tuple[PenaltyName, ...] = get_args(PenaltyName)
+
+ALTERNATIVES = 'penalty="l2"'
+"""Penalties that have an optimum where classes are separated."""
 
 TOL, MAX_ITER = 1e-13, 200
 """Relative duality gap of the fit, and Newton steps at most; about ten are needed."""
@@ -65,28 +68,24 @@ def strength(penalty: Any, C: Any) -> float:
 
 
 def fit_model(
-    objective: Objective, penalty: PenaltyName, l2: float, names: Sequence[str] | None = None
+    objective: Objective, penalty: PenaltyName, l2: float, start: Tensor | None = None
 ) -> FittedModel:
-    """Fit to the precision of float64.
+    """Fit to the precision of float64, from theta = ``start`` (K, P) or from 0.
 
     Raises:
         ValueError: the classes can be separated, or columns are collinear, without a penalty.
     """
     if l2 == 0:
-        refuse_collinear(objective, names)
+        refuse_collinear(objective)
     strength = Penalty(l2 / objective.total)
-    newton = NewtonCG(objective, strength, objective.zeros(), torch.float64)
-    solution = minimize(newton, TOL, MAX_ITER)
+    begin = objective.zeros() if start is None else start
+    try:
+        newton = NewtonCG(objective, strength, begin, torch.float64)
+        solution = minimize(newton, TOL, MAX_ITER)
+    except SeparationError as error:
+        raise SeparationError(error.why, error.remedy, ALTERNATIVES) from None
     theta = theta_of(solution, objective)
     theta = theta - theta.mean(0)
     penalised = strength.of(objective.weight_of(theta))
     log_likelihood = -(solution.objective - penalised) * objective.total
     return FittedModel(objective, theta, log_likelihood, penalty, l2)
-
-
-def as_given(objective: Objective) -> Tensor:
-    """Return the matrix (P, P) from coefficients of the centred samples to those of X as given."""
-    map = torch.eye(objective.shape[1], dtype=torch.float64, device=objective.samples.device)
-    if objective.offset is not None:
-        map[-1, :-1] = -objective.offset
-    return map
