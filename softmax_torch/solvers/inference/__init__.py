@@ -10,8 +10,11 @@
     information          the information matrix, its inverse, collinear columns
     covariance           model-based and sandwich covariances, also of a penalised fit
     coding               differences to a class, deviations from the mean, and their covariances
+    weighted_grams       sums of outer products of rows, for the information
+    refits               Newton's method for many weightings of the samples
     bootstrap            standard errors and intervals from resampled data
     hypothesis_tests     Wald, likelihood-ratio and score tests
+    summary              tables as text, columns, Markdown and HTML
     result               the numbers, and what follows from them
 """
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from softmax_torch.solvers.inference.coding import as_given
 from softmax_torch.solvers.inference.groups import Groups
 from softmax_torch.solvers.inference.model import FittedModel, fit_model
+from softmax_torch.solvers.inference.refits import batch_size, refit
 
 __all__ = ["Bootstrap", "bootstrap"]
 
@@ -73,11 +74,12 @@ def bootstrap(
     """
     generator = torch.Generator().manual_seed(seed)
     to_given = as_given(model.objective)
-    draws = []
-    for _ in range(resamples):
-        theta = _refitted(model, _drawn(model, groups, generator))
-        if theta is not None:
-            draws.append(coding @ (theta if to_given is None else theta @ to_given.T))
+    draws, left, size = [], resamples, batch_size(model)
+    while left > 0:
+        weights = [_drawn(model, groups, generator) for _ in range(min(size, left))]
+        left -= len(weights)
+        thetas = _refitted(model, torch.stack(weights))
+        draws += [coding @ (theta if to_given is None else theta @ to_given.T) for theta in thetas]
     if len(draws) < LEAST:
         raise ValueError(
             f"bootstrap: expected at least {LEAST} resamples with an optimum, got {len(draws)} of "
@@ -109,7 +111,7 @@ def _drawn(model: FittedModel, groups: Groups | None, generator: torch.Generator
     counts = _counts(weights.cpu(), samples, generator).to(device)
     start = _first_row(model)
     own: Tensor = counts[start : start + objective.samples.n]
-    return own * (objective.divisor / samples)
+    return own * float(objective.divisor / samples)
 
 
 def _counts(weights: Tensor, draws: int, generator: torch.Generator) -> Tensor:
@@ -131,14 +133,21 @@ def _first_row(model: FittedModel) -> int:
     return int(counts[: torch.distributed.get_rank()].sum())
 
 
-def _refitted(model: FittedModel, weight: Tensor) -> Tensor | None:
-    """Return theta (K, P) of a resample; None if it has no optimum."""
+def _refitted(model: FittedModel, weights: Tensor) -> list[Tensor]:
+    """Return theta (K, P) of the resamples (J, n) that have an optimum."""
     objective = model.objective
-    drawn = torch.bincount(objective.y, weight, minlength=objective.classes)
-    if not bool((objective.summed(drawn) > 0).all()):
-        return None
-    resampled = objective.reweighted(weight)
-    try:
-        return fit_model(resampled, model.penalty, model.l2, model.theta).theta
-    except ValueError:
-        return None
+    y = objective.y.expand(len(weights), -1)
+    totals = weights.new_zeros(len(weights), objective.classes).scatter_add_(1, y, weights)
+    weights = weights[(objective.summed(totals) > 0).all(1)]
+    thetas, converged = refit(model, weights)
+    found = []
+    for theta, done, weight in zip(thetas, converged.tolist(), weights, strict=True):
+        if done:
+            found.append(theta)
+            continue
+        try:
+            again = fit_model(objective.reweighted(weight), model.penalty, model.l2, model.theta)
+        except ValueError:  # classes are separated, or columns are collinear
+            continue
+        found.append(again.theta)
+    return found

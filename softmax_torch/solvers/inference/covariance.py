@@ -88,7 +88,7 @@ def covariance_of(
     if kind == "cluster":
         assert groups is not None
         groups.refuse_few(count)
-    H = information(objective, model.theta, others)
+    H = information(objective, model.theta, r)
     if model.l2 == 0:
         bread, effective = inverse(H), float(count)
     else:

@@ -85,7 +85,7 @@ def score(model: FittedModel, features: list[int]) -> TestResult:
     theta = _theta_without(model, features)
     gradient = objective.evaluate(theta, Penalty(0.0), torch.float64).gradient
     U = -gradient[1:].flatten() * objective.total
-    H = information(objective, theta, list(range(1, objective.classes)))
+    H = information(objective, theta, 0)
     return TestResult.of(float(U @ solve(H, U)), (objective.classes - 1) * len(features))
 
 

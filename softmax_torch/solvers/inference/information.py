@@ -18,12 +18,26 @@ import torch
 from torch import Tensor
 
 from softmax_torch.solvers.conversion import column
+from softmax_torch.solvers.inference.weighted_grams import WeightedGrams
 from softmax_torch.solvers.objective import Objective
 
-__all__ = ["information", "inverse", "refuse_collinear", "rows_of", "solve"]
+__all__ = [
+    "ROWS_AT_A_TIME",
+    "from_pairs",
+    "information",
+    "inverse",
+    "pairs",
+    "refuse_collinear",
+    "rows_of",
+    "solve",
+]
 
 ROWS_AT_A_TIME = 1024
-"""Rows that are multiplied at a time; each takes K - 1 times its own memory."""
+"""Rows that are multiplied at a time; with many classes each takes K - 1 times its own memory."""
+
+MOST_CLASSES = 64
+"""Classes up to which the sums of all pairs of classes are formed: a quarter of the products of the
+rows times all probabilities, but K (K - 1) / 2 weights for each row."""
 
 SINGULAR = 1e-12
 """Columns are collinear if their correlation matrix has an eigenvalue below this."""
@@ -32,24 +46,63 @@ NAMED = 10
 """Collinear columns that an error names, at most."""
 
 
-def information(objective: Objective, theta: Tensor, classes: list[int]) -> Tensor:
-    """Return the information H (R P, R P) over these R classes at theta, from one pass.
+def information(objective: Objective, theta: Tensor, r: int) -> Tensor:
+    """Return the information H (R P, R P) relative to class r at theta, from one pass.
 
     Rows and columns are class by class, and belong to the samples of ``objective``: minus its
     offset, if it has one.
     """
-    R, P = len(classes), objective.shape[1]
-    p = objective.probabilities(theta, torch.float64)[:, classes]
-    H = p.new_zeros(R * P, R * P)
-    blocks = H.view(R, P, R, P)
+    K, P = objective.shape
+    p = objective.probabilities(theta, torch.float64)
+    if K > MOST_CLASSES:
+        return _information_by_classes(objective, p, r)
+    first, second = pairs(K, p.device)
+    sums = WeightedGrams(len(first), P, p.device)
     for x, at in rows_of(objective):
-        w = None if objective.weight is None else objective.weight[at].double()
+        c = p[at][:, first] * p[at][:, second]
+        sums.add(x, c if objective.weight is None else c * objective.weight[at, None])
+    return from_pairs(objective.summed(sums.result()).mul_(objective.unit), K, r)
+
+
+def _information_by_classes(objective: Objective, p: Tensor, r: int) -> Tensor:
+    """Return H from one product of the rows times all probabilities, for p (n, K)."""
+    K, P = objective.shape
+    p = p[:, [k for k in range(K) if k != r]]
+    diagonal = WeightedGrams(K - 1, P, p.device)
+    H = p.new_zeros((K - 1) * P, (K - 1) * P)
+    for x, at in rows_of(objective):
         px = (p[at].unsqueeze(2) * x.unsqueeze(1)).flatten(1)
-        weighted = px if w is None else px * w.unsqueeze(1)
-        H -= weighted.T @ px
-        for k in range(R):
-            blocks[k, :, k] += weighted.view(-1, R, P)[:, k].T @ x
+        c = p[at] if objective.weight is None else p[at] * objective.weight[at, None]
+        weighted = px if objective.weight is None else px * objective.weight[at, None]
+        H.addmm_(weighted.T, px, alpha=-1)
+        diagonal.add(x, c)
+    H.view(K - 1, P, K - 1, P).diagonal(dim1=0, dim2=2).add_(diagonal.result().permute(1, 2, 0))
     return objective.summed(H).mul_(objective.unit)
+
+
+def pairs(K: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the classes k < l of all pairs."""
+    first, second = torch.triu_indices(K, K, 1, device=device)
+    return first, second
+
+
+def from_pairs(sums: Tensor, K: int, r: int) -> Tensor:
+    """Return H (..., R P, R P) relative to class r from the sums of all pairs (..., M, P, P).
+
+    The sum of a pair is sum_i w_i p_ik p_il x_i x_i^T. It is minus the block k, l of H; a block
+    k, k is the sum of all pairs with k, as 1 - p_k is the sum of the other probabilities.
+    """
+    *batch, _, P, _ = sums.shape
+    whole = sums.new_zeros(*batch, K, K, P, P)
+    first, second = pairs(K, sums.device)
+    whole[..., first, second, :, :] = sums
+    whole[..., second, first, :, :] = sums
+    diagonal = whole.sum(-3)
+    whole.neg_()
+    whole[..., range(K), range(K), :, :] = diagonal
+    others = [k for k in range(K) if k != r]
+    kept = whole[..., others, :, :, :][..., others, :, :].transpose(-3, -2)
+    return kept.reshape(*batch, (K - 1) * P, (K - 1) * P)
 
 
 def rows_of(objective: Objective) -> Iterator[tuple[Tensor, slice]]:

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from softmax_torch.solvers.inference import hypothesis_tests
+from softmax_torch.solvers.inference import hypothesis_tests, summary
 from softmax_torch.solvers.inference.bootstrap import Bootstrap
 from softmax_torch.solvers.inference.coding import between_classes, both_sides, symmetric_rows
 from softmax_torch.solvers.inference.covariance import CovarianceName
@@ -31,7 +31,7 @@ from softmax_torch.solvers.inference.names import INTERCEPT
 __all__ = ["Inference"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Inference:
     """Estimates with their uncertainty, float64.
 
@@ -62,20 +62,20 @@ class Inference:
     """
 
     coefficients: Tensor
-    covariance: Tensor = field(repr=False)
+    covariance: Tensor
     covariance_type: CovarianceName
     log_likelihood: float
     log_likelihood_null: float
     reference: int | None
     confidence: float
-    theta: Tensor = field(repr=False)
+    theta: Tensor
     feature_names: tuple[str, ...]
     class_names: tuple[str, ...]
     labels: tuple[Any, ...]
     parameters: float
     groups: int | None
     bootstrap: Bootstrap | None
-    model: FittedModel = field(repr=False)
+    model: FittedModel
 
     @cached_property
     def standard_errors(self) -> Tensor:
@@ -138,6 +138,21 @@ class Inference:
         """McFadden's pseudo R^2."""
         return 1 - self.log_likelihood / self.log_likelihood_null
 
+    @property
+    def likelihood_ratio(self) -> TestResult | None:
+        """The likelihood-ratio test of all features; None for a penalised fit."""
+        if self.model.penalty != "none":
+            return None
+        D, K = len(self.feature_names), len(self.class_names)
+        statistic = 2 * (self.log_likelihood - self.log_likelihood_null)
+        return TestResult.of(max(statistic, 0.0), D * (K - 1))
+
+    @property
+    def penalty_text(self) -> str:
+        """The penalty in words."""
+        l2 = self.model.l2
+        return f"{self.model.penalty}, C={1 / l2:g}" if l2 else self.model.penalty
+
     def wald_test(self, features: Sequence[str | int] | str | int | None = None) -> TestResult:
         """Return the Wald test that features have no effect on any class.
 
@@ -183,6 +198,52 @@ class Inference:
         """
         self._refuse_doubt("score_test")
         return hypothesis_tests.score(self.model, self._indices(features))
+
+    def summary(self, odds_ratios: bool = False) -> str:
+        """Return the figures of the fit and a block of coefficients for each class, as text.
+
+        Args:
+            odds_ratios: show exp(coefficient), its standard error by the delta method, and the
+                interval of the coefficient under exp, in place of the coefficient's own.
+        """
+        return summary.as_text(self, odds_ratios)
+
+    def to_dict(self, odds_ratios: bool = False) -> dict[str, list[Any]]:
+        """Return columns with an entry for each coefficient, class by class.
+
+        They are class, feature, coefficient, standard_error, z, p_value, lower and upper;
+        bootstrap_standard_error, bootstrap_lower and bootstrap_upper if there is a bootstrap; and
+        odds_ratio, odds_ratio_lower and odds_ratio_upper on request.
+        """
+        return summary.columns_of(self, odds_ratios)
+
+    def to_frame(self, odds_ratios: bool = False) -> Any:
+        """Return the columns of ``to_dict`` as a pandas frame with the index (class, feature).
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        import pandas as pd  # type: ignore[import-untyped] # it ships no types
+
+        frame = pd.DataFrame(self.to_dict(odds_ratios))
+        return frame.set_index(["class", "feature"])
+
+    def to_markdown(self, odds_ratios: bool = False) -> str:
+        """Return the summary as tables of Markdown."""
+        return summary.as_markdown(self, odds_ratios)
+
+    def _repr_html_(self) -> str:
+        """Return the summary as tables of HTML, for notebooks."""
+        return summary.as_html(self)
+
+    def __str__(self) -> str:
+        return self.summary()
+
+    def __repr__(self) -> str:
+        return (
+            f"Inference({len(self.class_names)} classes, {len(self.feature_names)} features, "
+            f"{self.observations:g} observations, {self.covariance_type} covariance)"
+        )
 
     def covariance_of_theta(self) -> Tensor:
         """Return the covariance (K P, K P) of ``theta``, row by row; its rank is (K - 1) P."""
