@@ -1,6 +1,5 @@
 """Small fits, predictions, calibrations and intervals run on one thread, and restore the number."""
 
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +14,7 @@ from softmax_torch.predictor import Predictor
 from softmax_torch.preprocessing import FeaturesPreprocessing
 from softmax_torch.report import bootstrap
 from softmax_torch.solvers import run
+from softmax_torch.solvers.inference import covariance
 
 DIGITS = load_digits(return_X_y=True)
 IRIS = load_iris(return_X_y=True)
@@ -49,7 +49,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> set[int]:
 
     record(run, "certify")
     record(run, "newton_bound")
-    record(sys.modules["softmax_torch.solvers.inference"], "_hessian")  # no function of the name
+    record(covariance, "information")
     record(SoftmaxRegression, "logits")
     record(calibration, "_derivatives")
     record(calibration, "_vector_objective")

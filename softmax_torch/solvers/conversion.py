@@ -1,6 +1,7 @@
 """Conversion of arrays, lists, frames and numbers to tensors and Python numbers, with checks.
 
-The containers are tensors, numpy arrays, nested lists, and frames and series of pandas or polars.
+The containers are tensors, numpy arrays, nested lists, frames and series of pandas or polars, and
+tables and arrays of pyarrow.
 Conversions are exact, and share memory if torch can. Anything that is not a real number raises an
 error: strings, complex numbers, objects, and missing values (None, pandas.NA, polars' null, entries
 under the mask of a masked array). NaN is a number here.
@@ -27,6 +28,7 @@ __all__ = [
     "column_names",
     "computable",
     "floating",
+    "has_missing",
     "is_blocks",
     "is_memmap",
     "is_sparse_frame",
@@ -65,7 +67,7 @@ def as_tensor(name: str, value: Any) -> Tensor:
     names = column_names(value)
     if names is None:
         refuse_masked(name, value)
-        if _has_missing(value):
+        if has_missing(value):
             raise ValueError(f"{name}: expected no missing values, got some")
         array = _numeric(name, np.asarray(value))
     elif _has_one_numpy_dtype(value):
@@ -202,10 +204,17 @@ def refuse_masked(name: str, value: Any) -> None:
 
 
 def column_names(X: Any) -> list[Any] | None:
-    """Return the column names of a pandas or polars frame; None for anything else."""
+    """Return the column names of a frame of pandas or polars or a table of pyarrow, or None."""
     if all(hasattr(X, attribute) for attribute in ("shape", "dtypes", "columns")):
         return list(X.columns)
+    if _is_table(X):
+        return list(X.column_names)
     return None
+
+
+def _is_table(X: Any) -> bool:
+    """Return whether X is a table of pyarrow."""
+    return hasattr(X, "column_names") and hasattr(X, "itercolumns")
 
 
 def column(index: int, names: Sequence[Any] | None = None) -> str:
@@ -252,7 +261,7 @@ def _has_one_numpy_dtype(frame: Any) -> bool:
     """Return whether all columns of a frame are plain numpy arrays of the same dtype."""
     import numpy as np
 
-    dtypes = list(frame.dtypes)
+    dtypes = [None] if _is_table(frame) else list(frame.dtypes)
     return all(isinstance(dtype, np.dtype) and dtype == dtypes[0] for dtype in dtypes)
 
 
@@ -267,14 +276,17 @@ def _from_columns(name: str, frame: Any, names: list[Any]) -> Any:
 
     arrays = []
     for j in range(len(names)):
-        series = frame.iloc[:, j] if hasattr(frame, "iloc") else frame[:, j]
-        if _has_missing(series):
+        if _is_table(frame):
+            series = frame.column(j)
+        else:
+            series = frame.iloc[:, j] if hasattr(frame, "iloc") else frame[:, j]
+        if has_missing(series):
             raise ValueError(f"{name}: expected no missing values, got some in {column(j, names)}")
         arrays.append(_numeric(name, np.asarray(series), names, j))
     return np.stack(arrays, axis=1)
 
 
-def _has_missing(series: Any) -> bool:
+def has_missing(series: Any) -> bool:
     """Return whether a series has missing values. NaN in a plain numpy array is not missing."""
     import numpy as np
 

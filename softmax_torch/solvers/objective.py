@@ -100,7 +100,11 @@ class Objective:
         weight: the sample weights divided by ``unit``, float64, or None for ones.
         divisor: S divided by ``unit``.
         passes: how often all of X was read for both of its products, in any dtype.
+        feature_names, class_names: names for messages, or None.
     """
+
+    feature_names: Sequence[str] | None = None
+    class_names: Sequence[str] | None = None
 
     def __init__(
         self,
@@ -240,9 +244,11 @@ class Objective:
         A weight of 0 leaves a sample out.
         """
         weight = weight * self.unit
-        return Objective(
+        other = Objective(
             self.samples, self.y, self.classes, weight, self.bias, self.processes, self.offset
         )
+        other.feature_names, other.class_names = self.feature_names, self.class_names
+        return other
 
     def coefficients(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Return weight (K, D) and bias (K,) for X as it was given; zeros if there is no bias."""

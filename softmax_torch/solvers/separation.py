@@ -28,21 +28,51 @@ it has such a q or such a delta. Four tests look for delta, and each of them pro
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from softmax_torch.solvers.conversion import column as column_name
 from softmax_torch.solvers.linear_program import separating_direction
 from softmax_torch.solvers.newton_bound import newton_bound
 from softmax_torch.solvers.objective import Objective, Penalty
 
-__all__ = ["refuse_complete", "refuse_direction", "refuse_separated", "refuse_separating_columns"]
+__all__ = [
+    "SeparationError",
+    "refuse_complete",
+    "refuse_direction",
+    "refuse_separated",
+    "refuse_separating_columns",
+]
 
 MARGIN_ROUNDING = 1e-8
 """Share of the largest margin below which a negative margin is rounding."""
 
 LEAST_MARGIN = 0.5
 """Least largest margin of a Newton step that separates; in theory it is about 1."""
+
+
+class SeparationError(ValueError):
+    """The classes can be separated: there is no optimum without a penalty.
+
+    Attributes:
+        why: the direction that separates them, in words.
+        remedy: what helps besides a penalty, in words.
+    """
+
+    def __init__(
+        self,
+        why: str,
+        remedy: str = "drop or merge columns or classes",
+        penalty: str = "a finite C",
+    ) -> None:
+        self.why, self.remedy = why, remedy
+        super().__init__(
+            "X, y: expected classes that overlap, because otherwise there is no optimum without a "
+            f"penalty; got classes that can be separated: {why}. Some coefficients would grow "
+            f"without bound. Fit with a penalty ({penalty}), or {remedy}"
+        )
 
 
 def refuse_separating_columns(objective: Objective) -> None:
@@ -68,9 +98,11 @@ def refuse_separating_columns(objective: Objective) -> None:
     first = int(separates[:, column].nonzero()[0]) + 1
     classes = sorted(order[:first, column].tolist()), sorted(order[first:, column].tolist())
     few, others = sorted(classes, key=len)
-    raise _no_optimum(
-        f"column {column} separates {_named(few)} from {_named(others)}",
-        f"drop column {column}, merge it with another or merge classes",
+    name = column_name(column, objective.feature_names)
+    names = objective.class_names
+    raise SeparationError(
+        f"{name} separates {_named(few, names)} from {_named(others, names)}",
+        f"drop {name}, merge it with another or merge classes",
     )
 
 
@@ -83,7 +115,7 @@ def refuse_complete(objective: Objective, value: float) -> None:
     w = objective.weight
     lightest = 1.0 if w is None else float(w[w > 0].min())
     if value * objective.divisor < math.log(2) * lightest:
-        raise _no_optimum("a combination of columns separates all classes")
+        raise SeparationError("a combination of columns separates all classes")
 
 
 def refuse_direction(objective: Objective, d: Tensor, z: Tensor) -> None:
@@ -103,9 +135,10 @@ def refuse_direction(objective: Objective, d: Tensor, z: Tensor) -> None:
     involved = ((W[a] - W[b]) * objective.spread).abs()
     columns = involved.topk(min(3, len(involved))).indices
     columns = columns[involved[columns] > 0.01 * involved.max()].sort().values
-    raise _no_optimum(
-        f"a combination of columns separates samples of {_named([a])} from {_named([b])}, most of "
-        f"all column{'s' * (len(columns) > 1)} {', '.join(map(str, columns.tolist()))}"
+    classes = [_named([k], objective.class_names) for k in (a, b)]
+    raise SeparationError(
+        f"a combination of columns separates samples of {classes[0]} from {classes[1]}, most of "
+        f"all {_named_columns(columns.tolist(), objective.feature_names)}"
     )
 
 
@@ -144,19 +177,18 @@ def _margins(objective: Objective, z: Tensor) -> Tensor:
     return margins
 
 
-def _no_optimum(why: str, remedy: str = "drop or merge columns or classes") -> ValueError:
-    """Return the error for data that have no optimum without a penalty."""
-    return ValueError(
-        "X, y: expected classes that overlap, because otherwise there is no optimum without a "
-        f"penalty; got classes that can be separated: {why}. Some coefficients would grow without "
-        f"bound. Fit with a penalty (a finite C), or {remedy}"
-    )
-
-
-def _named(classes: list[int]) -> str:
+def _named(classes: list[int], names: Sequence[str] | None) -> str:
     """Return the names of classes for messages; more than five are counted."""
-    if len(classes) == 1:
-        return f"class {classes[0]}"
     if len(classes) > 5:
         return f"{len(classes)} classes"
-    return f"classes {', '.join(map(str, classes[:-1]))} and {classes[-1]}"
+    named = [str(k) if names is None else repr(names[k]) for k in classes]
+    if len(named) == 1:
+        return f"class {named[0]}"
+    return f"classes {', '.join(named[:-1])} and {named[-1]}"
+
+
+def _named_columns(columns: list[int], names: Sequence[str] | None) -> str:
+    """Return the indices of columns, and their names if they have some, for messages."""
+    if names is None:
+        return f"column{'s' * (len(columns) > 1)} {', '.join(map(str, columns))}"
+    return ", ".join(column_name(j, names) for j in columns)

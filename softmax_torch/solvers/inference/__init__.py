@@ -1,0 +1,26 @@
+"""Coefficients with their uncertainty: standard errors, intervals, tests and their summary.
+
+``inference`` fits, and returns an ``Inference``. The files:
+
+    call                 check the arguments, fit, and put the result together
+    names                names of features and classes, labels of any kind
+    groups               groups of samples that depend on each other
+    model                the fit, without a penalty or with one
+    column_subset        samples without some columns, for fits without some features
+    information          the information matrix, its inverse, collinear columns
+    covariance           model-based and sandwich covariances, also of a penalised fit
+    coding               differences to a class, deviations from the mean, and their covariances
+    weighted_grams       sums of outer products of rows, for the information
+    refits               Newton's method for many weightings of the samples
+    bootstrap            standard errors and intervals from resampled data
+    hypothesis_tests     Wald, likelihood-ratio and score tests
+    summary              tables as text, columns, Markdown and HTML
+    result               the numbers, and what follows from them
+"""
+
+from softmax_torch.solvers.inference.bootstrap import Bootstrap
+from softmax_torch.solvers.inference.call import inference
+from softmax_torch.solvers.inference.hypothesis_tests import TestResult
+from softmax_torch.solvers.inference.result import Inference
+
+__all__ = ["Bootstrap", "Inference", "TestResult", "inference"]

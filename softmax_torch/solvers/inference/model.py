@@ -1,0 +1,91 @@
+"""The fit that inference is about: without a penalty, or with an L2 penalty.
+
+Adding the same vector to the coefficients of all classes changes no probability. theta is kept in
+the symmetric coding, in which the coefficients of each column add up to 0 over the classes. A fit
+with an L2 penalty on the weight chooses it by itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from softmax_torch.solvers.fit import minimize
+from softmax_torch.solvers.inference.information import refuse_collinear
+from softmax_torch.solvers.newton import NewtonCG
+from softmax_torch.solvers.objective import Objective, Penalty
+from softmax_torch.solvers.problem import check_fit_options, theta_of
+from softmax_torch.solvers.separation import SeparationError
+
+__all__ = ["PENALTIES", "FittedModel", "PenaltyName", "fit_model", "strength"]
+
+PenaltyName = Literal["none", "l2"]
+PENALTIES: tuple[PenaltyName, ...] = get_args(PenaltyName)
+
+ALTERNATIVES = 'penalty="l2"'
+"""Penalties that have an optimum where classes are separated."""
+
+TOL, MAX_ITER = 1e-13, 200
+"""Relative duality gap of the fit, and Newton steps at most; about ten are needed."""
+
+
+class FittedModel(NamedTuple):
+    """Coefficients, and the data and the penalty that they are the optimum of.
+
+    Attributes:
+        objective: the samples, classes and weights.
+        theta: (K, P) float64, symmetric coding, for the samples of ``objective``, which are X minus
+            ``objective.offset``.
+        log_likelihood: the log-likelihood at theta, without the penalty.
+        penalty: the kind of the penalty.
+        l2: strength 1/C of the penalty l2/2 ||W||^2 on minus the log-likelihood; 0 for none.
+    """
+
+    objective: Objective
+    theta: Tensor
+    log_likelihood: float
+    penalty: PenaltyName
+    l2: float
+
+
+def strength(penalty: Any, C: Any) -> float:
+    """Return 1/C for "l2", 0 for other penalties.
+
+    Raises:
+        ValueError, TypeError: the penalty is unknown, C is missing or has no use.
+    """
+    if penalty not in PENALTIES:
+        raise ValueError(f"penalty: expected {', '.join(PENALTIES)}; got {penalty!r}")
+    if penalty != "l2":
+        if C is not None:
+            raise ValueError(f'C: expected None, as only penalty="l2" has a strength; got {C}')
+        return 0.0
+    if C is None:
+        raise ValueError('C: expected the inverse strength of penalty="l2", got None')
+    return 1 / check_fit_options(C, 0.0, TOL, MAX_ITER, "auto").C
+
+
+def fit_model(
+    objective: Objective, penalty: PenaltyName, l2: float, start: Tensor | None = None
+) -> FittedModel:
+    """Fit to the precision of float64, from theta = ``start`` (K, P) or from 0.
+
+    Raises:
+        ValueError: the classes can be separated, or columns are collinear, without a penalty.
+    """
+    if l2 == 0:
+        refuse_collinear(objective)
+    strength = Penalty(l2 / objective.total)
+    begin = objective.zeros() if start is None else start
+    try:
+        newton = NewtonCG(objective, strength, begin, torch.float64)
+        solution = minimize(newton, TOL, MAX_ITER)
+    except SeparationError as error:
+        raise SeparationError(error.why, error.remedy, ALTERNATIVES) from None
+    theta = theta_of(solution, objective)
+    theta = theta - theta.mean(0)
+    penalised = strength.of(objective.weight_of(theta))
+    log_likelihood = -(solution.objective - penalised) * objective.total
+    return FittedModel(objective, theta, log_likelihood, penalty, l2)

@@ -1,0 +1,287 @@
+"""The result of ``inference``: coefficients, their covariance, and what follows from them.
+
+The covariance gives standard errors, and with quantiles of the normal distribution
+
+    z = estimate / standard error,    p = P(|Z| >= |z|),    estimate -+ quantile * standard error
+
+With the log-likelihood L, L_0 without features, k coefficients and S samples:
+
+    AIC = 2 k - 2 L        BIC = k log S - 2 L        pseudo R^2 = 1 - L / L_0  (McFadden 1974)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from softmax_torch.solvers.inference import hypothesis_tests, summary
+from softmax_torch.solvers.inference.bootstrap import Bootstrap
+from softmax_torch.solvers.inference.coding import between_classes, both_sides, symmetric_rows
+from softmax_torch.solvers.inference.covariance import CovarianceName
+from softmax_torch.solvers.inference.hypothesis_tests import TestResult
+from softmax_torch.solvers.inference.model import FittedModel
+from softmax_torch.solvers.inference.names import INTERCEPT
+
+__all__ = ["Inference"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Inference:
+    """Estimates with their uncertainty, float64.
+
+    The tables are (R, P). Rows are all classes except the reference, in order, or all classes
+    without a reference. Columns are the features, with the intercept, if any, as the last. With a
+    reference, ``exp(coefficients)`` are odds ratios relative to it; for two classes a coefficient
+    is the log-odds ratio of the second class.
+
+    Attributes:
+        coefficients: the estimates (R, P).
+        covariance: (R P, R P), of the coefficients row by row.
+        covariance_type: "nonrobust", "HC0", "HC1" or "cluster".
+        log_likelihood: the log-likelihood at the estimates, without the penalty.
+        log_likelihood_null: the log-likelihood without features: of intercepts alone, or of equal
+            probabilities if the fit has no intercept.
+        reference: index of the class that the others are compared with, or None.
+        confidence: confidence level of the intervals.
+        theta: coefficients of all classes (K, P) of X as given, in the symmetric coding: each
+            column adds up to 0 over the classes.
+        feature_names: names of the features (D,).
+        class_names: names of the classes (K,).
+        labels: labels of the classes (K,), as in y, sorted.
+        parameters: number of coefficients k = (K - 1) P; of a fit with an L2 penalty the effective
+            number, which is smaller.
+        groups: number of groups of the samples, or None.
+        bootstrap: standard errors and intervals from resampled data, if they were asked for.
+        model: the fit, with its samples, weights and penalty.
+    """
+
+    coefficients: Tensor
+    covariance: Tensor
+    covariance_type: CovarianceName
+    log_likelihood: float
+    log_likelihood_null: float
+    reference: int | None
+    confidence: float
+    theta: Tensor
+    feature_names: tuple[str, ...]
+    class_names: tuple[str, ...]
+    labels: tuple[Any, ...]
+    parameters: float
+    groups: int | None
+    bootstrap: Bootstrap | None
+    model: FittedModel
+
+    @cached_property
+    def standard_errors(self) -> Tensor:
+        """Square roots of the diagonal of the covariance (R, P)."""
+        errors: Tensor = self.covariance.diagonal().sqrt().view_as(self.coefficients)
+        return errors
+
+    @cached_property
+    def z_values(self) -> Tensor:
+        """Coefficients divided by their standard errors (R, P)."""
+        z: Tensor = self.coefficients / self.standard_errors
+        return z
+
+    @cached_property
+    def p_values(self) -> Tensor:
+        """p-values of the two-sided tests that a coefficient is 0 (R, P)."""
+        p: Tensor = torch.special.erfc(self.z_values.abs() / math.sqrt(2))
+        return p
+
+    @cached_property
+    def confidence_intervals(self) -> Tensor:
+        """Lower and upper ends (R, P, 2)."""
+        level = torch.tensor((1 + self.confidence) / 2, dtype=torch.float64)
+        spread = float(torch.special.ndtri(level)) * self.standard_errors
+        return torch.stack([self.coefficients - spread, self.coefficients + spread], 2)
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """Names of the columns (P,): the features, and the intercept if there is one."""
+        return self.feature_names + (INTERCEPT,) * self.model.objective.bias
+
+    @property
+    def row_names(self) -> tuple[str, ...]:
+        """Names of the classes in the rows (R,)."""
+        rows = range(len(self.class_names))
+        return tuple(self.class_names[k] for k in rows if k != self.reference)
+
+    @property
+    def n(self) -> int:
+        """Number of rows of X on this process."""
+        return self.model.objective.samples.n
+
+    @property
+    def observations(self) -> float:
+        """Number of samples S: the sum of their weights, over all processes."""
+        return float(self.model.objective.total)
+
+    @property
+    def aic(self) -> float:
+        """Akaike's information criterion; the least is best."""
+        return 2 * self.parameters - 2 * self.log_likelihood
+
+    @property
+    def bic(self) -> float:
+        """Schwarz's information criterion; the least is best."""
+        return self.parameters * math.log(self.observations) - 2 * self.log_likelihood
+
+    @property
+    def pseudo_r2(self) -> float:
+        """McFadden's pseudo R^2."""
+        return 1 - self.log_likelihood / self.log_likelihood_null
+
+    @property
+    def likelihood_ratio(self) -> TestResult | None:
+        """The likelihood-ratio test of all features; None for a penalised fit."""
+        if self.model.penalty != "none":
+            return None
+        D, K = len(self.feature_names), len(self.class_names)
+        statistic = 2 * (self.log_likelihood - self.log_likelihood_null)
+        return TestResult.of(max(statistic, 0.0), D * (K - 1))
+
+    @property
+    def penalty_text(self) -> str:
+        """The penalty in words."""
+        l2 = self.model.l2
+        return f"{self.model.penalty}, C={1 / l2:g}" if l2 else self.model.penalty
+
+    def wald_test(self, features: Sequence[str | int] | str | int | None = None) -> TestResult:
+        """Return the Wald test that features have no effect on any class.
+
+        It uses ``covariance``, and so holds where that does.
+
+        Args:
+            features: names or indices of features; None for all of them. The intercept is not one.
+
+        Raises:
+            ValueError: a feature is unknown.
+        """
+        indices = self._indices(features)
+        K, (R, P) = len(self.class_names), self.coefficients.shape
+        blocks = self.covariance.reshape(R, P, R, P)[:, indices][:, :, :, indices]
+        b, V = self.coefficients[:, indices], blocks.reshape(R * len(indices), -1)
+        if self.reference is None:
+            contrast = between_classes(K, 0).to(b)
+            b, V = contrast @ b, both_sides(contrast, V, len(indices))
+        return hypothesis_tests.wald(b.flatten(), V)
+
+    def likelihood_ratio_test(
+        self, features: Sequence[str | int] | str | int | None = None
+    ) -> TestResult:
+        """Return the likelihood-ratio test that features have no effect on any class.
+
+        It fits without the features. Like ``score_test`` it assumes that the model holds, and that
+        the fit has no penalty.
+
+        Args:
+            features: as in ``wald_test``.
+
+        Raises:
+            ValueError: a feature is unknown; the fit is penalised; the covariance is robust, and
+                so doubts the model that the test assumes.
+        """
+        self._refuse_doubt("likelihood_ratio_test")
+        return hypothesis_tests.likelihood_ratio(self.model, self._indices(features))
+
+    def score_test(self, features: Sequence[str | int] | str | int | None = None) -> TestResult:
+        """Return the score test (Rao's) that features have no effect on any class.
+
+        Args and errors are those of ``likelihood_ratio_test``.
+        """
+        self._refuse_doubt("score_test")
+        return hypothesis_tests.score(self.model, self._indices(features))
+
+    def summary(self, odds_ratios: bool = False) -> str:
+        """Return the figures of the fit and a block of coefficients for each class, as text.
+
+        Args:
+            odds_ratios: show exp(coefficient), its standard error by the delta method, and the
+                interval of the coefficient under exp, in place of the coefficient's own.
+        """
+        return summary.as_text(self, odds_ratios)
+
+    def to_dict(self, odds_ratios: bool = False) -> dict[str, list[Any]]:
+        """Return columns with an entry for each coefficient, class by class.
+
+        They are class, feature, coefficient, standard_error, z, p_value, lower and upper;
+        bootstrap_standard_error, bootstrap_lower and bootstrap_upper if there is a bootstrap; and
+        odds_ratio, odds_ratio_lower and odds_ratio_upper on request.
+        """
+        return summary.columns_of(self, odds_ratios)
+
+    def to_frame(self, odds_ratios: bool = False) -> Any:
+        """Return the columns of ``to_dict`` as a pandas frame with the index (class, feature).
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        import pandas as pd  # type: ignore[import-untyped] # it ships no types
+
+        frame = pd.DataFrame(self.to_dict(odds_ratios))
+        return frame.set_index(["class", "feature"])
+
+    def to_markdown(self, odds_ratios: bool = False) -> str:
+        """Return the summary as tables of Markdown."""
+        return summary.as_markdown(self, odds_ratios)
+
+    def _repr_html_(self) -> str:
+        """Return the summary as tables of HTML, for notebooks."""
+        return summary.as_html(self)
+
+    def __str__(self) -> str:
+        return self.summary()
+
+    def __repr__(self) -> str:
+        return (
+            f"Inference({len(self.class_names)} classes, {len(self.feature_names)} features, "
+            f"{self.observations:g} observations, {self.covariance_type} covariance)"
+        )
+
+    def covariance_of_theta(self) -> Tensor:
+        """Return the covariance (K P, K P) of ``theta``, row by row; its rank is (K - 1) P."""
+        K, P = self.theta.shape
+        if self.reference is None:
+            return self.covariance
+        return both_sides(symmetric_rows(K, self.reference).to(self.theta), self.covariance, P)
+
+    def _indices(self, features: Sequence[str | int] | str | int | None) -> list[int]:
+        """Return the ascending indices of features given by name or by index."""
+        D = len(self.feature_names)
+        if features is None:
+            return list(range(D))
+        given = [features] if isinstance(features, (str, int)) else list(features)
+        indices = set()
+        for feature in given:
+            if isinstance(feature, str) and feature in self.feature_names:
+                indices.add(self.feature_names.index(feature))
+            elif isinstance(feature, int) and 0 <= feature < D:
+                indices.add(feature)
+            else:
+                raise ValueError(
+                    f"features: expected names ({', '.join(self.feature_names[:10])}"
+                    f"{', ...' * (D > 10)}) or indices in [0, {D}), got {feature!r}"
+                )
+        if not indices:
+            raise ValueError("features: expected at least one feature, got none")
+        return sorted(indices)
+
+    def _refuse_doubt(self, test: str) -> None:
+        """Raise ValueError if the fit is penalised or the covariance is robust."""
+        if self.model.penalty != "none":
+            raise ValueError(
+                f'{test}: expected a fit with penalty="none", which maximises the likelihood, got '
+                f"{self.model.penalty!r}"
+            )
+        if self.covariance_type != "nonrobust":
+            raise ValueError(
+                f'{test}: expected covariance="nonrobust", as the test assumes the model, got '
+                f"{self.covariance_type!r}; wald_test uses this covariance"
+            )
