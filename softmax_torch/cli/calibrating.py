@@ -46,8 +46,8 @@ def fit_sets(session: Session) -> None:
     if empty:
         print_line(
             "empty",
-            f"{empty} of {len(sizes)}: the model is right more often than the level asks; a higher "
-            "--level or --score aps leaves fewer or none empty",
+            f"{empty} of {len(sizes)} sets, where no class is probable enough; --score aps leaves "
+            "none empty",
         )
     print_line("calibrated", f"{short_path(path)}, {session.model.post_hoc.conformal}")
     print_next(f"predict --sets {short_path(shortest_name(Path(path)))}")

@@ -81,7 +81,7 @@ RUN_OR_CHECKPOINT = (
 )
 CALIBRATED = argument(
     "--calibrated",
-    "Apply the calibration in the checkpoint (see calibrate).",
+    "Apply the calibration in the checkpoint.",
     action="store_true",
 )
 INPUT = argument(
@@ -200,7 +200,7 @@ COMMANDS = {
                 "Leave out images of --input that cannot be read, and count them.",
                 action="store_true",
             ),
-            argument("--device", "Device for --input; by default a GPU if there is one."),
+            argument("--device", "Device for --input; by default a GPU, if any."),
         ),
         examples=(
             "predict runs/digits",
