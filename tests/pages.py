@@ -39,3 +39,32 @@ def write_iris(folder: Path) -> pd.DataFrame:
     frame.to_csv(folder / "iris.csv", index=False)
     frame.drop(columns="species")[::-10].to_csv(folder / "new.csv", index=False)
     return frame
+
+
+def write_passengers(folder: Path) -> pd.DataFrame:
+    """Write passengers.csv, an invented table of 600 passengers of four ships; return it.
+
+    The log-odds of survival are 1.5 for women over men, -1 and -2 for the second and third class
+    over the first, and -0.03 for each year of age.
+    """
+    random = np.random.default_rng(0)
+    n = 600
+    sex = random.choice(["female", "male"], n, p=[0.4, 0.6])
+    cabin = random.choice(["first", "second", "third"], n, p=[0.25, 0.25, 0.5])
+    age = np.round(random.uniform(1, 70, n), 1)
+    fare = np.round(random.lognormal(3, 0.5, n), 2)
+    logit = 1.3 + 1.5 * (sex == "female") - 0.03 * age
+    logit = logit - 1.0 * (cabin == "second") - 2.0 * (cabin == "third")
+    survived = np.where(random.random(n) < 1 / (1 + np.exp(-logit)), "yes", "no")
+    frame = pd.DataFrame(
+        {
+            "sex": sex,
+            "cabin": cabin,
+            "age": age,
+            "fare": fare,
+            "ship": random.choice(["Aurora", "Borealis", "Castor", "Dione"], n),
+            "survived": survived,
+        }
+    )
+    frame.to_csv(folder / "passengers.csv", index=False)
+    return frame

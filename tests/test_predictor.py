@@ -19,7 +19,7 @@ from support import Finished, in_forks
 
 import softmax_torch
 from softmax_torch import cli
-from softmax_torch.cli import predictions
+from softmax_torch.cli import predictions, table_files
 from softmax_torch.data import Split, TensorDataModule
 from softmax_torch.predictor import Predicted
 from softmax_torch.storage.atomic_files import PARTIAL_SUFFIX
@@ -354,7 +354,7 @@ def test_vectors_are_the_default_inputs(tmp_path: Path, monkeypatch: pytest.Monk
         found.predict(x[:, :2])
 
 
-@pytest.mark.parametrize("suffix", predictions.WRITERS)
+@pytest.mark.parametrize("suffix", table_files.WRITERS)
 def test_files_whose_names_are_not_utf_8_are_named(suffix: str, tmp_path: Path) -> None:
     """The names are escaped, and remain different."""
     ids = [os.fsdecode(name) for name in (b"caf\xe9.png", b"caf\xe8.png")]

@@ -264,6 +264,52 @@ COMMANDS = {
     "report": Command(
         "Write a page about a run.", RUN_OR_CHECKPOINT, examples=("report runs/digits",)
     ),
+    "inference": Command(
+        "Fit the training samples of a table without a penalty; show coefficients in the units of "
+        "the file, with standard errors, intervals and tests.",
+        (
+            *RUN_OR_CHECKPOINT,
+            argument(
+                "--penalty",
+                "firth: Firth's penalty, which is small and has an optimum where classes can be "
+                "separated.",
+                type=Literal["none", "firth"],
+                default="none",
+            ),
+            argument(
+                "--covariance",
+                "nonrobust: the model holds; HC0, HC1: it may not; cluster: the rows of a group "
+                "(--data.group_column) depend on each other.",
+                type=Literal["nonrobust", "HC0", "HC1", "cluster"],
+                default="nonrobust",
+            ),
+            argument(
+                "--reference",
+                "The class that the others are compared with; by default the first.",
+                type=str | None,
+                metavar="CLASS",
+            ),
+            argument(
+                "--confidence", "Probability that an interval holds.", type=float, default=0.95
+            ),
+            argument(
+                "--odds_ratios",
+                "Show exp(coefficient): the factor of the odds for one more unit.",
+                action="store_true",
+            ),
+            argument(
+                "--output",
+                "A new file that ends in .csv, .jsonl or .parquet; by default coefficients.csv "
+                "beside the checkpoint, or else here.",
+                type=str | None,
+                metavar="FILE",
+            ),
+        ),
+        examples=(
+            "inference runs/table",
+            "inference --data.file my.csv --data.target species --odds_ratios",
+        ),
+    ),
     "export": Command(
         "Write a file for other programs, from raw inputs to classes and probabilities, and "
         "compare its predictions with the checkpoint's.",

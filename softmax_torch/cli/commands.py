@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
@@ -14,6 +13,7 @@ from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.utilities import rank_zero_only
 
 from softmax_torch.cli.calibrating import calibrate
+from softmax_torch.cli.coefficients import infer
 from softmax_torch.cli.console import (
     format_metrics,
     print_line,
@@ -249,4 +249,5 @@ FUNCTIONS: dict[str, Callable[[Session], None]] = {
     "predict": predict,
     "calibrate": calibrate,
     "report": report,
+    "inference": infer,
 }

@@ -13,14 +13,12 @@ from torch import Tensor
 
 from softmax_torch import metrics
 from softmax_torch.cli.console import CLASS_MEANS, format_metrics, print_line, short_path
-from softmax_torch.cli.predictions import WRITERS
 from softmax_torch.cli.requests import Request
+from softmax_torch.cli.table_files import new_table_file, write_table
 from softmax_torch.ranking_metrics import rank
 from softmax_torch.report.evaluation import Evaluation, evaluate
 from softmax_torch.report.group_metrics import FEW, GroupMetrics, by_group
 from softmax_torch.report.run_results import EvaluatedSet, Groups
-from softmax_torch.storage.atomic_files import PARTIAL_SUFFIX, name_in_errors
-from softmax_torch.storage.new_names import check_new_name
 
 __all__ = ["new_figure_file", "print_evaluation"]
 
@@ -34,13 +32,7 @@ def new_figure_file(request: Request) -> Path | None:
     """
     if request.arguments.output is None:
         return None
-    path = Path(request.arguments.output)
-    if path.suffix not in WRITERS:
-        raise ValueError(
-            f"output: expected a name that ends in {', '.join(WRITERS)}, got {path.name}"
-        )
-    check_new_name(path)
-    return path
+    return new_table_file(request.arguments.output)
 
 
 def print_evaluation(
@@ -94,13 +86,7 @@ def gap_text(groups: GroupMetrics) -> str:
 
 
 def write(evaluation: Evaluation, path: Path) -> None:
-    """Write the table of all figures, whole or not at all, and print the path."""
-    partial = path.with_name(f".{path.name}{PARTIAL_SUFFIX}")
+    """Write the table of all figures, and print the path."""
     columns = evaluation.columns()
-    try:
-        with name_in_errors(path), WRITERS[path.suffix](partial) as append:
-            append(columns)
-        partial.rename(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_table(columns, path)
     print_line("figures", f"{short_path(path)} ({len(columns['figure'])} rows)")

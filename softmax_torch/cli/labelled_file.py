@@ -62,7 +62,7 @@ def test_labelled_file(request: Request) -> None:
     names = preprocessing.class_names
     unequal = is_unequal(torch.bincount(samples.y, minlength=len(names)))
     column = arguments.group_column or preprocessing.group_column
-    groups = Groups(column, read.groups) if column and read.groups else None
+    groups = Groups(column, read.groups["test"]) if column and read.groups else None
     file = short_path(arguments.input)
     print_line("evaluated", f"{file} ({len(samples)} samples, {len(names)} classes)")
     print_line("test", format_metrics(for_line(result, unequal)))

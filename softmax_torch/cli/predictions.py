@@ -3,40 +3,31 @@
     id  predicted  probability  [predicted_2  probability_2  ...]  [set]  [p_<class>  ...]
 
 One row per sample: its ``top_k`` most probable classes and their probabilities, and on request its
-conformal set and the probability of every class. The suffix names the format: .csv, .jsonl or
-.parquet. A set is a list of names, the most probable class first. CSV has no lists; there it is
-written as JSON, such as ["3", "8"], since a name may contain any separator.
+conformal set and the probability of every class. A set is a list of names, the most probable class
+first. ``cli.table_files`` has the formats.
 """
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import pyarrow as pa
 import torch
-from pyarrow import parquet
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from softmax_torch import predictor
 from softmax_torch.cli.console import print_line, short_path
 from softmax_torch.cli.requests import Request
+from softmax_torch.cli.table_files import Columns, appending, new_table_file
 from softmax_torch.post_hoc import PostHoc
 from softmax_torch.predictor import Predicted, names_in_sets
 from softmax_torch.preprocessing import ImagePreprocessing
 from softmax_torch.preprocessing.unknown_categories import UnknownCategories, counting_unknown
-from softmax_torch.storage.atomic_files import PARTIAL_SUFFIX, name_in_errors
-from softmax_torch.storage.new_names import check_new_name, numbered_names, take_free_name
 
 __all__ = ["PredictionFile", "new_prediction_file", "predict_input"]
-
-Columns = dict[str, list[Any]]
 
 
 class PredictionFile(NamedTuple):
@@ -56,22 +47,11 @@ class PredictionFile(NamedTuple):
 
     def write(self, batches: Iterable[Predicted], class_names: Sequence[str]) -> None:
         """Write predictions as they are computed, and print the path."""
-        # Another process may be writing its own under the same name.
-        partial = self.path.with_name(f".{self.path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
         samples = 0
-        try:
-            with ExitStack() as closing:
-                with name_in_errors(self.path):
-                    append = closing.enter_context(WRITERS[self.path.suffix](partial))
-                for batch in with_progress(batches):
-                    with name_in_errors(self.path):
-                        append(self.columns(batch, class_names))
-                    samples += len(batch.ids)
-            if self.path.exists():
-                raise FileExistsError(f"output: {self.path} has been written by another process")
-            partial.rename(self.path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with appending(self.path) as append:
+            for batch in with_progress(batches):
+                append(self.columns(batch, class_names))
+                samples += len(batch.ids)
         print_line(
             "predictions",
             f"{short_path(self.path)} ({samples} samples, {len(class_names)} classes)",
@@ -107,16 +87,7 @@ def new_prediction_file(request: Request) -> PredictionFile:
     arguments = request.arguments
     if arguments.top_k < 1:
         raise ValueError(f"top_k: expected a number of at least 1, got {arguments.top_k}")
-    if arguments.output is None:
-        default = Path(arguments.ckpt_path).with_name("predictions.csv")
-        path = take_free_name(numbered_names(default))
-    else:
-        path = Path(arguments.output)
-    if path.suffix not in WRITERS:
-        raise ValueError(
-            f"output: expected a name that ends in {', '.join(WRITERS)}, got {path.name}"
-        )
-    check_new_name(path)
+    path = new_table_file(arguments.output, Path(arguments.ckpt_path).with_name("predictions.csv"))
     return PredictionFile(path, arguments.top_k, arguments.probabilities, arguments.sets)
 
 
@@ -159,59 +130,3 @@ def with_progress(batches: Iterable[Predicted]) -> Iterator[Predicted]:
 def nine_digits(p: torch.Tensor) -> list[float]:
     """Return probabilities (n,) with nine digits, which tell any two float32 apart."""
     return [float(f"{x:.9g}") for x in p.tolist()]
-
-
-def without_lists(column: list[Any]) -> list[Any]:
-    """Return a column with JSON in place of lists."""
-    return [json.dumps(x, ensure_ascii=False) if isinstance(x, list) else x for x in column]
-
-
-@contextmanager
-def write_csv(path: Path) -> Iterator[Callable[[Columns], None]]:
-    """Open a CSV file; yield a function that appends columns."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-
-        def append(columns: Columns) -> None:
-            if file.tell() == 0:
-                writer.writerow(columns)
-            writer.writerows(zip(*map(without_lists, columns.values()), strict=True))
-
-        yield append
-
-
-@contextmanager
-def write_json_lines(path: Path) -> Iterator[Callable[[Columns], None]]:
-    """Open a file of JSON lines; yield a function that appends columns."""
-    with path.open("w", encoding="utf-8") as file:
-
-        def append(columns: Columns) -> None:
-            for row in zip(*columns.values(), strict=True):
-                line = json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False)
-                file.write(f"{line}\n")
-
-        yield append
-
-
-@contextmanager
-def write_parquet(path: Path) -> Iterator[Callable[[Columns], None]]:
-    """Open a Parquet file; yield a function that appends columns."""
-    writer = None
-
-    def append(columns: Columns) -> None:
-        nonlocal writer
-        if "set" in columns:  # its type is not that of empty sets, which have none
-            columns["set"] = pa.array(columns["set"], pa.list_(pa.string()))
-        table = pa.table(columns)
-        writer = writer or parquet.ParquetWriter(path, table.schema)
-        writer.write_table(table)
-
-    try:
-        yield append
-    finally:
-        if writer is not None:
-            writer.close()
-
-
-WRITERS = {".csv": write_csv, ".jsonl": write_json_lines, ".parquet": write_parquet}
-"""Writers by the suffix of the file."""

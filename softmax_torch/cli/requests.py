@@ -92,9 +92,12 @@ class Request(NamedTuple):
         if run is None and path is None:
             if self.command in ("validate", "test") and arguments.config is not None:
                 return self  # of the model before it is trained
+            if self.command == "inference" and (self.settings or self.configs):
+                return self  # of a table that no run has
+            table = " or a table, as in --data.file my.csv --data.target species"
             raise ValueError(
                 f"{self.command}: expected a run or a checkpoint after it, such as "
-                "runs/digits/version_0"
+                f"runs/digits/version_0{table * (self.command == 'inference')}"
             )
         arguments.ckpt_path = str(checkpoint_of(Path(run if path is None else path)))
         if self.command == "report":
@@ -119,7 +122,7 @@ class Request(NamedTuple):
             content = read_checkpoint(path)
             checkpoint = CheckpointFile(path, content.get("global_step", 0), content)
         request = self._replace(checkpoint=checkpoint)
-        if self.command == "fit":
+        if self.command == "fit" or (self.command == "inference" and checkpoint is None):
             return request._with_implied_settings()
         config = self._implied_config()
         if config is not None:

@@ -211,12 +211,12 @@ class EncodedRows(NamedTuple):
     Attributes:
         splits: those of each split that has rows.
         ids: names of the test samples.
-        groups: groups of the test samples; empty without a column of groups.
+        groups: groups of the samples of each split; empty without a column of groups.
     """
 
     splits: dict[str, Split]
     ids: list[str]
-    groups: list[str]
+    groups: dict[str, list[str]]
 
 
 def encode(
@@ -226,7 +226,7 @@ def encode(
     refuse_unknown: bool = False,
     group_column: str | None = None,
 ) -> EncodedRows:
-    """Return the samples of a file, with names and groups of its test rows.
+    """Return the samples of a file, with the names of its test rows, and groups of all rows.
 
     Categories that training never saw are reported, with the file, or refused.
 
@@ -240,8 +240,8 @@ def encode(
     numbers = {name: torch.from_numpy(rows.in_split(name)) for name in SPLITS}
     D = preprocessing.in_features
     ids: list[str] = []
-    groups: list[str] = []
     x = {name: torch.empty(len(at), D) for name, at in numbers.items() if len(at)}
+    groups: dict[str, list[str]] = {} if group_column is None else {name: [] for name in x}
     filled = dict.fromkeys(x, 0)
     with counting_unknown(UnknownCategories(refuse_unknown)) as unknown:
         for chunk in read_chunks(rows.source, min(READ_ROWS, max(1, MAX_ENCODED // D))):
@@ -251,11 +251,11 @@ def encode(
                 at = np.flatnonzero(splits == SPLITS[name])
                 x[name][filled[name] : filled[name] + len(at)] = encoded[at]
                 filled[name] += len(at)
+                if group_column is not None:
+                    groups[name] += groups_of(chunk, group_column, at)
             if "test" in x:
-                at = np.flatnonzero(splits == SPLITS["test"])
                 names = preprocessing.ids(chunk)
-                ids += [names[k] for k in at]
-                groups += [] if group_column is None else groups_of(chunk, group_column, at)
+                ids += [names[k] for k in np.flatnonzero(splits == SPLITS["test"])]
     for line in unknown.messages():
         current_reporter().message("unknown", f"{rows.source.name}, {line}")
     return EncodedRows({name: Split(x[name], y[numbers[name]]) for name in x}, ids, groups)

@@ -147,17 +147,17 @@ class TableDataModule(TensorDataModule):
         missing = {fit.name: fit.missing for fit in fits if fit.missing}
         splits: dict[str, Split] = {}
         test_ids: list[str] = []
-        groups: list[str] = []
+        groups: dict[str, list[str]] = {}
         for table, y in zip(tables, labels, strict=True):
             encoded = encode(
                 table, torch.from_numpy(y), preprocessing, self.refuse_unknown, roles.group
             )
             splits |= encoded.splits
             test_ids += encoded.ids
-            groups += encoded.groups
+            groups |= encoded.groups
         [test] = [table for table in tables if len(table.in_split("test"))]
         if roles.group is not None:
-            check_groups(groups, roles.group, test.source)
+            check_groups(groups["test"], roles.group, test.source)
         return LoadedTable(preprocessing, splits, test, test_ids, groups, missing)
 
     @property
@@ -173,7 +173,12 @@ class TableDataModule(TensorDataModule):
     @property
     def test_groups(self) -> list[str]:
         """Groups of the test samples by ``group_column``; empty without one."""
-        return self.loaded.test_groups
+        return self.loaded.groups.get("test", [])
+
+    @property
+    def train_groups(self) -> list[str]:
+        """Groups of the training samples by ``group_column``; empty without one."""
+        return self.loaded.groups.get("train", [])
 
     def test_inputs(self, rows: int) -> pa.Table:
         """Return the first rows of the test set as they are in the file."""
@@ -213,7 +218,7 @@ class LoadedTable(NamedTuple):
     splits: dict[str, Split]
     test: LabelledRows  # the file that the test samples come from
     test_ids: list[str]
-    test_groups: list[str]  # empty without a column of groups
+    groups: dict[str, list[str]]  # of each split; empty without a column of groups
     missing: dict[str, int]  # missing training values of the columns that have any
 
 

@@ -39,6 +39,7 @@ from softmax_torch.report.group_metrics import FEW
 from softmax_torch.report.plotting import CaptionedFigure, render
 from softmax_torch.report.run_results import MAX_CLASSES, RunResults
 from softmax_torch.report.set_figures import LABELS, set_figures
+from softmax_torch.report.table_inference import coefficient_blocks, p_value
 
 __all__ = ["Page", "compose", "pictures"]
 
@@ -116,6 +117,9 @@ def compose(results: RunResults) -> Page:
         pairs=class_metrics.most_confused(counts, TABLE_PAIRS),
         calibration_rows=calibration_rows,
         calibration=calibrated.description,
+        coefficient_blocks=(
+            [] if results.coefficients is None else coefficient_blocks(results.coefficients)
+        ),
         drawn_classes_note=weight_plots.drawn_classes_note(results),
         mistakes=confident,
         zip=zip,
@@ -180,6 +184,7 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
     )
     environment.filters["number"] = _number
+    environment.filters["p_value"] = p_value
     return environment.get_template("page.html")
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from softmax_torch.calibration import Calibration
+from softmax_torch.report.table_inference import TableInference
 
 __all__ = ["MAX_CLASSES", "EvaluatedSet", "Groups", "RawRows", "RunResults"]
 
@@ -70,6 +71,9 @@ class RunResults:
         config: the configuration of the run, as YAML.
         raw: the rows of the test set, if they come from a table.
         groups: of the test set, if a column names them.
+        coefficients: with their uncertainty, in the units of a table; None without them.
+        coefficients_note: a sentence about them, or about why there are none; empty if a report has
+            no such section.
     """
 
     name: str
@@ -89,6 +93,8 @@ class RunResults:
     config: str
     raw: RawRows | None = None
     groups: Groups | None = None
+    coefficients: TableInference | None = None
+    coefficients_note: str = ""
 
     def __post_init__(self) -> None:
         C, n = len(self.class_names), len(self.test.y)

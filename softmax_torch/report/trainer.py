@@ -17,6 +17,7 @@ from softmax_torch.preprocessing import Preprocessing
 from softmax_torch.report.output import write_report
 from softmax_torch.report.page import compose
 from softmax_torch.report.run_results import EvaluatedSet, Groups, RawRows, RunResults
+from softmax_torch.report.table_inference import inference_of_report
 from softmax_torch.storage.run_directories import CONFIG_FILE, METRICS_FILE, read_metrics
 from softmax_torch.storage.run_results import checkpoint_of
 from softmax_torch.training.calibrating_trainer import CalibratingTrainer
@@ -75,6 +76,8 @@ class ReportingTrainer(CalibratingTrainer):
             self.test(model, None, None, False, datamodule)  # with the weights just loaded
             test = EvaluatedSet(collected.logits, collected.y)
         preprocessing = datamodule.preprocessing
+        is_linear = input_weight(model) is not None
+        coefficients, note = inference_of_report(datamodule) if is_linear else (None, "")
         return RunResults(
             name=f"{settings.get('name', folder.parent.name)}, {folder.name}",
             class_names=preprocessing.class_names,
@@ -93,6 +96,8 @@ class ReportingTrainer(CalibratingTrainer):
             config=config,
             raw=raw_rows(datamodule),
             groups=test_groups(datamodule, len(test.y)),
+            coefficients=coefficients,
+            coefficients_note=note,
         )
 
 
