@@ -26,6 +26,7 @@ from softmax_torch.solvers.inference.groups import groups_of
 from softmax_torch.solvers.inference.hypothesis_tests import null_log_likelihood
 from softmax_torch.solvers.inference.memory import refuse_large
 from softmax_torch.solvers.inference.model import PenaltyName, fit_model, strength
+from softmax_torch.solvers.inference.normal import check_confidence
 from softmax_torch.solvers.inference.result import Inference
 from softmax_torch.solvers.problem import objective_of
 
@@ -92,8 +93,7 @@ def inference(
             are collinear (the message names them) or rows are fewer than coefficients of a class;
             there are fewer groups than coefficients; an argument is unknown or has no use.
     """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence: expected a number in (0, 1), got {confidence}")
+    check_confidence(confidence)
     l2 = strength(penalty, C)
     resamples = as_whole_number("bootstrap", bootstrap)
     if resamples < 0 or resamples == 1:
