@@ -23,6 +23,7 @@ from softmax_torch.solvers.objective import Objective
 
 __all__ = [
     "ROWS_AT_A_TIME",
+    "cholesky",
     "from_pairs",
     "information",
     "inverse",
@@ -122,17 +123,17 @@ def rows_of(objective: Objective) -> Iterator[tuple[Tensor, slice]]:
 
 def inverse(H: Tensor) -> Tensor:
     """Return H^-1; raise ValueError if H is singular up to rounding."""
-    factor, scale = _factor(H)
+    factor, scale = cholesky(H)
     return torch.cholesky_inverse(factor) / scale / scale.unsqueeze(1)
 
 
 def solve(H: Tensor, b: Tensor) -> Tensor:
     """Return H^-1 b for b (q,); raise ValueError if H is singular up to rounding."""
-    factor, scale = _factor(H)
+    factor, scale = cholesky(H)
     return torch.cholesky_solve((b / scale).unsqueeze(1), factor).squeeze(1) / scale
 
 
-def _factor(H: Tensor) -> tuple[Tensor, Tensor]:
+def cholesky(H: Tensor) -> tuple[Tensor, Tensor]:
     """Return the Cholesky factor of H scaled to a diagonal of 1, and the scale (q,)."""
     scale = H.diagonal().sqrt()
     factor, info = torch.linalg.cholesky_ex(H / scale / scale.unsqueeze(1))

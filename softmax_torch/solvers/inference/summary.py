@@ -28,6 +28,7 @@ NUMBER = 11
 """Width of a column of numbers in text."""
 
 NOTES = {
+    "firth": "Firth's penalised likelihood: estimates without the bias of order 1/n.",
     "l2": "The penalty biases coefficients towards 0. Intervals and tests are about the "
     "coefficients that the penalised fit has in the population.",
 }
@@ -47,6 +48,8 @@ class Summarised(Protocol):
     def p_values(self) -> Tensor: ...
     @property
     def confidence_intervals(self) -> Tensor: ...
+    @property
+    def intervals(self) -> str: ...
     @property
     def bootstrap(self) -> Bootstrap | None: ...
     @property
@@ -212,7 +215,8 @@ def _facts(result: Summarised) -> list[tuple[str, str]]:
 def _heads(result: Summarised, odds_ratios: bool) -> list[str]:
     tail = (1 - result.confidence) / 2
     first = ["odds ratio", "std err"] if odds_ratios else ["coef", "std err"]
-    return [*first, "z", "P>|z|", f"[{tail:.4g}", f"{1 - tail:.4g}]"]
+    p_value = "P>chi2" if result.intervals == "profile" else "P>|z|"
+    return [*first, "z", p_value, f"[{tail:.4g}", f"{1 - tail:.4g}]"]
 
 
 def _blocks(result: Summarised, odds_ratios: bool) -> list[Block]:
@@ -235,6 +239,8 @@ def _notes(result: Summarised) -> list[str]:
     notes = []
     if result.model.penalty in NOTES:
         notes.append(NOTES[result.model.penalty])
+    if result.intervals == "profile":
+        notes.append("Intervals and p-values are those of likelihood-ratio tests (profiles).")
     if result.groups is not None:
         notes.append(f"The samples belong to {result.groups} groups.")
     boot = result.bootstrap
