@@ -17,6 +17,9 @@
     refits               Newton's method for many weightings of the samples
     bootstrap            standard errors and intervals from resampled data
     hypothesis_tests     Wald, likelihood-ratio and score tests
+    marginal_effects     effects of features on probabilities
+    probability_intervals  predicted probabilities with intervals
+    normal               tests and intervals from the normal distribution
     summary              tables as text, columns, Markdown and HTML
     result               the numbers, and what follows from them
 """

@@ -20,10 +20,12 @@ from torch import Tensor
 from softmax_torch.solvers.conversion import column
 from softmax_torch.solvers.inference.weighted_grams import WeightedGrams
 from softmax_torch.solvers.objective import Objective
+from softmax_torch.solvers.samples import Samples
 
 __all__ = [
     "ROWS_AT_A_TIME",
     "cholesky",
+    "dense_rows",
     "from_pairs",
     "information",
     "inverse",
@@ -107,14 +109,19 @@ def from_pairs(sums: Tensor, K: int, r: int) -> Tensor:
 
 
 def rows_of(objective: Objective) -> Iterator[tuple[Tensor, slice]]:
-    """Yield pieces [x, 1] (B, P) of the samples, float64, each with its slice of the rows.
+    """Yield ``dense_rows`` of the samples of the objective.
 
     x is the sample minus ``objective.offset``, if there is one.
     """
-    eye = torch.eye(objective.samples.d, dtype=torch.float64, device=objective.samples.device)
-    for at, block in objective.samples.blocks():
+    return dense_rows(objective.samples, objective.bias)
+
+
+def dense_rows(samples: Samples, bias: bool) -> Iterator[tuple[Tensor, slice]]:
+    """Yield pieces [x, 1] (B, P) of the samples, float64, each with its slice of the rows."""
+    eye = torch.eye(samples.d, dtype=torch.float64, device=samples.device)
+    for at, block in samples.blocks():
         dense = block.dot(eye)
-        if objective.bias:
+        if bias:
             dense = torch.cat([dense, dense.new_ones(len(dense), 1)], 1)
         for start in range(0, len(dense), ROWS_AT_A_TIME):
             x = dense[start : start + ROWS_AT_A_TIME]

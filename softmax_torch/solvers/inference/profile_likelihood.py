@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from softmax_torch.solvers.fit import ConvergenceWarning
-from softmax_torch.solvers.inference.coding import as_given
+from softmax_torch.solvers.inference.coding import as_given, between_classes
 from softmax_torch.solvers.inference.constrained_maximum import Maximum, maximum
 from softmax_torch.solvers.inference.covariance import CovarianceName
 from softmax_torch.solvers.inference.firth import Likelihood
@@ -82,28 +82,42 @@ def intervals_of(intervals: Any, penalty: PenaltyName, covariance: CovarianceNam
 
 
 class Profile:
-    """The profile likelihood of a fitted model, without a penalty or with Firth's."""
+    """The profile likelihood of a fitted model, without a penalty or with Firth's.
 
-    def __init__(self, model: FittedModel) -> None:
+    Args:
+        model: the fit.
+        reference: the class that coefficients are relative to; None for the mean of the classes.
+    """
+
+    def __init__(self, model: FittedModel, reference: int | None) -> None:
         self.objective = model.objective
         self.likelihood = Likelihood(model.objective, jeffreys=model.penalty == "firth")
         gamma = self.likelihood.gamma_of(model.theta)
         at = self.likelihood.evaluate(gamma)
         self.best = Maximum(gamma, at.value, at.inverse, gamma[:0], 0)
+        (K, P), map = model.theta.shape, as_given(model.objective)
+        if reference is None:
+            coding = torch.eye(K, dtype=torch.float64) - 1 / K
+        else:
+            coding = between_classes(K, reference)
+        # c of the coefficients c . gamma of X as given, (L P, R P); theta of class 0 is 0.
+        self.contrasts = torch.kron(
+            coding[:, 1:].contiguous().to(gamma), torch.eye(P).to(gamma) if map is None else map
+        )
 
-    def intervals(self, coding: Tensor, confidence: float) -> Tensor:
-        """Return intervals (L, P, 2) of the coefficients ``coding`` theta of X as given (L, P)."""
+    def intervals(self, confidence: float) -> Tensor:
+        """Return the intervals (L, P, 2) of the coefficients of X as given."""
         with self.objective.threads():
-            contrasts = self._contrasts(coding)
-            ends = profile_intervals(self.likelihood, self.best, contrasts, confidence)
-        return ends.view(len(coding), -1, 2)
+            ends = profile_intervals(self.likelihood, self.best, self.contrasts, confidence)
+        return ends.view(-1, self.objective.shape[1], 2)
 
-    def p_values(self, coding: Tensor) -> Tensor:
-        """Return p-values (L, P) of the tests that a coefficient ``coding`` theta is 0."""
+    def p_values(self) -> Tensor:
+        """Return the p-values (L, P) of the tests that a coefficient of X as given is 0."""
         with self.objective.threads():
-            rows = self._contrasts(coding).unsqueeze(1)
+            rows = self.contrasts.unsqueeze(1)
             tests = [profile_test(self.likelihood, self.best, c) for c in rows]
-        return coding.new_tensor([test.p_value for test in tests]).view(len(coding), -1)
+        p = self.contrasts.new_tensor([test.p_value for test in tests])
+        return p.view(-1, self.objective.shape[1])
 
     def test(self, features: list[int]) -> TestResult:
         """Return the test that these features have no effect on any class."""
@@ -111,13 +125,6 @@ class Profile:
         every = torch.eye(R * P).to(self.best.gamma).view(R, P, -1)
         with self.objective.threads():
             return profile_test(self.likelihood, self.best, every[:, features].flatten(0, 1))
-
-    def _contrasts(self, coding: Tensor) -> Tensor:
-        """Return c (L P, R P) of the coefficients c . gamma = ``coding`` theta, coding (L, K)."""
-        map = as_given(self.objective)
-        if map is None:
-            map = torch.eye(self.objective.shape[1]).to(coding)
-        return torch.kron(coding[:, 1:].contiguous(), map)  # theta of class 0 is 0
 
 
 def profile_intervals(

@@ -12,12 +12,11 @@ With the log-likelihood L, L_0 without features, k coefficients and S samples:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from softmax_torch.solvers.inference import hypothesis_tests, summary
@@ -25,9 +24,23 @@ from softmax_torch.solvers.inference.bootstrap import Bootstrap
 from softmax_torch.solvers.inference.coding import between_classes, both_sides, symmetric_rows
 from softmax_torch.solvers.inference.covariance import CovarianceName
 from softmax_torch.solvers.inference.hypothesis_tests import TestResult
+from softmax_torch.solvers.inference.marginal_effects import (
+    At,
+    Dummies,
+    MarginalEffects,
+    marginal_effects,
+)
 from softmax_torch.solvers.inference.model import FittedModel
-from softmax_torch.solvers.inference.names import INTERCEPT
+from softmax_torch.solvers.inference.names import INTERCEPT, feature_index
+from softmax_torch.solvers.inference.normal import interval, two_sided_p
+from softmax_torch.solvers.inference.probability_intervals import (
+    ProbabilityIntervals,
+    probabilities,
+    probability_intervals,
+    samples_like,
+)
 from softmax_torch.solvers.inference.profile_likelihood import IntervalName, Profile
+from softmax_torch.solvers.samples import Samples
 
 __all__ = ["Inference"]
 
@@ -100,9 +113,8 @@ class Inference:
         With ``intervals="profile"`` they are those of likelihood-ratio tests, one fit each.
         """
         if self.intervals == "profile":
-            return self._profile.p_values(self._coding)
-        p: Tensor = torch.special.erfc(self.z_values.abs() / math.sqrt(2))
-        return p
+            return self._profile.p_values()
+        return two_sided_p(self.z_values)
 
     @cached_property
     def confidence_intervals(self) -> Tensor:
@@ -111,10 +123,8 @@ class Inference:
         With ``intervals="profile"`` each end takes several fits.
         """
         if self.intervals == "profile":
-            return self._profile.intervals(self._coding, self.confidence)
-        level = torch.tensor((1 + self.confidence) / 2, dtype=torch.float64)
-        spread = float(torch.special.ndtri(level)) * self.standard_errors
-        return torch.stack([self.coefficients - spread, self.coefficients + spread], 2)
+            return self._profile.intervals(self.confidence)
+        return interval(self.coefficients, self.standard_errors, self.confidence)
 
     @property
     def column_names(self) -> tuple[str, ...]:
@@ -220,6 +230,79 @@ class Inference:
         self._refuse_doubt("score_test")
         return hypothesis_tests.score(self.model, self._indices(features))
 
+    def predict_proba(self, X: Any) -> Tensor:
+        """Return the class probabilities (n, K) of samples X (n, D), float64, on the fit's device.
+
+        Args:
+            X: samples as for ``inference``; a frame has the columns of the fit, in their order.
+
+        Raises:
+            ValueError, TypeError: X has other columns, or entries that are not finite numbers.
+        """
+        return probabilities(self._samples(X), self.theta)
+
+    def predict_intervals(self, X: Any, *, confidence: float | None = None) -> ProbabilityIntervals:
+        """Return class probabilities of samples X (n, D) with standard errors and intervals.
+
+        The intervals are for the probabilities of the model, of which the data leave us uncertain,
+        and not for the class of a sample. They use ``covariance`` by the delta method on the scale
+        of the log-odds, and lie in [0, 1]. This takes O(n K^2 P^2) time.
+
+        Args:
+            X: as in ``predict_proba``.
+            confidence: level of the intervals; by default that of this result.
+
+        Raises:
+            ValueError, TypeError: as in ``predict_proba``; ``confidence`` is not in (0, 1).
+        """
+        return probability_intervals(
+            self._samples(X),
+            self.theta,
+            self.covariance_of_theta(),
+            self.class_names,
+            self.confidence if confidence is None else confidence,
+        )
+
+    def marginal_effects(
+        self,
+        at: At = "average",
+        *,
+        values: Mapping[str | int, float] | None = None,
+        dummies: Dummies = "auto",
+        confidence: float | None = None,
+    ) -> MarginalEffects:
+        """Return how much the probability of each class changes with each feature.
+
+        The effect of a feature is the derivative of the probability; that of a column of zeros and
+        ones is the difference from 0 to 1. The effects of a feature add up to 0 over the classes.
+        Standard errors use ``covariance`` by the delta method. This takes a pass over X, and a
+        second one for ``at="mean"`` or to look for dummies.
+
+        Args:
+            at: "average" for the mean effect of the samples, or "mean" for the effect at the mean
+                sample.
+            values: features to set to a value in all samples, by name or index; the others are
+                left to ``at``. With a value for each feature this is the effect at that row.
+            dummies: "auto" to take each column of zeros and ones as a dummy, "none", or names or
+                indices of such columns.
+            confidence: level of the intervals; by default that of this result.
+
+        Raises:
+            ValueError, TypeError: an argument or a feature is unknown; a column in ``dummies`` has
+                other entries than 0 and 1; a value is not finite.
+        """
+        return marginal_effects(
+            self.model.objective,
+            self.theta,
+            self.covariance_of_theta(),
+            self.feature_names,
+            self.class_names,
+            at,
+            values,
+            dummies,
+            self.confidence if confidence is None else confidence,
+        )
+
     def summary(self, odds_ratios: bool = False) -> str:
         """Return the figures of the fit and a block of coefficients for each class, as text.
 
@@ -275,33 +358,19 @@ class Inference:
 
     @cached_property
     def _profile(self) -> Profile:
-        return Profile(self.model)
+        return Profile(self.model, self.reference)
 
-    @cached_property
-    def _coding(self) -> Tensor:
-        """From theta to the coefficients, (R, K)."""
-        K = len(self.class_names)
-        if self.reference is None:
-            return torch.eye(K).to(self.theta) - 1 / K
-        return between_classes(K, self.reference).to(self.theta)
+    def _samples(self, X: Any) -> Samples:
+        """Return X as samples with the columns of the fit."""
+        names = self.model.objective.feature_names
+        return samples_like(X, len(self.feature_names), names, self.theta.device)
 
     def _indices(self, features: Sequence[str | int] | str | int | None) -> list[int]:
         """Return the ascending indices of features given by name or by index."""
-        D = len(self.feature_names)
         if features is None:
-            return list(range(D))
+            return list(range(len(self.feature_names)))
         given = [features] if isinstance(features, (str, int)) else list(features)
-        indices = set()
-        for feature in given:
-            if isinstance(feature, str) and feature in self.feature_names:
-                indices.add(self.feature_names.index(feature))
-            elif isinstance(feature, int) and 0 <= feature < D:
-                indices.add(feature)
-            else:
-                raise ValueError(
-                    f"features: expected names ({', '.join(self.feature_names[:10])}"
-                    f"{', ...' * (D > 10)}) or indices in [0, {D}), got {feature!r}"
-                )
+        indices = {feature_index(feature, self.feature_names) for feature in given}
         if not indices:
             raise ValueError("features: expected at least one feature, got none")
         return sorted(indices)
