@@ -88,9 +88,10 @@ def bootstrap(
     stacked = torch.stack(draws)
     tail = (1 - confidence) / 2
     ends = torch.tensor([tail, 1 - tail], dtype=torch.float64, device=stacked.device)
+    by_class = [each.quantile(ends, 0) for each in stacked.unbind(1)]  # it takes 16M entries
     return Bootstrap(
         standard_errors=stacked.std(0),
-        confidence_intervals=stacked.quantile(ends, 0).movedim(0, -1),
+        confidence_intervals=torch.stack(by_class, 1).movedim(0, -1),
         draws=stacked,
         resamples=resamples,
         failed=resamples - len(draws),
@@ -109,9 +110,9 @@ def _drawn(model: FittedModel, groups: Groups | None, generator: torch.Generator
     weights = objective.processes.concatenated(objective.weights)
     samples = max(1, round(objective.total))
     counts = _counts(weights.cpu(), samples, generator).to(device)
-    start = _first_row(model)
-    own: Tensor = counts[start : start + objective.samples.n]
-    return own * float(objective.divisor / samples)
+    own, _ = objective.processes.rows(objective.samples.n, device)
+    drawn: Tensor = counts[own] * (objective.divisor / samples)
+    return drawn
 
 
 def _counts(weights: Tensor, draws: int, generator: torch.Generator) -> Tensor:
@@ -122,15 +123,6 @@ def _counts(weights: Tensor, draws: int, generator: torch.Generator) -> Tensor:
     drawn = torch.searchsorted(ends, places, right=True).clamp_max(len(ends) - 1)
     counts: Tensor = torch.bincount(drawn, minlength=len(ends))
     return counts.double()
-
-
-def _first_row(model: FittedModel) -> int:
-    """Return the number of rows on processes of lower rank."""
-    processes = model.objective.processes
-    if not processes.distributed:
-        return 0
-    counts = processes.concatenated(torch.tensor([model.objective.samples.n]))
-    return int(counts[: torch.distributed.get_rank()].sum())
 
 
 def _refitted(model: FittedModel, weights: Tensor) -> list[Tensor]:
