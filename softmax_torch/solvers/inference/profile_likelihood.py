@@ -48,11 +48,13 @@ CLOSE = 1e-5
 1e-10 of it."""
 
 FINE, ROUGH = 1e-6, 1e-3
-"""Distance from a profile's maximum, in standard errors, at which its fit ends: its l is right to
-1e-12 near the end of an interval, and to 1e-6 elsewhere. That saves a fifth of the evaluations."""
+"""Distance from a profile's maximum at which its fit ends, in z standard errors: r is right to a
+share of 1e-12 near the end of an interval, and of 1e-6 before. Rough fits first save a fifth of the
+evaluations."""
 
 NEARLY = 0.03
-"""Relative distance of r from z from which fits are fine."""
+"""Relative distance of r from z from which fits are fine. A rough fit there does not tell on which
+side of the end it is."""
 
 MAX_STEPS = 60
 """Steps to an end of an interval, at most."""
@@ -177,17 +179,18 @@ def _end(likelihood: Likelihood, best: Maximum, c: Tensor, sign: int, z: float) 
         if likelihood.evaluate(start).value == -math.inf:  # too far to start there
             far, distance = distance, (near + distance) / 2
             continue
-        found = maximum(likelihood, start, c.unsqueeze(0), tol)
+        found = maximum(likelihood, start, c.unsqueeze(0), tol * z)
         r = math.sqrt(max(0.0, 2 * (best.value - found.value)))
         slope = -sign * float(found.multipliers) / r if r > 0 else 0.0
         newton = distance + (z - r) / slope if slope > 0 else math.inf
         if tol == FINE and abs(r - z) <= CLOSE * z and newton < math.inf:
             return estimate + sign * newton
-        tol = FINE if abs(r - z) <= NEARLY * z else ROUGH
-        if r < z:
+        nearly = abs(r - z) <= NEARLY * z
+        if r < z and (tol == FINE or not nearly):
             near = distance
-        else:
+        elif tol == FINE or not nearly:
             far = distance
+        tol = FINE if nearly else ROUGH
         if far == math.inf:
             distance = min(newton, WIDEN * distance)
         else:
