@@ -17,16 +17,27 @@
     refits               Newton's method for many weightings of the samples
     bootstrap            standard errors and intervals from resampled data
     hypothesis_tests     Wald, likelihood-ratio and score tests
-    marginal_effects     effects of features on probabilities
-    probability_intervals  predicted probabilities with intervals
-    normal               tests and intervals from the normal distribution
-    summary              tables as text, columns, Markdown and HTML
+    marginal_effects     effects of features on class probabilities
+    probability_intervals
+                         predicted probabilities with intervals
+    normal               p-values and intervals from the normal distribution
+    summary              the coefficients as columns and as a table
+    tables               tables as text, Markdown and HTML
     result               the numbers, and what follows from them
 """
 
 from softmax_torch.solvers.inference.bootstrap import Bootstrap
 from softmax_torch.solvers.inference.call import inference
 from softmax_torch.solvers.inference.hypothesis_tests import TestResult
+from softmax_torch.solvers.inference.marginal_effects import MarginalEffects
+from softmax_torch.solvers.inference.probability_intervals import ProbabilityIntervals
 from softmax_torch.solvers.inference.result import Inference
 
-__all__ = ["Bootstrap", "Inference", "TestResult", "inference"]
+__all__ = [
+    "Bootstrap",
+    "Inference",
+    "MarginalEffects",
+    "ProbabilityIntervals",
+    "TestResult",
+    "inference",
+]

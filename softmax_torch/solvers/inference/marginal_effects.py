@@ -39,6 +39,7 @@ from torch import Tensor
 from softmax_torch.solvers.inference.information import pairs, rows_of
 from softmax_torch.solvers.inference.names import feature_index
 from softmax_torch.solvers.inference.normal import interval, two_sided_p
+from softmax_torch.solvers.inference.tables import Block, Row, Table, column_heads
 from softmax_torch.solvers.objective import Objective
 
 __all__ = ["At", "Dummies", "MarginalEffects", "marginal_effects"]
@@ -90,6 +91,67 @@ class MarginalEffects:
     def confidence_intervals(self) -> Tensor:
         """Lower and upper ends (K, D, 2)."""
         return interval(self.effects, self.standard_errors, self.confidence)
+
+    def to_dict(self) -> dict[str, list[Any]]:
+        """Return columns with an entry for each effect, class by class.
+
+        They are class, feature, effect, standard_error, z, p_value, lower and upper.
+        """
+        K, D = self.effects.shape
+        lower, upper = self.confidence_intervals.unbind(2)
+        return {
+            "class": [name for name in self.class_names for _ in range(D)],
+            "feature": list(self.feature_names) * K,
+            "effect": self.effects.flatten().tolist(),
+            "standard_error": self.standard_errors.flatten().tolist(),
+            "z": self.z_values.flatten().tolist(),
+            "p_value": self.p_values.flatten().tolist(),
+            "lower": lower.flatten().tolist(),
+            "upper": upper.flatten().tolist(),
+        }
+
+    def to_frame(self) -> Any:
+        """Return the columns of ``to_dict`` as a pandas frame with the index (class, feature).
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        import pandas as pd  # type: ignore[import-untyped] # it ships no types
+
+        return pd.DataFrame(self.to_dict()).set_index(["class", "feature"])
+
+    def to_markdown(self) -> str:
+        """Return the effects as tables of Markdown."""
+        return self._table().as_markdown()
+
+    def _repr_html_(self) -> str:
+        """Return the effects as tables of HTML, for notebooks."""
+        return self._table().as_html()
+
+    def __str__(self) -> str:
+        return self._table().as_text()
+
+    def _table(self) -> Table:
+        """Return a block of effects for each class."""
+        D = len(self.feature_names)
+        _, names, *numbers = self.to_dict().values()
+        rows = [Row(name, values) for name, *values in zip(names, *numbers, strict=True)]
+        at = "average of the samples" if self.at == "average" else "mean sample"
+        facts = [("Effects at", at), ("Confidence", f"{self.confidence:g}")]
+        facts += [(f"Value of {name}", f"{value:g}") for name, value in self.values.items()]
+        notes = []
+        if self.dummies:
+            notes.append(f"Effects of a change from 0 to 1: {', '.join(self.dummies)}.")
+        return Table(
+            "Marginal effects on class probabilities",
+            facts,
+            column_heads("effect", self.confidence),
+            [
+                Block(f"P({name})", rows[k * D : (k + 1) * D])
+                for k, name in enumerate(self.class_names)
+            ],
+            notes,
+        )
 
 
 class _Averages(NamedTuple):

@@ -310,7 +310,7 @@ class Inference:
             odds_ratios: show exp(coefficient), its standard error by the delta method, and the
                 interval of the coefficient under exp, in place of the coefficient's own.
         """
-        return summary.as_text(self, odds_ratios)
+        return summary.table_of(self, odds_ratios).as_text()
 
     def to_dict(self, odds_ratios: bool = False) -> dict[str, list[Any]]:
         """Return columns with an entry for each coefficient, class by class.
@@ -334,11 +334,11 @@ class Inference:
 
     def to_markdown(self, odds_ratios: bool = False) -> str:
         """Return the summary as tables of Markdown."""
-        return summary.as_markdown(self, odds_ratios)
+        return summary.table_of(self, odds_ratios).as_markdown()
 
     def _repr_html_(self) -> str:
         """Return the summary as tables of HTML, for notebooks."""
-        return summary.as_html(self)
+        return summary.table_of(self).as_html()
 
     def __str__(self) -> str:
         return self.summary()

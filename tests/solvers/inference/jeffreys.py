@@ -33,7 +33,7 @@ def penalised(
 
 
 def maximum(value: Callable[[Tensor], Tensor], size: int) -> tuple[NDArray[np.float64], float]:
-    """Return the maximum of ``value`` by BFGS from 0 with the gradient of autograd, and its value."""
+    """Return the maximum of ``value`` by BFGS from 0 with autograd's gradient, and its value."""
 
     def negative(gamma: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         at = torch.from_numpy(gamma).requires_grad_()
