@@ -24,6 +24,7 @@ from softmax_torch.solvers.samples import Samples
 
 __all__ = [
     "ROWS_AT_A_TIME",
+    "cholesky",
     "dense_rows",
     "from_pairs",
     "information",
@@ -128,17 +129,17 @@ def dense_rows(samples: Samples, bias: bool) -> Iterator[tuple[Tensor, slice]]:
 
 def inverse(H: Tensor) -> Tensor:
     """Return H^-1; raise ValueError if H is singular up to rounding."""
-    factor, scale = _factor(H)
+    factor, scale = cholesky(H)
     return torch.cholesky_inverse(factor).div_(scale).div_(scale.unsqueeze(1))
 
 
 def solve(H: Tensor, b: Tensor) -> Tensor:
     """Return H^-1 b for b (q,); raise ValueError if H is singular up to rounding."""
-    factor, scale = _factor(H)
+    factor, scale = cholesky(H)
     return torch.cholesky_solve((b / scale).unsqueeze(1), factor).squeeze(1) / scale
 
 
-def _factor(H: Tensor) -> tuple[Tensor, Tensor]:
+def cholesky(H: Tensor) -> tuple[Tensor, Tensor]:
     """Return the Cholesky factor of H scaled to a diagonal of 1, and the scale (q,)."""
     scale = H.diagonal().sqrt()
     factor, info = torch.linalg.cholesky_ex((H / scale).div_(scale.unsqueeze(1)))
