@@ -62,6 +62,7 @@ def path(
     max_iter: int = 1000,
     device: torch.device | str | None = None,
     dtype: torch.dtype | str | None = None,
+    distributed: bool = False,
 ) -> list[Solution]:
     """Return the solution for each C, in the order of ``Cs``; see ``fit`` for other arguments.
 
@@ -69,7 +70,9 @@ def path(
         ValueError, TypeError: as ``fit``; ``Cs`` is empty or holds inf.
     """
     Cs, l1_ratio, tol, max_iter = _check_strengths(Cs, l1_ratio, tol, max_iter)
-    objective = objective_of(X, y, fit_intercept, sample_weight, class_weight, device, dtype)
+    objective = objective_of(
+        X, y, fit_intercept, sample_weight, class_weight, device, dtype, distributed
+    )
     with objective.threads():
         return _sweep(objective, Cs, l1_ratio, tol, max_iter)
 
@@ -108,6 +111,7 @@ def cross_validate(
     max_iter: int = 1000,
     device: torch.device | str | None = None,
     dtype: torch.dtype | str | None = None,
+    distributed: bool = False,
 ) -> CrossValidation:
     """Choose C by the negative log-likelihood of held-out samples.
 
@@ -126,9 +130,15 @@ def cross_validate(
             samples of weight > 0.
     """
     Cs, l1_ratio, tol, max_iter = _check_strengths(Cs, l1_ratio, tol, max_iter)
-    objective = objective_of(X, y, fit_intercept, sample_weight, class_weight, device, dtype)
+    objective = objective_of(
+        X, y, fit_intercept, sample_weight, class_weight, device, dtype, distributed
+    )
     weight = objective.weights
-    part = _assign_folds(objective.y, weight, folds, seed)
+    # Several processes deal as one process with all samples would.
+    processes = objective.processes
+    all_y, all_weight = processes.concatenated(objective.y), processes.concatenated(weight)
+    own_rows, _ = processes.rows(objective.samples.n, weight.device)
+    part = _assign_folds(all_y, all_weight, folds, seed)[own_rows]
     training = [objective.reweighted(weight * (part != fold)) for fold in range(folds)]
     for C in Cs:  # raises before any fit if a penalty cannot be computed
         for total in (objective.total, *(fold.total for fold in training)):
@@ -285,4 +295,5 @@ def _nll_and_accuracy(objective: Objective, theta: Tensor) -> tuple[float, float
     """Return the weighted mean NLL and the weighted accuracy at theta."""
     z, y, weight = objective.logits(theta, torch.float64), objective.y, objective.weights
     nll, correct = metrics.nll(z, y), metrics.correct(z, y).double()
-    return float(weight @ nll) / objective.divisor, float(weight @ correct) / objective.divisor
+    sums = objective.summed(torch.stack([weight @ nll, weight @ correct])) / objective.divisor
+    return float(sums[0]), float(sums[1])

@@ -36,10 +36,17 @@ class Processes:
         """Return the rows x of all processes, in order of rank."""
         if not self.distributed:
             return x
-        size, rank = dist.get_world_size(), dist.get_rank()
-        counts = torch.zeros(size, dtype=torch.int64, device=x.device)
-        counts[rank] = len(x)
-        ends = self.summed(counts).cumsum(0)
-        rows = x.new_zeros(int(ends[-1]), *x.shape[1:])
-        rows[int(ends[rank]) - len(x) : int(ends[rank])] = x
+        own, total = self.rows(len(x), x.device)
+        rows = x.new_zeros(total, *x.shape[1:])
+        rows[own] = x
         return self.summed(rows)
+
+    def rows(self, n: int, device: torch.device) -> tuple[slice, int]:
+        """Return the slice of the n rows of this process among all rows, and how many all are."""
+        if not self.distributed:
+            return slice(0, n), n
+        rank = dist.get_rank()
+        counts = torch.zeros(dist.get_world_size(), dtype=torch.int64, device=device)
+        counts[rank] = n
+        ends = self.summed(counts).cumsum(0).tolist()
+        return slice(ends[rank] - n, ends[rank]), ends[-1]

@@ -88,9 +88,10 @@ def bootstrap(
     stacked = torch.stack(draws)
     tail = (1 - confidence) / 2
     ends = torch.tensor([tail, 1 - tail], dtype=torch.float64, device=stacked.device)
+    by_class = [each.quantile(ends, 0) for each in stacked.unbind(1)]  # it takes 16M entries
     return Bootstrap(
         standard_errors=stacked.std(0),
-        confidence_intervals=stacked.quantile(ends, 0).movedim(0, -1),
+        confidence_intervals=torch.stack(by_class, 1).movedim(0, -1),
         draws=stacked,
         resamples=resamples,
         failed=resamples - len(draws),
@@ -109,9 +110,9 @@ def _drawn(model: FittedModel, groups: Groups | None, generator: torch.Generator
     weights = objective.processes.concatenated(objective.weights)
     samples = max(1, round(objective.total))
     counts = _counts(weights.cpu(), samples, generator).to(device)
-    start = _first_row(model)
-    own: Tensor = counts[start : start + objective.samples.n]
-    return own * float(objective.divisor / samples)
+    own, _ = objective.processes.rows(objective.samples.n, device)
+    drawn: Tensor = counts[own] * (objective.divisor / samples)
+    return drawn
 
 
 def _counts(weights: Tensor, draws: int, generator: torch.Generator) -> Tensor:
@@ -124,30 +125,28 @@ def _counts(weights: Tensor, draws: int, generator: torch.Generator) -> Tensor:
     return counts.double()
 
 
-def _first_row(model: FittedModel) -> int:
-    """Return the number of rows on processes of lower rank."""
-    processes = model.objective.processes
-    if not processes.distributed:
-        return 0
-    counts = processes.concatenated(torch.tensor([model.objective.samples.n]))
-    return int(counts[: torch.distributed.get_rank()].sum())
-
-
 def _refitted(model: FittedModel, weights: Tensor) -> list[Tensor]:
     """Return theta (K, P) of the resamples (J, n) that have an optimum."""
     objective = model.objective
+    if model.penalty == "firth":  # fits are not batched; a class without samples has an optimum
+        found = (_refitted_alone(model, weight) for weight in weights)
+        return [theta for theta in found if theta is not None]
     y = objective.y.expand(len(weights), -1)
     totals = weights.new_zeros(len(weights), objective.classes).scatter_add_(1, y, weights)
     weights = weights[(objective.summed(totals) > 0).all(1)]
     thetas, converged = refit(model, weights)
-    found = []
+    kept = []
     for theta, done, weight in zip(thetas, converged.tolist(), weights, strict=True):
-        if done:
-            found.append(theta)
-            continue
-        try:
-            again = fit_model(objective.reweighted(weight), model.penalty, model.l2, model.theta)
-        except ValueError:  # classes are separated, or columns are collinear
-            continue
-        found.append(again.theta)
-    return found
+        again = theta if done else _refitted_alone(model, weight)
+        if again is not None:
+            kept.append(again)
+    return kept
+
+
+def _refitted_alone(model: FittedModel, weight: Tensor) -> Tensor | None:
+    """Return theta (K, P) of a resample (n,); None if it has no optimum."""
+    try:
+        resampled = model.objective.reweighted(weight)
+        return fit_model(resampled, model.penalty, model.l2, model.theta).theta
+    except ValueError:  # classes are separated, or columns are collinear
+        return None

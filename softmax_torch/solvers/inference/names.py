@@ -22,6 +22,7 @@ __all__ = [
     "class_index",
     "class_names_of",
     "classes_of",
+    "feature_index",
     "feature_names_of",
     "given_names",
 ]
@@ -144,6 +145,25 @@ def feature_names_of(given: Sequence[Any] | None, d: int) -> tuple[str, ...]:
 def class_names_of(class_names: Sequence[Any] | None, labels: list[Any]) -> tuple[str, ...]:
     """Return the names of the classes (K,): those given, or the labels as text."""
     return _distinct("class_names", labels if class_names is None else class_names, len(labels))
+
+
+def feature_index(feature: Any, names: Sequence[str], argument: str = "features") -> int:
+    """Return the index of a feature that is given by its name or its index.
+
+    ``argument`` names it in errors.
+
+    Raises:
+        ValueError: there is no such feature.
+    """
+    D = len(names)
+    if isinstance(feature, str) and feature in names:
+        return names.index(feature)
+    if isinstance(feature, int) and 0 <= feature < D:
+        return feature
+    raise ValueError(
+        f"{argument}: expected names ({', '.join(names[:10])}{', ...' * (D > 10)}) or indices in "
+        f"[0, {D}), got {feature!r}"
+    )
 
 
 def _distinct(argument: str, names: Sequence[Any], count: int) -> tuple[str, ...]:

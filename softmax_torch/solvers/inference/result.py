@@ -12,12 +12,11 @@ With the log-likelihood L, L_0 without features, k coefficients and S samples:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from softmax_torch.solvers.inference import hypothesis_tests, summary
@@ -25,8 +24,23 @@ from softmax_torch.solvers.inference.bootstrap import Bootstrap
 from softmax_torch.solvers.inference.coding import between_classes, both_sides, symmetric_rows
 from softmax_torch.solvers.inference.covariance import CovarianceName
 from softmax_torch.solvers.inference.hypothesis_tests import TestResult
+from softmax_torch.solvers.inference.marginal_effects import (
+    At,
+    Dummies,
+    MarginalEffects,
+    marginal_effects,
+)
 from softmax_torch.solvers.inference.model import FittedModel
-from softmax_torch.solvers.inference.names import INTERCEPT
+from softmax_torch.solvers.inference.names import INTERCEPT, feature_index
+from softmax_torch.solvers.inference.normal import interval, two_sided_p
+from softmax_torch.solvers.inference.probability_intervals import (
+    ProbabilityIntervals,
+    probabilities,
+    probability_intervals,
+    samples_like,
+)
+from softmax_torch.solvers.inference.profile_likelihood import IntervalName, Profile
+from softmax_torch.solvers.samples import Samples
 
 __all__ = ["Inference"]
 
@@ -56,6 +70,8 @@ class Inference:
         labels: labels of the classes (K,), as in y, sorted.
         parameters: number of coefficients k = (K - 1) P; of a fit with an L2 penalty the effective
             number, which is smaller.
+        intervals: what ``confidence_intervals`` and ``p_values`` come from: "wald" for the
+            covariance, "profile" for the profile of the likelihood.
         groups: number of groups of the samples, or None.
         bootstrap: standard errors and intervals from resampled data, if they were asked for.
         model: the fit, with its samples, weights and penalty.
@@ -73,6 +89,7 @@ class Inference:
     class_names: tuple[str, ...]
     labels: tuple[Any, ...]
     parameters: float
+    intervals: IntervalName
     groups: int | None
     bootstrap: Bootstrap | None
     model: FittedModel
@@ -91,16 +108,23 @@ class Inference:
 
     @cached_property
     def p_values(self) -> Tensor:
-        """p-values of the two-sided tests that a coefficient is 0 (R, P)."""
-        p: Tensor = torch.special.erfc(self.z_values.abs() / math.sqrt(2))
-        return p
+        """p-values of the two-sided tests that a coefficient is 0 (R, P).
+
+        With ``intervals="profile"`` they are those of likelihood-ratio tests, one fit each.
+        """
+        if self.intervals == "profile":
+            return self._profile.p_values()
+        return two_sided_p(self.z_values)
 
     @cached_property
     def confidence_intervals(self) -> Tensor:
-        """Lower and upper ends (R, P, 2)."""
-        level = torch.tensor((1 + self.confidence) / 2, dtype=torch.float64)
-        spread = float(torch.special.ndtri(level)) * self.standard_errors
-        return torch.stack([self.coefficients - spread, self.coefficients + spread], 2)
+        """Lower and upper ends (R, P, 2).
+
+        With ``intervals="profile"`` each end takes several fits.
+        """
+        if self.intervals == "profile":
+            return self._profile.intervals(self.confidence)
+        return interval(self.coefficients, self.standard_errors, self.confidence)
 
     @property
     def column_names(self) -> tuple[str, ...]:
@@ -140,7 +164,9 @@ class Inference:
 
     @property
     def likelihood_ratio(self) -> TestResult | None:
-        """The likelihood-ratio test of all features; None for a penalised fit."""
+        """The likelihood-ratio test of all features; None for a fit with an L2 penalty."""
+        if self.model.penalty == "firth":
+            return self._profile.test(self._indices(None))
         if self.model.penalty != "none":
             return None
         D, K = len(self.feature_names), len(self.class_names)
@@ -150,6 +176,8 @@ class Inference:
     @property
     def penalty_text(self) -> str:
         """The penalty in words."""
+        if self.model.penalty == "firth":
+            return "Firth"
         l2 = self.model.l2
         return f"{self.model.penalty}, C={1 / l2:g}" if l2 else self.model.penalty
 
@@ -178,26 +206,102 @@ class Inference:
     ) -> TestResult:
         """Return the likelihood-ratio test that features have no effect on any class.
 
-        It fits without the features. Like ``score_test`` it assumes that the model holds, and that
-        the fit has no penalty.
+        It fits without the features. Like ``score_test`` it assumes that the model holds. With
+        Firth's penalty both likelihoods are penalised (see ``profile_likelihood``).
 
         Args:
             features: as in ``wald_test``.
 
         Raises:
-            ValueError: a feature is unknown; the fit is penalised; the covariance is robust, and
-                so doubts the model that the test assumes.
+            ValueError: a feature is unknown; the fit has an L2 penalty; the covariance is robust,
+                and so doubts the model that the test assumes.
         """
+        if self.model.penalty == "firth":
+            self._refuse_robust("likelihood_ratio_test")
+            return self._profile.test(self._indices(features))
         self._refuse_doubt("likelihood_ratio_test")
         return hypothesis_tests.likelihood_ratio(self.model, self._indices(features))
 
     def score_test(self, features: Sequence[str | int] | str | int | None = None) -> TestResult:
         """Return the score test (Rao's) that features have no effect on any class.
 
-        Args and errors are those of ``likelihood_ratio_test``.
+        Args and errors are those of ``likelihood_ratio_test``, but Firth's penalty is refused too.
         """
         self._refuse_doubt("score_test")
         return hypothesis_tests.score(self.model, self._indices(features))
+
+    def predict_proba(self, X: Any) -> Tensor:
+        """Return the class probabilities (n, K) of samples X (n, D), float64, on the fit's device.
+
+        Args:
+            X: samples as for ``inference``; a frame has the columns of the fit, in their order.
+
+        Raises:
+            ValueError, TypeError: X has other columns, or entries that are not finite numbers.
+        """
+        return probabilities(self._samples(X), self.theta)
+
+    def predict_intervals(self, X: Any, *, confidence: float | None = None) -> ProbabilityIntervals:
+        """Return class probabilities of samples X (n, D) with standard errors and intervals.
+
+        The intervals are for the probabilities of the model, of which the data leave us uncertain,
+        and not for the class of a sample. They use ``covariance`` by the delta method on the scale
+        of the log-odds, and lie in [0, 1]. This takes O(n K^2 P^2) time.
+
+        Args:
+            X: as in ``predict_proba``.
+            confidence: level of the intervals; by default that of this result.
+
+        Raises:
+            ValueError, TypeError: as in ``predict_proba``; ``confidence`` is not in (0, 1).
+        """
+        return probability_intervals(
+            self._samples(X),
+            self.theta,
+            self.covariance_of_theta(),
+            self.class_names,
+            self.confidence if confidence is None else confidence,
+        )
+
+    def marginal_effects(
+        self,
+        at: At = "average",
+        *,
+        values: Mapping[str | int, float] | None = None,
+        dummies: Dummies = "auto",
+        confidence: float | None = None,
+    ) -> MarginalEffects:
+        """Return how much the probability of each class changes with each feature.
+
+        The effect of a feature is the derivative of the probability; that of a column of zeros and
+        ones is the difference from 0 to 1. The effects of a feature add up to 0 over the classes.
+        Standard errors use ``covariance`` by the delta method. This takes a pass over X, and a
+        second one for ``at="mean"`` or to look for dummies.
+
+        Args:
+            at: "average" for the mean effect of the samples, or "mean" for the effect at the mean
+                sample.
+            values: features to set to a value in all samples, by name or index; the others are
+                left to ``at``. With a value for each feature this is the effect at that row.
+            dummies: "auto" to take each column of zeros and ones as a dummy, "none", or names or
+                indices of such columns.
+            confidence: level of the intervals; by default that of this result.
+
+        Raises:
+            ValueError, TypeError: an argument or a feature is unknown; a column in ``dummies`` has
+                other entries than 0 and 1; a value is not finite.
+        """
+        return marginal_effects(
+            self.model.objective,
+            self.theta,
+            self.covariance_of_theta(),
+            self.feature_names,
+            self.class_names,
+            at,
+            values,
+            dummies,
+            self.confidence if confidence is None else confidence,
+        )
 
     def summary(self, odds_ratios: bool = False) -> str:
         """Return the figures of the fit and a block of coefficients for each class, as text.
@@ -206,7 +310,7 @@ class Inference:
             odds_ratios: show exp(coefficient), its standard error by the delta method, and the
                 interval of the coefficient under exp, in place of the coefficient's own.
         """
-        return summary.as_text(self, odds_ratios)
+        return summary.table_of(self, odds_ratios).as_text()
 
     def to_dict(self, odds_ratios: bool = False) -> dict[str, list[Any]]:
         """Return columns with an entry for each coefficient, class by class.
@@ -230,11 +334,11 @@ class Inference:
 
     def to_markdown(self, odds_ratios: bool = False) -> str:
         """Return the summary as tables of Markdown."""
-        return summary.as_markdown(self, odds_ratios)
+        return summary.table_of(self, odds_ratios).as_markdown()
 
     def _repr_html_(self) -> str:
         """Return the summary as tables of HTML, for notebooks."""
-        return summary.as_html(self)
+        return summary.table_of(self).as_html()
 
     def __str__(self) -> str:
         return self.summary()
@@ -252,23 +356,21 @@ class Inference:
             return self.covariance
         return both_sides(symmetric_rows(K, self.reference).to(self.theta), self.covariance, P)
 
+    @cached_property
+    def _profile(self) -> Profile:
+        return Profile(self.model, self.reference)
+
+    def _samples(self, X: Any) -> Samples:
+        """Return X as samples with the columns of the fit."""
+        names = self.model.objective.feature_names
+        return samples_like(X, len(self.feature_names), names, self.theta.device)
+
     def _indices(self, features: Sequence[str | int] | str | int | None) -> list[int]:
         """Return the ascending indices of features given by name or by index."""
-        D = len(self.feature_names)
         if features is None:
-            return list(range(D))
+            return list(range(len(self.feature_names)))
         given = [features] if isinstance(features, (str, int)) else list(features)
-        indices = set()
-        for feature in given:
-            if isinstance(feature, str) and feature in self.feature_names:
-                indices.add(self.feature_names.index(feature))
-            elif isinstance(feature, int) and 0 <= feature < D:
-                indices.add(feature)
-            else:
-                raise ValueError(
-                    f"features: expected names ({', '.join(self.feature_names[:10])}"
-                    f"{', ...' * (D > 10)}) or indices in [0, {D}), got {feature!r}"
-                )
+        indices = {feature_index(feature, self.feature_names) for feature in given}
         if not indices:
             raise ValueError("features: expected at least one feature, got none")
         return sorted(indices)
@@ -280,6 +382,10 @@ class Inference:
                 f'{test}: expected a fit with penalty="none", which maximises the likelihood, got '
                 f"{self.model.penalty!r}"
             )
+        self._refuse_robust(test)
+
+    def _refuse_robust(self, test: str) -> None:
+        """Raise ValueError if the covariance is robust."""
         if self.covariance_type != "nonrobust":
             raise ValueError(
                 f'{test}: expected covariance="nonrobust", as the test assumes the model, got '

@@ -1,33 +1,21 @@
-"""The tables of an ``Inference``: as text, columns, Markdown and HTML.
-
-Text has the layout of statsmodels' summaries: figures of the whole fit, and a block of coefficients
-for each class.
-"""
+"""The summary of an ``Inference``: the figures of the fit, and its coefficients class by class."""
 
 from __future__ import annotations
 
-import html
 import math
-import textwrap
-import unicodedata
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from softmax_torch.solvers.inference.bootstrap import Bootstrap
 from softmax_torch.solvers.inference.hypothesis_tests import TestResult
 from softmax_torch.solvers.inference.model import FittedModel
+from softmax_torch.solvers.inference.tables import Block, Row, Table, column_heads
 
-__all__ = ["as_html", "as_markdown", "as_text", "columns_of"]
-
-NARROWEST, WIDEST = 18, 30
-"""Width of the column of names in text; longer names are cut."""
-
-NUMBER = 11
-"""Width of a column of numbers in text."""
+__all__ = ["columns_of", "table_of"]
 
 NOTES = {
+    "firth": "Firth's penalised likelihood: estimates without the bias of order 1/n.",
     "l2": "The penalty biases coefficients towards 0. Intervals and tests are about the "
     "coefficients that the penalised fit has in the population.",
 }
@@ -47,6 +35,8 @@ class Summarised(Protocol):
     def p_values(self) -> Tensor: ...
     @property
     def confidence_intervals(self) -> Tensor: ...
+    @property
+    def intervals(self) -> str: ...
     @property
     def bootstrap(self) -> Bootstrap | None: ...
     @property
@@ -85,20 +75,6 @@ class Summarised(Protocol):
     def bic(self) -> float: ...
 
 
-class Row(NamedTuple):
-    """A coefficient: name of its column and its numbers."""
-
-    name: str
-    numbers: list[float]
-
-
-class Block(NamedTuple):
-    """The coefficients of a class."""
-
-    title: str
-    rows: list[Row]
-
-
 def columns_of(result: Summarised, odds_ratios: bool = False) -> dict[str, list[Any]]:
     """Return columns with an entry for each coefficient, class by class."""
     R, P = result.coefficients.shape
@@ -124,70 +100,15 @@ def columns_of(result: Summarised, odds_ratios: bool = False) -> dict[str, list[
     return columns
 
 
-def as_text(result: Summarised, odds_ratios: bool = False) -> str:
-    """Return the summary that ``print`` shows."""
-    heads, blocks = _heads(result, odds_ratios), _blocks(result, odds_ratios)
-    names = [row.name for block in blocks for row in block.rows] + [b.title for b in blocks]
-    first = min(WIDEST, max(NARROWEST, *map(_width, names)))
-    width = max(first + NUMBER * len(heads), 78)
-    lines = ["Softmax regression".center(width).rstrip(), "=" * width]
-    facts = _facts(result)
-    half = (len(facts) + 1) // 2
-    left, gap = (width - 2) // 2, "  "
-    for (name, value), other in zip(facts[:half], [*facts[half:], ("", "")], strict=False):
-        right = width - left - len(gap)
-        line = _spread(name, value, left) + gap + _spread(*other, right)
-        lines.append(line.rstrip())
-    for number, block in enumerate(blocks):
-        lines.append(("=" if number == 0 else "-") * width)
-        lines.append(_padded(block.title, first) + "".join(f"{head:>{NUMBER}}" for head in heads))
-        lines.append("-" * width)
-        for row in block.rows:
-            cells = _cells(row)
-            lines.append(_padded(row.name, first) + "".join(f"{c:>{NUMBER}}" for c in cells))
-    lines.append("=" * width)
-    for note in _notes(result):
-        lines += textwrap.wrap(note, width)
-    return "\n".join(lines)
-
-
-def as_markdown(result: Summarised, odds_ratios: bool = False) -> str:
-    """Return the summary as tables of Markdown."""
-    heads = _heads(result, odds_ratios)
-    lines = _markdown_row(["", ""]) + _markdown_row(["---", "---:"])
-    for name, value in _facts(result):
-        lines += _markdown_row([_markdown(name), _markdown(value)])
-    for block in _blocks(result, odds_ratios):
-        lines += ["", *_markdown_row([_markdown(block.title), *map(_markdown, heads)])]
-        lines += _markdown_row(["---", *["---:"] * len(heads)])
-        for row in block.rows:
-            lines += _markdown_row([_markdown(row.name), *_cells(row)])
-    for note in _notes(result):
-        lines += ["", note]
-    return "\n".join(lines) + "\n"
-
-
-def as_html(result: Summarised, odds_ratios: bool = False) -> str:
-    """Return the summary as tables of HTML, for notebooks."""
-    escape = html.escape
-    parts = ["<table><caption>Softmax regression</caption><tbody>"]
-    parts += [
-        f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>'
-        for name, value in _facts(result)
-    ]
-    parts.append("</tbody></table>")
-    heads = "".join(f'<th scope="col">{escape(h)}</th>' for h in _heads(result, odds_ratios))
-    for block in _blocks(result, odds_ratios):
-        parts.append(
-            f'<table><thead><tr><th scope="col">{escape(block.title)}</th>{heads}</tr></thead>'
-        )
-        parts.append("<tbody>")
-        for row in block.rows:
-            cells = "".join(f"<td>{cell}</td>" for cell in _cells(row))
-            parts.append(f'<tr><th scope="row">{escape(row.name)}</th>{cells}</tr>')
-        parts.append("</tbody></table>")
-    parts += [f"<p>{escape(note)}</p>" for note in _notes(result)]
-    return "\n".join(parts)
+def table_of(result: Summarised, odds_ratios: bool = False) -> Table:
+    """Return the figures of the fit and a block of coefficients for each class."""
+    return Table(
+        "Softmax regression",
+        _facts(result),
+        _heads(result, odds_ratios),
+        _blocks(result, odds_ratios),
+        _notes(result),
+    )
 
 
 def _facts(result: Summarised) -> list[tuple[str, str]]:
@@ -210,9 +131,8 @@ def _facts(result: Summarised) -> list[tuple[str, str]]:
 
 
 def _heads(result: Summarised, odds_ratios: bool) -> list[str]:
-    tail = (1 - result.confidence) / 2
-    first = ["odds ratio", "std err"] if odds_ratios else ["coef", "std err"]
-    return [*first, "z", "P>|z|", f"[{tail:.4g}", f"{1 - tail:.4g}]"]
+    p_value = "P>chi2" if result.intervals == "profile" else "P>|z|"
+    return column_heads("odds ratio" if odds_ratios else "coef", result.confidence, p_value)
 
 
 def _blocks(result: Summarised, odds_ratios: bool) -> list[Block]:
@@ -235,6 +155,8 @@ def _notes(result: Summarised) -> list[str]:
     notes = []
     if result.model.penalty in NOTES:
         notes.append(NOTES[result.model.penalty])
+    if result.intervals == "profile":
+        notes.append("Intervals and p-values are those of likelihood-ratio tests (profiles).")
     if result.groups is not None:
         notes.append(f"The samples belong to {result.groups} groups.")
     boot = result.bootstrap
@@ -247,47 +169,5 @@ def _notes(result: Summarised) -> list[str]:
     return notes
 
 
-def _cells(row: Row) -> list[str]:
-    value, error, z, p, low, high = row.numbers
-    return [_number(value), _number(error), f"{z:.3f}", _p_value(p), _number(low), _number(high)]
-
-
-def _number(x: float) -> str:
-    """Return x with four decimals, or in powers of ten where these would hide or flood it."""
-    return f"{x:.4f}" if x == 0 or 1e-3 <= abs(x) < 1e4 or not math.isfinite(x) else f"{x:.3e}"
-
-
-def _p_value(p: float) -> str:
-    return f"{p:.3f}" if not p < 5e-4 else "<0.001"
-
-
 def _exp(x: float) -> float:
     return math.exp(x) if x < 709 else math.inf
-
-
-def _width(text: str) -> int:
-    """Return the number of places that text takes in a terminal."""
-    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
-    return len(text) + wide - sum(unicodedata.combining(character) > 0 for character in text)
-
-
-def _padded(text: str, width: int) -> str:
-    """Return text on one line in so many places, cut with an ellipsis if it is longer."""
-    text = " ".join(text.split())
-    if _width(text) > width:
-        while _width(text) > width - 1:
-            text = text[:-1]
-        text += "…"
-    return text + " " * (width - _width(text))
-
-
-def _spread(name: str, value: str, width: int) -> str:
-    return name + value.rjust(width - len(name))
-
-
-def _markdown(text: str) -> str:
-    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|")
-
-
-def _markdown_row(cells: Sequence[str]) -> list[str]:
-    return [f"| {' | '.join(cells)} |"]
