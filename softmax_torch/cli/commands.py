@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
@@ -221,10 +220,13 @@ def predict(session: Session) -> None:
     batches = trainer.predict(
         session.model, datamodule=data, ckpt_path=session.checkpoint_path, weights_only=True
     )
-    parts = zip(*(batch if output.sets else (batch,) for batch in batches or []), strict=True)
-    p, *sets = (torch.cat(part) for part in parts)
+    whole = [batch if isinstance(batch, tuple) else (batch,) for batch in batches or []]
+    p, *others = (torch.cat(part) for part in zip(*whole, strict=True))
+    decides = session.request.arguments.threshold is not None
+    asked = [name for name, on in (("sets", output.sets), ("classes", decides)) if on]
     ids = data.test_ids[: len(p)]  # fewer if limit_predict_batches says so
-    output.write([Predicted(ids, p, *sets)], data.preprocessing.class_names)
+    predicted = Predicted(ids, p, **dict(zip(asked, others, strict=True)))
+    output.write([predicted], data.preprocessing.class_names)
 
 
 def report(session: Session) -> None:

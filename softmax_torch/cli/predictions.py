@@ -83,11 +83,14 @@ class PredictionFile(NamedTuple):
         # File names that are not UTF-8 hold surrogates, which no format can encode.
         ids = [name.encode("utf-8", "backslashreplace").decode() for name in batch.ids]
         columns: Columns = {"id": ids}
-        top = p.topk(min(self.top_k, p.shape[1]), dim=1)
-        for k in range(top.indices.shape[1]):
+        shown = min(self.top_k, p.shape[1])
+        classes = p.topk(shown, dim=1).indices
+        if batch.classes is not None:  # one of two
+            classes = torch.stack([batch.classes, 1 - batch.classes], 1)[:, :shown]
+        for k in range(shown):
             number = f"_{k + 1}" if k else ""
-            columns[f"predicted{number}"] = [class_names[c] for c in top.indices[:, k].tolist()]
-            columns[f"probability{number}"] = nine_digits(top.values[:, k])
+            columns[f"predicted{number}"] = [class_names[c] for c in classes[:, k].tolist()]
+            columns[f"probability{number}"] = nine_digits(p.gather(1, classes)[:, k])
         if self.sets:
             assert batch.sets is not None, "they were asked for"
             columns["set"] = names_in_sets(p, batch.sets, class_names)
@@ -125,7 +128,8 @@ def predict_input(request: Request) -> None:
     arguments, output = request.arguments, new_prediction_file(request)
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     classifier = predictor.load(
-        arguments.ckpt_path, arguments.calibrated, device, arguments.backbone
+        *(arguments.ckpt_path, arguments.calibrated, device, arguments.backbone),
+        threshold=arguments.threshold,
     )
     if output.sets:
         PostHoc(conformal=classifier.conformal).require("conformal", arguments.ckpt_path)
