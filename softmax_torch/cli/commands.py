@@ -40,7 +40,7 @@ from softmax_torch.cli.trainer_arguments import (
 )
 from softmax_torch.data.progress import reporting_to
 from softmax_torch.lightning_compat import callbacks_of, end_after, quiet
-from softmax_torch.predictor import Predicted
+from softmax_torch.predictor import Predicted, PredictedSets
 from softmax_torch.report.logged_pictures import log_pictures, takes_pictures
 from softmax_torch.report.output import write_report
 from softmax_torch.report.page import compose, pictures
@@ -196,7 +196,8 @@ def predict(session: Session) -> None:
     parts = zip(*(batch if output.sets else (batch,) for batch in batches or []), strict=True)
     p, *sets = (torch.cat(part) for part in parts)
     ids = data.test_ids[: len(p)]  # fewer if limit_predict_batches says so
-    output.write([Predicted(ids, p, *sets)], data.preprocessing.class_names)
+    predicted = PredictedSets(ids, p, *sets) if sets else Predicted(ids, p)
+    output.write([predicted], data.preprocessing.class_names)
 
 
 def report(session: Session) -> None:
