@@ -72,6 +72,7 @@ EDGES: dict[str, list[str]] = {
     ],
     "report": [
         "calibration",
+        "conformal",
         "data",
         "metrics",
         "preprocessing",
