@@ -37,7 +37,16 @@ except ImportError as error:
         f"{error}. Raw inputs need more than the operator does: pip install 'softmax-torch[train]'"
     ) from error
 
-__all__ = ["Predicted", "Predictor", "check_named", "load", "names_in_sets", "network"]
+__all__ = [
+    "Predicted",
+    "PredictedRows",
+    "PredictedSets",
+    "Predictor",
+    "check_named",
+    "load",
+    "names_in_sets",
+    "network",
+]
 
 PREDICTED_TOGETHER = 4096
 """Largest number of samples of a file that are predicted together."""
@@ -47,13 +56,28 @@ PIXELS = 1 << 25
 
 
 class Predicted(NamedTuple):
-    """Predictions for samples of a file.
+    """Names (n,) and class probabilities (n, C) of samples of a file."""
+
+    ids: list[str]
+    probabilities: Tensor
+
+
+class PredictedSets(NamedTuple):
+    """The same, and which classes are in the conformal set of each sample, bool (n, C)."""
+
+    ids: list[str]
+    probabilities: Tensor
+    sets: Tensor
+
+
+class PredictedRows(NamedTuple):
+    """All that is predicted for samples of a file.
 
     Attributes:
         ids: names (n,) of the samples.
         probabilities: of the classes (n, C).
         sets: which classes are in the set of each sample, bool (n, C); None if not asked for.
-        classes: what a decision threshold decides, int64 (n,); None without one.
+        classes: what the decision threshold decides, int64 (n,); None without one.
     """
 
     ids: list[str]
@@ -120,7 +144,7 @@ class Predictor:
     def logits(self, x: Tensor) -> Tensor:
         """Return logits (n, C) in float32 of x (n, ...), calibrated if there is a calibration."""
         with one_thread_if(self._is_small(len(x))):
-            return self._calibrate(self._network_logits(x))
+            return self._calibrate(self.uncalibrated_logits(x))
 
     @torch.inference_mode()
     def logits_and_sets(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -132,10 +156,12 @@ class Predictor:
         PostHoc(conformal=self.conformal).require("conformal", "sets")
         assert self.conformal is not None
         with one_thread_if(self._is_small(len(x))):
-            z = self._network_logits(x)
+            z = self.uncalibrated_logits(x)
             return self._calibrate(z), self.conformal(z)
 
-    def _network_logits(self, x: Tensor) -> Tensor:
+    @torch.inference_mode()
+    def uncalibrated_logits(self, x: Tensor) -> Tensor:
+        """Return logits (n, C) in float32 of x (n, ...), without any calibration."""
         z: Tensor = self.network(x.to(self.device, self.dtype))
         return z.float()
 
@@ -173,12 +199,25 @@ class Predictor:
         logits, sets = self.logits_and_sets(self.preprocessing.tensor(raw))
         return names_in_sets(logits, sets, self.class_names)
 
-    def predict_file(self, path: str | Path, sets: bool = False) -> Iterator[Predicted]:
-        """Yield predictions for a file or folder, which may be larger than memory.
+    def predict_file(self, path: str | Path) -> Iterator[Predicted]:
+        """Yield predictions for a file or folder, which may be larger than memory."""
+        for ids, x in self.preprocessing.read(Path(path), self.rows):
+            yield Predicted(ids, self.logits(x).softmax(1).cpu())
 
-        Args:
-            path: the file or folder.
-            sets: whether to predict conformal sets too.
+    def predict_file_sets(self, path: str | Path) -> Iterator[PredictedSets]:
+        """Yield the same with conformal sets.
+
+        Raises:
+            ValueError: the checkpoint has no conformal sets.
+        """
+        PostHoc(conformal=self.conformal).require("conformal", "sets")
+        for ids, x in self.preprocessing.read(Path(path), self.rows):
+            _, p, members, _ = self._predicted(ids, x, sets=True)
+            assert members is not None, "they were required"
+            yield PredictedSets(ids, p, members)
+
+    def predict_rows(self, path: str | Path, sets: bool = False) -> Iterator[PredictedRows]:
+        """Yield the same with all that is predicted: with sets on request.
 
         Raises:
             ValueError: sets are asked for, and the checkpoint has none.
@@ -189,7 +228,7 @@ class Predictor:
             yield self._predicted(ids, x, sets)
 
     @torch.inference_mode()
-    def _predicted(self, ids: list[str], x: Tensor, sets: bool) -> Predicted:
+    def _predicted(self, ids: list[str], x: Tensor, sets: bool) -> PredictedRows:
         """Return what is predicted for samples x (n, ...), on the CPU."""
         with one_thread_if(self._is_small(len(x))):
             z = self._network_logits(x)
@@ -197,7 +236,7 @@ class Predictor:
             members = self.conformal(z) if sets and self.conformal is not None else None
             classes = None if self.threshold is None else self.threshold(z)
         members, classes = (None if t is None else t.cpu() for t in (members, classes))
-        return Predicted(ids, p.cpu(), members, classes)
+        return PredictedRows(ids, p.cpu(), members, classes)
 
 
 def names_in_sets(scores: Tensor, sets: Tensor, class_names: Sequence[str]) -> list[list[str]]:

@@ -75,6 +75,7 @@ EDGES: dict[str, list[str]] = {
     ],
     "report": [
         "calibration",
+        "conformal",
         "data",
         "decision_threshold",
         "metrics",

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from softmax_torch.calibration import Calibration
+from softmax_torch.conformal import ConformalSets
 from softmax_torch.decision_threshold import DecisionThreshold
 
 __all__ = ["MAX_CLASSES", "EvaluatedSet", "Groups", "RawRows", "RunResults"]
@@ -71,6 +72,7 @@ class RunResults:
         config: the configuration of the run, as YAML.
         raw: the rows of the test set, if they come from a table.
         groups: of the test set, if a column names them.
+        conformal: the conformal sets in the checkpoint; None without them.
         threshold: the decision threshold in the checkpoint; None without one.
     """
 
@@ -91,6 +93,7 @@ class RunResults:
     config: str
     raw: RawRows | None = None
     groups: Groups | None = None
+    conformal: ConformalSets | None = None
     threshold: DecisionThreshold | None = None
 
     def __post_init__(self) -> None:
