@@ -210,14 +210,12 @@ class Predictor:
         Raises:
             ValueError: the checkpoint has no conformal sets.
         """
-        PostHoc(conformal=self.conformal).require("conformal", "sets")
         for ids, x in self.preprocessing.read(Path(path), self.rows):
-            _, p, members, _ = self._predicted(ids, x, sets=True)
-            assert members is not None, "they were required"
-            yield PredictedSets(ids, p, members)
+            logits, sets = self.logits_and_sets(x)
+            yield PredictedSets(ids, logits.softmax(1).cpu(), sets.cpu())
 
     def predict_rows(self, path: str | Path, sets: bool = False) -> Iterator[PredictedRows]:
-        """Yield the same with all that is predicted: with sets on request.
+        """Yield all that is predicted: probabilities, classes by a threshold, sets on request.
 
         Raises:
             ValueError: sets are asked for, and the checkpoint has none.
@@ -231,7 +229,7 @@ class Predictor:
     def _predicted(self, ids: list[str], x: Tensor, sets: bool) -> PredictedRows:
         """Return what is predicted for samples x (n, ...), on the CPU."""
         with one_thread_if(self._is_small(len(x))):
-            z = self._network_logits(x)
+            z = self.uncalibrated_logits(x)
             p = self._calibrate(z).softmax(1)
             members = self.conformal(z) if sets and self.conformal is not None else None
             classes = None if self.threshold is None else self.threshold(z)

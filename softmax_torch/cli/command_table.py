@@ -202,12 +202,10 @@ COMMANDS = {
                 metavar="FILE",
             ),
             argument("--top_k", "Number of most probable classes to name.", type=int, default=1),
-            argument(
-                "--probabilities", "Write the probability of every class too.", action="store_true"
-            ),
+            argument("--probabilities", "Write all class probabilities too.", action="store_true"),
             argument(
                 "--sets",
-                "Write conformal sets (see calibrate) too.",
+                "Write conformal sets too.",
                 action="store_true",
             ),
             argument(
@@ -219,7 +217,7 @@ COMMANDS = {
             UNKNOWN,
             argument(
                 "--skip_unreadable",
-                "Leave out images of --input that cannot be read.",
+                "Leave out unreadable images.",
                 action="store_true",
             ),
             argument("--device", "Device for --input; by default a GPU, if any."),
