@@ -53,7 +53,16 @@ EDGES: dict[str, list[str]] = {
         "threads",
     ],
     "lightning_compat": [],
-    "export": ["backbones", "post_hoc", "predictor", "preprocessing", "readers", "storage"],
+    "export": [
+        "backbones",
+        "calibration",
+        "conformal",
+        "post_hoc",
+        "predictor",
+        "preprocessing",
+        "readers",
+        "storage",
+    ],
     "data": ["backbones", "ops", "preprocessing", "readers", "storage"],
     "training": [
         "backbones",
