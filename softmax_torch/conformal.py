@@ -53,6 +53,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from softmax_torch.calibration import Calibration, check_samples
 from softmax_torch.threads import is_small, one_thread_if
@@ -218,7 +219,8 @@ def conformity(z: Tensor, score: Score, k_reg: int = 1, penalty: float = 0.0) ->
     p = z.double().softmax(-1)
     if score == "lac":
         return p
-    z, order = z.sort(dim=-1, stable=True)  # the least probable class first
+    # The least probable class first. ONNX has one sort, in which equal values keep their order.
+    order = z.sort(dim=-1).indices if is_compiling() else z.sort(dim=-1, stable=True).indices
     mass = p.gather(-1, order).cumsum(-1)
     mass = mass / mass[..., -1:]  # exactly 1 for the most probable class, in whatever order
     if score == "raps":
@@ -309,9 +311,11 @@ def _check_classes(counts: Tensor, level: float, class_names: Sequence[str] | No
     if not few:
         return
     names = [f"class {c}" if class_names is None else repr(class_names[c]) for c in few[:NAMED]]
-    got = ", ".join(f"{int(counts[c])} of {name}" for c, name in zip(few, names, strict=False))
-    more = f" and too few of {len(few) - NAMED} more" if len(few) > NAMED else ""
+    parts = [f"{int(counts[c])} of {name}" for c, name in zip(few, names, strict=False)]
+    if len(few) > NAMED:
+        parts.append(f"too few of {len(few) - NAMED} more")
+    got = " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
     raise ValueError(
         f"per_class: expected at least {needed} samples of each class for level {level:g}, got "
-        f"{got}{more}"
+        f"{got}"
     )

@@ -6,7 +6,7 @@
     test RUN --input FILE       metrics of a run on a new labelled table
     predict RUN [--input PATH]  label and probability of each sample of a file or folder, or of the
                                 test set, as CSV, JSON or Parquet
-    calibrate RUN               fit a temperature, and store it in the checkpoint
+    calibrate RUN               fit a temperature or conformal sets, stored in the checkpoint
     report RUN                  a page about a run, in RUN/report, and its metrics
     export RUN --output FILE    a file for other programs: ONNX, torch.export or safetensors
     info                        versions, kernels, threads and devices

@@ -41,7 +41,7 @@ from softmax_torch.cli.trainer_arguments import (
 )
 from softmax_torch.data.progress import reporting_to
 from softmax_torch.lightning_compat import callbacks_of, end_after, quiet
-from softmax_torch.predictor import Predicted
+from softmax_torch.predictor import PredictedRows
 from softmax_torch.report.logged_pictures import log_pictures, takes_pictures
 from softmax_torch.report.output import write_report
 from softmax_torch.report.page import compose, pictures
@@ -221,10 +221,13 @@ def predict(session: Session) -> None:
     batches = trainer.predict(
         session.model, datamodule=data, ckpt_path=session.checkpoint_path, weights_only=True
     )
-    parts = zip(*(batch if output.sets else (batch,) for batch in batches or []), strict=True)
-    p, *sets = (torch.cat(part) for part in parts)
+    whole = [batch if isinstance(batch, tuple) else (batch,) for batch in batches or []]
+    p, *others = (torch.cat(part) for part in zip(*whole, strict=True))
+    decides = session.request.arguments.threshold is not None
+    asked = [name for name, on in (("sets", output.sets), ("classes", decides)) if on]
     ids = data.test_ids[: len(p)]  # fewer if limit_predict_batches says so
-    output.write([Predicted(ids, p, *sets)], data.preprocessing.class_names)
+    predicted = PredictedRows(ids, p, **dict(zip(asked, others, strict=True)))
+    output.write([predicted], data.preprocessing.class_names)
 
 
 def report(session: Session) -> None:
@@ -238,6 +241,13 @@ def report(session: Session) -> None:
     low, high = ({name: at[i] for name, at in page.intervals.items()} for i in (0, 1))
     for label, values in (("test", page.test), ("95% from", low), ("to", high)):
         print_line(label, format_metrics({f"test/{name}": value for name, value in values.items()}))
+    if page.sets is not None:
+        coverage, *limits = page.sets.total.coverage.rounded(4)
+        print_line(
+            "sets",
+            f"coverage {coverage} ({limits[0]} to {limits[1]}), "
+            f"{page.sets.total.size:.3f} classes on average: {page.sets.sets}",
+        )
     folder = write_report(page, run)
     print_line("report", f"{short_path(folder / 'index.html')}, {len(page.html) / 1e6:.1f} MB")
 

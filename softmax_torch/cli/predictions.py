@@ -23,11 +23,14 @@ from softmax_torch.cli.console import print_line, short_path
 from softmax_torch.cli.requests import Request
 from softmax_torch.cli.table_files import Columns, appending, new_table_file
 from softmax_torch.post_hoc import PostHoc
-from softmax_torch.predictor import Predicted, names_in_sets
+from softmax_torch.predictor import Predicted, PredictedRows, PredictedSets, names_in_sets
 from softmax_torch.preprocessing import ImagePreprocessing
 from softmax_torch.preprocessing.unknown_categories import UnknownCategories, counting_unknown
 
 __all__ = ["PredictionFile", "new_prediction_file", "predict_input"]
+
+
+Batch = Predicted | PredictedSets | PredictedRows
 
 
 class PredictionFile(NamedTuple):
@@ -37,7 +40,7 @@ class PredictionFile(NamedTuple):
         path: the new file; its suffix is one of ``WRITERS``.
         top_k: number of classes to name for a sample, most probable first.
         probabilities: whether to write the probability of every class too.
-        sets: whether to write the conformal set of every sample too.
+        sets: whether the conformal set of every sample is to be predicted and written too.
     """
 
     path: Path
@@ -45,7 +48,7 @@ class PredictionFile(NamedTuple):
     probabilities: bool
     sets: bool = False
 
-    def write(self, batches: Iterable[Predicted], class_names: Sequence[str]) -> None:
+    def write(self, batches: Iterable[Batch], class_names: Sequence[str]) -> None:
         """Write predictions as they are computed, and print the path."""
         samples = 0
         with appending(self.path) as append:
@@ -57,20 +60,22 @@ class PredictionFile(NamedTuple):
             f"{short_path(self.path)} ({samples} samples, {len(class_names)} classes)",
         )
 
-    def columns(self, batch: Predicted, class_names: Sequence[str]) -> Columns:
+    def columns(self, batch: Batch, class_names: Sequence[str]) -> Columns:
         """Return the rows of a batch as columns by name."""
-        p = batch.probabilities
+        names, p, sets, decided = PredictedRows(*batch)
         # File names that are not UTF-8 hold surrogates, which no format can encode.
-        ids = [name.encode("utf-8", "backslashreplace").decode() for name in batch.ids]
+        ids = [name.encode("utf-8", "backslashreplace").decode() for name in names]
         columns: Columns = {"id": ids}
-        top = p.topk(min(self.top_k, p.shape[1]), dim=1)
-        for k in range(top.indices.shape[1]):
+        shown = min(self.top_k, p.shape[1])
+        classes = p.topk(shown, dim=1).indices
+        if decided is not None:  # one of two
+            classes = torch.stack([decided, 1 - decided], 1)[:, :shown]
+        for k in range(shown):
             number = f"_{k + 1}" if k else ""
-            columns[f"predicted{number}"] = [class_names[c] for c in top.indices[:, k].tolist()]
-            columns[f"probability{number}"] = nine_digits(top.values[:, k])
-        if self.sets:
-            assert batch.sets is not None, "they were asked for"
-            columns["set"] = names_in_sets(p, batch.sets, class_names)
+            columns[f"predicted{number}"] = [class_names[c] for c in classes[:, k].tolist()]
+            columns[f"probability{number}"] = nine_digits(p.gather(1, classes)[:, k])
+        if sets is not None:
+            columns["set"] = names_in_sets(p, sets, class_names)
         if self.probabilities:
             columns |= {f"p_{name}": nine_digits(p[:, c]) for c, name in enumerate(class_names)}
         return columns
@@ -96,7 +101,8 @@ def predict_input(request: Request) -> None:
     arguments, output = request.arguments, new_prediction_file(request)
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     classifier = predictor.load(
-        arguments.ckpt_path, arguments.calibrated, device, arguments.backbone
+        *(arguments.ckpt_path, arguments.calibrated, device, arguments.backbone),
+        threshold=arguments.threshold,
     )
     if output.sets:
         PostHoc(conformal=classifier.conformal).require("conformal", arguments.ckpt_path)
@@ -108,7 +114,7 @@ def predict_input(request: Request) -> None:
             )
         preprocessing.unreadable = unreadable
     with counting_unknown(UnknownCategories(refuse=arguments.unknown == "refuse")) as unknown:
-        output.write(classifier.predict_file(arguments.input, output.sets), classifier.class_names)
+        output.write(classifier.predict_rows(arguments.input, output.sets), classifier.class_names)
     for line in unknown.messages():
         print_line("unknown", line, file=sys.stderr)
     if unreadable:
@@ -117,7 +123,9 @@ def predict_input(request: Request) -> None:
         print_line("skipped", f"{first}{more}", file=sys.stderr)
 
 
-def with_progress(batches: Iterable[Predicted]) -> Iterator[Predicted]:
+def with_progress(
+    batches: Iterable[Batch],
+) -> Iterator[Batch]:
     """Yield the batches, and count their samples on a terminal."""
     text = TextColumn("{task.completed:.0f} samples"), BarColumn(), TimeElapsedColumn()
     with Progress(*text, transient=True, disable=not os.isatty(1)) as progress:

@@ -21,6 +21,7 @@ from softmax_torch.report import (
     confusion_matrix,
     learning_curves,
     mistakes,
+    prediction_sets,
     reliability_diagram,
     weight_plots,
 )
@@ -34,10 +35,12 @@ from softmax_torch.report.bootstrap import (
     set_metrics,
 )
 from softmax_torch.report.calibrated import CalibratedTest, calibrate_test
+from softmax_torch.report.decision_figures import decision_figures
 from softmax_torch.report.evaluation import evaluate
 from softmax_torch.report.group_metrics import FEW
 from softmax_torch.report.plotting import CaptionedFigure, render
 from softmax_torch.report.run_results import MAX_CLASSES, RunResults
+from softmax_torch.report.score_intervals import Estimate
 from softmax_torch.report.set_figures import LABELS, set_figures
 from softmax_torch.report.table_inference import coefficient_blocks, p_value
 
@@ -56,6 +59,7 @@ class Page(NamedTuple):
         test: the metrics of the test set (see ``report.bootstrap``).
         intervals: their bootstrap intervals.
         table: all figures of the test set as a CSV file (see ``report.evaluation``).
+        sets: the conformal sets of the test set; None without them.
     """
 
     html: str
@@ -63,6 +67,7 @@ class Page(NamedTuple):
     test: dict[str, float]
     intervals: dict[str, tuple[float, float]]
     table: bytes = b""
+    sets: prediction_sets.PredictionSets | None = None
 
 
 class EmbeddedFigure(NamedTuple):
@@ -86,7 +91,8 @@ def compose(results: RunResults) -> Page:
     test, test_intervals = calibration_rows[0][1], {name: limits[name] for name in METRICS}
     counts = class_metrics.confusion_counts(results)
     confident = mistakes.most_confident(results)
-    sections = _draw(results, scored, counts, confident)
+    sets = prediction_sets.evaluate_sets(results)
+    sections = _draw(results, scored, counts, confident, sets)
     files = {
         f"{figure.name}.{kind}": render(figure.figure, kind)
         for figures in sections.values()
@@ -114,12 +120,14 @@ def compose(results: RunResults) -> Page:
         groups=groups,
         shown_groups=[] if groups is None else groups.groups[:MAX_CLASSES],
         FEW=FEW,
+        decisions=_decisions(results),
         pairs=class_metrics.most_confused(counts, TABLE_PAIRS),
         calibration_rows=calibration_rows,
         calibration=calibrated.description,
         coefficient_blocks=(
             [] if results.coefficients is None else coefficient_blocks(results.coefficients)
         ),
+        sets=sets,
         drawn_classes_note=weight_plots.drawn_classes_note(results),
         mistakes=confident,
         zip=zip,
@@ -128,13 +136,15 @@ def compose(results: RunResults) -> Page:
         RESAMPLES=RESAMPLES,
         SEED=SEED,
     )
-    return Page(html, files, test, test_intervals, evaluation.csv())
+    return Page(html, files, test, test_intervals, evaluation.csv(), sets)
 
 
 def pictures(results: RunResults) -> dict[str, bytes]:
     """Draw the figures of the page alone; return them as PNG files by name, without the suffix."""
     counts, confident = class_metrics.confusion_counts(results), mistakes.most_confident(results)
-    sections = _draw(results, _scored(results, calibrate_test(results)), counts, confident)
+    scored = _scored(results, calibrate_test(results))
+    sets = prediction_sets.evaluate_sets(results)
+    sections = _draw(results, scored, counts, confident, sets)
     return {
         figure.name: render(figure.figure, "png")
         for figures in sections.values()
@@ -155,6 +165,7 @@ def _draw(
     scored: list[tuple[str, str, SampleScores]],
     counts: npt.NDArray[np.int64],
     confident: list[mistakes.Mistake],
+    sets: prediction_sets.PredictionSets | None,
 ) -> dict[str, list[CaptionedFigure]]:
     """Draw the figures of each section."""
     return {
@@ -164,9 +175,19 @@ def _draw(
             reliability_diagram.draw(scores, name, title, set_metrics(scores)["ece"])
             for title, name, scores in scored
         ],
+        "sets": prediction_sets.draw(sets),
         "weights": weight_plots.draw(results),
         "mistakes": mistakes.draw(results, confident),
     }
+
+
+def _decisions(results: RunResults) -> dict[float, dict[str, Estimate]]:
+    """Return the test figures at 1/2 and at the threshold of the checkpoint; empty without one."""
+    rule = results.threshold
+    if rule is None:
+        return {}
+    logits, y = results.test
+    return {t: decision_figures(rule._replace(value=t)(logits), y) for t in (0.5, rule.value)}
 
 
 def _embed(figure: CaptionedFigure, svg: bytes) -> EmbeddedFigure:

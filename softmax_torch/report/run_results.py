@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from softmax_torch.calibration import Calibration
+from softmax_torch.conformal import ConformalSets
+from softmax_torch.decision_threshold import DecisionThreshold
 from softmax_torch.report.table_inference import TableInference
 
 __all__ = ["MAX_CLASSES", "EvaluatedSet", "Groups", "RawRows", "RunResults"]
@@ -74,6 +76,8 @@ class RunResults:
         coefficients: with their uncertainty, in the units of a table; None without them.
         coefficients_note: a sentence about them, or about why there are none; empty if a report has
             no such section.
+        conformal: the conformal sets in the checkpoint; None without them.
+        threshold: the decision threshold in the checkpoint; None without one.
     """
 
     name: str
@@ -95,6 +99,8 @@ class RunResults:
     groups: Groups | None = None
     coefficients: TableInference | None = None
     coefficients_note: str = ""
+    conformal: ConformalSets | None = None
+    threshold: DecisionThreshold | None = None
 
     def __post_init__(self) -> None:
         C, n = len(self.class_names), len(self.test.y)

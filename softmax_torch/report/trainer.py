@@ -98,6 +98,8 @@ class ReportingTrainer(CalibratingTrainer):
             groups=test_groups(datamodule, len(test.y)),
             coefficients=coefficients,
             coefficients_note=note,
+            conformal=model.post_hoc.conformal,
+            threshold=model.post_hoc.threshold,
         )
 
 
