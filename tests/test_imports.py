@@ -31,6 +31,7 @@ EDGES: dict[str, list[str]] = {
     "heads": ["loss", "modules", "ops"],
     "parallel": ["loss", "maths", "ops"],
     "calibration": ["threads"],
+    "laplace": [],
     "storage": [],
     "solvers": ["maths", "metrics", "modules", "ops", "threads"],
     "estimator": ["solvers"],
