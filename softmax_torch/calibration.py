@@ -39,7 +39,15 @@ from torch.nn import functional as F
 
 from softmax_torch.threads import is_small, one_thread_if
 
-__all__ = ["METHODS", "Calibration", "Method", "fit", "fit_temperature", "fit_vector_scaling"]
+__all__ = [
+    "METHODS",
+    "Calibration",
+    "Method",
+    "check_samples",
+    "fit",
+    "fit_temperature",
+    "fit_vector_scaling",
+]
 
 Method = Literal["temperature", "vector"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -72,8 +80,9 @@ class Calibration(NamedTuple):
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> Calibration:
-        """Return the calibration with this ``state_dict``."""
-        return cls(state["scale"], state["shift"])
+        """Return the calibration with this ``state_dict``, or with its tensors as lists."""
+        scale, shift = (torch.as_tensor(state[name]) for name in cls._fields)
+        return cls(scale.double(), shift.double())
 
     def __str__(self) -> str:
         """Return a short description."""
@@ -126,7 +135,7 @@ def fit_temperature(
     Warns:
         RuntimeWarning: no temperature is best, and the limit is returned.
     """
-    z, y, w = _check_arguments(logits, y, sample_weight)
+    z, y, w = check_samples(logits, y, sample_weight)
     w = w / w.sum()
     d = z - z.gather(1, y[:, None])
     with one_thread_if(is_small(len(d), d.shape[1], OPERATIONS)):
@@ -190,7 +199,7 @@ def fit_vector_scaling(
     Takes O(n C^2 + C^3) time a step and O(n C + C^2) memory. Arguments and errors are as in
     ``fit_temperature``, but an optimum always exists.
     """
-    z, y, w = _check_arguments(logits, y, sample_weight)
+    z, y, w = check_samples(logits, y, sample_weight)
     with one_thread_if(is_small(len(z), z.shape[1], 4 * z.shape[1])):  # the products of a Hessian
         return Calibration(*_best_scales(z, y, w))
 
@@ -247,7 +256,7 @@ def _vector_objective(
     return float(value), gradient, H + torch.eye(len(H)).to(H)
 
 
-def _check_arguments(
+def check_samples(
     logits: Tensor, y: Tensor, sample_weight: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return logits and weights in float64 and y in int64, on a CPU; raise for unusable ones.

@@ -1,6 +1,7 @@
 """Prediction with a trained model: from raw inputs to class names and probabilities.
 
     raw  ->  x = preprocessing(raw)  ->  logits z  ->  p = softmax(calibration(z))
+                                               ->  sets = conformal(z)
 
 A checkpoint, or weights exported from one, holds all of these. Either is read without running code
 from it. Lightning is not needed.
@@ -8,7 +9,7 @@ from it. Lightning is not needed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,9 @@ from torch import Tensor, nn
 
 from softmax_torch import backbones
 from softmax_torch.calibration import Calibration
+from softmax_torch.conformal import ConformalSets
 from softmax_torch.modules import Classifier, SoftmaxRegression
+from softmax_torch.post_hoc import PostHoc
 from softmax_torch.storage.checkpoints import read_checkpoint
 from softmax_torch.storage.exported_weights import read_exported_weights
 from softmax_torch.storage.finite_weights import check_finite
@@ -32,7 +35,7 @@ except ImportError as error:
         f"{error}. Raw inputs need more than the operator does: pip install 'softmax-torch[train]'"
     ) from error
 
-__all__ = ["Predicted", "Predictor", "check_named", "load", "network"]
+__all__ = ["Predicted", "Predictor", "check_named", "load", "names_in_sets", "network"]
 
 PREDICTED_TOGETHER = 4096
 """Largest number of samples of a file that are predicted together."""
@@ -42,10 +45,17 @@ PIXELS = 1 << 25
 
 
 class Predicted(NamedTuple):
-    """Names (n,) and class probabilities (n, C) of samples of a file."""
+    """Predictions for samples of a file.
+
+    Attributes:
+        ids: names (n,) of the samples.
+        probabilities: of the classes (n, C).
+        sets: which classes are in the set of each sample, bool (n, C); None if not asked for.
+    """
 
     ids: list[str]
     probabilities: Tensor
+    sets: Tensor | None = None
 
 
 class Predictor:
@@ -61,6 +71,7 @@ class Predictor:
         calibration: applied to logits; None for none.
         device: where the network works.
         hyper_parameters: arguments of the network as stored in a checkpoint; None if unknown.
+        conformal: makes sets of classes from logits before ``calibration``; None for none.
 
     Raises:
         ValueError: the device does not exist.
@@ -73,6 +84,7 @@ class Predictor:
         calibration: Calibration | None = None,
         device: torch.device | str = "cpu",
         hyper_parameters: dict[str, Any] | None = None,
+        conformal: ConformalSets | None = None,
     ) -> None:
         try:
             self.device = torch.device(device)
@@ -80,7 +92,7 @@ class Predictor:
         except (RuntimeError, AssertionError) as error:  # the latter of a torch without CUDA
             raise ValueError(f"device: expected one that is here, got {device}: {error}") from None
         self.preprocessing, self.calibration = preprocessing, calibration
-        self.hyper_parameters = hyper_parameters
+        self.hyper_parameters, self.conformal = hyper_parameters, conformal
         # Inputs are cast to the dtype of the weights, such as float64, only in ``logits``.
         self.dtype = next((p.dtype for p in network.parameters()), torch.get_default_dtype())
 
@@ -98,8 +110,27 @@ class Predictor:
     def logits(self, x: Tensor) -> Tensor:
         """Return logits (n, C) in float32 of x (n, ...), calibrated if there is a calibration."""
         with one_thread_if(self._is_small(len(x))):
-            z: Tensor = self.network(x.to(self.device, self.dtype)).float()
-            return z if self.calibration is None else self.calibration(z)
+            return self._calibrate(self._network_logits(x))
+
+    @torch.inference_mode()
+    def logits_and_sets(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``logits`` and which classes are in the conformal set of each x, bool (n, C).
+
+        Raises:
+            ValueError: there are no conformal sets.
+        """
+        PostHoc(conformal=self.conformal).require("conformal", "sets")
+        assert self.conformal is not None
+        with one_thread_if(self._is_small(len(x))):
+            z = self._network_logits(x)
+            return self._calibrate(z), self.conformal(z)
+
+    def _network_logits(self, x: Tensor) -> Tensor:
+        z: Tensor = self.network(x.to(self.device, self.dtype))
+        return z.float()
+
+    def _calibrate(self, z: Tensor) -> Tensor:
+        return z if self.calibration is None else self.calibration(z)
 
     def _is_small(self, samples: int) -> bool:
         """Return whether so many samples have too little to do for several threads of a CPU.
@@ -119,10 +150,49 @@ class Predictor:
         """Return the name of the most probable class of each raw input."""
         return [self.class_names[c] for c in self.predict_proba(raw).argmax(1).tolist()]
 
-    def predict_file(self, path: str | Path) -> Iterator[Predicted]:
-        """Yield predictions for a file or folder, which may be larger than memory."""
+    def predict_set(self, raw: Any) -> list[list[str]]:
+        """Return the names of the classes in the conformal set of each raw input.
+
+        The most probable class comes first. A set may be empty (``softmax_torch.conformal``).
+
+        Raises:
+            ValueError: the checkpoint has no conformal sets.
+        """
+        logits, sets = self.logits_and_sets(self.preprocessing.tensor(raw))
+        return names_in_sets(logits, sets, self.class_names)
+
+    def predict_file(self, path: str | Path, sets: bool = False) -> Iterator[Predicted]:
+        """Yield predictions for a file or folder, which may be larger than memory.
+
+        Args:
+            path: the file or folder.
+            sets: whether to predict conformal sets too.
+
+        Raises:
+            ValueError: sets are asked for, and the checkpoint has none.
+        """
         for ids, x in self.preprocessing.read(Path(path), self.rows):
-            yield Predicted(ids, self.logits(x).softmax(1).cpu())
+            if sets:
+                logits, members = self.logits_and_sets(x)
+                yield Predicted(ids, logits.softmax(1).cpu(), members.cpu())
+            else:
+                yield Predicted(ids, self.logits(x).softmax(1).cpu())
+
+
+def names_in_sets(scores: Tensor, sets: Tensor, class_names: Sequence[str]) -> list[list[str]]:
+    """Return the names of the classes in each set, in the order of descending scores.
+
+    Args:
+        scores: (n, C), such as logits or probabilities.
+        sets: which classes are in the set of each sample, bool (n, C).
+        class_names: C names.
+    """
+    # Classes outside come last, in no order.
+    order = scores.masked_fill(~sets, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    sizes = sets.sum(1).tolist()
+    longest = max(sizes, default=0)
+    rows = zip(order[:, :longest].tolist(), sizes, strict=True)
+    return [[class_names[c] for c in row[:size]] for row, size in rows]
 
 
 def load(
@@ -153,7 +223,7 @@ def load(
     path = checkpoint_of(Path(path))
     if path.is_dir() or path.suffix == ".safetensors":
         content = read_exported_weights(path)
-        calibrated = calibrated or "calibration" in content
+        calibrated = calibrated or content.get("calibration") is not None
     else:
         content = read_checkpoint(path)
     if "preprocessing" not in content:
@@ -161,20 +231,19 @@ def load(
             f"{path}: expected a checkpoint with the preprocessing of its data, got one without: "
             "it was trained with data of another kind, or by an earlier version"
         )
-    if calibrated and "calibration" not in content:
-        raise ValueError(
-            f"{path}: expected a checkpoint with a calibration, got one without; calibrate the run "
-            "first"
-        )
+    post_hoc = PostHoc.of_checkpoint(content)
+    if calibrated:
+        post_hoc.require("calibration", path)
     check_named(content["hyper_parameters"].get("backbone"), backbone, path)
     net = network(content["hyper_parameters"], content["state_dict"])
     check_finite(content["state_dict"], dict(net.named_parameters()), path)
     return Predictor(
         net,
         preprocessing.from_state_dict(content["preprocessing"]),
-        Calibration.from_state_dict(content["calibration"]) if calibrated else None,
+        post_hoc.calibration if calibrated else None,
         device,
         content["hyper_parameters"],
+        post_hoc.conformal,
     )
 
 

@@ -11,6 +11,7 @@ from argparse import SUPPRESS
 from typing import Any, Literal, NamedTuple
 
 from softmax_torch.calibration import Method
+from softmax_torch.conformal import LEVEL, Score
 from softmax_torch.storage.checkpoints import CHECKPOINT_SECONDS
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "CONFIG_HELP",
     "HIDDEN_RUN_ARGUMENTS",
     "LIGHT_COMMANDS",
+    "METHOD_OPTIONS",
     "RUN_SETTINGS",
     "SETTING_KINDS",
     "Command",
@@ -38,6 +40,12 @@ SETTING_KINDS = {"seed_everything": "int | bool"}
 """Types of the settings that are no arguments of a class."""
 
 Argument = tuple[str, dict[str, Any]]
+
+CalibrateMethod = Literal[Method, "conformal"]
+"""Methods of the command calibrate; ``cli.calibrating`` has a function for each."""
+
+METHOD_OPTIONS = {"conformal": ("--level", "--score", "--per_class", "--calibrated")}
+"""Options of a method of calibrate that no other method has."""
 
 
 class Command(NamedTuple):
@@ -73,7 +81,7 @@ RUN_OR_CHECKPOINT = (
 )
 CALIBRATED = argument(
     "--calibrated",
-    "Apply the calibration that the command calibrate stored in the checkpoint.",
+    "Apply the calibration in the checkpoint.",
     action="store_true",
 )
 INPUT = argument(
@@ -181,13 +189,18 @@ COMMANDS = {
             argument(
                 "--probabilities", "Write the probability of every class too.", action="store_true"
             ),
+            argument(
+                "--sets",
+                "Write conformal sets (see calibrate) too.",
+                action="store_true",
+            ),
             UNKNOWN,
             argument(
                 "--skip_unreadable",
                 "Leave out images of --input that cannot be read, and count them.",
                 action="store_true",
             ),
-            argument("--device", "Device that predicts --input; by default a GPU if there is one."),
+            argument("--device", "Device for --input; by default a GPU, if any."),
         ),
         examples=(
             "predict runs/digits",
@@ -195,17 +208,45 @@ COMMANDS = {
         ),
     ),
     "calibrate": Command(
-        "Fit a temperature to the validation set, and store it in the checkpoint.",
+        "Fit a temperature or conformal sets to the validation set, and store them in the "
+        "checkpoint.",
         (
             *RUN_OR_CHECKPOINT,
             argument(
                 "--method",
-                "temperature: one number for all logits; vector: a scale and a shift per class.",
-                type=Method,
+                "temperature: one number for all logits; vector: a scale and a shift per class; "
+                "conformal: sets of classes that hold the true one with a given probability.",
+                type=CalibrateMethod,
                 default="temperature",
             ),
+            argument(
+                "--level",
+                "conformal: that probability.",
+                type=float,
+                default=LEVEL,
+            ),
+            argument(
+                "--score",
+                "conformal: lac for the smallest sets, of which some may be empty; aps for larger "
+                "sets where a sample is harder; raps for the same with many classes.",
+                type=Score,
+                default="aps",
+            ),
+            argument(
+                "--per_class",
+                "conformal: a threshold for each class, so that the level holds within each.",
+                action="store_true",
+            ),
+            argument(
+                "--calibrated",
+                "conformal: make sets of the probabilities with the temperature in the checkpoint.",
+                action="store_true",
+            ),
         ),
-        examples=("calibrate runs/digits", "calibrate runs/digits --method vector"),
+        examples=(
+            "calibrate runs/digits",
+            "calibrate runs/digits --method conformal --level 0.95",
+        ),
     ),
     "report": Command(
         "Write a page about a run.", RUN_OR_CHECKPOINT, examples=("report runs/digits",)

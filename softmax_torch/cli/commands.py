@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 import yaml
-from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.utilities import rank_zero_only
 
+from softmax_torch.cli.calibrating import calibrate
 from softmax_torch.cli.console import (
     format_metrics,
     print_line,
@@ -21,7 +21,7 @@ from softmax_torch.cli.console import (
     short_path,
 )
 from softmax_torch.cli.data_progress import ConsoleReporter
-from softmax_torch.cli.fit_summary import DataSummary, Result, print_result
+from softmax_torch.cli.fit_summary import Result, print_result
 from softmax_torch.cli.predictions import new_prediction_file
 from softmax_torch.cli.requests import Request
 from softmax_torch.cli.resuming import (
@@ -33,18 +33,10 @@ from softmax_torch.cli.resuming import (
     updated_settings,
 )
 from softmax_torch.cli.run_loggers import hyperparameters, loggers_in_run
-from softmax_torch.cli.settings import instantiate, log_steps, parse_settings
+from softmax_torch.cli.session import Session
+from softmax_torch.cli.settings import parse_settings
 from softmax_torch.cli.trainer_arguments import (
-    as_list,
-    check_arguments,
-    check_limits,
-    check_trainer,
-    evaluation_callbacks,
     lightning_refusals,
-    missing_packages,
-    share_processes,
-    the_timer,
-    with_bar,
 )
 from softmax_torch.data.progress import reporting_to
 from softmax_torch.lightning_compat import callbacks_of, end_after, quiet
@@ -52,14 +44,10 @@ from softmax_torch.predictor import Predicted
 from softmax_torch.report.logged_pictures import log_pictures, takes_pictures
 from softmax_torch.report.output import write_report
 from softmax_torch.report.page import compose, pictures
-from softmax_torch.report.trainer import ReportingTrainer
 from softmax_torch.storage.atomic_files import write_atomically
 from softmax_torch.storage.run_directories import CONFIG_FILE
-from softmax_torch.storage.run_results import shortest_name
-from softmax_torch.training.checkpoint_io import atomic_checkpoint_io
-from softmax_torch.training.run_checkpoint import RunCheckpoint, Stopped
+from softmax_torch.training.run_checkpoint import Stopped
 from softmax_torch.training.run_logger import RunLogger
-from softmax_torch.training.training_clock import TrainingClock
 
 __all__ = ["run_with_lightning"]
 
@@ -85,89 +73,6 @@ def run_with_lightning(request: Request, closing: ExitStack) -> None:
                 run = short_path(stopped.path.parent)
                 print(f"    {program_name()} fit --resume {run}", file=sys.stderr)
             raise
-
-
-class Session:
-    """The model, the data and the trainer of a command, made from its arguments.
-
-    Attributes:
-        request: the command line.
-        parser, config: the command's parser, and all of its arguments.
-        model, data, trainer: instances made from these arguments.
-        timer: may limit the time of a fit; clock: measures its steps.
-        summary: describes the data.
-        recorder: writes the checkpoints of a fit; None if none are written.
-    """
-
-    def __init__(
-        self, request: Request, parser: ArgumentParser, config: Namespace, closing: ExitStack
-    ) -> None:
-        self.request, self.parser, self.config = request, parser, config
-        if request.command == "fit" and request.resumed_run is None:  # config.yaml has it then
-            log_steps(config)
-        if request.command != "fit":
-            config["trainer"]["logger"] = None  # its package may be missing here
-        with missing_packages():
-            self.model, self.data, trainer = instantiate(parser, config)
-        self.model.calibrated = request.arguments.get("calibrated", False)
-        self.clock = TrainingClock()
-        self.summary = DataSummary(
-            self.data, asked="balanced_accuracy" in self.model.user_metrics.metrics
-        )
-        self.recorder: RunCheckpoint | None = None
-        self.trainer = ReportingTrainer(**self._trainer_arguments({**trainer}, closing))
-        check_trainer(self.trainer)
-        if request.checkpoint is not None:
-            path, _, content = request.checkpoint
-            atomic_checkpoint_io(self.trainer).remember(path, content)
-
-    def _trainer_arguments(self, trainer: dict[str, Any], closing: ExitStack) -> dict[str, Any]:
-        """Return the trainer's arguments with our callbacks, and with our logger in a fit.
-
-        Raises:
-            ValueError: see ``cli.trainer_arguments``.
-        """
-        command = self.request.command
-        fits = command == "fit"
-        check_arguments(trainer, self.data)
-        check_limits(trainer, command)
-        trainer = share_processes(trainer)
-        callbacks = with_bar(as_list(trainer["callbacks"]), trainer["enable_progress_bar"])
-        if not fits:
-            unused = {"logger": False, "enable_checkpointing": False, "max_time": None}
-            return trainer | unused | {"callbacks": evaluation_callbacks(callbacks)}
-        self.timer, callbacks = the_timer(callbacks, trainer["max_time"])
-        callbacks = [*callbacks, self.clock]
-        if trainer["enable_checkpointing"] is not False:
-            self.recorder = RunCheckpoint(
-                seconds=self.config["checkpoint_seconds"],
-                settings=settings_yaml(self.parser, self.config),
-            )
-            callbacks = [*callbacks, self.recorder]
-        logger = RunLogger(self.config["runs"], self.config["name"], self.request.resumed_run)
-        closing.callback(logger.close)
-        return trainer | {
-            "callbacks": callbacks,
-            "logger": [logger, *as_list(trainer["logger"])],
-            "log_every_n_steps": trainer["log_every_n_steps"] or 1,
-            "max_time": None,  # the timer has it
-        }
-
-    @property
-    def evaluation_arguments(self) -> dict[str, Any]:
-        """The arguments of ``trainer.validate`` and ``trainer.test``."""
-        return {
-            "model": self.model,
-            "datamodule": self.data,
-            "verbose": False,
-            "weights_only": True,
-        }
-
-    @property
-    def checkpoint_path(self) -> str | None:
-        """Path of the checkpoint that the command line names or implies."""
-        found = self.request.checkpoint
-        return None if found is None else str(found.path)
 
 
 def fit(session: Session) -> None:
@@ -288,23 +193,10 @@ def predict(session: Session) -> None:
     batches = trainer.predict(
         session.model, datamodule=data, ckpt_path=session.checkpoint_path, weights_only=True
     )
-    p = torch.cat([batch for batch in batches or [] if isinstance(batch, torch.Tensor)])
+    parts = zip(*(batch if output.sets else (batch,) for batch in batches or []), strict=True)
+    p, *sets = (torch.cat(part) for part in parts)
     ids = data.test_ids[: len(p)]  # fewer if limit_predict_batches says so
-    output.write([Predicted(ids, p)], data.preprocessing.class_names)
-
-
-def calibrate(session: Session) -> None:
-    """Store a calibration in the checkpoint; print the validation metrics without and with it."""
-    path = session.checkpoint_path
-    assert path is not None, "the request was resolved"
-    before, after = session.trainer.calibrate(
-        session.model, session.data, path, session.request.arguments.method
-    )
-    print_line("before", format_metrics(session.summary.shown(before)))
-    print_line("after", format_metrics(session.summary.shown(after)))
-    print_line("calibrated", f"{short_path(path)}, {session.model.calibration}")
-    name = short_path(shortest_name(Path(path)))
-    print_line("next", f"{program_name()} test --calibrated {name}")
+    output.write([Predicted(ids, p, *sets)], data.preprocessing.class_names)
 
 
 def report(session: Session) -> None:

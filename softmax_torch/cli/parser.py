@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from softmax_torch.cli.arguments import split_configs, split_settings
 from softmax_torch.cli.command_parsers import build_parser
-from softmax_torch.cli.command_table import COMMANDS
+from softmax_torch.cli.command_table import COMMANDS, METHOD_OPTIONS
 from softmax_torch.cli.config_files import find_config
 from softmax_torch.cli.given_settings import Given
 from softmax_torch.cli.jsonargparse_errors import usage_errors
 from softmax_torch.cli.mistakes import UsageError
 from softmax_torch.cli.requests import Request
+from softmax_torch.conformal import check_level
 
 __all__ = ["parse"]
 
@@ -38,6 +39,9 @@ def parse(args: list[str]) -> Request:
     with usage_errors(name, Given([], {})):
         flags = [part for config in configs for part in ("--config", config)]
         arguments = build_parser()[0].parse_args([name, *flags, *own])[name]
+    if name == "calibrate":
+        check_method(arguments.method, own)
+        check_level(arguments.level)
     has_input = arguments.get("input") is not None
     beside_input = [*settings, *(["--config"] if name in ("predict", "test") and configs else [])]
     if has_input and beside_input:
@@ -52,6 +56,15 @@ def parse(args: list[str]) -> Request:
             setting = flag.replace("--", "--model." if flag == "--backbone" else "--data.")
             raise UsageError(f"{flag}: expected --input beside it; else see {setting}")
     return Request(name, arguments, settings, own, configs)
+
+
+def check_method(method: str, own: list[str]) -> None:
+    """Raise UsageError for an option of another method of calibrate."""
+    given = {arg.partition("=")[0] for arg in own}
+    for other, options in METHOD_OPTIONS.items():
+        for flag in options:
+            if other != method and flag in given:
+                raise UsageError(f"{flag}: expected --method {other} beside it, got {method}")
 
 
 def is_inline(config: str) -> bool:

@@ -1,9 +1,11 @@
 """Write predictions to a file as they are computed; it is renamed into place when complete.
 
-    id  predicted  probability  [predicted_2  probability_2  ...]  [p_<class>  ...]
+    id  predicted  probability  [predicted_2  probability_2  ...]  [set]  [p_<class>  ...]
 
-One row per sample: its ``top_k`` most probable classes and their probabilities, and on request the
-probability of every class. The suffix names the format: .csv, .jsonl or .parquet.
+One row per sample: its ``top_k`` most probable classes and their probabilities, and on request its
+conformal set and the probability of every class. The suffix names the format: .csv, .jsonl or
+.parquet. A set is a list of names, the most probable class first. CSV has no lists; there it is
+written as JSON, such as ["3", "8"], since a name may contain any separator.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from softmax_torch import predictor
 from softmax_torch.cli.console import print_line, short_path
 from softmax_torch.cli.requests import Request
-from softmax_torch.predictor import Predicted
+from softmax_torch.post_hoc import PostHoc
+from softmax_torch.predictor import Predicted, names_in_sets
 from softmax_torch.preprocessing import ImagePreprocessing
 from softmax_torch.preprocessing.unknown_categories import UnknownCategories, counting_unknown
 from softmax_torch.storage.atomic_files import PARTIAL_SUFFIX, name_in_errors
@@ -43,11 +46,13 @@ class PredictionFile(NamedTuple):
         path: the new file; its suffix is one of ``WRITERS``.
         top_k: number of classes to name for a sample, most probable first.
         probabilities: whether to write the probability of every class too.
+        sets: whether to write the conformal set of every sample too.
     """
 
     path: Path
     top_k: int
     probabilities: bool
+    sets: bool = False
 
     def write(self, batches: Iterable[Predicted], class_names: Sequence[str]) -> None:
         """Write predictions as they are computed, and print the path."""
@@ -83,6 +88,9 @@ class PredictionFile(NamedTuple):
             number = f"_{k + 1}" if k else ""
             columns[f"predicted{number}"] = [class_names[c] for c in top.indices[:, k].tolist()]
             columns[f"probability{number}"] = nine_digits(top.values[:, k])
+        if self.sets:
+            assert batch.sets is not None, "they were asked for"
+            columns["set"] = names_in_sets(p, batch.sets, class_names)
         if self.probabilities:
             columns |= {f"p_{name}": nine_digits(p[:, c]) for c, name in enumerate(class_names)}
         return columns
@@ -109,7 +117,7 @@ def new_prediction_file(request: Request) -> PredictionFile:
             f"output: expected a name that ends in {', '.join(WRITERS)}, got {path.name}"
         )
     check_new_name(path)
-    return PredictionFile(path, arguments.top_k, arguments.probabilities)
+    return PredictionFile(path, arguments.top_k, arguments.probabilities, arguments.sets)
 
 
 def predict_input(request: Request) -> None:
@@ -119,6 +127,8 @@ def predict_input(request: Request) -> None:
     classifier = predictor.load(
         arguments.ckpt_path, arguments.calibrated, device, arguments.backbone
     )
+    if output.sets:
+        PostHoc(conformal=classifier.conformal).require("conformal", arguments.ckpt_path)
     preprocessing, unreadable = classifier.preprocessing, dict[Path, str]()
     if arguments.skip_unreadable:
         if not isinstance(preprocessing, ImagePreprocessing):
@@ -127,7 +137,7 @@ def predict_input(request: Request) -> None:
             )
         preprocessing.unreadable = unreadable
     with counting_unknown(UnknownCategories(refuse=arguments.unknown == "refuse")) as unknown:
-        output.write(classifier.predict_file(arguments.input), classifier.class_names)
+        output.write(classifier.predict_file(arguments.input, output.sets), classifier.class_names)
     for line in unknown.messages():
         print_line("unknown", line, file=sys.stderr)
     if unreadable:
@@ -151,6 +161,11 @@ def nine_digits(p: torch.Tensor) -> list[float]:
     return [float(f"{x:.9g}") for x in p.tolist()]
 
 
+def without_lists(column: list[Any]) -> list[Any]:
+    """Return a column with JSON in place of lists."""
+    return [json.dumps(x, ensure_ascii=False) if isinstance(x, list) else x for x in column]
+
+
 @contextmanager
 def write_csv(path: Path) -> Iterator[Callable[[Columns], None]]:
     """Open a CSV file; yield a function that appends columns."""
@@ -160,7 +175,7 @@ def write_csv(path: Path) -> Iterator[Callable[[Columns], None]]:
         def append(columns: Columns) -> None:
             if file.tell() == 0:
                 writer.writerow(columns)
-            writer.writerows(zip(*columns.values(), strict=True))
+            writer.writerows(zip(*map(without_lists, columns.values()), strict=True))
 
         yield append
 
@@ -185,6 +200,8 @@ def write_parquet(path: Path) -> Iterator[Callable[[Columns], None]]:
 
     def append(columns: Columns) -> None:
         nonlocal writer
+        if "set" in columns:  # its type is not that of empty sets, which have none
+            columns["set"] = pa.array(columns["set"], pa.list_(pa.string()))
         table = pa.table(columns)
         writer = writer or parquet.ParquetWriter(path, table.schema)
         writer.write_table(table)

@@ -1,10 +1,11 @@
-"""The metadata of exported models, as JSON: preprocessing, class names, calibration and versions.
+"""The metadata of exported models, as JSON: what they were made of, and with which versions.
 
 format                 1; other numbers stand for other layouts
 softmax_torch, torch   versions of the two packages
 class_names            one name for each class index
 preprocessing          state of the preprocessing (``softmax_torch.preprocessing``)
 calibration            scale and shift of the logits, or null
+conformal              thresholds of prediction sets, or null (``softmax_torch.conformal``)
 inputs                 name, type and shape of each input
 """
 
@@ -15,9 +16,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from softmax_torch import __version__
 from softmax_torch.export.input_modules import TensorSpec
+from softmax_torch.post_hoc import PostHoc
 from softmax_torch.predictor import Predictor
 from softmax_torch.storage.exported_weights import EXPORT_FORMAT
 
@@ -26,20 +29,26 @@ __all__ = ["metadata_of", "to_json"]
 
 def metadata_of(predictor: Predictor, inputs: Sequence[TensorSpec]) -> dict[str, Any]:
     """Return the metadata of a classifier whose exported form takes these inputs."""
-    calibration = predictor.calibration
+    post_hoc = PostHoc(predictor.calibration, predictor.conformal)
+    fitted = dict.fromkeys(PostHoc._fields) | without_tensors(post_hoc.state_dict())
     return {
         "format": EXPORT_FORMAT,
         "softmax_torch": __version__,
         "torch": torch.__version__,
         "class_names": list(predictor.class_names),
         "preprocessing": predictor.preprocessing.state_dict(),
-        "calibration": None
-        if calibration is None
-        else {name: value.tolist() for name, value in calibration.state_dict().items()},
+        **fitted,
         "inputs": [
             {"name": name, "type": dtype, "shape": list(shape)} for name, dtype, shape in inputs
         ],
     }
+
+
+def without_tensors(value: Any) -> Any:
+    """Return nested dicts with numbers and lists in place of tensors."""
+    if isinstance(value, dict):
+        return {name: without_tensors(entry) for name, entry in value.items()}
+    return value.tolist() if isinstance(value, Tensor) else value
 
 
 def to_json(content: dict[str, Any], indent: int | None = None) -> str:

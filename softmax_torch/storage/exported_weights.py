@@ -12,8 +12,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from softmax_torch.storage.safe_read import read_safetensors
 
 __all__ = [
@@ -44,9 +42,9 @@ def read_exported_weights(path: Path) -> dict[str, Any]:
     """Return the content of exported weights, a .safetensors file or a folder with one.
 
     Returns:
-        The keys that a checkpoint has: ``state_dict``, ``hyper_parameters``, ``preprocessing`` and,
-        if the weights were exported with one, ``calibration`` (see
-        ``softmax_torch.export.metadata``).
+        The keys that a checkpoint has: ``state_dict``, ``hyper_parameters``, ``preprocessing`` and
+        what was fitted after the training (``softmax_torch.post_hoc``), with numbers and lists in
+        place of its tensors, and None for what there is not.
 
     Raises:
         FileNotFoundError: there are no such weights.
@@ -69,9 +67,4 @@ def read_exported_weights(path: Path) -> dict[str, Any]:
             f"{path}: expected weights with the configuration that export writes, of format "
             f"{EXPORT_FORMAT}, got others"
         )
-    calibration = config.pop("calibration", None)
-    if calibration is not None:
-        config["calibration"] = {
-            name: torch.tensor(value, dtype=torch.float64) for name, value in calibration.items()
-        }
     return config | {"state_dict": state}

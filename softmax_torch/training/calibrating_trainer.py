@@ -1,17 +1,19 @@
-"""Lightning's trainer with a method that calibrates a trained model on the validation set."""
+"""Lightning's trainer with methods that fit something to a trained model on the validation set."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from lightning import LightningModule
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer import Trainer
 from torch import Tensor
 
-from softmax_torch import calibration, lightning_compat
+from softmax_torch import calibration, conformal, lightning_compat
 from softmax_torch.calibration import Method
+from softmax_torch.conformal import Score
 from softmax_torch.data import TensorDataModule
 from softmax_torch.training.checkpoint_io import atomic_checkpoint_io
 from softmax_torch.training.epoch_metrics import EvaluationMetrics
@@ -46,7 +48,7 @@ class LogitCollector(Callback):
 
 
 class CalibratingTrainer(Trainer):
-    """Lightning's trainer, which also calibrates models."""
+    """Lightning's trainer, which also calibrates models and fits conformal sets."""
 
     def calibrate(
         self,
@@ -61,7 +63,8 @@ class CalibratingTrainer(Trainer):
             model: a model with the run's configuration, which gets the checkpoint's weights and
                 the calibration.
             datamodule: the data that the model was trained on.
-            ckpt_path: the checkpoint, which is rewritten with the calibration in it.
+            ckpt_path: the checkpoint, which is rewritten with the calibration in it. Conformal sets
+                in it stay as they are, of the probabilities that they were fitted to.
             method: "temperature", or "vector" for two numbers a class (see
                 ``softmax_torch.calibration``).
 
@@ -72,21 +75,80 @@ class CalibratingTrainer(Trainer):
             ValueError: no temperature minimizes the NLL; or there are several processes, each with
                 a part of the samples.
         """
+        z, y, before = self._validated(model, datamodule, ckpt_path)
+        fitted = calibration.fit(z, y, method)
+        evaluation = EvaluationMetrics()
+        evaluation.add(fitted(z), y)
+        result = evaluation.result(reduce=lambda x: x)
+        self._store(model, ckpt_path, calibration=fitted)
+        return [before, {f"val/{name}": float(value) for name, value in result.items()}]
+
+    def fit_sets(
+        self,
+        model: LitEvaluation,
+        datamodule: TensorDataModule,
+        ckpt_path: str,
+        *,
+        level: float = conformal.LEVEL,
+        score: Score = "aps",
+        per_class: bool = False,
+        calibrated: bool = False,
+    ) -> Tensor:
+        """Fit conformal sets to the validation set and add them to the checkpoint.
+
+        Args:
+            model, datamodule, ckpt_path: as in ``calibrate``.
+            level, score, per_class: see ``softmax_torch.conformal.fit``.
+            calibrated: whether the sets are made of probabilities with the calibration that is in
+                the checkpoint now. The sets keep it, also if the checkpoint gets another one.
+
+        Returns:
+            The sizes of the validation samples' sets, (n,).
+
+        Raises:
+            ValueError: the level is not in (0, 1), or the samples are too few for it; the
+                checkpoint has no calibration; or there are several processes.
+        """
+        conformal.check_level(level)
+        z, y, _ = self._validated(model, datamodule, ckpt_path)
+        if calibrated:
+            model.post_hoc.require("calibration", "calibrated")
+        sets = conformal.fit(
+            *(z, y, level, score),
+            per_class=per_class,
+            calibration=model.calibration if calibrated else None,
+            class_names=datamodule.preprocessing.class_names,
+        )
+        self._store(model, ckpt_path, conformal=sets)
+        return sets(z).sum(1)
+
+    def _validated(
+        self, model: LitEvaluation, datamodule: TensorDataModule, ckpt_path: str
+    ) -> tuple[Tensor, Tensor, Mapping[str, float]]:
+        """Return logits (n, C), classes (n,) and metrics of the validation set.
+
+        The model gets what the checkpoint has; the logits are not calibrated.
+        """
         if self.world_size > 1:
             raise ValueError(f"calibrate: expected one process, got {self.world_size}")
-        checkpoint_io = atomic_checkpoint_io(self)
-        content = dict(checkpoint_io.read(ckpt_path))
+        atomic_checkpoint_io(self).read(ckpt_path)  # once for this, the validation and ``_store``
         model.calibrated = False
         with self.collecting_logits() as collected:
-            [before] = self.validate(model, None, ckpt_path, False, datamodule, weights_only=True)
-        z, y = collected.logits, collected.y
-        model.calibration = calibration.fit(z, y, method)
-        evaluation = EvaluationMetrics()
-        evaluation.add(model.calibration(z), y)
-        result = evaluation.result(reduce=lambda x: x)
-        content["calibration"] = model.calibration.state_dict()
-        checkpoint_io.save_checkpoint(content, ckpt_path)
-        return [before, {f"val/{name}": float(value) for name, value in result.items()}]
+            [metrics] = self.validate(model, None, ckpt_path, False, datamodule, weights_only=True)
+        return collected.logits, collected.y, metrics
+
+    def _store(self, model: LitEvaluation, ckpt_path: str, **fitted: Any) -> None:
+        """Rewrite the checkpoint with something that was fitted, which the model gets too.
+
+        Args:
+            model: the model.
+            ckpt_path: the checkpoint.
+            **fitted: fields of ``PostHoc``.
+        """
+        checkpoint_io = atomic_checkpoint_io(self)
+        content = checkpoint_io.read(ckpt_path)
+        model.post_hoc = model.post_hoc._replace(**fitted)
+        checkpoint_io.save_checkpoint(content | model.post_hoc.state_dict(), ckpt_path)
 
     @contextmanager
     def collecting_logits(self) -> Iterator[LogitCollector]:

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from softmax_torch.calibration import Calibration
 from softmax_torch.preprocessing import Preprocessing, from_state_dict, same
 from softmax_torch.storage.checkpoints import CHECKPOINT_FORMAT
 from softmax_torch.storage.finite_weights import check_finite
@@ -21,7 +20,6 @@ __all__ = [
     "check_sizes",
     "check_weights",
     "process_state",
-    "stored_calibration",
 ]
 
 
@@ -162,17 +160,6 @@ def check_weights(state_dict: Mapping[str, Tensor], module: nn.Module, path: str
                 f"{expected.get(name, 'no')} {name}, got a checkpoint with {got.get(name, 'none')}"
             )
     check_finite(state_dict, dict(module.named_parameters()), path)
-
-
-def stored_calibration(checkpoint: dict[str, Any], required: bool) -> Calibration | None:
-    """Return the calibration in a checkpoint or None; ValueError if it is required but missing."""
-    found = checkpoint.get("calibration")
-    if found is None and required:
-        raise ValueError(
-            "calibrated: expected a checkpoint with a calibration, got one without; calibrate the "
-            "run first"
-        )
-    return None if found is None else Calibration.from_state_dict(found)
 
 
 def process_state(checkpoint: dict[str, Any], rank: int, world_size: int) -> dict[str, Any]:

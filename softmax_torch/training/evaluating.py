@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from softmax_torch.calibration import Calibration
 from softmax_torch.modules import Classifier, SoftmaxRegression
+from softmax_torch.post_hoc import PostHoc
 from softmax_torch.storage.checkpoints import check_digest
 from softmax_torch.threads import is_small, one_thread_if
 from softmax_torch.training.epoch_metrics import EvaluationMetrics
@@ -33,12 +34,16 @@ class LitEvaluation(Classifier, LightningModule):
         metrics: see ``training.user_metrics``.
 
     Attributes:
+        post_hoc: what the checkpoint carries beside the weights.
         calibrated: whether evaluation and prediction (not training) apply the ``calibration`` of
             the checkpoint, which must then have one.
+        predicts_sets: whether ``predict_step`` also returns the conformal sets of the checkpoint,
+            which must then have some.
     """
 
+    post_hoc = PostHoc()
     calibrated = False
-    calibration: Calibration | None = None
+    predicts_sets = False
 
     def __init__(
         self, backbone: nn.Module, model: SoftmaxRegression, metrics: MetricsOption = None
@@ -47,6 +52,11 @@ class LitEvaluation(Classifier, LightningModule):
         self.val_evaluation = EvaluationMetrics()
         self.test_evaluation = EvaluationMetrics()
         self.user_metrics = UserMetrics(metrics, model.num_classes)
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """The calibration in the checkpoint; None without one."""
+        return self.post_hoc.calibration
 
     def is_small(self, samples: int | None) -> bool:
         """Return whether so many samples are too few to gain from several threads of a CPU.
@@ -74,7 +84,9 @@ class LitEvaluation(Classifier, LightningModule):
 
     def evaluated_logits(self, x: Tensor) -> Tensor:
         """Return logits (B, C) for metrics and predictions: calibrated, if ``calibrated``."""
-        logits = self.logits(x)
+        return self._calibrate(self.logits(x))
+
+    def _calibrate(self, logits: Tensor) -> Tensor:
         if not self.calibrated or self.trainer.state.fn == "fit":
             return logits
         assert self.calibration is not None, "a checkpoint without one was refused"
@@ -93,11 +105,19 @@ class LitEvaluation(Classifier, LightningModule):
         with one_thread_if(self.is_small(len(y))):
             evaluation.add(self.evaluated_logits(x), y)
 
-    def predict_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        """Return class probabilities (B, C) in float32, whatever the precision of the matmul."""
+    def predict_step(self, batch: tuple[Tensor, Tensor]) -> Tensor | tuple[Tensor, Tensor]:
+        """Return class probabilities (B, C) in float32, whatever the precision of the matmul.
+
+        With ``predicts_sets``, also which classes are in the set of each sample, bool (B, C).
+        """
         x, _ = batch
         with one_thread_if(self.is_small(len(x))):
-            return self.evaluated_logits(x).float().softmax(-1)
+            logits = self.logits(x)
+            p = self._calibrate(logits).float().softmax(-1)
+            if not self.predicts_sets:
+                return p
+            assert self.post_hoc.conformal is not None, "a checkpoint without them was refused"
+            return p, self.post_hoc.conformal(logits)
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of the validation set."""

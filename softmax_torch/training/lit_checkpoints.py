@@ -15,6 +15,7 @@ from torch import nn
 
 from softmax_torch import lightning_compat
 from softmax_torch.modules import SoftmaxRegression
+from softmax_torch.post_hoc import PostHoc
 from softmax_torch.preprocessing import Preprocessing
 from softmax_torch.storage.checkpoints import CHECKPOINT_FORMAT
 from softmax_torch.training import compatibility
@@ -70,11 +71,12 @@ class LitCheckpoints(LitEvaluation):
             checkpoint["preprocessing"] = preprocessing.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Load calibration or training state from a checkpoint.
+        """Load the training state from a checkpoint, or what was fitted after the training.
 
         Raises:
             ValueError: the checkpoint has other sizes or another preprocessing; its weights are
-                others or not finite; or the trainer is to end before the epochs that are done.
+                others or not finite; it lacks the calibration or the sets that are asked for; or
+                the trainer is to end before the epochs that are done.
         """
         expected = self._expected_hyperparameters(checkpoint)
         compatibility.check_checkpoint(checkpoint, expected, self._preprocessing())
@@ -82,7 +84,11 @@ class LitCheckpoints(LitEvaluation):
         path = getattr(trainer, "ckpt_path", None) or "checkpoint"
         compatibility.check_weights(checkpoint["state_dict"], self, path)
         if trainer is None or trainer.state.fn != "fit":
-            self.calibration = compatibility.stored_calibration(checkpoint, self.calibrated)
+            self.post_hoc = PostHoc.of_checkpoint(checkpoint)
+            if self.calibrated:
+                self.post_hoc.require("calibration", "calibrated")
+            if self.predicts_sets:
+                self.post_hoc.require("conformal", "sets")
             return
         done, most = lightning_compat.epochs_done(checkpoint), trainer.max_epochs
         if most is not None and -1 < most < done:

@@ -16,8 +16,9 @@ def test_a_calibration_is_stored_and_applied_on_request(
     method: str, to_calibrate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     results: list[dict[str, float]] = []
-    printed = "softmax_torch.cli.commands.format_metrics"
-    monkeypatch.setattr(printed, lambda result: results.append(dict(result)) or "")
+    for module in ("calibrating", "commands"):
+        printed = f"softmax_torch.cli.{module}.format_metrics"
+        monkeypatch.setattr(printed, lambda result: results.append(dict(result)) or "")
     path = ["--ckpt_path", str(to_calibrate)]
     cli.main(["calibrate", *path, "--method", method])
     for flags in ([], ["--calibrated"]):

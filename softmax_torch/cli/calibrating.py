@@ -1,0 +1,73 @@
+"""The command calibrate: fit something to a trained model, and store it in the checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from softmax_torch.cli.console import format_metrics, print_line, program_name, short_path
+from softmax_torch.cli.session import Session
+from softmax_torch.storage.run_results import shortest_name
+
+__all__ = ["calibrate"]
+
+
+def calibrate(session: Session) -> None:
+    """Fit what the method names, store it in the checkpoint, and print what it does."""
+    METHODS[session.request.arguments.method](session)
+
+
+def fit_calibration(session: Session) -> None:
+    """Store a calibration; print the validation metrics without and with it."""
+    path = checkpoint_of(session)
+    before, after = session.trainer.calibrate(
+        session.model, session.data, path, session.request.arguments.method
+    )
+    print_line("before", format_metrics(session.summary.shown(before)))
+    print_line("after", format_metrics(session.summary.shown(after)))
+    print_line("calibrated", f"{short_path(path)}, {session.model.calibration}")
+    if session.model.post_hoc.conformal is not None:
+        print_line("unchanged", f"{session.model.post_hoc.conformal}")
+    print_next(f"test --calibrated {short_path(shortest_name(Path(path)))}")
+
+
+def fit_sets(session: Session) -> None:
+    """Store conformal sets; print their sizes on the validation set."""
+    path, arguments = checkpoint_of(session), session.request.arguments
+    sizes = session.trainer.fit_sets(
+        *(session.model, session.data, path),
+        level=arguments.level,
+        score=arguments.score,
+        per_class=arguments.per_class,
+        calibrated=arguments.calibrated,
+    )
+    largest, empty = int(sizes.max()), int((sizes == 0).sum())
+    print_line("sets", f"{sizes.double().mean():.3f} classes on average, at most {largest}")
+    if empty:
+        print_line(
+            "empty",
+            f"{empty} of {len(sizes)} sets, where no class is probable enough; --score aps leaves "
+            "none empty",
+        )
+    print_line("calibrated", f"{short_path(path)}, {session.model.post_hoc.conformal}")
+    print_next(f"predict --sets {short_path(shortest_name(Path(path)))}")
+
+
+def checkpoint_of(session: Session) -> str:
+    """Return the path of the checkpoint, which the command line has to name."""
+    path = session.checkpoint_path
+    assert path is not None, "the request was resolved"
+    return path
+
+
+def print_next(command: str) -> None:
+    """Print the command that uses what was fitted."""
+    print_line("next", f"{program_name()} {command}")
+
+
+METHODS: dict[str, Callable[[Session], None]] = {
+    "temperature": fit_calibration,
+    "vector": fit_calibration,
+    "conformal": fit_sets,
+}
+"""What fits each method of ``cli.command_table.CalibrateMethod``."""
