@@ -50,14 +50,13 @@ def main() -> None:
     assert isinstance(posterior, KroneckerPosterior)
     check_variances(posterior, x[:2].double())
     stored = sum(t.nbytes for t in posterior.state_dict().values() if isinstance(t, Tensor))
-    single = posterior.to("cpu", torch.float32)
     z = x @ weight.T + bias
     n, one = options.batch, slice(1)
     calls: dict[str, tuple[Callable[[], Tensor], int]] = {
-        f"probit, {n} at a time": (lambda: single.probit(z[:n], x[:n]), n),
-        "probit, one at a time": (lambda: single.probit(z[one], x[one]), 1),
+        f"probit, {n} at a time": (lambda: posterior.predict_proba(z[:n], x[:n]), n),
+        "probit, one at a time": (lambda: posterior.predict_proba(z[one], x[one]), 1),
         f"sampling, {options.draws} draws": (
-            lambda: single.sample(z[:8], x[:8], draws=options.draws),
+            lambda: posterior.predict_proba(z[:8], x[:8], "sampling", draws=options.draws),
             8,
         ),
     }
@@ -99,7 +98,9 @@ def check_variances(posterior: KroneckerPosterior, x: Tensor) -> None:
     """Compare variances, in float32 too, with those of a whole covariance."""
     expected = posterior.covariance(x).diagonal(dim1=1, dim2=2)
     for each in (posterior, posterior.to("cpu", torch.float32)):
-        torch.testing.assert_close(each.variances(x).double(), expected, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(
+            each.variances(x.to(each.U)).double(), expected, rtol=1e-4, atol=1e-6
+        )
 
 
 def median_seconds(call: Callable[[], Tensor], repeats: int) -> float:

@@ -3,20 +3,24 @@
     key in a checkpoint    what it is                                 fitted by the command
     calibration            factors and offsets of logits              calibrate
     conformal              thresholds of prediction sets              calibrate --method conformal
+    laplace                a normal distribution of the weights       calibrate --method laplace
 
-Each has a ``state_dict`` of tensors and plain values, and a ``from_state_dict`` that also takes the
-tensors as numbers and lists, as JSON has them. A fit that goes on changes the weights, so its next
-checkpoint has none of them.
+Each has a ``state_dict`` of tensors and plain values, and a ``from_state_dict``. Those of the first
+two also take the tensors as numbers and lists, as JSON has them. A fit that goes on changes the
+weights, so its next checkpoint has none of them.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol, Self
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
+from softmax_torch import laplace
 from softmax_torch.calibration import Calibration
 from softmax_torch.conformal import ConformalSets
+from softmax_torch.laplace import Posterior
 
-__all__ = ["NEEDED", "PostHoc"]
+__all__ = ["NEEDED", "PostHoc", "refuse_both"]
 
 
 class Fitted(Protocol):
@@ -25,19 +29,23 @@ class Fitted(Protocol):
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and plain values."""
 
-    @classmethod
-    def from_state_dict(cls, state: dict[str, Any]) -> Self:
-        """Return what has this ``state_dict``."""
 
-
-KINDS: dict[str, type[Fitted]] = {"calibration": Calibration, "conformal": ConformalSets}
-"""The class of each key."""
+FROM_STATE_DICT: dict[str, Callable[[dict[str, Any]], Fitted]] = {
+    "calibration": Calibration.from_state_dict,
+    "conformal": ConformalSets.from_state_dict,
+    "laplace": laplace.from_state_dict,
+}
+"""The inverse of ``state_dict`` for each key."""
 
 NEEDED = {
     "calibration": ("a checkpoint with a calibration", "calibrate the run first"),
     "conformal": (
         "a checkpoint with conformal sets",
         "fit them with the command calibrate --method conformal",
+    ),
+    "laplace": (
+        "a checkpoint with a Laplace approximation",
+        "fit it with the command calibrate --method laplace",
     ),
 }
 """Of each key, what a user of it expects, and how to get it."""
@@ -48,13 +56,15 @@ class PostHoc(NamedTuple):
 
     calibration: Calibration | None = None
     conformal: ConformalSets | None = None
+    laplace: Posterior | None = None
 
     @classmethod
     def of_checkpoint(cls, content: dict[str, Any]) -> PostHoc:
         """Return what the content of a checkpoint or of exported weights has."""
-        states = ((name, kind, content.get(name)) for name, kind in KINDS.items())
         found: dict[str, Any] = {
-            name: kind.from_state_dict(state) for name, kind, state in states if state is not None
+            name: read(content[name])
+            for name, read in FROM_STATE_DICT.items()
+            if content.get(name) is not None
         }
         return cls(**found)
 
@@ -74,3 +84,12 @@ class PostHoc(NamedTuple):
         if getattr(self, key) is None:
             expected, remedy = NEEDED[key]
             raise ValueError(f"{asked_by}: expected {expected}, got one without; {remedy}")
+
+
+def refuse_both(calibrated: object, laplace: object) -> None:
+    """Raise ValueError if both a calibration and a Laplace approximation are to be applied."""
+    if calibrated and laplace:
+        raise ValueError(
+            "laplace: expected no calibration beside it, got both: it is an approximation for the "
+            "logits as they were trained, and a calibration is fitted without it"
+        )

@@ -32,7 +32,7 @@ EDGES: dict[str, list[str]] = {
     "parallel": ["loss", "maths", "ops"],
     "calibration": ["threads"],
     "conformal": ["calibration", "threads"],
-    "post_hoc": ["calibration", "conformal"],
+    "post_hoc": ["calibration", "conformal", "laplace"],
     "laplace": [],
     "storage": [],
     "solvers": ["maths", "metrics", "modules", "ops", "threads"],

@@ -121,7 +121,7 @@ def test_probit_of_two_classes_is_the_binary_formula(structure: Structure) -> No
     d = z[:, 1] - z[:, 0]
     variance = S[:, 0, 0] + S[:, 1, 1] - 2 * S[:, 0, 1]
     expected = torch.sigmoid(d / (1 + math.pi / 8 * variance).sqrt())
-    torch.testing.assert_close(posterior.probit(z, x)[:, 1], expected)
+    torch.testing.assert_close(posterior.predict_proba(z, x)[:, 1], expected)
 
 
 @pytest.mark.parametrize(("C", "bound"), [(2, 0.012), (3, 0.015), (10, 0.03)])
@@ -130,8 +130,8 @@ def test_probit_is_near_the_mean_over_many_draws(C: int, bound: float) -> None:
     x, weight, b = problem(n=100, C=C)
     posterior = fit(x, weight, b, prior_precision=0.5)
     z = logits(x, weight, b)
-    sampled = posterior.sample(z, x, draws=20_000)
-    off = (posterior.probit(z, x) - sampled).abs().sum(1) / 2
+    sampled = posterior.predict_proba(z, x, "sampling", draws=20_000)
+    off = (posterior.predict_proba(z, x) - sampled).abs().sum(1) / 2
     off_of_map = (z.softmax(1) - sampled).abs().sum(1) / 2
     assert off.mean() < bound
     assert off.mean() < off_of_map.mean() / 1.5
@@ -216,7 +216,7 @@ def test_probit_keeps_the_most_probable_class(structure: Structure) -> None:
     x, weight, b = problem(n=30, C=6, seed=3)
     posterior = fit(x, weight, b, structure=structure, prior_precision=0.01)
     z = logits(10 * x, weight, b)
-    assert (posterior.probit(z, 10 * x).argmax(1) == z.argmax(1)).all()
+    assert (posterior.predict_proba(z, 10 * x).argmax(1) == z.argmax(1)).all()
 
 
 @STRUCTURES
@@ -225,15 +225,19 @@ def test_a_sample_is_predicted_alone_as_among_others(
 ) -> None:
     x, weight, b = problem()
     posterior, z = fit(x, weight, b, structure=structure), logits(x, weight, b)
-    together = posterior.sample(z, x, draws=50)
+    together = posterior.predict_proba(z, x, "sampling", draws=50)
     monkeypatch.setattr(laplace.posterior, "NUMBERS", 1000)  # in parts
     for method in laplace.METHODS:
         torch.testing.assert_close(
             posterior.predict_proba(z, x, method, draws=50),
-            together if method == "sampling" else posterior.probit(z, x),
+            together if method == "sampling" else posterior.predict_proba(z, x),
         )
-    torch.testing.assert_close(posterior.sample(z[7:8], x[7:8], draws=50), together[7:8])
-    assert not torch.allclose(posterior.sample(z, x, draws=50, seed=1), together, atol=1e-3)
+    torch.testing.assert_close(
+        posterior.predict_proba(z[7:8], x[7:8], "sampling", draws=50), together[7:8]
+    )
+    assert not torch.allclose(
+        posterior.predict_proba(z, x, "sampling", draws=50, seed=1), together, atol=1e-3
+    )
 
 
 @STRUCTURES
@@ -248,7 +252,7 @@ def test_a_posterior_survives_a_checkpoint(structure: Structure, tmp_path: Any) 
     )
     for method in laplace.METHODS:
         assert (loaded.predict_proba(z, x, method) == posterior.predict_proba(z, x, method)).all()
-        single = posterior.to("cpu", torch.float32).predict_proba(z.float(), x.float(), method)
+        single = posterior.predict_proba(z.float(), x.float(), method)
         assert single.dtype == torch.float32
         torch.testing.assert_close(
             single.double(), posterior.predict_proba(z, x, method), rtol=1e-4, atol=1e-5
@@ -275,8 +279,8 @@ def test_kronecker_makes_nothing_larger_than_its_factors() -> None:
     x, weight, b = problem(n, D, C)
     with LargestTensor() as largest:
         posterior = fit(x, weight, b)
-        posterior.probit(logits(x, weight, b), x)
-        posterior.sample(logits(x, weight, b), x, draws=2)
+        posterior.predict_proba(logits(x, weight, b), x)
+        posterior.predict_proba(logits(x, weight, b), x, "sampling", draws=2)
     assert largest.numel <= C * C
     stored = sum(t.numel() for t in posterior.state_dict().values() if isinstance(t, Tensor))
     assert stored <= C * C + D * D + 2 * (C + D)
@@ -348,6 +352,6 @@ def test_unusable_predictions_are_refused() -> None:
     with pytest.raises(ValueError, match="method: expected probit or sampling, got 'mean'"):
         posterior.predict_proba(z, x, "mean")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="draws: expected at least 1, got 0"):
-        posterior.sample(z, x, draws=0)
+        posterior.predict_proba(z, x, "sampling", draws=0)
     with pytest.raises(ValueError, match=r"expected shapes \(n, 4\) and \(n, 3\), got \(60, 4\)"):
-        posterior.probit(z, x[:1])
+        posterior.predict_proba(z, x[:1])

@@ -32,7 +32,7 @@ Networks"). ``posterior`` holds the predictive probabilities.
 >>> posterior = fit(x, weight, bias, prior_precision=1.0)
 >>> far = torch.tensor([[20.0]])
 >>> z = far @ weight.T + bias
->>> z.softmax(1).round(decimals=4), posterior.probit(z, far)
+>>> z.softmax(1).round(decimals=4), posterior.predict_proba(z, far)
 (tensor([[0., 1.]]), tensor([[0.0339, 0.9661]]))
 """
 
@@ -59,6 +59,7 @@ __all__ = [
     "Method",
     "Posterior",
     "Structure",
+    "check_prior_precision",
     "fit",
     "from_state_dict",
 ]
@@ -99,11 +100,16 @@ def fit(
     """
     if structure not in STRUCTURES:
         raise ValueError(f"structure: expected {' or '.join(STRUCTURES)}, got {structure!r}")
-    if not (prior_precision > 0 and math.isfinite(prior_precision)):
-        raise ValueError(f"prior_precision: expected a number > 0, got {prior_precision}")
+    check_prior_precision(prior_precision)
     head = check_head(weight, bias)
     batches = Batches(features, head)
     return POSTERIORS[structure].fit(head, batches, float(prior_precision))
+
+
+def check_prior_precision(value: float) -> None:
+    """Raise ValueError unless the precision of a prior is a finite number > 0."""
+    if not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"prior_precision: expected a number > 0, got {value}")
 
 
 def from_state_dict(state: dict[str, Any]) -> Posterior:

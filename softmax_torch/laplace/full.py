@@ -19,6 +19,7 @@ from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from softmax_torch.laplace.posterior import Posterior, Sampler
 from softmax_torch.laplace.training_samples import Batches, Head
@@ -121,8 +122,8 @@ class FullPosterior(Posterior):
 
     def _phi(self, x: Tensor) -> Tensor:
         """Return phi (n, P) of features x (n, D)."""
-        x = x.to(self.mean) - self.mean
-        return torch.cat([x, x.new_ones(len(x), 1)], 1) if self._columns > x.shape[1] else x
+        x = x - self.mean
+        return F.pad(x, (0, 1), value=1.0) if self._columns > self.in_features else x
 
 
 def _hessian(head: Head, batches: Batches) -> tuple[Tensor, Tensor]:

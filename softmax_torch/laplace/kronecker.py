@@ -27,6 +27,7 @@ from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from softmax_torch.laplace.posterior import Posterior, Sampler
 from softmax_torch.laplace.training_samples import Batches, Head
@@ -112,12 +113,12 @@ class KroneckerPosterior(Posterior):
 
     def covariance(self, x: Tensor) -> Tensor:
         """Return the covariances (n, C, C) of the centred logits of features x (n, D)."""
-        s = self._squares(x.to(self.U)) @ self.R
+        s = self._squares(x) @ self.R
         return (self.U * s.unsqueeze(1)) @ self.U.T
 
     def variances(self, x: Tensor) -> Tensor:
         """Return the variances (n, C) of the centred logits: the diagonals of ``covariance``."""
-        return self._squares(x.to(self.U)) @ self.M
+        return self._squares(x) @ self.M
 
     def sampler(self, draws: int, generator: torch.Generator) -> Sampler:
         """Return a function that draws deviations of logits, the same numbers at each call."""
@@ -125,7 +126,7 @@ class KroneckerPosterior(Posterior):
         noise = torch.randn(shape, generator=generator, dtype=torch.float64).to(self.U)
 
         def deviations(x: Tensor) -> Tensor:
-            s = self._squares(x.to(self.U)) @ self.R
+            s = self._squares(x) @ self.R
             return (noise * s.sqrt().unsqueeze(1)) @ self.U.T
 
         return deviations
@@ -138,5 +139,5 @@ class KroneckerPosterior(Posterior):
         """Return q^2 (n, P) of features x (n, D)."""
         q = (x - self.mean) @ self.V
         if len(self.eigenvalues) > self.in_features:
-            q = torch.cat([q, q.new_ones(len(q), 1)], 1)
-        return q.square_()
+            q = F.pad(q, (0, 1), value=1.0)
+        return q.square()

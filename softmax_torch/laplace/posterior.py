@@ -38,7 +38,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, cast, get_args
 
 import torch
 from torch import Tensor
@@ -57,6 +57,9 @@ NUMBERS = 1 << 22
 Sampler = Callable[[Tensor], Tensor]
 """From features (n, D) to deviations (n, draws, C) of the logits from their means."""
 
+LogProba = Callable[[Tensor, Tensor], Tensor]
+"""From logits (n, C) and features (n, D) to log-probabilities (n, C)."""
+
 
 class Posterior(ABC):
     """A normal distribution of a head's weights; see ``softmax_torch.laplace``.
@@ -70,6 +73,7 @@ class Posterior(ABC):
     structure: ClassVar[str]
     tensors: ClassVar[tuple[str, ...]]
     prior_precision: float
+    _kept: Self | None = None
 
     @property
     @abstractmethod
@@ -108,7 +112,7 @@ class Posterior(ABC):
         return cls(**{name: state[name] for name in (*cls.tensors, "prior_precision")})
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Self:
-        """Return this posterior on a device, computing in float32 or float64."""
+        """Return this posterior on a device, in float32 or float64."""
         state = self.state_dict()
         moved = {name: state[name].to(device, dtype) for name in self.tensors}
         return self.from_state_dict({**state, **moved})
@@ -118,7 +122,8 @@ class Posterior(ABC):
         tau = f"{self.prior_precision:g}"
         return f"Laplace approximation ({self.structure}, prior precision {tau})"
 
-    def predict_proba(
+    @torch.no_grad()
+    def predict_log_proba(
         self,
         logits: Tensor,
         x: Tensor,
@@ -127,73 +132,83 @@ class Posterior(ABC):
         draws: int = DRAWS,
         seed: int = 0,
     ) -> Tensor:
-        """Return class probabilities (n, C); see ``probit`` and ``sample``.
+        """Return log-probabilities (n, C), in the dtype of the logits.
 
-        Raises:
-            ValueError: the method is unknown, or as in ``probit`` and ``sample``.
-        """
-        if method not in METHODS:
-            raise ValueError(f"method: expected {' or '.join(METHODS)}, got {method!r}")
-        if method == "probit":
-            return self.probit(logits, x)
-        return self.sample(logits, x, draws=draws, seed=seed)
-
-    @torch.no_grad()
-    def probit(self, logits: Tensor, x: Tensor) -> Tensor:
-        """Return class probabilities (n, C) by the probit approximation, in the dtype of logits.
+        They are computed where the logits are, in float32, or in float64 for logits in float64.
 
         Args:
             logits: those of the head (n, C), at theta_MAP.
             x: features (n, D) that the head saw.
-
-        Raises:
-            ValueError: shapes do not fit.
-        """
-        self._check(logits, x)
-        C = self.num_classes
-        factor = math.pi / 8 * (C / (C - 1)) ** 2 / 2
-        parts = []
-        for z, x_b in self._parts(logits, x):
-            best, top = z.max(1, keepdim=True)
-            S = self.variances(x_b)
-            v = factor * (S + S.gather(1, top))
-            parts.append(((z - best) * (1 + v).rsqrt()).softmax(1))
-        return torch.cat(parts).to(logits.dtype)
-
-    @torch.no_grad()
-    def sample(self, logits: Tensor, x: Tensor, *, draws: int = DRAWS, seed: int = 0) -> Tensor:
-        """Return class probabilities (n, C), means over draws of the logits.
-
-        Args:
-            logits, x: as in ``probit``.
-            draws: how many draws, at least 1.
+            method: "probit" or "sampling".
+            draws: number of draws of the logits for "sampling", at least 1.
             seed: of the draws. Equal seeds give equal probabilities.
 
         Raises:
-            ValueError: shapes do not fit, or there are no draws.
+            ValueError: the method is unknown, shapes do not fit, or there are no draws.
         """
-        self._check(logits, x)
+        if method not in METHODS:
+            raise ValueError(f"method: expected {' or '.join(METHODS)}, got {method!r}")
         if draws < 1:
             raise ValueError(f"draws: expected at least 1, got {draws}")
-        deviations = self.sampler(draws, torch.Generator().manual_seed(seed))
-        parts = [
-            (z.unsqueeze(1) + deviations(x_b)).softmax(2).mean(1)
-            for z, x_b in self._parts(logits, x, draws * self.num_classes)
-        ]
-        return torch.cat(parts).to(logits.dtype)
-
-    def _parts(self, logits: Tensor, x: Tensor, numbers: int = 0) -> list[tuple[Tensor, Tensor]]:
-        """Return logits and features in parts that fit into memory, in the posterior's dtype."""
-        rows = max(1, NUMBERS // max(numbers, self.numbers_a_sample()))
-        like: Tensor = getattr(self, self.tensors[0])
-        return list(
-            zip(torch.split(logits.to(like), rows), torch.split(x.to(like), rows), strict=True)
-        )
-
-    def _check(self, logits: Tensor, x: Tensor) -> None:
         C, D = self.num_classes, self.in_features
         if logits.dim() != 2 or logits.shape[1] != C or x.shape != (len(logits), D):
             raise ValueError(
                 f"logits and x: expected shapes (n, {C}) and (n, {D}), got {tuple(logits.shape)} "
                 f"and {tuple(x.shape)}"
             )
+        here = self._beside(logits)
+        numbers, log_proba = here.numbers_a_sample(), cast(LogProba, here.probit)
+        if method == "sampling":
+            numbers = max(numbers, draws * C)
+            log_proba = here.sampling(draws, torch.Generator().manual_seed(seed))
+        rows = max(1, NUMBERS // numbers)
+        z, x = (t.to(here.device, here.dtype) for t in (logits, x))
+        parts = zip(torch.split(z, rows), torch.split(x, rows), strict=True)
+        return torch.cat([log_proba(z_b, x_b) for z_b, x_b in parts]).to(logits.dtype)
+
+    def predict_proba(self, logits: Tensor, x: Tensor, *args: Any, **options: Any) -> Tensor:
+        """Return probabilities (n, C); arguments and errors are as in ``predict_log_proba``."""
+        return self.predict_log_proba(logits, x, *args, **options).exp()
+
+    def probit(self, z: Tensor, x: Tensor) -> Tensor:
+        """Return log-probabilities (n, C) by the probit approximation, as a traceable formula.
+
+        Args:
+            z, x: logits (n, C) and features (n, D), in the dtype and on the device of this.
+        """
+        C = self.num_classes
+        S, (best, top) = self.variances(x), z.max(1, keepdim=True)
+        v = math.pi / 16 * (C / (C - 1)) ** 2 * (S + S.gather(1, top))
+        return ((z - best) * (1 + v).rsqrt()).log_softmax(1)
+
+    def sampling(self, draws: int, generator: torch.Generator) -> LogProba:
+        """Return a function as ``probit``, which takes the mean over draws."""
+        deviations = self.sampler(draws, generator)
+
+        def log_proba(z: Tensor, x: Tensor) -> Tensor:
+            log_p = (z.unsqueeze(1) + deviations(x)).log_softmax(2)
+            return log_p.logsumexp(1) - math.log(draws)
+
+        return log_proba
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        first: Tensor = getattr(self, self.tensors[0])
+        return first.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the tensors, in which everything is computed."""
+        first: Tensor = getattr(self, self.tensors[0])
+        return first.dtype
+
+    def _beside(self, logits: Tensor) -> Self:
+        """Return this posterior where the logits are; it is kept for the next call."""
+        device, dtype = logits.device, torch.promote_types(logits.dtype, torch.float32)
+        if (self.device, self.dtype) == (device, dtype):
+            return self
+        kept = self._kept
+        if kept is None or (kept.device, kept.dtype) != (device, dtype):
+            kept = self._kept = self.to(device, dtype)
+        return kept
