@@ -53,6 +53,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from softmax_torch.calibration import Calibration, check_samples
 from softmax_torch.threads import is_small, one_thread_if
@@ -218,7 +219,8 @@ def conformity(z: Tensor, score: Score, k_reg: int = 1, penalty: float = 0.0) ->
     p = z.double().softmax(-1)
     if score == "lac":
         return p
-    z, order = z.sort(dim=-1, stable=True)  # the least probable class first
+    # The least probable class first. ONNX has one sort, in which equal values keep their order.
+    order = z.sort(dim=-1).indices if is_compiling() else z.sort(dim=-1, stable=True).indices
     mass = p.gather(-1, order).cumsum(-1)
     mass = mass / mass[..., -1:]  # exactly 1 for the most probable class, in whatever order
     if score == "raps":

@@ -1,4 +1,4 @@
-"""Accuracy, negative log-likelihood (NLL), Brier score and calibration error: the one definition.
+"""Accuracy, negative log-likelihood (NLL), Brier score, calibration error, F1: the one definition.
 
 For sample i with logits z_i, probabilities p_i = softmax(z_i) and class index y_i:
 
@@ -16,6 +16,20 @@ equal width:
 The sums are kept as integers, so they are exact in any order of the samples, and processes exchange
 one number a bin.
 
+Where classes are unequal, accuracy says little about the small ones. Figures of a class c come
+from three counts (``class_counts``): its samples n_c, the samples m_c predicted as c, and the t_c
+that are both.
+
+    recall_c      t_c / n_c                    precision_c    t_c / m_c
+    F1_c          2 t_c / (n_c + m_c)          the harmonic mean of the two
+
+    balanced accuracy = mean_c recall_c        macro F1 = mean_c F1_c
+    weighted F1 = sum_c n_c F1_c / n
+
+A share of no samples is NaN, and a mean over the classes leaves it out: a class without samples has
+no recall, and no F1 either unless something is predicted as it. ``ranking_metrics`` has the figures
+that depend on the order of the probabilities, not on the predicted class.
+
 The baseline is the classifier that knows the class frequencies q_c of the training set and nothing
 about a sample: its probabilities are q, its prediction is the most frequent class. A model with a
 higher NLL has learned less than nothing.
@@ -27,6 +41,9 @@ higher NLL has learned less than nothing.
 >>> sums = gap_sums(correct(z, y), confidence(z))
 >>> ece(gaps(sums, len(y)))  # confidence 3/4, accuracy 1/2
 tensor(0.2500, dtype=torch.float64)
+>>> counts = class_counts(z.argmax(1), y, 2)  # the second class is never predicted
+>>> recall(counts).tolist(), f1(counts).tolist(), macro(precision(counts))
+([1.0, 0.0], [0.666..., 0.0], 0.5)
 >>> baseline(torch.tensor([3, 1]), y)  # q = (3/4, 1/4), the figures of the two samples above
 Baseline(nll=0.836988..., accuracy=0.5, balanced_accuracy=0.5)
 """
@@ -54,11 +71,17 @@ __all__ = [
     "confidence",
     "correct",
     "ece",
+    "f1",
     "fixed_point",
     "gap_sums",
     "gaps",
+    "macro",
     "mean_recall",
     "nll",
+    "precision",
+    "recall",
+    "top_k_correct",
+    "weighted",
 ]
 
 BINS = 15
@@ -91,25 +114,73 @@ def balanced_accuracy(correct: Tensor, y: Tensor) -> float:
         correct: bool (n,).
         y: class indices (n,), n >= 1.
     """
-    return mean_recall(class_counts(correct, y, int(y.max()) + 1))
+    samples = torch.bincount(y)
+    return macro(torch.bincount(y[correct], minlength=len(samples)).double() / samples)
 
 
-def class_counts(correct: Tensor, y: Tensor, classes: int) -> Tensor:
-    """Return the correct samples and all samples of each class: int64 (2, classes).
+def top_k_correct(logits: Tensor, y: Tensor, k: int) -> Tensor:
+    """Return whether the true class of each sample is among the k most probable: bool (n,).
+
+    Of classes with the same logit the first comes first, as in ``correct``, so that k = 1 gives the
+    accuracy. (scikit-learn's ``top_k_accuracy_score`` takes the last.)
 
     Args:
-        correct: bool (n,).
-        y: class indices (n,), n >= 0.
+        logits: (n, C), floating point.
+        y: class indices (n,).
+        k: at least 1.
+    """
+    true, at = logits.gather(1, y[:, None]), torch.arange(logits.shape[1], device=y.device)
+    before = (logits > true) | ((logits == true) & (at < y[:, None]))
+    return before.sum(1) < k
+
+
+def class_counts(predicted: Tensor, y: Tensor, classes: int) -> Tensor:
+    """Return the counts t, n and m of each class, int64 (3, classes).
+
+    These are the samples that belong to a class and are predicted as it, that belong to it, and
+    that are predicted as it. Counts of several sets add up.
+
+    Args:
+        predicted: predicted classes (n,), n >= 0.
+        y: class indices (n,).
         classes: C.
     """
-    counts = y.new_zeros(2, classes)
-    return counts.index_add_(1, y, torch.stack([correct.to(y.dtype), torch.ones_like(y)]))
+    one, counts = torch.ones_like(y), y.new_zeros(3, classes)
+    counts[0].index_add_(0, y, (predicted == y).to(y.dtype))
+    counts[1].index_add_(0, y, one)
+    counts[2].index_add_(0, predicted, one)
+    return counts
+
+
+def recall(counts: Tensor) -> Tensor:
+    """Return the recall of each class, float64 (C,), from ``class_counts`` (3, C); NaN for none."""
+    return counts[0].double() / counts[1]
+
+
+def precision(counts: Tensor) -> Tensor:
+    """Return the precision of each class, float64 (C,), from ``class_counts``; NaN for none."""
+    return counts[0].double() / counts[2]
+
+
+def f1(counts: Tensor) -> Tensor:
+    """Return the F1 of each class, float64 (C,), from ``class_counts`` (3, C); NaN for none."""
+    return 2 * counts[0].double() / (counts[1] + counts[2])
+
+
+def macro(values: Tensor) -> float:
+    """Return the mean over the classes that have a value, of values (C,); NaN if none has."""
+    return float(values.nanmean())
+
+
+def weighted(values: Tensor, samples: Tensor) -> float:
+    """Return the mean of values (C,) weighted by the samples (C,) of the classes."""
+    present = samples > 0
+    return float((values * samples)[present].sum() / samples.sum())
 
 
 def mean_recall(counts: Tensor) -> float:
-    """Return the balanced accuracy from ``class_counts`` (2, C), of one set or added up."""
-    right, samples = counts[:, counts[1] > 0].double()
-    return float((right / samples).mean())
+    """Return the balanced accuracy from ``class_counts`` (3, C), of one set or added up."""
+    return macro(recall(counts))
 
 
 class Baseline(NamedTuple):

@@ -35,7 +35,15 @@ except ImportError as error:
         f"{error}. Raw inputs need more than the operator does: pip install 'softmax-torch[train]'"
     ) from error
 
-__all__ = ["Predicted", "Predictor", "check_named", "load", "names_in_sets", "network"]
+__all__ = [
+    "Predicted",
+    "PredictedSets",
+    "Predictor",
+    "check_named",
+    "load",
+    "names_in_sets",
+    "network",
+]
 
 PREDICTED_TOGETHER = 4096
 """Largest number of samples of a file that are predicted together."""
@@ -45,17 +53,18 @@ PIXELS = 1 << 25
 
 
 class Predicted(NamedTuple):
-    """Predictions for samples of a file.
-
-    Attributes:
-        ids: names (n,) of the samples.
-        probabilities: of the classes (n, C).
-        sets: which classes are in the set of each sample, bool (n, C); None if not asked for.
-    """
+    """Names (n,) and class probabilities (n, C) of samples of a file."""
 
     ids: list[str]
     probabilities: Tensor
-    sets: Tensor | None = None
+
+
+class PredictedSets(NamedTuple):
+    """The same, and which classes are in the conformal set of each sample, bool (n, C)."""
+
+    ids: list[str]
+    probabilities: Tensor
+    sets: Tensor
 
 
 class Predictor:
@@ -110,7 +119,7 @@ class Predictor:
     def logits(self, x: Tensor) -> Tensor:
         """Return logits (n, C) in float32 of x (n, ...), calibrated if there is a calibration."""
         with one_thread_if(self._is_small(len(x))):
-            return self._calibrate(self._network_logits(x))
+            return self._calibrate(self.uncalibrated_logits(x))
 
     @torch.inference_mode()
     def logits_and_sets(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -122,10 +131,12 @@ class Predictor:
         PostHoc(conformal=self.conformal).require("conformal", "sets")
         assert self.conformal is not None
         with one_thread_if(self._is_small(len(x))):
-            z = self._network_logits(x)
+            z = self.uncalibrated_logits(x)
             return self._calibrate(z), self.conformal(z)
 
-    def _network_logits(self, x: Tensor) -> Tensor:
+    @torch.inference_mode()
+    def uncalibrated_logits(self, x: Tensor) -> Tensor:
+        """Return logits (n, C) in float32 of x (n, ...), without any calibration."""
         z: Tensor = self.network(x.to(self.device, self.dtype))
         return z.float()
 
@@ -161,22 +172,20 @@ class Predictor:
         logits, sets = self.logits_and_sets(self.preprocessing.tensor(raw))
         return names_in_sets(logits, sets, self.class_names)
 
-    def predict_file(self, path: str | Path, sets: bool = False) -> Iterator[Predicted]:
-        """Yield predictions for a file or folder, which may be larger than memory.
+    def predict_file(self, path: str | Path) -> Iterator[Predicted]:
+        """Yield predictions for a file or folder, which may be larger than memory."""
+        for ids, x in self.preprocessing.read(Path(path), self.rows):
+            yield Predicted(ids, self.logits(x).softmax(1).cpu())
 
-        Args:
-            path: the file or folder.
-            sets: whether to predict conformal sets too.
+    def predict_file_sets(self, path: str | Path) -> Iterator[PredictedSets]:
+        """Yield the same with conformal sets.
 
         Raises:
-            ValueError: sets are asked for, and the checkpoint has none.
+            ValueError: the checkpoint has no conformal sets.
         """
         for ids, x in self.preprocessing.read(Path(path), self.rows):
-            if sets:
-                logits, members = self.logits_and_sets(x)
-                yield Predicted(ids, logits.softmax(1).cpu(), members.cpu())
-            else:
-                yield Predicted(ids, self.logits(x).softmax(1).cpu())
+            logits, sets = self.logits_and_sets(x)
+            yield PredictedSets(ids, logits.softmax(1).cpu(), sets.cpu())
 
 
 def names_in_sets(scores: Tensor, sets: Tensor, class_names: Sequence[str]) -> list[list[str]]:

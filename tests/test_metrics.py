@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 import torch
 from sklearn.dummy import DummyClassifier
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss, recall_score
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    f1_score,
+    log_loss,
+    precision_recall_fscore_support,
+    recall_score,
+    top_k_accuracy_score,
+)
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
@@ -89,6 +97,8 @@ def test_evaluation_and_report_agree(C: int) -> None:
     z, y = samples(1234, C)
     expected = set_metrics(score_samples(z, y))
     expected["balanced_accuracy"] = recall_score(y, z.argmax(1), labels=y.unique(), average="macro")
+    expected["macro_f1"] = f1_score(y, z.argmax(1), average="macro")
+    expected["weighted_f1"] = f1_score(y, z.argmax(1), average="weighted")
     for name, value in evaluate(z, y).items():
         assert value == pytest.approx(expected[name], rel=2e-7), name
 
@@ -146,3 +156,43 @@ def test_balanced_accuracy_leaves_out_classes_without_samples() -> None:
     y, predicted = torch.tensor([0, 0, 0, 2, 2, 5]), torch.tensor([0, 0, 1, 2, 0, 5])
     found = metrics.balanced_accuracy(predicted == y, y)
     assert found == pytest.approx((2 / 3 + 1 / 2 + 1) / 3, rel=1e-12)
+
+
+@pytest.mark.parametrize("present", [4, 3])
+def test_figures_of_classes_are_scikit_learns(present: int) -> None:
+    """Also where a class has no samples but predictions, and another has neither."""
+    z, y = samples(200, 5)
+    z[:, 4] = -100.0
+    y = y.clamp(max=present - 1)
+    predicted = z.argmax(1)
+    counts = metrics.class_counts(predicted, y, 5)
+    expected = precision_recall_fscore_support(y, predicted, labels=range(5), zero_division=np.nan)
+    got = [metrics.precision(counts), metrics.recall(counts), metrics.f1(counts), counts[1]]
+    for one, other in zip(got, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-14)
+    assert metrics.f1(counts).isnan().tolist() == [False] * 4 + [True]
+    macro = f1_score(y, predicted, average="macro")
+    assert metrics.macro(metrics.f1(counts)) == pytest.approx(macro, rel=1e-14)
+    weighted = f1_score(y, predicted, average="weighted")
+    assert metrics.weighted(metrics.f1(counts), counts[1]) == pytest.approx(weighted, rel=1e-14)
+
+
+def test_counts_of_classes_add_up() -> None:
+    z, y = samples(90, 3)
+    parts = zip(z.argmax(1).split(40), y.split(40), strict=True)
+    total = sum(metrics.class_counts(*part, 3) for part in parts)
+    assert torch.equal(total, metrics.class_counts(z.argmax(1), y, 3))
+    assert total.sum(1)[1:].tolist() == [90, 90]
+
+
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_top_k_accuracy_is_scikit_learns(k: int) -> None:
+    z, y = samples(300, 7)
+    got = metrics.top_k_correct(z, y, k).double().mean()
+    assert float(got) == pytest.approx(top_k_accuracy_score(y, z, k=k, labels=range(7)), rel=1e-14)
+
+
+def test_of_equal_logits_the_first_class_comes_first() -> None:
+    z, y = torch.tensor([[1.0, 2.0, 2.0, 2.0]] * 4), torch.arange(4)
+    assert torch.equal(metrics.top_k_correct(z, y, 1), metrics.correct(z, y))
+    assert metrics.top_k_correct(z, y, 2).tolist() == [False, True, True, False]

@@ -162,11 +162,24 @@ COMMANDS = {
                 metavar="COLUMN",
             ),
             argument(
+                "--group_column",
+                "Column of --input with groups; by default that of the training table.",
+                type=str | None,
+                metavar="COLUMN",
+            ),
+            argument(
                 "--drop_unlabelled",
                 "Leave out rows of --input that have no class.",
                 action="store_true",
             ),
             *(UNKNOWN, BACKBONE),
+            argument(
+                "--output",
+                "A new file that ends in .csv, .jsonl or .parquet, for all figures of the set, its "
+                "classes and its groups, with intervals.",
+                type=str | None,
+                metavar="FILE",
+            ),
         ),
         examples=(
             "test runs/digits",

@@ -21,6 +21,7 @@ from softmax_torch.cli.console import (
     short_path,
 )
 from softmax_torch.cli.data_progress import ConsoleReporter
+from softmax_torch.cli.evaluations import new_figure_file, print_evaluation
 from softmax_torch.cli.fit_summary import Result, print_result
 from softmax_torch.cli.predictions import new_prediction_file
 from softmax_torch.cli.requests import Request
@@ -40,10 +41,12 @@ from softmax_torch.cli.trainer_arguments import (
 )
 from softmax_torch.data.progress import reporting_to
 from softmax_torch.lightning_compat import callbacks_of, end_after, quiet
-from softmax_torch.predictor import Predicted
+from softmax_torch.predictor import Predicted, PredictedSets
 from softmax_torch.report.logged_pictures import log_pictures, takes_pictures
 from softmax_torch.report.output import write_report
 from softmax_torch.report.page import compose, pictures
+from softmax_torch.report.run_results import EvaluatedSet
+from softmax_torch.report.trainer import test_groups
 from softmax_torch.storage.atomic_files import write_atomically
 from softmax_torch.storage.run_directories import CONFIG_FILE
 from softmax_torch.training.run_checkpoint import Stopped
@@ -173,11 +176,36 @@ def resumed_from(request: Request) -> str:
     return f"{short_path(request.checkpoint.path)}, step {request.checkpoint.step}"
 
 
-def evaluate(session: Session, method: Callable[..., Any], label: str) -> None:
-    """Print the metrics that a method of the trainer returns for the checkpoint."""
-    [metrics] = method(**session.evaluation_arguments, ckpt_path=session.checkpoint_path)
+def validate(session: Session) -> None:
+    """Print the metrics of the validation set."""
+    path = session.checkpoint_path
+    [metrics] = session.trainer.validate(**session.evaluation_arguments, ckpt_path=path)
     if session.trainer.is_global_zero:
-        print_line(label, format_metrics(session.summary.shown(metrics)))
+        print_line("val", format_metrics(session.summary.shown(metrics)))
+
+
+def test(session: Session) -> None:
+    """Print the metrics of the test set, and write all of its figures on request.
+
+    Raises:
+        ValueError: a file is to be written by several processes, each with a part of the samples.
+    """
+    trainer, output = session.trainer, new_figure_file(session.request)
+    if output is not None and trainer.world_size > 1:
+        raise ValueError(f"output: expected one process, got {trainer.world_size}")
+    with trainer.collecting_logits() as collected:
+        path = session.checkpoint_path
+        [metrics] = trainer.test(**session.evaluation_arguments, ckpt_path=path)
+    if not trainer.is_global_zero:
+        return
+    print_line("test", format_metrics(session.summary.shown(metrics)))
+    if trainer.world_size > 1:
+        return
+    of, data = EvaluatedSet(collected.logits, collected.y), session.data
+    known = getattr(data, "preprocessing", None)  # not of every data module of a user
+    names = tuple(map(str, range(of.logits.shape[1]))) if known is None else known.class_names
+    groups = test_groups(data, len(of.y))
+    print_evaluation(of, names, groups, session.summary.unequal, output)
 
 
 def predict(session: Session) -> None:
@@ -196,7 +224,8 @@ def predict(session: Session) -> None:
     parts = zip(*(batch if output.sets else (batch,) for batch in batches or []), strict=True)
     p, *sets = (torch.cat(part) for part in parts)
     ids = data.test_ids[: len(p)]  # fewer if limit_predict_batches says so
-    output.write([Predicted(ids, p, *sets)], data.preprocessing.class_names)
+    predicted = PredictedSets(ids, p, *sets) if sets else Predicted(ids, p)
+    output.write([predicted], data.preprocessing.class_names)
 
 
 def report(session: Session) -> None:
@@ -216,8 +245,8 @@ def report(session: Session) -> None:
 
 FUNCTIONS: dict[str, Callable[[Session], None]] = {
     "fit": fit,
-    "validate": lambda session: evaluate(session, session.trainer.validate, "val"),
-    "test": lambda session: evaluate(session, session.trainer.test, "test"),
+    "validate": validate,
+    "test": test,
     "predict": predict,
     "calibrate": calibrate,
     "report": report,

@@ -8,7 +8,7 @@ import sys
 import textwrap
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
+    "CLASS_MEANS",
     "LABEL",
     "LINE",
     "causes",
     "cell",
     "error_of_this_package",
+    "for_line",
     "format_metrics",
     "format_seconds",
     "is_unequal",
@@ -29,7 +31,6 @@ __all__ = [
     "program_name",
     "short_path",
     "show_warning",
-    "without_balance",
     "wrapped",
 ]
 
@@ -44,6 +45,10 @@ LINE = 80
 UNEQUAL = 1.5
 """Samples of the largest class divided by those of the smallest above which balanced accuracy is
 printed. On digits (183 / 174 = 1.05) it differs from accuracy by 0.001."""
+
+BALANCED, CLASS_MEANS = "balanced_accuracy", ("macro_f1", "weighted_f1", "macro_auc", "macro_ap")
+"""Metrics that are printed where classes are unequal: the first beside the accuracy, the others in
+a line of their own."""
 
 COPIED = ("next", "use")
 """Labels of lines that are copied as a whole: a command, or code. They are not divided."""
@@ -113,9 +118,18 @@ def is_unequal(counts: Tensor) -> bool:
     return int(counts.max()) > UNEQUAL * int(counts.min())
 
 
-def without_balance(results: Mapping[str, float]) -> dict[str, float]:
-    """Return metrics without the balanced accuracy."""
-    return {name: x for name, x in results.items() if "/balanced_accuracy" not in name}
+def for_line(
+    results: Mapping[str, float], unequal: bool, asked: Collection[str] = ()
+) -> dict[str, float]:
+    """Return the metrics that a line shows.
+
+    Args:
+        results: metrics such as "val/nll".
+        unequal: whether classes are unequal, so that the balanced accuracy is shown.
+        asked: metrics, without "val/", that the user asked for.
+    """
+    hidden = {*CLASS_MEANS, *(() if unequal else (BALANCED,))} - {*asked}
+    return {name: x for name, x in results.items() if name.partition("/")[2] not in hidden}
 
 
 def format_metrics(results: Mapping[str, float]) -> str:
@@ -131,7 +145,8 @@ def cell(name: str, value: float, width: int = 0) -> str:
 def printed_names(results: Mapping[str, float]) -> dict[str, float]:
     """Return metrics such as "val/nll" under the names that a line has: "nll"."""
     named = {name.partition("/")[2]: value for name, value in results.items() if "/" in name}
-    return {name.replace("balanced_accuracy", "balanced accuracy"): x for name, x in named.items()}
+    own = (BALANCED, *CLASS_MEANS)
+    return {name.replace("_", " ") if name in own else name: x for name, x in named.items()}
 
 
 def format_seconds(seconds: float) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -16,12 +16,12 @@ from softmax_torch.cli.console import (
     LABEL,
     LINE,
     cell,
+    for_line,
     format_metrics,
     format_seconds,
     is_unequal,
     print_line,
     print_metrics,
-    without_balance,
 )
 from softmax_torch.data.description import ColumnCounts, DataDescription
 from softmax_torch.training.lit_base import LitBase
@@ -42,10 +42,10 @@ class DataSummary(Callback):
 
     Args:
         data: the data module of the command.
-        asked: whether the user asked for balanced accuracy, as a metric of that name.
+        asked: names of metrics that the user asked for.
     """
 
-    def __init__(self, data: Any, asked: bool = False) -> None:
+    def __init__(self, data: Any, asked: Collection[str] = ()) -> None:
         self.data, self.asked = data, asked
 
     @cached_property
@@ -64,7 +64,7 @@ class DataSummary(Callback):
 
     def shown(self, results: Mapping[str, float]) -> dict[str, float]:
         """Return the metrics to print: balanced accuracy only if classes are unequal, or asked."""
-        return dict(results) if self.unequal or self.asked else without_balance(results)
+        return for_line(results, self.unequal, self.asked)
 
     def baseline(self, split: str) -> dict[str, float]:
         """Return the metrics on a split of a model that knows the class frequencies alone.

@@ -18,7 +18,14 @@ from softmax_torch.conformal import check_level
 __all__ = ["parse"]
 
 
-BESIDE_INPUT = {"--unknown", "--target", "--drop_unlabelled", "--backbone", "--skip_unreadable"}
+BESIDE_INPUT = {
+    "--unknown",
+    "--target",
+    "--group_column",
+    "--drop_unlabelled",
+    "--backbone",
+    "--skip_unreadable",
+}
 """Flags that concern --input alone; without it, the settings of the data and the model serve."""
 
 

@@ -28,7 +28,7 @@ from softmax_torch import predictor
 from softmax_torch.cli.console import print_line, short_path
 from softmax_torch.cli.requests import Request
 from softmax_torch.post_hoc import PostHoc
-from softmax_torch.predictor import Predicted, names_in_sets
+from softmax_torch.predictor import Predicted, PredictedSets, names_in_sets
 from softmax_torch.preprocessing import ImagePreprocessing
 from softmax_torch.preprocessing.unknown_categories import UnknownCategories, counting_unknown
 from softmax_torch.storage.atomic_files import PARTIAL_SUFFIX, name_in_errors
@@ -38,6 +38,8 @@ __all__ = ["PredictionFile", "new_prediction_file", "predict_input"]
 
 Columns = dict[str, list[Any]]
 
+Batch = Predicted | PredictedSets
+
 
 class PredictionFile(NamedTuple):
     """A file of predictions that is not written yet.
@@ -46,7 +48,7 @@ class PredictionFile(NamedTuple):
         path: the new file; its suffix is one of ``WRITERS``.
         top_k: number of classes to name for a sample, most probable first.
         probabilities: whether to write the probability of every class too.
-        sets: whether to write the conformal set of every sample too.
+        sets: whether the conformal set of every sample is to be predicted and written too.
     """
 
     path: Path
@@ -54,7 +56,7 @@ class PredictionFile(NamedTuple):
     probabilities: bool
     sets: bool = False
 
-    def write(self, batches: Iterable[Predicted], class_names: Sequence[str]) -> None:
+    def write(self, batches: Iterable[Batch], class_names: Sequence[str]) -> None:
         """Write predictions as they are computed, and print the path."""
         # Another process may be writing its own under the same name.
         partial = self.path.with_name(f".{self.path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
@@ -77,7 +79,7 @@ class PredictionFile(NamedTuple):
             f"{short_path(self.path)} ({samples} samples, {len(class_names)} classes)",
         )
 
-    def columns(self, batch: Predicted, class_names: Sequence[str]) -> Columns:
+    def columns(self, batch: Batch, class_names: Sequence[str]) -> Columns:
         """Return the rows of a batch as columns by name."""
         p = batch.probabilities
         # File names that are not UTF-8 hold surrogates, which no format can encode.
@@ -88,8 +90,7 @@ class PredictionFile(NamedTuple):
             number = f"_{k + 1}" if k else ""
             columns[f"predicted{number}"] = [class_names[c] for c in top.indices[:, k].tolist()]
             columns[f"probability{number}"] = nine_digits(top.values[:, k])
-        if self.sets:
-            assert batch.sets is not None, "they were asked for"
+        if isinstance(batch, PredictedSets):
             columns["set"] = names_in_sets(p, batch.sets, class_names)
         if self.probabilities:
             columns |= {f"p_{name}": nine_digits(p[:, c]) for c, name in enumerate(class_names)}
@@ -137,7 +138,8 @@ def predict_input(request: Request) -> None:
             )
         preprocessing.unreadable = unreadable
     with counting_unknown(UnknownCategories(refuse=arguments.unknown == "refuse")) as unknown:
-        output.write(classifier.predict_file(arguments.input, output.sets), classifier.class_names)
+        read = classifier.predict_file_sets if output.sets else classifier.predict_file
+        output.write(read(arguments.input), classifier.class_names)
     for line in unknown.messages():
         print_line("unknown", line, file=sys.stderr)
     if unreadable:
@@ -146,7 +148,9 @@ def predict_input(request: Request) -> None:
         print_line("skipped", f"{first}{more}", file=sys.stderr)
 
 
-def with_progress(batches: Iterable[Predicted]) -> Iterator[Predicted]:
+def with_progress(
+    batches: Iterable[Batch],
+) -> Iterator[Batch]:
     """Yield the batches, and count their samples on a terminal."""
     text = TextColumn("{task.completed:.0f} samples"), BarColumn(), TimeElapsedColumn()
     with Progress(*text, transient=True, disable=not os.isatty(1)) as progress:

@@ -56,9 +56,7 @@ class Session:
         self.model.calibrated = request.arguments.get("calibrated", False)
         self.model.predicts_sets = request.arguments.get("sets", False)
         self.clock = TrainingClock()
-        self.summary = DataSummary(
-            self.data, asked="balanced_accuracy" in self.model.user_metrics.metrics
-        )
+        self.summary = DataSummary(self.data, asked=self.model.user_metrics.metrics)
         self.recorder: RunCheckpoint | None = None
         self.trainer = ReportingTrainer(**self._trainer_arguments({**trainer}, closing))
         check_trainer(self.trainer)

@@ -1,4 +1,4 @@
-"""The columns of a table by their use: classes, splits, names of rows, features."""
+"""The columns of a table by their use: classes, splits, names of rows, groups, features."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ class ColumnRoles(NamedTuple):
     ignore: Sequence[str | int]
     categorical: Sequence[str]
     dates: Sequence[str]
+    group: str | None = None
 
     def features(self, chunk: Chunk) -> list[str]:
         """Return all other columns.
@@ -28,7 +29,8 @@ class ColumnRoles(NamedTuple):
         Raises:
             ValueError: there are none, a column has two roles or no name, or is not there.
         """
-        named = [name for name in (self.target, self.split, self.id) if name is not None]
+        uses = (self.target, self.split, self.id, self.group)
+        named = [name for name in uses if name is not None]
         chunk.require([*named, *self.categorical, *self.dates])
         ignored = self._ignored(chunk)
         kinds = [*self.categorical, *self.dates]

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -18,13 +19,14 @@ from softmax_torch.data.progress import current_reporter
 from softmax_torch.data.splits import Split, draw_splits
 from softmax_torch.preprocessing import TablePreprocessing
 from softmax_torch.preprocessing.categories import UNKNOWN, find_categories
+from softmax_torch.preprocessing.table import MISSING
 from softmax_torch.preprocessing.unknown_categories import UnknownCategories, counting_unknown
 from softmax_torch.readers.numpy_files import Array
 from softmax_torch.readers.table_format import setting
 from softmax_torch.readers.table_source import Source
 from softmax_torch.readers.tables import Chunk, read_chunks
 
-__all__ = ["SPLITS", "LabelledRows", "Target", "encode", "read_labelled"]
+__all__ = ["SPLITS", "EncodedRows", "LabelledRows", "Target", "encode", "read_labelled"]
 
 SPLITS = {"train": 0, "val": 1, "test": 2}
 """Code of each split."""
@@ -203,18 +205,42 @@ def split_codes(chunk: Chunk, column: str) -> Array:
     return codes
 
 
+class EncodedRows(NamedTuple):
+    """The samples of a file.
+
+    Attributes:
+        splits: those of each split that has rows.
+        ids: names of the test samples.
+        groups: groups of the test samples; empty without a column of groups.
+    """
+
+    splits: dict[str, Split]
+    ids: list[str]
+    groups: list[str]
+
+
 def encode(
     rows: LabelledRows,
     y: torch.Tensor,
     preprocessing: TablePreprocessing,
     refuse_unknown: bool = False,
-) -> tuple[dict[str, Split], list[str]]:
-    """Return the splits that have rows in a file, and the names of its test rows.
+    group_column: str | None = None,
+) -> EncodedRows:
+    """Return the samples of a file, with names and groups of its test rows.
 
     Categories that training never saw are reported, with the file, or refused.
+
+    Args:
+        rows: class and split of each row.
+        y: class indices of the rows.
+        preprocessing: of the features.
+        refuse_unknown: whether an unknown category is refused.
+        group_column: the column of the groups; None without groups.
     """
     numbers = {name: torch.from_numpy(rows.in_split(name)) for name in SPLITS}
-    D, ids = preprocessing.in_features, []
+    D = preprocessing.in_features
+    ids: list[str] = []
+    groups: list[str] = []
     x = {name: torch.empty(len(at), D) for name, at in numbers.items() if len(at)}
     filled = dict.fromkeys(x, 0)
     with counting_unknown(UnknownCategories(refuse_unknown)) as unknown:
@@ -226,11 +252,20 @@ def encode(
                 x[name][filled[name] : filled[name] + len(at)] = encoded[at]
                 filled[name] += len(at)
             if "test" in x:
+                at = np.flatnonzero(splits == SPLITS["test"])
                 names = preprocessing.ids(chunk)
-                ids += [names[k] for k in np.flatnonzero(splits == SPLITS["test"])]
+                ids += [names[k] for k in at]
+                groups += [] if group_column is None else groups_of(chunk, group_column, at)
     for line in unknown.messages():
         current_reporter().message("unknown", f"{rows.source.name}, {line}")
-    return {name: Split(x[name], y[numbers[name]]) for name in x}, ids
+    return EncodedRows({name: Split(x[name], y[numbers[name]]) for name in x}, ids, groups)
+
+
+def groups_of(chunk: Chunk, column: str, rows: Array) -> list[str]:
+    """Return the groups of some rows (n,) of a chunk; missing values are a group of their own."""
+    chunk.require([column])
+    texts = chunk.text(column).take(pa.array(rows)).to_pylist()
+    return [MISSING if text is None else text for text in texts]
 
 
 def read_labelled(
@@ -239,8 +274,9 @@ def read_labelled(
     target: str | None = None,
     drop_unlabelled: bool = False,
     refuse_unknown: bool = False,
-) -> tuple[Split, list[str]]:
-    """Read a file with classes as samples of a trained model, and the names of its rows.
+    group_column: str | None = None,
+) -> EncodedRows:
+    """Read a file with classes as test samples of a trained model.
 
     Args:
         preprocessing: that of the model.
@@ -249,6 +285,8 @@ def read_labelled(
         drop_unlabelled: whether rows without a class are left out; otherwise they are refused.
         refuse_unknown: whether a category that training never saw is refused; otherwise it is
             reported.
+        group_column: the column with the groups; None for that of the training table, if there was
+            one. A file without the latter has no groups, which is reported.
 
     Raises:
         FileNotFoundError, ValueError: the file cannot be read; a row has no class, or one that the
@@ -260,9 +298,17 @@ def read_labelled(
             "target: expected the column with the classes, which this checkpoint does not name"
         )
     column = Target(name, preprocessing.class_names, drop_unlabelled)
-    rows = LabelledRows.read(Source.from_path(file, preprocessing.format), column, split="test")
+    source = Source.from_path(file, preprocessing.format)
+    group = group_column or preprocessing.group_column
+    first = next(read_chunks(source, 1))
+    if group_column is None and group is not None and group not in first.names:
+        current_reporter().message("groups", f"{source.name} has no column {group}: no groups")
+        group = None
+    elif group is not None:
+        first.require([group])
+    rows = LabelledRows.read(source, column, split="test")
     y = torch.from_numpy(rows.class_indices(preprocessing.class_names))
-    splits, ids = encode(rows, y, preprocessing, refuse_unknown)
-    if not splits:
+    encoded = encode(rows, y, preprocessing, refuse_unknown, group)
+    if not encoded.splits:
         raise ValueError(f"{file}: expected rows with a class in column {name}, got none")
-    return splits["test"], ids
+    return encoded

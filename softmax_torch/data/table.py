@@ -25,7 +25,12 @@ from softmax_torch.data.splits import TEST_SEED, Split
 from softmax_torch.data.tensor_data_module import TensorDataModule
 from softmax_torch.preprocessing import TablePreprocessing
 from softmax_torch.preprocessing.table import CategoricalColumn, Column
-from softmax_torch.preprocessing.table_fitting import CategoricalFit, NumericFit, Survey
+from softmax_torch.preprocessing.table_fitting import (
+    MAX_CATEGORIES,
+    CategoricalFit,
+    NumericFit,
+    Survey,
+)
 from softmax_torch.readers.table_format import TableFormat
 from softmax_torch.readers.table_source import Source
 from softmax_torch.readers.tables import read_chunks
@@ -51,6 +56,8 @@ class TableDataModule(TensorDataModule):
         categorical: columns of numbers that are categories.
         dates: columns of dates, which become days since 1970-01-01.
         id_column: a column that names the samples in predictions; None for row numbers.
+        group_column: a column, such as a site, by whose values ``test`` and ``report`` also give
+            their figures. It is no feature.
         delimiter: between the columns of a .csv, such as ; or \t for a tab; None for a comma.
         decimal: between the whole part of a number and its fraction.
         thousands: between groups of digits, as in 1,234; None if digits are not grouped.
@@ -79,6 +86,7 @@ class TableDataModule(TensorDataModule):
         categorical: list[str] | None = None,
         dates: list[str] | None = None,
         id_column: str | None = None,
+        group_column: str | None = None,
         delimiter: str | None = None,
         decimal: str = ".",
         thousands: str | None = None,
@@ -111,9 +119,8 @@ class TableDataModule(TensorDataModule):
         self.refuse_unknown = unknown == "refuse"
         self.test_fraction = test_fraction
         self.target = Target(target, tuple(keep_labels or ()), drop_unlabelled)
-        self.roles = ColumnRoles(
-            target, split_column, id_column, ignore or [], categorical or [], dates or []
-        )
+        kinds = (ignore or [], categorical or [], dates or [])
+        self.roles = ColumnRoles(target, split_column, id_column, *kinds, group_column)
 
     @cached_property
     def loaded(self) -> LoadedTable:
@@ -133,18 +140,25 @@ class TableDataModule(TensorDataModule):
         draws = {name: draw for name, draw in draws.items() if name not in given}
         main.draw(torch.from_numpy(labels[0]), draws, class_names)
         fits = fit_columns(survey, main)
+        columns = columns_of(fits, source)
         preprocessing = TablePreprocessing(
-            columns_of(fits, source), class_names, roles.id, self.format, roles.target
+            columns, class_names, roles.id, self.format, roles.target, roles.group
         )
         missing = {fit.name: fit.missing for fit in fits if fit.missing}
         splits: dict[str, Split] = {}
         test_ids: list[str] = []
+        groups: list[str] = []
         for table, y in zip(tables, labels, strict=True):
-            encoded, ids = encode(table, torch.from_numpy(y), preprocessing, self.refuse_unknown)
-            splits |= encoded
-            test_ids += ids
+            encoded = encode(
+                table, torch.from_numpy(y), preprocessing, self.refuse_unknown, roles.group
+            )
+            splits |= encoded.splits
+            test_ids += encoded.ids
+            groups += encoded.groups
         [test] = [table for table in tables if len(table.in_split("test"))]
-        return LoadedTable(preprocessing, splits, test, test_ids, missing)
+        if roles.group is not None:
+            check_groups(groups, roles.group, test.source)
+        return LoadedTable(preprocessing, splits, test, test_ids, groups, missing)
 
     @property
     def preprocessing(self) -> TablePreprocessing:
@@ -155,6 +169,11 @@ class TableDataModule(TensorDataModule):
     def test_ids(self) -> list[str]:
         """Test samples by ``id_column``, or by their row numbers in their file."""
         return self.loaded.test_ids
+
+    @property
+    def test_groups(self) -> list[str]:
+        """Groups of the test samples by ``group_column``; empty without one."""
+        return self.loaded.test_groups
 
     def test_inputs(self, rows: int) -> pa.Table:
         """Return the first rows of the test set as they are in the file."""
@@ -194,6 +213,7 @@ class LoadedTable(NamedTuple):
     splits: dict[str, Split]
     test: LabelledRows  # the file that the test samples come from
     test_ids: list[str]
+    test_groups: list[str]  # empty without a column of groups
     missing: dict[str, int]  # missing training values of the columns that have any
 
 
@@ -205,6 +225,18 @@ def fit_columns(survey: Survey, rows: LabelledRows) -> list[NumericFit | Categor
         for fit in fits:
             fit.add(chunk, training)
     return fits
+
+
+def check_groups(groups: Sequence[str], column: str, source: Source) -> None:
+    """Raise ValueError unless the test samples have several groups, and few enough to compare."""
+    names = list(dict.fromkeys(groups))
+    if 1 < len(names) <= MAX_CATEGORIES:
+        return
+    got = f"{names[0]} alone" if len(names) == 1 else f"{len(names)}"
+    raise ValueError(
+        f"{source.name}, column {column}: expected 2 to {MAX_CATEGORIES} groups in the test "
+        f"samples, got {got}"
+    )
 
 
 def columns_of(fits: Sequence[NumericFit | CategoricalFit], source: Source) -> list[Column]:

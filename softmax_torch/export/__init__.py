@@ -1,6 +1,7 @@
 """Export of trained classifiers: to ONNX, to a torch.export program, or to safetensors weights.
 
     raw inputs  ->  preprocessing  ->  net  ->  calibration  ->  label, probabilities
+                                           ->  sets, if the classifier has conformal sets
 
 An exported file holds all of that, and the class names:
 
@@ -16,15 +17,13 @@ predictions for real inputs match those of the classifier.
 from __future__ import annotations
 
 import shutil
-from copy import deepcopy
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
-import torch
-from torch import Tensor
-
+from softmax_torch.export.comparison import TOLERANCE, check_predictions, check_sets, tolerance_of
 from softmax_torch.export.input_modules import (
     FeaturesInput,
     ImageInput,
@@ -47,13 +46,6 @@ from softmax_torch.storage.new_names import check_new_name
 
 __all__ = ["FORMATS", "Exported", "FormatModule", "check_output", "export"]
 
-TOLERANCE = 1e-5
-"""Largest difference of a probability from the classifier's: some 80 units of float32 at 1."""
-
-ROUNDING_FACTOR = 4
-"""Allowed multiple of the classifier's own rounding error, if that is more than ``TOLERANCE``. With
-logits of 1e4, whose digits end at 1e-3, another order of summation alone changes p by 1e-4."""
-
 
 class FormatModule(Protocol):
     """The functions that the module of a format defines."""
@@ -64,10 +56,10 @@ class FormatModule(Protocol):
     def open_runner(self, path: Path, input_module: InputModule) -> Runner:
         """Open a file for predictions."""
 
-    def interface(self, input_module: InputModule, C: int) -> Interface:
-        """Return inputs and outputs for C classes; none if the file is no program."""
+    def interface(self, input_module: InputModule, predictor: Predictor) -> Interface:
+        """Return inputs and outputs; none if the file is no program."""
 
-    def usage(self, path: Path, input_module: InputModule) -> str:
+    def usage(self, path: Path, input_module: InputModule, outputs: Sequence[TensorSpec]) -> str:
         """Return a line of Python that uses the file."""
 
 
@@ -139,7 +131,8 @@ def write_compared(output: Path, format: Format, predictor: Predictor, inputs: A
     """Write a file, compare its predictions with the classifier's, and give it its name."""
     input_module = input_module_of(predictor.preprocessing)
     samples = input_module.samples(inputs, predictor.rows)
-    expected = predictor.predict_proba(samples)
+    x = predictor.preprocessing.tensor(samples)
+    expected = predictor.logits(x).softmax(1)
     if len(expected) == 0:
         raise ValueError("inputs: expected at least one sample, got none")
     module = cast(FormatModule, import_module(f"{__name__}.{format.module}"))
@@ -151,20 +144,24 @@ def write_compared(output: Path, format: Format, predictor: Predictor, inputs: A
         run = module.open_runner(partial, input_module)
         predicted = run(samples)
         difference = float((predicted[1].double() - expected.double()).abs().max())
-        tolerance = TOLERANCE
-        if difference > TOLERANCE:
-            error = rounding_error(predictor, samples, expected)
-            tolerance = max(TOLERANCE, ROUNDING_FACTOR * error)
-        check_predictions(output, predicted, expected, tolerance)
         # Also the first sample alone: a graph may have fixed the batch size.
         first = run(input_module.samples(samples, 1))
+        tolerance = TOLERANCE
+        if difference > TOLERANCE:
+            tolerance = tolerance_of(predictor, x, predictor.calibration)
+        check_predictions(output, predicted, expected, tolerance)
         check_predictions(output, first, expected[:1], tolerance)
+        if predictor.conformal is not None:
+            sets, z = predictor.conformal, predictor.uncalibrated_logits(x)
+            tolerance = tolerance_of(predictor, x, sets.calibration)
+            check_sets(output, predicted[2], sets, z, tolerance)
+            check_sets(output, first[2], sets, z[:1], tolerance)
         partial.rename(output)
     finally:
         delete(partial)
-    specs = module.interface(input_module, expected.shape[1])
-    usage = module.usage(output, input_module)
-    return Exported(output, format.title, *specs, len(expected), difference, usage)
+    takes, gives = module.interface(input_module, predictor)
+    usage = module.usage(output, input_module, gives)
+    return Exported(output, format.title, takes, gives, len(expected), difference, usage)
 
 
 def check_output(output: Path) -> Format:
@@ -198,46 +195,6 @@ def input_module_of(preprocessing: Preprocessing) -> InputModule:
         "preprocessing: expected one of images, features or a table, got "
         f"{type(preprocessing).__name__}"
     )
-
-
-def rounding_error(predictor: Predictor, samples: Any, expected: Tensor) -> float:
-    """Return the largest difference between a classifier's probabilities and those in float64."""
-    x = predictor.preprocessing.tensor(samples).double()
-    with torch.inference_mode():
-        z = deepcopy(predictor.network).double()(x)
-        z = z if predictor.calibration is None else predictor.calibration(z)
-        return float((z.softmax(1) - expected.double()).abs().max())
-
-
-def check_predictions(
-    output: Path,
-    predicted: tuple[Tensor, Tensor],
-    expected: Tensor,
-    tolerance: float = TOLERANCE,
-) -> None:
-    """Raise ArithmeticError unless an exported file predicts as the classifier does.
-
-    Args:
-        output: the file, for the message.
-        predicted: labels (n,) and probabilities (n, C) by the file. Where the classifier gives two
-            classes the same probability, up to the tolerance, the label may be either.
-        expected: probabilities (n, C) by the classifier.
-        tolerance: largest difference of a probability.
-    """
-    labels, p = predicted
-    differences = (p.double() - expected.double()).abs().amax(1)
-    label_gap = expected.amax(1) - expected.gather(1, labels[:, None])[:, 0]
-    # Not ``>``, which NaN never satisfies.
-    wrong = ~((differences <= tolerance) & (label_gap <= 2 * tolerance))
-    if wrong.any():
-        row = int(wrong.nonzero()[0])
-        raise ArithmeticError(
-            f"{output}: expected the predictions of the classifier, with probabilities within "
-            f"{tolerance:.2g}, got others for {int(wrong.sum())} of {len(wrong)} samples, the "
-            f"first of them sample {row}: class {int(labels[row])} instead of "
-            f"{int(expected[row].argmax())}, probabilities up to {float(differences.max()):.2g} "
-            "apart; nothing was written"
-        )
 
 
 def delete(path: Path) -> None:

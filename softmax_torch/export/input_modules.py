@@ -31,8 +31,9 @@ from softmax_torch.readers.tensor_files import read_inputs
 
 __all__ = ["FeaturesInput", "ImageInput", "InputModule", "Interface", "Runner", "TensorSpec"]
 
-Runner = Callable[[Any], tuple[Tensor, Tensor]]
-"""A function from samples to the labels (n,) and probabilities (n, C) that a file predicts."""
+Runner = Callable[[Any], tuple[Tensor, ...]]
+"""A function from samples to what a file predicts: labels (n,), probabilities (n, C) and, with
+conformal sets, which classes are in the set of each sample, bool (n, C)."""
 
 
 class TensorSpec(NamedTuple):

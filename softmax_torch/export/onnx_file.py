@@ -29,7 +29,7 @@ from torch import Tensor
 from softmax_torch import __version__
 from softmax_torch.export.input_modules import InputModule, Interface, Runner, TensorSpec
 from softmax_torch.export.metadata import metadata_of, to_json
-from softmax_torch.export.program import OUTPUTS, output_specs, trace
+from softmax_torch.export.program import output_specs, trace
 from softmax_torch.export.table_input import UNKNOWN, category_codes
 from softmax_torch.predictor import Predictor
 from softmax_torch.preprocessing.table import CategoricalColumn
@@ -69,7 +69,7 @@ def write(path: Path, predictor: Predictor, input_module: InputModule) -> None:
             f"{size}; "
             ".pt2 and .safetensors have no limit"
         )
-    inputs, outputs = interface(input_module, len(predictor.class_names))
+    inputs, outputs = interface(input_module, predictor)
     reserved = [spec.name for spec in outputs]
     taken = [spec.name for spec in inputs if spec.name in (*reserved, "")]
     taken += [spec.name for spec in inputs if spec.name.startswith(GRAPH_PREFIX)]
@@ -84,23 +84,24 @@ def write(path: Path, predictor: Predictor, input_module: InputModule) -> None:
         verbose=False,
         external_data=False,
         input_names=[spec.name for spec in input_module.inputs],
-        output_names=list(OUTPUTS),
+        output_names=[spec.name for spec in output_specs(predictor)],
     )
     assert converted is not None, "torch.onnx.export returns a program if dynamo is set"
-    model = add_interface(converted.model_proto, input_module, predictor.class_names)
+    model = add_interface(converted.model_proto, input_module, predictor)
     helper.set_model_props(model, {METADATA_KEY: to_json(metadata_of(predictor, inputs))})
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
 
 
 def add_interface(
-    model: onnx.ModelProto, input_module: InputModule, class_names: Sequence[str]
+    model: onnx.ModelProto, input_module: InputModule, predictor: Predictor
 ) -> onnx.ModelProto:
     """Return torch's graph with inputs by column, and class names as an output."""
     model = compose.add_prefix(model, GRAPH_PREFIX)
-    inputs, outputs = interface(input_module, len(class_names))
+    inputs, outputs = interface(input_module, predictor)
     direct = [spec.name for spec in input_module.inputs if spec.name not in input_module.columns]
-    outer = {f"{GRAPH_PREFIX}{name}": name for name in (*direct, *OUTPUTS)}
+    given = [spec.name for spec in output_specs(predictor)]
+    outer = {f"{GRAPH_PREFIX}{name}": name for name in (*direct, *given)}
     for node in model.graph.node:
         for names in (node.input, node.output):
             names[:] = [outer.get(name, name) for name in names]
@@ -110,8 +111,8 @@ def add_interface(
         ["label"],
         [CLASS_NAME],
         domain=STRINGS[0],
-        keys_int64s=range(len(class_names)),
-        values_strings=class_names,
+        keys_int64s=range(len(predictor.class_names)),
+        values_strings=predictor.class_names,
     )
     axis = helper.make_tensor(AXIS, TensorProto.INT64, [1], [1])
     graph = helper.make_graph(
@@ -180,15 +181,22 @@ def open_runner(path: Path, input_module: InputModule) -> Runner:
             f"bfloat16, or with others; .pt2 and .safetensors take it ({error})"
         ) from None
 
-    def run(samples: Any) -> tuple[Tensor, Tensor]:
-        label, p = session.run(list(OUTPUTS), input_module.arrays(samples))
-        return torch.from_numpy(label), torch.from_numpy(p)
+    names = [output.name for output in session.get_outputs() if output.name != CLASS_NAME]
+
+    def run(samples: Any) -> tuple[Tensor, ...]:
+        return tuple(map(torch.from_numpy, session.run(names, input_module.arrays(samples))))
 
     return run
 
 
-def interface(input_module: InputModule, C: int) -> Interface:
+def interface(input_module: InputModule, predictor: Predictor) -> Interface:
     """Return inputs, by name, and outputs."""
+    label, p, *sets = output_specs(predictor)
+    return inputs_of(input_module), (label, p, TensorSpec(CLASS_NAME, "string", ("n",)), *sets)
+
+
+def inputs_of(input_module: InputModule) -> tuple[TensorSpec, ...]:
+    """Return the inputs, each column of a table for itself."""
     inputs = []
     for spec in input_module.inputs:
         for column in input_module.columns.get(spec.name, []):
@@ -196,11 +204,11 @@ def interface(input_module: InputModule, C: int) -> Interface:
             inputs.append(TensorSpec(column.name, dtype, ("n",)))
         if spec.name not in input_module.columns:
             inputs.append(spec)
-    return tuple(inputs), (*output_specs(C), TensorSpec(CLASS_NAME, "string", ("n",)))
+    return tuple(inputs)
 
 
-def usage(path: Path, input_module: InputModule) -> str:
-    names = [spec.name for spec in interface(input_module, 2)[0]]
+def usage(path: Path, input_module: InputModule, outputs: Sequence[TensorSpec]) -> str:
+    names = [spec.name for spec in inputs_of(input_module)]
     session = f'onnxruntime.InferenceSession("{path}")'
     if len(names) > 1:
         columns = "{i.name: frame[i.name].to_numpy() for i in session.get_inputs()}"

@@ -1,6 +1,6 @@
-"""A whole classifier as one torch program: raw inputs -> class index and probabilities.
+"""A whole classifier as one torch program: raw inputs -> class index, probabilities, sets.
 
-x = front(raw)    z = net(x)    p = softmax(calibration(z))    label = argmax p
+x = front(raw)    z = net(x)    p = softmax(calibration(z))    label = argmax p    sets(z)
 """
 
 from __future__ import annotations
@@ -11,13 +11,34 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from softmax_torch.calibration import Calibration
+from softmax_torch.conformal import ConformalSets
 from softmax_torch.export.input_modules import InputModule, TensorSpec
 from softmax_torch.predictor import Predictor
 
-__all__ = ["OUTPUTS", "Program", "output_specs", "trace"]
+__all__ = ["Program", "output_specs", "trace"]
 
-OUTPUTS = ("label", "probabilities")
-"""Names of the outputs."""
+
+class SetsModule(nn.Module):
+    """Conformal sets as a module, from logits (n, C) that are not calibrated to bool (n, C)."""
+
+    threshold: Tensor
+
+    def __init__(self, sets: ConformalSets) -> None:
+        super().__init__()
+        self.sets = sets._replace(threshold=torch.empty(0), calibration=None)
+        self.register_buffer("threshold", sets.threshold)
+        self.calibrated = sets.calibration is not None
+        for name, value in (sets.calibration._asdict() if sets.calibration else {}).items():
+            self.register_buffer(name, value)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Return which classes are in the set of each sample."""
+        sets = self.sets._replace(threshold=self.threshold)
+        if self.calibrated:
+            scale, shift = (self.get_buffer(name) for name in Calibration._fields)
+            sets = sets._replace(calibration=Calibration(scale, shift))
+        return sets(z)
 
 
 class Program(nn.Module):
@@ -38,20 +59,23 @@ class Program(nn.Module):
         if predictor.calibration is not None:
             self.register_buffer("scale", predictor.calibration.scale.float())
             self.register_buffer("shift", predictor.calibration.shift.float())
+        self.sets = None if predictor.conformal is None else SetsModule(predictor.conformal)
 
-    def forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        """Return class indices (n,) and probabilities (n, C)."""
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Return what ``output_specs`` describes."""
         z = self.network(self.front(*tensors).to(self.dtype)).float()
+        sets = () if self.sets is None else (self.sets(z),)
         if self.calibrated:
             z = z * self.scale + self.shift
         p = z.softmax(1)
-        return p.argmax(1), p
+        return p.argmax(1), p, *sets
 
 
-def output_specs(C: int) -> tuple[TensorSpec, ...]:
-    """Return the outputs of a program for C classes."""
-    label, probabilities = OUTPUTS
-    return TensorSpec(label, "int64", ("n",)), TensorSpec(probabilities, "float32", ("n", C))
+def output_specs(predictor: Predictor) -> tuple[TensorSpec, ...]:
+    """Return the outputs of a program, in their order."""
+    C = len(predictor.class_names)
+    specs = (TensorSpec("label", "int64", ("n",)), TensorSpec("probabilities", "float32", ("n", C)))
+    return specs if predictor.conformal is None else (*specs, TensorSpec("sets", "bool", ("n", C)))
 
 
 def trace(predictor: Predictor, input_module: InputModule) -> ExportedProgram:

@@ -10,6 +10,7 @@ A folder, in Hugging Face's layout, has the same as model.safetensors, and confi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from softmax_torch.backbones import is_import_path
-from softmax_torch.export.input_modules import InputModule, Interface, Runner
+from softmax_torch.export.input_modules import InputModule, Interface, Runner, TensorSpec
 from softmax_torch.export.metadata import metadata_of, to_json
 from softmax_torch.predictor import Predictor, load
 from softmax_torch.storage.exported_weights import (
@@ -60,19 +61,21 @@ def write(path: Path, predictor: Predictor, input_module: InputModule) -> None:
 def open_runner(path: Path, input_module: InputModule) -> Runner:
     predictor = load(path, backbone=imported_backbone(path))  # the exporter's caller named it
 
-    def run(samples: Any) -> tuple[Tensor, Tensor]:
-        p = predictor.predict_proba(samples)
-        return p.argmax(1), p
+    def run(samples: Any) -> tuple[Tensor, ...]:
+        x = predictor.preprocessing.tensor(samples)
+        p = predictor.logits(x).softmax(1)
+        sets = () if predictor.conformal is None else predictor.logits_and_sets(x)[1:]
+        return p.argmax(1), p, *sets
 
     return run
 
 
-def interface(input_module: InputModule, C: int) -> Interface:
+def interface(input_module: InputModule, predictor: Predictor) -> Interface:
     """Return no inputs and outputs: weights are no program."""
     return (), ()
 
 
-def usage(path: Path, input_module: InputModule) -> str:
+def usage(path: Path, input_module: InputModule, outputs: Sequence[TensorSpec]) -> str:
     backbone = imported_backbone(path)
     named = "" if backbone is None else f', backbone="{backbone}"'
     return f'softmax_torch.load("{path}"{named}).predict(inputs)'

@@ -3,12 +3,13 @@
 >>> program = torch.export.load("model.pt2").module()  # doctest: +SKIP
 >>> label, probabilities = program(images)  # doctest: +SKIP
 
-The metadata are an extra file in it, ``metadata.json``.
+Conformal sets are a third output. The metadata are an extra file in it, ``metadata.json``.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softmax_torch.export.input_modules import InputModule, Interface, Runner
+from softmax_torch.export.input_modules import InputModule, Interface, Runner, TensorSpec
 from softmax_torch.export.metadata import metadata_of, to_json
 from softmax_torch.export.program import output_specs, trace
 from softmax_torch.predictor import Predictor
@@ -40,18 +41,17 @@ def open_runner(path: Path, input_module: InputModule) -> Runner:
         program = torch.export.load(path).module()
 
     @torch.inference_mode()
-    def run(samples: Any) -> tuple[Tensor, Tensor]:
-        label, p = program(*input_module.tensors(samples))
-        return label, p
+    def run(samples: Any) -> tuple[Tensor, ...]:
+        return tuple(program(*input_module.tensors(samples)))
 
     return run
 
 
-def interface(input_module: InputModule, C: int) -> Interface:
+def interface(input_module: InputModule, predictor: Predictor) -> Interface:
     """Return inputs, by position, and outputs."""
-    return input_module.inputs, output_specs(C)
+    return input_module.inputs, output_specs(predictor)
 
 
-def usage(path: Path, input_module: InputModule) -> str:
-    names = ", ".join(spec.name for spec in input_module.inputs)
-    return f'label, probabilities = torch.export.load("{path}").module()({names})'
+def usage(path: Path, input_module: InputModule, outputs: Sequence[TensorSpec]) -> str:
+    names, given = (", ".join(spec.name for spec in s) for s in (input_module.inputs, outputs))
+    return f'{given} = torch.export.load("{path}").module()({names})'

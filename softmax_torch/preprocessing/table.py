@@ -44,6 +44,9 @@ __all__ = ["CategoricalColumn", "Column", "NumericColumn", "TablePreprocessing"]
 ENCODED_ROWS = 1 << 16
 """Rows of a file that are encoded together."""
 
+MISSING = "(missing)"
+"""Name of the category, or group, of a missing value."""
+
 
 @dataclass(frozen=True)
 class NumericColumn:
@@ -109,7 +112,7 @@ class CategoricalColumn:
     @property
     def features(self) -> tuple[str, ...]:
         """One name for each category."""
-        values = (*self.values, *(["(missing)"] if self.missing else []))
+        values = (*self.values, *([MISSING] if self.missing else []))
         return tuple(f"{self.name}={value}" for value in values)
 
     def codes(self, chunk: Chunk) -> Array:
@@ -183,6 +186,8 @@ class TablePreprocessing(Preprocessing):
         id_column: column of a file with the names of its rows; None for row numbers.
         format: how texts are written; see ``TableFormat``.
         target: column of the classes in files that have them; None if unknown.
+        group_column: column by whose values figures are given too, in files that have classes;
+            None without one. Predictions do not need it.
     """
 
     kind = "table"
@@ -194,9 +199,10 @@ class TablePreprocessing(Preprocessing):
         id_column: str | None = None,
         format: TableFormat | None = None,
         target: str | None = None,
+        group_column: str | None = None,
     ) -> None:
         self.columns, self.class_names = tuple(columns), tuple(class_names)
-        self.id_column, self.target = id_column, target
+        self.id_column, self.target, self.group_column = id_column, target, group_column
         self.format = format or TableFormat()
         self.feature_names = tuple(name for column in columns for name in column.features)
 
@@ -266,6 +272,7 @@ class TablePreprocessing(Preprocessing):
             "class_names": list(self.class_names),
             "id_column": self.id_column,
             "target": self.target,
+            "group_column": self.group_column,
             **self.format.state_dict(),
         }
 
@@ -282,5 +289,5 @@ class TablePreprocessing(Preprocessing):
             state["class_names"],
             state["id_column"],
             TableFormat.from_state_dict(state),
-            state.get("target"),  # which earlier versions did not write
+            *(state.get(name) for name in ("target", "group_column")),  # of later versions
         )

@@ -1,23 +1,29 @@
-"""Precision, recall and F1 of each class, and the classes that are confused most often.
+"""Precision, recall, F1, AUC and AP of each class, and the classes that are confused most often.
 
     precision of c   of the samples predicted as c, the share that belong to c
     recall of c      of the samples that belong to c, the share predicted as c
     F1               the harmonic mean of precision and recall
+    AUC, AP          see ``softmax_torch.ranking_metrics``
 
 A share of no samples is NaN (a class that was never predicted has no precision). The macro average
-is the mean over the classes that have the metric. Counts and shares come from scikit-learn.
+is the mean over the classes that have the metric. Intervals are those of
+``report.score_intervals``.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+import torch
 
-from softmax_torch.report.run_results import RunResults
+from softmax_torch import metrics
+from softmax_torch.ranking_metrics import Ranking
+from softmax_torch.report.bootstrap import LEVEL
+from softmax_torch.report.run_results import EvaluatedSet, RunResults
+from softmax_torch.report.score_intervals import Estimate, f1_estimate, of_variance, share
 
 __all__ = [
     "ClassMetrics",
@@ -29,14 +35,31 @@ __all__ = [
 ]
 
 
+NAMES = ("precision", "recall", "f1", "auc", "ap")
+"""Metrics of a class."""
+
+
 class ClassMetrics(NamedTuple):
-    """Metrics of one class, or their macro average; NaN where there are no samples."""
+    """Metrics of one class with their intervals, or their macro average; NaN where there are none.
+
+    Attributes:
+        name: of the class.
+        precision, recall, f1, auc, ap: the metrics.
+        support: number of samples.
+    """
 
     name: str
-    precision: float
-    recall: float
-    f1: float
+    precision: Estimate
+    recall: Estimate
+    f1: Estimate
+    auc: Estimate
+    ap: Estimate
     support: int
+
+    @property
+    def estimates(self) -> dict[str, Estimate]:
+        """The metrics by name."""
+        return {name: getattr(self, name) for name in NAMES}
 
 
 class ConfusedPair(NamedTuple):
@@ -48,40 +71,54 @@ class ConfusedPair(NamedTuple):
     share: float
 
 
-def per_class(results: RunResults) -> list[ClassMetrics]:
-    """Return the metrics of each class on the test set."""
-    logits, y = results.test
-    C = len(results.class_names)
-    columns = precision_recall_fscore_support(
-        y.numpy(), logits.argmax(1).numpy(), labels=range(C), zero_division=np.nan
-    )
-    rows = zip(results.class_names, *(column.tolist() for column in columns), strict=True)
-    return [ClassMetrics(*row) for row in rows]
+def per_class(
+    of: EvaluatedSet, class_names: Sequence[str], ranking: Ranking, level: float = LEVEL
+) -> list[ClassMetrics]:
+    """Return the metrics of each class on a set.
+
+    Args:
+        of: the set.
+        class_names: C names.
+        ranking: that of the set.
+        level: of the intervals.
+    """
+    logits, y = of
+    counts = metrics.class_counts(logits.argmax(1), y, len(class_names))
+    ranks = torch.stack([ranking.auc, ranking.auc_variance, ranking.ap, ranking.ap_variance], 1)
+    rows = zip(class_names, counts.T.tolist(), ranks.tolist(), strict=True)
+    return [
+        ClassMetrics(
+            name,
+            share(both, predicted, level),
+            share(both, n, level),
+            f1_estimate(both, n, predicted, level),
+            # Where no pair is out of order, as many samples as the smaller part has tell so.
+            of_variance(auc, auc_variance, min(n, len(y) - n), level),
+            of_variance(ap, ap_variance, n, level),
+            n,
+        )
+        for name, (both, n, predicted), (auc, auc_variance, ap, ap_variance) in rows
+    ]
 
 
-def macro_average(rows: list[ClassMetrics]) -> ClassMetrics:
+def macro_average(rows: Sequence[ClassMetrics]) -> ClassMetrics:
     """Return means over the classes that have the metric, and the total number of samples."""
 
-    def mean(values: list[float]) -> float:
-        defined = [value for value in values if not math.isnan(value)]
-        return sum(defined) / len(defined) if defined else math.nan
+    def mean(name: str) -> Estimate:
+        values = [row.estimates[name].value for row in rows]
+        return Estimate(metrics.macro(torch.tensor(values, dtype=torch.float64)))
 
-    return ClassMetrics(
-        "macro average",
-        mean([row.precision for row in rows]),
-        mean([row.recall for row in rows]),
-        mean([row.f1 for row in rows]),
-        sum(row.support for row in rows),
-    )
+    support = sum(row.support for row in rows)
+    precision, recall, f1, auc, ap = map(mean, NAMES)
+    return ClassMetrics("macro average", precision, recall, f1, auc, ap, support)
 
 
 def confusion_counts(results: RunResults) -> npt.NDArray[np.int64]:
     """Return how many test samples of class i were predicted as class j, (C, C)."""
     logits, y = results.test
-    labels = range(len(results.class_names))
-    counts: npt.NDArray[np.int64] = confusion_matrix(
-        y.numpy(), logits.argmax(1).numpy(), labels=labels
-    )
+    C = len(results.class_names)
+    pairs = torch.bincount(y * C + logits.argmax(1), minlength=C * C)
+    counts: npt.NDArray[np.int64] = pairs.view(C, C).numpy()
     return counts
 
 

@@ -16,7 +16,7 @@ def write_report(page: Page, run: Path) -> Path:
     """Write a report into the directory of a run, and return its folder.
 
     The folder is ``report``, or the first of ``report_1``, ``report_2``, ... that does not exist,
-    with index.html and figures/<name>.png and .svg.
+    with index.html, test_metrics.csv and figures/<name>.png and .svg.
 
     Raises:
         OSError: the report could not be written; nothing of it remains.
@@ -30,6 +30,7 @@ def write_report(page: Page, run: Path) -> Path:
         folder = Path(temporary) / "report"
         (folder / "figures").mkdir(parents=True)
         (folder / "index.html").write_text(page.html, encoding="utf-8")
+        (folder / "test_metrics.csv").write_bytes(page.table)
         for name, content in page.files.items():
             (folder / "figures" / name).write_bytes(content)
         return take_free_name(numbered_names(run / "report"), folder.rename)

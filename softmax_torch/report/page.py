@@ -15,6 +15,7 @@ import jinja2
 import numpy as np
 import numpy.typing as npt
 
+from softmax_torch.ranking_metrics import rank
 from softmax_torch.report import (
     class_metrics,
     confusion_matrix,
@@ -25,16 +26,19 @@ from softmax_torch.report import (
 )
 from softmax_torch.report.bootstrap import (
     LEVEL,
+    METRICS,
     RESAMPLES,
     SEED,
     SampleScores,
-    intervals,
     score_samples,
     set_metrics,
 )
 from softmax_torch.report.calibrated import CalibratedTest, calibrate_test
+from softmax_torch.report.evaluation import evaluate
+from softmax_torch.report.group_metrics import FEW
 from softmax_torch.report.plotting import CaptionedFigure, render
 from softmax_torch.report.run_results import MAX_CLASSES, RunResults
+from softmax_torch.report.set_figures import LABELS, set_figures
 
 __all__ = ["Page", "compose", "pictures"]
 
@@ -50,12 +54,14 @@ class Page(NamedTuple):
         files: the content of each figure by file name.
         test: the metrics of the test set (see ``report.bootstrap``).
         intervals: their bootstrap intervals.
+        table: all figures of the test set as a CSV file (see ``report.evaluation``).
     """
 
     html: str
     files: dict[str, bytes]
     test: dict[str, float]
     intervals: dict[str, tuple[float, float]]
+    table: bytes = b""
 
 
 class EmbeddedFigure(NamedTuple):
@@ -74,7 +80,9 @@ def compose(results: RunResults) -> Page:
     scored = _scored(results, calibrated)
     test_scores = scored[0][2]
     calibration_rows = [(title, set_metrics(scores)) for title, _, scores in scored]
-    test, test_intervals = calibration_rows[0][1], intervals(test_scores)
+    evaluation = evaluate(results.test, results.class_names, results.groups, test_scores)
+    limits = {name: (one.low, one.high) for name, one in evaluation.figures.items()}
+    test, test_intervals = calibration_rows[0][1], {name: limits[name] for name in METRICS}
     counts = class_metrics.confusion_counts(results)
     confident = mistakes.most_confident(results)
     sections = _draw(results, scored, counts, confident)
@@ -84,14 +92,17 @@ def compose(results: RunResults) -> Page:
         for figure in figures
         for kind in ("svg", "png")
     }
-    rows = class_metrics.per_class(results)
+    rows, groups = evaluation.classes, evaluation.groups
     # Classes without samples have no F1 and come last.
-    by_f1 = sorted(rows, key=lambda row: (math.isnan(row.f1), row.f1))
+    by_f1 = sorted(rows, key=lambda row: (math.isnan(row.f1.value), row.f1.value))
     html = _template().render(
         results=results,
         val=set_metrics(score_samples(*results.val)),
         test=test,
         intervals=test_intervals,
+        figures_of_test=evaluation.figures,
+        alike=set_figures(*results.val, rank(*results.val), LEVEL),
+        alike_labels=LABELS,
         wrong=int(len(test_scores.correct) - test_scores.correct.sum()),
         figures={
             name: [_embed(figure, files[f"{figure.name}.svg"]) for figure in figures]
@@ -99,6 +110,9 @@ def compose(results: RunResults) -> Page:
         },
         rows=rows if len(rows) <= MAX_CLASSES else by_f1[:MAX_CLASSES],
         macro=class_metrics.macro_average(rows),
+        groups=groups,
+        shown_groups=[] if groups is None else groups.groups[:MAX_CLASSES],
+        FEW=FEW,
         pairs=class_metrics.most_confused(counts, TABLE_PAIRS),
         calibration_rows=calibration_rows,
         calibration=calibrated.description,
@@ -110,7 +124,7 @@ def compose(results: RunResults) -> Page:
         RESAMPLES=RESAMPLES,
         SEED=SEED,
     )
-    return Page(html, files, test, test_intervals)
+    return Page(html, files, test, test_intervals, evaluation.csv())
 
 
 def pictures(results: RunResults) -> dict[str, bytes]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from softmax_torch.calibration import Calibration
 
-__all__ = ["MAX_CLASSES", "EvaluatedSet", "RawRows", "RunResults"]
+__all__ = ["MAX_CLASSES", "EvaluatedSet", "Groups", "RawRows", "RunResults"]
 
 MAX_CLASSES = 60
 """Most classes that a report shows one by one; of more, it shows those that matter most."""
@@ -32,6 +32,18 @@ class RawRows(NamedTuple):
 
     table: Any
     columns: tuple[str, ...]
+
+
+class Groups(NamedTuple):
+    """The groups of a test set.
+
+    Attributes:
+        column: name of the column that they come from.
+        of_samples: the group of each of the n samples.
+    """
+
+    column: str
+    of_samples: list[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +69,7 @@ class RunResults:
         facts: labels and values about the data, the preprocessing and versions.
         config: the configuration of the run, as YAML.
         raw: the rows of the test set, if they come from a table.
+        groups: of the test set, if a column names them.
     """
 
     name: str
@@ -75,6 +88,7 @@ class RunResults:
     facts: tuple[tuple[str, str], ...]
     config: str
     raw: RawRows | None = None
+    groups: Groups | None = None
 
     def __post_init__(self) -> None:
         C, n = len(self.class_names), len(self.test.y)
@@ -83,3 +97,4 @@ class RunResults:
         assert len(self.ids) == len(self.x) == n
         assert self.weight is None or len(self.weight) == C
         assert self.raw is None or len(self.raw.table) == n
+        assert self.groups is None or len(self.groups.of_samples) == n

@@ -16,7 +16,7 @@ from softmax_torch.data import TableDataModule, TensorDataModule
 from softmax_torch.preprocessing import Preprocessing
 from softmax_torch.report.output import write_report
 from softmax_torch.report.page import compose
-from softmax_torch.report.run_results import EvaluatedSet, RawRows, RunResults
+from softmax_torch.report.run_results import EvaluatedSet, Groups, RawRows, RunResults
 from softmax_torch.storage.run_directories import CONFIG_FILE, METRICS_FILE, read_metrics
 from softmax_torch.storage.run_results import checkpoint_of
 from softmax_torch.training.calibrating_trainer import CalibratingTrainer
@@ -92,6 +92,7 @@ class ReportingTrainer(CalibratingTrainer):
             facts=tuple(facts(self, datamodule, Path(ckpt_path), content, settings)),
             config=config,
             raw=raw_rows(datamodule),
+            groups=test_groups(datamodule, len(test.y)),
         )
 
 
@@ -102,6 +103,13 @@ def raw_rows(data: TensorDataModule) -> RawRows | None:
     columns = data.preprocessing.columns
     names = tuple(column.name for column in columns for _ in column.features)
     return RawRows(data.test_inputs(len(data.splits["test"])), names)
+
+
+def test_groups(data: TensorDataModule, rows: int) -> Groups | None:
+    """Return the groups of the first test samples of a table; None without groups."""
+    if not isinstance(data, TableDataModule) or data.roles.group is None:
+        return None
+    return Groups(data.roles.group, data.test_groups[:rows])
 
 
 def input_weight(model: LitBase) -> Tensor | None:

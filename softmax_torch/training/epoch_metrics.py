@@ -113,22 +113,27 @@ class EvaluationMetrics:
     def result(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
         """Return the metrics of the epoch as scalars, and start the next epoch.
 
-        These are accuracy, balanced accuracy, NLL and ECE.
+        These are accuracy, balanced accuracy, macro and weighted F1, NLL and ECE. They follow from
+        sums, which processes exchange; AUC and average precision need all samples in one place, and
+        are figures of the report and of ``test``.
 
         Args:
             reduce: sums a tensor over the processes.
         """
         logits, y = self.samples()
         self.logits, self.targets = [], []
-        correct = metrics.correct(logits, y)
-        gap_sums = metrics.gap_sums(correct, metrics.confidence(logits))
-        counts = metrics.class_counts(correct, y, logits.shape[1])
+        predicted = logits.argmax(1)
+        gap_sums = metrics.gap_sums(predicted == y, metrics.confidence(logits))
+        counts = metrics.class_counts(predicted, y, logits.shape[1])
         totals = reduce(torch.cat([gap_sums, counts.flatten()]))
         gap_sums, counts = totals[: metrics.BINS], totals[metrics.BINS :].view_as(counts).cpu()
-        right, n = counts.sum(1).tolist()
+        right, n, _ = counts.sum(1).tolist()
+        f1 = metrics.f1(counts)
         return {
             "accuracy": torch.tensor(right / n),
             "balanced_accuracy": torch.tensor(metrics.mean_recall(counts)),
+            "macro_f1": torch.tensor(metrics.macro(f1)),
+            "weighted_f1": torch.tensor(metrics.weighted(f1, counts[1])),
             "nll": reduce(metrics.nll(logits, y).sum()) / n,
             "ece": metrics.ece(metrics.gaps(gap_sums, n)).float(),
         }

@@ -221,7 +221,7 @@ def test_the_example_of_the_docs_runs(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("name", ["size (cm)", "class", 'a "b"', "ä"])
 def test_the_line_that_uses_a_table_is_python(name: str) -> None:
     preprocessing = TablePreprocessing((NumericColumn(name, 0.0, 1.0),), ("yes", "no"))
-    ast.parse(onnx_file.usage(Path("a.onnx"), input_module_of(preprocessing)))
+    ast.parse(onnx_file.usage(Path("a.onnx"), input_module_of(preprocessing), ()))
 
 
 def test_the_line_that_uses_a_table_of_several_columns_runs() -> None:
@@ -238,7 +238,7 @@ def test_the_line_that_uses_a_table_of_several_columns_runs() -> None:
         "onnxruntime": SimpleNamespace(InferenceSession=lambda path: session),
         "frame": dict.fromkeys(("size (cm)", "class", "another"), column),
     }
-    exec(onnx_file.usage(Path("a.onnx"), input_module_of(preprocessing)), names)
+    exec(onnx_file.usage(Path("a.onnx"), input_module_of(preprocessing), ()), names)
     assert [list(given) for given in results] == [["size (cm)", "class"]]
 
 

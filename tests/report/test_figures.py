@@ -9,11 +9,12 @@ import pytest
 import torch
 from matplotlib.collections import QuadMesh
 from sample_results import HISTORY, make_results, make_set
-from sklearn.metrics import classification_report
+from sklearn.metrics import average_precision_score, classification_report, roc_auc_score
 from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
 
 from softmax_torch.calibration import Calibration
 from softmax_torch.metrics import BINS
+from softmax_torch.ranking_metrics import rank
 from softmax_torch.report import (
     calibrated,
     class_metrics,
@@ -25,6 +26,7 @@ from softmax_torch.report import (
     weight_plots,
 )
 from softmax_torch.report.bootstrap import score_samples
+from softmax_torch.report.class_metrics import ClassMetrics, macro_average
 from softmax_torch.report.plotting import CaptionedFigure
 from softmax_torch.report.run_results import EvaluatedSet, RawRows, RunResults
 
@@ -134,31 +136,40 @@ def test_a_test_set_without_mistakes() -> None:
         assert mistakes.most_confident(results) == draw_mistakes(results) == []
 
 
+def per_class(results: RunResults) -> list[ClassMetrics]:
+    return class_metrics.per_class(results.test, results.class_names, rank(*results.test))
+
+
 def test_metrics_of_classes_are_scikit_learns() -> None:
     results = make_results(5, n=300)
-    y, predicted = results.test.y, results.test.logits.argmax(1)
-    expected = classification_report(y, predicted, output_dict=True, zero_division=0)
-    rows = class_metrics.per_class(results)
+    y, p = results.test.y, results.test.logits.double().softmax(1)
+    expected = classification_report(y, p.argmax(1), output_dict=True, zero_division=0)
+    rows = per_class(results)
+    of_all = macro_average(rows)
+    for name, row in [*((str(c), row) for c, row in enumerate(rows)), ("macro avg", of_all)]:
+        got = {"precision": row.precision.value, "recall": row.recall.value}
+        got |= {"f1-score": row.f1.value, "support": row.support}
+        assert got == pytest.approx(expected[name])
     for c, row in enumerate(rows):
-        got = {"precision": row.precision, "recall": row.recall, "f1-score": row.f1}
-        assert got | {"support": row.support} == pytest.approx(expected[str(c)])
         assert row.name == f"c{c}"
-    mean = class_metrics.macro_average(rows)
-    got = {"precision": mean.precision, "recall": mean.recall, "f1-score": mean.f1}
-    assert got | {"support": mean.support} == pytest.approx(expected["macro avg"])
+        assert row.auc.value == pytest.approx(roc_auc_score(y == c, p[:, c]), rel=1e-12)
+        assert row.ap.value == pytest.approx(average_precision_score(y == c, p[:, c]), rel=1e-12)
+        for one in row.estimates.values():
+            assert 0 < one.low < one.value < one.high < 1
+    assert of_all.auc.value == pytest.approx(np.mean([row.auc.value for row in rows]), rel=1e-14)
 
 
 def test_a_class_without_samples_or_predictions_has_no_metrics() -> None:
     """Class 1 is never predicted; class 2 has no samples and is never predicted."""
     z = torch.tensor([[5.0, 0.0, 0.0], [5.0, 0.0, 0.0]])
     results = make_results(3, n=2, test=EvaluatedSet(z, torch.tensor([0, 1])))
-    zero, one, two = class_metrics.per_class(results)
-    assert (zero.precision, zero.recall) == (0.5, 1.0)
-    assert np.isnan(one.precision)
-    assert (one.recall, one.f1, one.support) == (0.0, 0.0, 1)
-    assert np.isnan([two.precision, two.recall, two.f1]).all()
-    mean = class_metrics.macro_average([zero, one, two])
-    assert (mean.precision, mean.recall, mean.support) == (0.5, 0.5, 2)
+    zero, one, two = per_class(results)
+    assert (zero.precision.value, zero.recall.value) == (0.5, 1.0)
+    assert np.isnan(one.precision).tolist() == [True, True, True, False]
+    assert (one.recall.value, one.f1.value, one.support) == (0.0, 0.0, 1)
+    assert np.isnan([two.precision.value, two.recall.value, two.f1.value, two.ap.value]).all()
+    mean = macro_average([zero, one, two])
+    assert (mean.precision.value, mean.recall.value, mean.support) == (0.5, 0.5, 2)
 
 
 def test_the_reliability_diagram_shows_accuracy_and_samples_by_confidence() -> None:
