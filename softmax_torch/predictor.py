@@ -2,6 +2,7 @@
 
     raw  ->  x = preprocessing(raw)  ->  logits z  ->  p = softmax(calibration(z))
                                                ->  sets = conformal(z)
+              features, z                      ->  p = laplace(z, features)
 
 A checkpoint, or weights exported from one, holds all of these. Either is read without running code
 from it. Lightning is not needed.
@@ -19,8 +20,9 @@ from torch import Tensor, nn
 from softmax_torch import backbones
 from softmax_torch.calibration import Calibration
 from softmax_torch.conformal import ConformalSets
+from softmax_torch.laplace import METHODS, Method, Posterior
 from softmax_torch.modules import Classifier, SoftmaxRegression
-from softmax_torch.post_hoc import PostHoc
+from softmax_torch.post_hoc import PostHoc, refuse_both
 from softmax_torch.storage.checkpoints import read_checkpoint
 from softmax_torch.storage.exported_weights import read_exported_weights
 from softmax_torch.storage.finite_weights import check_finite
@@ -81,9 +83,12 @@ class Predictor:
         device: where the network works.
         hyper_parameters: arguments of the network as stored in a checkpoint; None if unknown.
         conformal: makes sets of classes from logits before ``calibration``; None for none.
+        laplace: the distribution of the head's weights; None for none.
+        laplace_method: how it makes probabilities, "probit" or "sampling"; None leaves it out.
 
     Raises:
-        ValueError: the device does not exist.
+        ValueError: the device does not exist; a Laplace approximation is to be applied beside a
+            calibration, or to another network than a ``Classifier``, or there is none.
     """
 
     def __init__(
@@ -94,7 +99,17 @@ class Predictor:
         device: torch.device | str = "cpu",
         hyper_parameters: dict[str, Any] | None = None,
         conformal: ConformalSets | None = None,
+        laplace: Posterior | None = None,
+        laplace_method: Method | None = None,
     ) -> None:
+        refuse_both(calibration, laplace_method)
+        if laplace_method is not None:
+            PostHoc(laplace=laplace).require("laplace", "laplace_method")
+            if not isinstance(network, Classifier):
+                raise ValueError(
+                    "network: expected a softmax_torch.modules.Classifier with a Laplace "
+                    f"approximation of its head, got {type(network).__name__}"
+                )
         try:
             self.device = torch.device(device)
             self.network = network.to(self.device).eval()
@@ -102,6 +117,7 @@ class Predictor:
             raise ValueError(f"device: expected one that is here, got {device}: {error}") from None
         self.preprocessing, self.calibration = preprocessing, calibration
         self.hyper_parameters, self.conformal = hyper_parameters, conformal
+        self.laplace, self.laplace_method = laplace, laplace_method
         # Inputs are cast to the dtype of the weights, such as float64, only in ``logits``.
         self.dtype = next((p.dtype for p in network.parameters()), torch.get_default_dtype())
 
@@ -117,9 +133,12 @@ class Predictor:
 
     @torch.inference_mode()
     def logits(self, x: Tensor) -> Tensor:
-        """Return logits (n, C) in float32 of x (n, ...), calibrated if there is a calibration."""
+        """Return logits (n, C) in float32 of x (n, ...), calibrated if there is a calibration.
+
+        With a Laplace approximation they are log-probabilities.
+        """
         with one_thread_if(self._is_small(len(x))):
-            return self._calibrate(self.uncalibrated_logits(x))
+            return self._both_logits(x)[1]
 
     @torch.inference_mode()
     def logits_and_sets(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,8 +150,8 @@ class Predictor:
         PostHoc(conformal=self.conformal).require("conformal", "sets")
         assert self.conformal is not None
         with one_thread_if(self._is_small(len(x))):
-            z = self.uncalibrated_logits(x)
-            return self._calibrate(z), self.conformal(z)
+            z, predicted = self._both_logits(x)
+            return predicted, self.conformal(z)
 
     @torch.inference_mode()
     def uncalibrated_logits(self, x: Tensor) -> Tensor:
@@ -140,8 +159,16 @@ class Predictor:
         z: Tensor = self.network(x.to(self.device, self.dtype))
         return z.float()
 
-    def _calibrate(self, z: Tensor) -> Tensor:
-        return z if self.calibration is None else self.calibration(z)
+    def _both_logits(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits as they were trained, and as they are predicted."""
+        if self.laplace_method is None:
+            z = self.uncalibrated_logits(x)
+            return z, z if self.calibration is None else self.calibration(z)
+        assert self.laplace is not None
+        assert isinstance(self.network, Classifier)
+        features, z = self.network.features_and_logits(x.to(self.device, self.dtype))
+        z = z.float()
+        return z, self.laplace.predict_log_proba(z, features, self.laplace_method)
 
     def _is_small(self, samples: int) -> bool:
         """Return whether so many samples have too little to do for several threads of a CPU.
@@ -209,6 +236,7 @@ def load(
     calibrated: bool = False,
     device: torch.device | str = "cpu",
     backbone: str | None = None,
+    laplace: Method | None = None,
 ) -> Predictor:
     """Return the classifier in a checkpoint, or in weights that were exported from one.
 
@@ -220,19 +248,25 @@ def load(
         device: where the network works.
         backbone: import path of the net before the head, if the checkpoint was trained with one by
             its import path. No module is imported because a checkpoint names it.
+        laplace: "probit" or "sampling" to take the uncertainty of the weights into account, by the
+            Laplace approximation in a checkpoint (``softmax_torch.laplace``). Weights that were
+            exported with it always do.
 
     Raises:
         FileNotFoundError, ValueError: there is no such file; it is damaged, or no checkpoint of a
-            run; its weights are not finite; it lacks preprocessing or calibration; the device does
-            not exist; the backbone is not the checkpoint's, or is an import path that was not
-            given.
+            run; its weights are not finite; it lacks preprocessing, or the calibration or Laplace
+            approximation that is asked for, or both are; the device does not exist; the backbone is
+            not the checkpoint's, or is an import path that was not given.
         ImportError: safetensors, which reads exported weights, is not installed; or the backbone
             cannot be imported.
     """
+    if laplace not in (None, *METHODS):
+        raise ValueError(f"laplace: expected {', '.join(METHODS)} or None, got {laplace!r}")
     path = checkpoint_of(Path(path))
     if path.is_dir() or path.suffix == ".safetensors":
         content = read_exported_weights(path)
         calibrated = calibrated or content.get("calibration") is not None
+        laplace = laplace or (content.get("laplace") or {}).get("method")
     else:
         content = read_checkpoint(path)
     if "preprocessing" not in content:
@@ -241,8 +275,11 @@ def load(
             "it was trained with data of another kind, or by an earlier version"
         )
     post_hoc = PostHoc.of_checkpoint(content)
+    refuse_both(calibrated, laplace)
     if calibrated:
         post_hoc.require("calibration", path)
+    if laplace is not None:
+        post_hoc.require("laplace", path)
     check_named(content["hyper_parameters"].get("backbone"), backbone, path)
     net = network(content["hyper_parameters"], content["state_dict"])
     check_finite(content["state_dict"], dict(net.named_parameters()), path)
@@ -253,6 +290,8 @@ def load(
         device,
         content["hyper_parameters"],
         post_hoc.conformal,
+        post_hoc.laplace,
+        laplace,
     )
 
 

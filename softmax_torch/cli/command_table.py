@@ -12,6 +12,8 @@ from typing import Any, Literal, NamedTuple
 
 from softmax_torch.calibration import Method
 from softmax_torch.conformal import LEVEL, Score
+from softmax_torch.laplace import Method as LaplaceMethod
+from softmax_torch.laplace import Structure
 from softmax_torch.storage.checkpoints import CHECKPOINT_SECONDS
 
 __all__ = [
@@ -41,10 +43,13 @@ SETTING_KINDS = {"seed_everything": "int | bool"}
 
 Argument = tuple[str, dict[str, Any]]
 
-CalibrateMethod = Literal[Method, "conformal"]
+CalibrateMethod = Literal[Method, "conformal", "laplace"]
 """Methods of the command calibrate; ``cli.calibrating`` has a function for each."""
 
-METHOD_OPTIONS = {"conformal": ("--level", "--score", "--per_class", "--calibrated")}
+METHOD_OPTIONS = {
+    "conformal": ("--level", "--score", "--per_class", "--calibrated"),
+    "laplace": ("--structure", "--prior_precision"),
+}
 """Options of a method of calibrate that no other method has."""
 
 
@@ -83,6 +88,11 @@ CALIBRATED = argument(
     "--calibrated",
     "Apply the calibration in the checkpoint.",
     action="store_true",
+)
+LAPLACE = argument(
+    "--laplace",
+    "Average over the Laplace approximation in the checkpoint, by this method.",
+    type=LaplaceMethod | None,
 )
 INPUT = argument(
     "--input",
@@ -142,13 +152,13 @@ COMMANDS = {
     ),
     "validate": Command(
         "Print the metrics of the validation set.",
-        (*RUN_OR_CHECKPOINT, CALIBRATED),
+        (*RUN_OR_CHECKPOINT, CALIBRATED, LAPLACE),
         examples=("validate runs/digits",),
     ),
     "test": Command(
         "Print the metrics of the test set, or of a new labelled table.",
         (
-            *(*RUN_OR_CHECKPOINT, CALIBRATED),
+            *(*RUN_OR_CHECKPOINT, CALIBRATED, LAPLACE),
             argument(
                 "--input",
                 "A new table with a column of classes.",
@@ -190,7 +200,7 @@ COMMANDS = {
     "predict": Command(
         "Write labels and probabilities of samples to a file.",
         (
-            *(*RUN_OR_CHECKPOINT, CALIBRATED, INPUT, BACKBONE),
+            *(*RUN_OR_CHECKPOINT, CALIBRATED, LAPLACE, INPUT, BACKBONE),
             argument(
                 "--output",
                 "A new file that ends in .csv, .jsonl or .parquet; by default predictions.csv "
@@ -221,14 +231,15 @@ COMMANDS = {
         ),
     ),
     "calibrate": Command(
-        "Fit a temperature or conformal sets to the validation set, and store them in the "
+        "Fit a temperature, conformal sets or a Laplace approximation, and store it in the "
         "checkpoint.",
         (
             *RUN_OR_CHECKPOINT,
             argument(
                 "--method",
                 "temperature: one number for all logits; vector: a scale and a shift per class; "
-                "conformal: sets of classes that hold the true one with a given probability.",
+                "conformal: sets of classes that hold the true one with a given probability; "
+                "laplace: a normal distribution of the weights, from the training set.",
                 type=CalibrateMethod,
                 default="temperature",
             ),
@@ -255,10 +266,22 @@ COMMANDS = {
                 "conformal: make sets of the probabilities with the temperature in the checkpoint.",
                 action="store_true",
             ),
+            argument(
+                "--structure",
+                "laplace: kronecker for any size, or full for few classes and features.",
+                type=Structure,
+                default="kronecker",
+            ),
+            argument(
+                "--prior_precision",
+                "laplace: precision of the prior; by default that of the run's penalty, or 1.",
+                type=float | None,
+            ),
         ),
         examples=(
             "calibrate runs/digits",
             "calibrate runs/digits --method conformal --level 0.95",
+            "calibrate runs/digits --method laplace",
         ),
     ),
     "report": Command(
@@ -276,7 +299,7 @@ COMMANDS = {
                 required=True,
                 metavar="FILE",
             ),
-            *(INPUT, CALIBRATED, BACKBONE),
+            *(INPUT, CALIBRATED, LAPLACE, BACKBONE),
         ),
         ("data",),
         ("export runs/digits --output digits.onnx",),

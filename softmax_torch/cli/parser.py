@@ -14,6 +14,8 @@ from softmax_torch.cli.jsonargparse_errors import usage_errors
 from softmax_torch.cli.mistakes import UsageError
 from softmax_torch.cli.requests import Request
 from softmax_torch.conformal import check_level
+from softmax_torch.laplace import check_prior_precision
+from softmax_torch.post_hoc import refuse_both
 
 __all__ = ["parse"]
 
@@ -49,6 +51,9 @@ def parse(args: list[str]) -> Request:
     if name == "calibrate":
         check_method(arguments.method, own)
         check_level(arguments.level)
+        if arguments.prior_precision is not None:
+            check_prior_precision(arguments.prior_precision)
+    refuse_both(arguments.get("calibrated"), arguments.get("laplace"))
     has_input = arguments.get("input") is not None
     beside_input = [*settings, *(["--config"] if name in ("predict", "test") and configs else [])]
     if has_input and beside_input:

@@ -126,7 +126,8 @@ def predict_input(request: Request) -> None:
     arguments, output = request.arguments, new_prediction_file(request)
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     classifier = predictor.load(
-        arguments.ckpt_path, arguments.calibrated, device, arguments.backbone
+        *(arguments.ckpt_path, arguments.calibrated, device, arguments.backbone),
+        laplace=arguments.laplace,
     )
     if output.sets:
         PostHoc(conformal=classifier.conformal).require("conformal", arguments.ckpt_path)

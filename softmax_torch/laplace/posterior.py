@@ -164,7 +164,8 @@ class Posterior(ABC):
         rows = max(1, NUMBERS // numbers)
         z, x = (t.to(here.device, here.dtype) for t in (logits, x))
         parts = zip(torch.split(z, rows), torch.split(x, rows), strict=True)
-        return torch.cat([log_proba(z_b, x_b) for z_b, x_b in parts]).to(logits.dtype)
+        with torch.autocast(here.device.type, enabled=False):  # variances need float32
+            return torch.cat([log_proba(z_b, x_b) for z_b, x_b in parts]).to(logits.dtype)
 
     def predict_proba(self, logits: Tensor, x: Tensor, *args: Any, **options: Any) -> Tensor:
         """Return probabilities (n, C); arguments and errors are as in ``predict_log_proba``."""
