@@ -124,6 +124,19 @@ def test_probit_of_two_classes_is_the_binary_formula(structure: Structure) -> No
     torch.testing.assert_close(posterior.predict_proba(z, x)[:, 1], expected)
 
 
+def test_probit_of_several_classes_divides_differences_to_the_first() -> None:
+    x, weight, b = problem(n=5)
+    posterior = fit(x, weight, b)
+    z, S = logits(x, weight, b), posterior.covariance(x)
+    for z_i, S_i, p_i in zip(z, S, posterior.predict_proba(z, x), strict=True):
+        t = int(z_i.argmax())
+        # The variance of z_c minus the mean of the three other logits.
+        contrasts = (4 * torch.eye(4).double() - 1) / 3
+        u = (contrasts @ S_i @ contrasts.T).diagonal()
+        d = (z_i - z_i[t]) / (1 + math.pi / 8 * (u + u[t]) / 2).sqrt()
+        torch.testing.assert_close(p_i, d.softmax(0))
+
+
 @pytest.mark.parametrize(("C", "bound"), [(2, 0.012), (3, 0.015), (10, 0.03)])
 def test_probit_is_near_the_mean_over_many_draws(C: int, bound: float) -> None:
     """20,000 draws have a standard error of at most 0.0035 in each probability."""
@@ -320,6 +333,7 @@ def test_a_class_that_never_occurs_has_the_variance_of_the_prior() -> None:
         ({"features": torch.ones(5, 2)}, ValueError, r"features: .*\(n, 3\), got \(5, 2\)"),
         ({"features": [[1.0]]}, TypeError, "features: expected tensors, got list"),
         ({"features": []}, ValueError, "features: expected training samples of weight > 0, got no"),
+        ({"features": [(torch.ones(2, 3), torch.zeros(2))]}, ValueError, "weight > 0, got none"),
         (
             {"features": torch.tensor([[0.0, 0, 0], [0, math.inf, 0]])},
             ValueError,

@@ -91,8 +91,9 @@ CALIBRATED = argument(
 )
 LAPLACE = argument(
     "--laplace",
-    "Average over the Laplace approximation in the checkpoint, by this method.",
+    "Use the Laplace approximation: probit, sampling.",
     type=LaplaceMethod | None,
+    metavar="METHOD",
 )
 INPUT = argument(
     "--input",
@@ -103,14 +104,13 @@ INPUT = argument(
 )
 UNKNOWN = argument(
     "--unknown",
-    "What to do with categories in --input that training never saw: report them, or refuse them.",
+    "What to do with categories in --input that training never saw: report or refuse them.",
     type=Literal["report", "refuse"],
     default="report",
 )
 BACKBONE = argument(
     "--backbone",
-    "Import path of your own net, such as my_nets.Net, if the model was trained with one: a "
-    "checkpoint alone imports no module.",
+    "Import path of your own net, such as my_nets.Net, if the model was trained with one.",
     type=str | None,
     metavar="PATH",
 )
@@ -203,8 +203,8 @@ COMMANDS = {
             *(*RUN_OR_CHECKPOINT, CALIBRATED, LAPLACE, INPUT, BACKBONE),
             argument(
                 "--output",
-                "A new file that ends in .csv, .jsonl or .parquet; by default predictions.csv "
-                "beside the checkpoint, or predictions_1.csv, ...",
+                "A new .csv, .jsonl or .parquet file; by default predictions.csv beside the "
+                "checkpoint, or predictions_1.csv, ...",
                 type=str | None,
                 metavar="FILE",
             ),

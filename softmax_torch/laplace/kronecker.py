@@ -95,7 +95,7 @@ class KroneckerPosterior(Posterior):
         return cls(
             U[:, :-1].contiguous(),
             mu[:-1].clamp_min(0),
-            V,
+            V.contiguous(),
             values.clamp_min(0),
             mean,
             prior_precision,

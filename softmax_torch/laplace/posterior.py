@@ -114,7 +114,7 @@ class Posterior(ABC):
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Self:
         """Return this posterior on a device, in float32 or float64."""
         state = self.state_dict()
-        moved = {name: state[name].to(device, dtype) for name in self.tensors}
+        moved = {name: state[name].to(device, dtype).contiguous() for name in self.tensors}
         return self.from_state_dict({**state, **moved})
 
     def __str__(self) -> str:
