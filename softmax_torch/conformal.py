@@ -311,9 +311,11 @@ def _check_classes(counts: Tensor, level: float, class_names: Sequence[str] | No
     if not few:
         return
     names = [f"class {c}" if class_names is None else repr(class_names[c]) for c in few[:NAMED]]
-    got = ", ".join(f"{int(counts[c])} of {name}" for c, name in zip(few, names, strict=False))
-    more = f" and too few of {len(few) - NAMED} more" if len(few) > NAMED else ""
+    parts = [f"{int(counts[c])} of {name}" for c, name in zip(few, names, strict=False)]
+    if len(few) > NAMED:
+        parts.append(f"too few of {len(few) - NAMED} more")
+    got = " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
     raise ValueError(
         f"per_class: expected at least {needed} samples of each class for level {level:g}, got "
-        f"{got}{more}"
+        f"{got}"
     )

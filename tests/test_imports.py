@@ -86,6 +86,7 @@ EDGES: dict[str, list[str]] = {
     ],
     "report": [
         "calibration",
+        "conformal",
         "data",
         "metrics",
         "preprocessing",

@@ -238,6 +238,13 @@ def report(session: Session) -> None:
     low, high = ({name: at[i] for name, at in page.intervals.items()} for i in (0, 1))
     for label, values in (("test", page.test), ("95% from", low), ("to", high)):
         print_line(label, format_metrics({f"test/{name}": value for name, value in values.items()}))
+    if page.sets is not None:
+        coverage, *limits = page.sets.total.coverage.rounded(4)
+        print_line(
+            "sets",
+            f"coverage {coverage} ({limits[0]} to {limits[1]}), "
+            f"{page.sets.total.size:.3f} classes on average: {page.sets.sets}",
+        )
     folder = write_report(page, run)
     print_line("report", f"{short_path(folder / 'index.html')}, {len(page.html) / 1e6:.1f} MB")
 

@@ -115,7 +115,12 @@ def check_sets(
 
 
 def conformity_bounds(sets: ConformalSets, p: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
-    """Return the least and the largest conformity (n, C) of probabilities near p (n, C)."""
+    """Return the least and the largest conformity (n, C) of probabilities near p (n, C).
+
+    Near are those of logits that differ by at most twice the tolerance. The log-odds of a sum m of
+    probabilities then differ by at most 4 tolerance, hence m by m (1 - m) times that: each
+    probability and each sum of some by at most the tolerance.
+    """
     if sets.score == "lac":
         return p - tolerance, p + tolerance
     C = p.shape[1]

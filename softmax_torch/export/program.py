@@ -34,7 +34,7 @@ class SetsModule(nn.Module):
         self.register_buffer("threshold", sets.threshold)
         self.calibrated = sets.calibration is not None
         for name, value in (sets.calibration._asdict() if sets.calibration else {}).items():
-            self.register_buffer(name, value)
+            self.register_buffer(name, value.clone())  # they may share memory
 
     def forward(self, z: Tensor) -> Tensor:
         """Return which classes are in the set of each sample."""

@@ -21,6 +21,7 @@ from softmax_torch.report import (
     confusion_matrix,
     learning_curves,
     mistakes,
+    prediction_sets,
     reliability_diagram,
     weight_plots,
 )
@@ -55,6 +56,7 @@ class Page(NamedTuple):
         test: the metrics of the test set (see ``report.bootstrap``).
         intervals: their bootstrap intervals.
         table: all figures of the test set as a CSV file (see ``report.evaluation``).
+        sets: the conformal sets of the test set; None without them.
     """
 
     html: str
@@ -62,6 +64,7 @@ class Page(NamedTuple):
     test: dict[str, float]
     intervals: dict[str, tuple[float, float]]
     table: bytes = b""
+    sets: prediction_sets.PredictionSets | None = None
 
 
 class EmbeddedFigure(NamedTuple):
@@ -85,7 +88,8 @@ def compose(results: RunResults) -> Page:
     test, test_intervals = calibration_rows[0][1], {name: limits[name] for name in METRICS}
     counts = class_metrics.confusion_counts(results)
     confident = mistakes.most_confident(results)
-    sections = _draw(results, scored, counts, confident)
+    sets = prediction_sets.evaluate_sets(results)
+    sections = _draw(results, scored, counts, confident, sets)
     files = {
         f"{figure.name}.{kind}": render(figure.figure, kind)
         for figures in sections.values()
@@ -116,6 +120,7 @@ def compose(results: RunResults) -> Page:
         pairs=class_metrics.most_confused(counts, TABLE_PAIRS),
         calibration_rows=calibration_rows,
         calibration=calibrated.description,
+        sets=sets,
         drawn_classes_note=weight_plots.drawn_classes_note(results),
         mistakes=confident,
         zip=zip,
@@ -124,13 +129,15 @@ def compose(results: RunResults) -> Page:
         RESAMPLES=RESAMPLES,
         SEED=SEED,
     )
-    return Page(html, files, test, test_intervals, evaluation.csv())
+    return Page(html, files, test, test_intervals, evaluation.csv(), sets)
 
 
 def pictures(results: RunResults) -> dict[str, bytes]:
     """Draw the figures of the page alone; return them as PNG files by name, without the suffix."""
     counts, confident = class_metrics.confusion_counts(results), mistakes.most_confident(results)
-    sections = _draw(results, _scored(results, calibrate_test(results)), counts, confident)
+    scored = _scored(results, calibrate_test(results))
+    sets = prediction_sets.evaluate_sets(results)
+    sections = _draw(results, scored, counts, confident, sets)
     return {
         figure.name: render(figure.figure, "png")
         for figures in sections.values()
@@ -155,6 +162,7 @@ def _draw(
     scored: list[tuple[str, str, SampleScores]],
     counts: npt.NDArray[np.int64],
     confident: list[mistakes.Mistake],
+    sets: prediction_sets.PredictionSets | None,
 ) -> dict[str, list[CaptionedFigure]]:
     """Draw the figures of each section."""
     return {
@@ -164,6 +172,7 @@ def _draw(
             reliability_diagram.draw(scores, name, title, set_metrics(scores)["ece"])
             for title, name, scores in scored
         ],
+        "sets": prediction_sets.draw(sets),
         "weights": weight_plots.draw(results),
         "mistakes": mistakes.draw(results, confident),
     }

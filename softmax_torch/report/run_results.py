@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from softmax_torch.calibration import Calibration
+from softmax_torch.conformal import ConformalSets
 
 __all__ = ["MAX_CLASSES", "EvaluatedSet", "Groups", "RawRows", "RunResults"]
 
@@ -73,6 +74,7 @@ class RunResults:
         config: the configuration of the run, as YAML.
         raw: the rows of the test set, if they come from a table.
         groups: of the test set, if a column names them.
+        conformal: the conformal sets in the checkpoint; None without them.
     """
 
     name: str
@@ -94,6 +96,7 @@ class RunResults:
     laplace: EvaluatedSet | None = None
     posterior: str = ""
     groups: Groups | None = None
+    conformal: ConformalSets | None = None
 
     def __post_init__(self) -> None:
         C, n = len(self.class_names), len(self.test.y)

@@ -101,6 +101,7 @@ class ReportingTrainer(CalibratingTrainer):
             config=config,
             raw=raw_rows(datamodule),
             groups=test_groups(datamodule, len(test.y)),
+            conformal=model.post_hoc.conformal,
         )
 
 
