@@ -201,6 +201,11 @@ class Classifier(nn.Module):
         """Return logits (N, C) of inputs (N, ...)."""
         return self.model.logits(self.features(x))
 
+    def features_and_logits(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the features (N, D) that the head sees, and logits (N, C), of inputs (N, ...)."""
+        features = self.features(x).flatten(1)
+        return features, self.model.logits(features)
+
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (N, C) of inputs (N, ...), as classifiers of torchvision do."""
         return self.logits(x)

@@ -4,21 +4,25 @@
     calibration            factors and offsets of logits              calibrate
     conformal              thresholds of prediction sets              calibrate --method conformal
     threshold              when the second of two classes is chosen   calibrate --method threshold
+    laplace                a normal distribution of the weights       calibrate --method laplace
 
-Each has a ``state_dict`` of tensors and plain values, and a ``from_state_dict`` that also takes the
-tensors as numbers and lists, as JSON has them. A fit that goes on changes the weights, so its next
-checkpoint has none of them.
+Each has a ``state_dict`` of tensors and plain values, and a ``from_state_dict``. Those of the first
+two also take the tensors as numbers and lists, as JSON has them. A fit that goes on changes the
+weights, so its next checkpoint has none of them.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, Protocol, Self
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, Protocol
 
+from softmax_torch import laplace
 from softmax_torch.calibration import Calibration
 from softmax_torch.conformal import ConformalSets
 from softmax_torch.decision_threshold import STORED, DecisionThreshold, check_threshold
+from softmax_torch.laplace import Posterior
 
-__all__ = ["NEEDED", "PostHoc"]
+__all__ = ["NEEDED", "PostHoc", "refuse_beside_laplace"]
 
 
 class Fitted(Protocol):
@@ -27,17 +31,14 @@ class Fitted(Protocol):
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and plain values."""
 
-    @classmethod
-    def from_state_dict(cls, state: dict[str, Any]) -> Self:
-        """Return what has this ``state_dict``."""
 
-
-KINDS: dict[str, type[Fitted]] = {
-    "calibration": Calibration,
-    "conformal": ConformalSets,
-    "threshold": DecisionThreshold,
+FROM_STATE_DICT: dict[str, Callable[[dict[str, Any]], Fitted]] = {
+    "calibration": Calibration.from_state_dict,
+    "conformal": ConformalSets.from_state_dict,
+    "threshold": DecisionThreshold.from_state_dict,
+    "laplace": laplace.from_state_dict,
 }
-"""The class of each key."""
+"""The inverse of ``state_dict`` for each key."""
 
 NEEDED = {
     "calibration": ("a checkpoint with a calibration", "calibrate the run first"),
@@ -49,6 +50,10 @@ NEEDED = {
         "a checkpoint with a decision threshold",
         "choose it with the command calibrate --method threshold",
     ),
+    "laplace": (
+        "a checkpoint with a Laplace approximation",
+        "fit it with the command calibrate --method laplace",
+    ),
 }
 """Of each key, what a user of it expects, and how to get it."""
 
@@ -59,13 +64,15 @@ class PostHoc(NamedTuple):
     calibration: Calibration | None = None
     conformal: ConformalSets | None = None
     threshold: DecisionThreshold | None = None
+    laplace: Posterior | None = None
 
     @classmethod
     def of_checkpoint(cls, content: dict[str, Any]) -> PostHoc:
         """Return what the content of a checkpoint or of exported weights has."""
-        states = ((name, kind, content.get(name)) for name, kind in KINDS.items())
         found: dict[str, Any] = {
-            name: kind.from_state_dict(state) for name, kind, state in states if state is not None
+            name: read(content[name])
+            for name, read in FROM_STATE_DICT.items()
+            if content.get(name) is not None
         }
         return cls(**found)
 
@@ -107,3 +114,22 @@ class PostHoc(NamedTuple):
         if getattr(self, key) is None:
             expected, remedy = NEEDED[key]
             raise ValueError(f"{asked_by}: expected {expected}, got one without; {remedy}")
+
+
+def refuse_beside_laplace(laplace: object, calibrated: object, threshold: object) -> None:
+    """Raise ValueError if a calibration or threshold is to be applied beside a Laplace posterior.
+
+    Args:
+        laplace, calibrated: whether they are to be applied.
+        threshold: the threshold; None for none.
+    """
+    if laplace and threshold is not None:
+        raise ValueError(
+            "laplace: expected no threshold beside it, got both: a threshold is for the "
+            "probabilities without it"
+        )
+    if laplace and calibrated:
+        raise ValueError(
+            "laplace: expected no calibration beside it, got both: it is an approximation for the "
+            "logits as they were trained, and a calibration is fitted without it"
+        )

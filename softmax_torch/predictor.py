@@ -3,6 +3,7 @@
     raw  ->  x = preprocessing(raw)  ->  logits z  ->  p = softmax(calibration(z))
                                                ->  sets = conformal(z)
                                                ->  class = threshold(z), of two classes, on request
+              features, z                      ->  p = laplace(z, features)
 
 A checkpoint, or weights exported from one, holds all of these. Either is read without running code
 from it. Lightning is not needed.
@@ -21,8 +22,9 @@ from softmax_torch import backbones
 from softmax_torch.calibration import Calibration
 from softmax_torch.conformal import ConformalSets
 from softmax_torch.decision_threshold import DecisionThreshold, check_two_classes
+from softmax_torch.laplace import METHODS, Method, Posterior
 from softmax_torch.modules import Classifier, SoftmaxRegression
-from softmax_torch.post_hoc import PostHoc
+from softmax_torch.post_hoc import PostHoc, refuse_beside_laplace
 from softmax_torch.storage.checkpoints import read_checkpoint
 from softmax_torch.storage.exported_weights import read_exported_weights
 from softmax_torch.storage.finite_weights import check_finite
@@ -40,7 +42,6 @@ except ImportError as error:
 __all__ = [
     "Predicted",
     "PredictedRows",
-    "PredictedSets",
     "Predictor",
     "check_named",
     "load",
@@ -60,14 +61,6 @@ class Predicted(NamedTuple):
 
     ids: list[str]
     probabilities: Tensor
-
-
-class PredictedSets(NamedTuple):
-    """The same, and which classes are in the conformal set of each sample, bool (n, C)."""
-
-    ids: list[str]
-    probabilities: Tensor
-    sets: Tensor
 
 
 class PredictedRows(NamedTuple):
@@ -102,9 +95,13 @@ class Predictor:
         conformal: makes sets of classes from logits before ``calibration``; None for none.
         threshold: decides between two classes, from logits before ``calibration``; None to predict
             the most probable class.
+        laplace: the distribution of the head's weights; None for none.
+        laplace_method: how it makes probabilities, "probit" or "sampling"; None leaves it out.
 
     Raises:
-        ValueError: the device does not exist, or there is a threshold for other than two classes.
+        ValueError: the device does not exist; there is a threshold for other than two classes; a
+            Laplace approximation is to be applied beside a calibration, or to another network than
+            a ``Classifier``, or there is none.
     """
 
     def __init__(
@@ -116,9 +113,19 @@ class Predictor:
         hyper_parameters: dict[str, Any] | None = None,
         conformal: ConformalSets | None = None,
         threshold: DecisionThreshold | None = None,
+        laplace: Posterior | None = None,
+        laplace_method: Method | None = None,
     ) -> None:
         if threshold is not None:
             check_two_classes(len(preprocessing.class_names))
+        refuse_beside_laplace(laplace_method, calibration, threshold)
+        if laplace_method is not None:
+            PostHoc(laplace=laplace).require("laplace", "laplace_method")
+            if not isinstance(network, Classifier):
+                raise ValueError(
+                    "network: expected a softmax_torch.modules.Classifier with a Laplace "
+                    f"approximation of its head, got {type(network).__name__}"
+                )
         try:
             self.device = torch.device(device)
             self.network = network.to(self.device).eval()
@@ -127,6 +134,7 @@ class Predictor:
         self.preprocessing, self.calibration = preprocessing, calibration
         self.hyper_parameters, self.conformal = hyper_parameters, conformal
         self.threshold = threshold
+        self.laplace, self.laplace_method = laplace, laplace_method
         # Inputs are cast to the dtype of the weights, such as float64, only in ``logits``.
         self.dtype = next((p.dtype for p in network.parameters()), torch.get_default_dtype())
 
@@ -142,9 +150,12 @@ class Predictor:
 
     @torch.inference_mode()
     def logits(self, x: Tensor) -> Tensor:
-        """Return logits (n, C) in float32 of x (n, ...), calibrated if there is a calibration."""
+        """Return logits (n, C) in float32 of x (n, ...), calibrated if there is a calibration.
+
+        With a Laplace approximation they are log-probabilities.
+        """
         with one_thread_if(self._is_small(len(x))):
-            return self._calibrate(self.uncalibrated_logits(x))
+            return self._both_logits(x)[1]
 
     @torch.inference_mode()
     def logits_and_sets(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -156,8 +167,8 @@ class Predictor:
         PostHoc(conformal=self.conformal).require("conformal", "sets")
         assert self.conformal is not None
         with one_thread_if(self._is_small(len(x))):
-            z = self.uncalibrated_logits(x)
-            return self._calibrate(z), self.conformal(z)
+            z, predicted = self._both_logits(x)
+            return predicted, self.conformal(z)
 
     @torch.inference_mode()
     def uncalibrated_logits(self, x: Tensor) -> Tensor:
@@ -165,8 +176,16 @@ class Predictor:
         z: Tensor = self.network(x.to(self.device, self.dtype))
         return z.float()
 
-    def _calibrate(self, z: Tensor) -> Tensor:
-        return z if self.calibration is None else self.calibration(z)
+    def _both_logits(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits as they were trained, and as they are predicted."""
+        if self.laplace_method is None:
+            z = self.uncalibrated_logits(x)
+            return z, z if self.calibration is None else self.calibration(z)
+        assert self.laplace is not None
+        assert isinstance(self.network, Classifier)
+        features, z = self.network.features_and_logits(x.to(self.device, self.dtype))
+        z = z.float()
+        return z, self.laplace.predict_log_proba(z, features, self.laplace_method)
 
     def _is_small(self, samples: int) -> bool:
         """Return whether so many samples have too little to do for several threads of a CPU.
@@ -204,18 +223,12 @@ class Predictor:
         for ids, x in self.preprocessing.read(Path(path), self.rows):
             yield Predicted(ids, self.logits(x).softmax(1).cpu())
 
-    def predict_file_sets(self, path: str | Path) -> Iterator[PredictedSets]:
-        """Yield the same with conformal sets.
-
-        Raises:
-            ValueError: the checkpoint has no conformal sets.
-        """
-        for ids, x in self.preprocessing.read(Path(path), self.rows):
-            logits, sets = self.logits_and_sets(x)
-            yield PredictedSets(ids, logits.softmax(1).cpu(), sets.cpu())
-
     def predict_rows(self, path: str | Path, sets: bool = False) -> Iterator[PredictedRows]:
-        """Yield all that is predicted: probabilities, classes by a threshold, sets on request.
+        """Yield all that is predicted for a file or folder, which may be larger than memory.
+
+        Args:
+            path: the file or folder.
+            sets: whether conformal sets are predicted too.
 
         Raises:
             ValueError: sets are asked for, and the checkpoint has none.
@@ -229,8 +242,8 @@ class Predictor:
     def _predicted(self, ids: list[str], x: Tensor, sets: bool) -> PredictedRows:
         """Return what is predicted for samples x (n, ...), on the CPU."""
         with one_thread_if(self._is_small(len(x))):
-            z = self.uncalibrated_logits(x)
-            p = self._calibrate(z).softmax(1)
+            z, predicted = self._both_logits(x)
+            p = predicted.softmax(1)
             members = self.conformal(z) if sets and self.conformal is not None else None
             classes = None if self.threshold is None else self.threshold(z)
         members, classes = (None if t is None else t.cpu() for t in (members, classes))
@@ -259,6 +272,7 @@ def load(
     device: torch.device | str = "cpu",
     backbone: str | None = None,
     threshold: float | Literal["stored"] | None = None,
+    laplace: Method | None = None,
 ) -> Predictor:
     """Return the classifier in a checkpoint, or in weights that were exported from one.
 
@@ -274,20 +288,27 @@ def load(
             it: a number for the probabilities that ``predict_proba`` returns, or "stored" for the
             threshold in the checkpoint, of the probabilities that it was chosen for. None predicts
             the most probable class.
+        laplace: "probit" or "sampling" to take the uncertainty of the weights into account, by the
+            Laplace approximation in a checkpoint (``softmax_torch.laplace``). Weights that were
+            exported with it always do.
 
     Raises:
         FileNotFoundError, ValueError: there is no such file; it is damaged, or no checkpoint of a
-            run; its weights are not finite; it lacks preprocessing, calibration or threshold; the
-            threshold is not in (0, 1), or there are not two classes; the device does not exist; the
-            backbone is not the checkpoint's, or is an import path that was not
-            given.
+            run; its weights are not finite; it lacks preprocessing, or the calibration, threshold
+            or Laplace approximation that is asked for, or both a calibration and a Laplace
+            approximation are; the threshold is not in (0, 1), or there are not two classes; the
+            device does not exist; the backbone is not the checkpoint's, or is an import path that
+            was not given.
         ImportError: safetensors, which reads exported weights, is not installed; or the backbone
             cannot be imported.
     """
+    if laplace not in (None, *METHODS):
+        raise ValueError(f"laplace: expected {', '.join(METHODS)} or None, got {laplace!r}")
     path = checkpoint_of(Path(path))
     if path.is_dir() or path.suffix == ".safetensors":
         content = read_exported_weights(path)
         calibrated = calibrated or content.get("calibration") is not None
+        laplace = laplace or (content.get("laplace") or {}).get("method")
     else:
         content = read_checkpoint(path)
     if "preprocessing" not in content:
@@ -296,8 +317,11 @@ def load(
             "it was trained with data of another kind, or by an earlier version"
         )
     post_hoc = PostHoc.of_checkpoint(content)
+    refuse_beside_laplace(laplace, calibrated, threshold)
     if calibrated:
         post_hoc.require("calibration", path)
+    if laplace is not None:
+        post_hoc.require("laplace", path)
     check_named(content["hyper_parameters"].get("backbone"), backbone, path)
     net = network(content["hyper_parameters"], content["state_dict"])
     check_finite(content["state_dict"], dict(net.named_parameters()), path)
@@ -309,6 +333,8 @@ def load(
         content["hyper_parameters"],
         post_hoc.conformal,
         post_hoc.decision(threshold, calibrated, path),
+        post_hoc.laplace,
+        laplace,
     )
 
 

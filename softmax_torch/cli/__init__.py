@@ -6,7 +6,7 @@
     test RUN --input FILE       metrics of a run on a new labelled table
     predict RUN [--input PATH]  label and probability of each sample of a file or folder, or of the
                                 test set, as CSV, JSON or Parquet
-    calibrate RUN               fit a temperature or conformal sets, stored in the checkpoint
+    calibrate RUN               fit a temperature, conformal sets or a Laplace approximation
     report RUN                  a page about a run, in RUN/report, and its metrics
     export RUN --output FILE    a file for other programs: ONNX, torch.export or safetensors
     info                        versions, kernels, threads and devices
@@ -16,7 +16,8 @@ RUN is the directory of a run, runs/NAME for the newest run of that name, or a c
 
 A run writes ``runs/<name>/version_<n>``: config.yaml, metrics.csv, best.ckpt (lowest validation
 NLL), last.ckpt and previous.ckpt. A checkpoint is used with the config.yaml beside it unless
---config is given; validate, test, predict and export apply its calibration with --calibrated.
+--config is given; validate, test, predict and export apply its calibration with --calibrated, and
+its Laplace approximation with --laplace.
 SIGTERM and SIGINT end the program with status 143 and 130, a run after one more checkpoint.
 
 Lightning takes three times as long to import as torch. It is imported only by the commands that

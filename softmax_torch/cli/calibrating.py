@@ -94,6 +94,21 @@ def decided(rule: DecisionThreshold, logits: Tensor, y: Tensor) -> dict[str, flo
     return {"val/cost": float(costs.mean())} | figures
 
 
+def fit_laplace(session: Session) -> None:
+    """Store a Laplace approximation; print the validation metrics without and with it."""
+    path, arguments = checkpoint_of(session), session.request.arguments
+    prior, (before, after) = session.trainer.fit_laplace(
+        *(session.model, session.data, path),
+        structure=arguments.structure,
+        prior_precision=arguments.prior_precision,
+    )
+    print_line("prior", f"precision {prior.precision:g}, {prior.source}")
+    print_line("before", format_metrics(session.summary.shown(before)))
+    print_line("after", format_metrics(session.summary.shown(after)))
+    print_line("calibrated", f"{short_path(path)}, {session.model.post_hoc.laplace}")
+    print_next(f"test --laplace probit {short_path(shortest_name(Path(path)))}")
+
+
 def checkpoint_of(session: Session) -> str:
     """Return the path of the checkpoint, which the command line has to name."""
     path = session.checkpoint_path
@@ -111,5 +126,6 @@ METHODS: dict[str, Callable[[Session], None]] = {
     "vector": fit_calibration,
     "conformal": fit_sets,
     "threshold": choose_threshold,
+    "laplace": fit_laplace,
 }
 """What fits each method of ``cli.command_table.CalibrateMethod``."""

@@ -13,6 +13,8 @@ from typing import Any, Literal, NamedTuple
 from softmax_torch.calibration import Method
 from softmax_torch.conformal import LEVEL, Score
 from softmax_torch.decision_threshold import Criterion
+from softmax_torch.laplace import Method as LaplaceMethod
+from softmax_torch.laplace import Structure
 from softmax_torch.storage.checkpoints import CHECKPOINT_SECONDS
 
 __all__ = [
@@ -42,12 +44,13 @@ SETTING_KINDS = {"seed_everything": "int | bool"}
 
 Argument = tuple[str, dict[str, Any]]
 
-CalibrateMethod = Literal[Method, "conformal", "threshold"]
+CalibrateMethod = Literal[Method, "conformal", "threshold", "laplace"]
 """Methods of the command calibrate; ``cli.calibrating`` has a function for each."""
 
 METHOD_OPTIONS = {
     "conformal": ("--level", "--score", "--per_class", "--calibrated"),
     "threshold": ("--criterion", "--costs", "--calibrated"),
+    "laplace": ("--structure", "--prior_precision"),
 }
 """Options of methods of calibrate that not all methods have."""
 
@@ -88,6 +91,12 @@ CALIBRATED = argument(
     "Apply the calibration in the checkpoint.",
     action="store_true",
 )
+LAPLACE = argument(
+    "--laplace",
+    "Use the Laplace approximation: probit, sampling.",
+    type=LaplaceMethod | None,
+    metavar="METHOD",
+)
 INPUT = argument(
     "--input",
     "Raw inputs: a file or folder of the kind that the model was trained on; by default the test "
@@ -103,7 +112,7 @@ UNKNOWN = argument(
 )
 BACKBONE = argument(
     "--backbone",
-    "Import path of your own net, such as my_nets.Net: a checkpoint alone imports no module.",
+    "Import path of your own net, such as my_nets.Net, if the model was trained with one.",
     type=str | None,
     metavar="PATH",
 )
@@ -145,13 +154,13 @@ COMMANDS = {
     ),
     "validate": Command(
         "Print the metrics of the validation set.",
-        (*RUN_OR_CHECKPOINT, CALIBRATED),
+        (*RUN_OR_CHECKPOINT, CALIBRATED, LAPLACE),
         examples=("validate runs/digits",),
     ),
     "test": Command(
         "Print the metrics of the test set, or of a new labelled table.",
         (
-            *(*RUN_OR_CHECKPOINT, CALIBRATED),
+            *(*RUN_OR_CHECKPOINT, CALIBRATED, LAPLACE),
             argument(
                 "--input",
                 "A new table with a column of classes.",
@@ -193,11 +202,11 @@ COMMANDS = {
     "predict": Command(
         "Write labels and probabilities of samples to a file.",
         (
-            *(*RUN_OR_CHECKPOINT, CALIBRATED, INPUT, BACKBONE),
+            *(*RUN_OR_CHECKPOINT, CALIBRATED, LAPLACE, INPUT, BACKBONE),
             argument(
                 "--output",
-                "A new file that ends in .csv, .jsonl or .parquet; by default predictions.csv "
-                "beside the checkpoint, or predictions_1.csv, ...",
+                "A new .csv, .jsonl or .parquet file; by default predictions.csv beside the "
+                "checkpoint, or predictions_1.csv, ...",
                 type=str | None,
                 metavar="FILE",
             ),
@@ -228,15 +237,16 @@ COMMANDS = {
         ),
     ),
     "calibrate": Command(
-        "Fit a temperature, conformal sets or a threshold to the validation set, and store them in "
-        "the checkpoint.",
+        "Fit a temperature, conformal sets, a threshold or a Laplace approximation, and store it "
+        "in the checkpoint.",
         (
             *RUN_OR_CHECKPOINT,
             argument(
                 "--method",
                 "temperature: one number for all logits; vector: a scale and a shift per class; "
                 "conformal: sets of classes that hold the true one with a given probability; "
-                "threshold: the probability that decides between two classes.",
+                "threshold: the probability that decides between two classes; "
+                "laplace: a normal distribution of the weights, from the training set.",
                 type=CalibrateMethod,
                 default="temperature",
             ),
@@ -276,11 +286,23 @@ COMMANDS = {
                 type=list[float],
                 default=[1.0, 1.0],
             ),
+            argument(
+                "--structure",
+                "laplace: kronecker for any size, or full for few classes and features.",
+                type=Structure,
+                default="kronecker",
+            ),
+            argument(
+                "--prior_precision",
+                "laplace: precision of the prior; by default that of the run's penalty, or 1.",
+                type=float | None,
+            ),
         ),
         examples=(
             "calibrate runs/digits",
             "calibrate runs/digits --method conformal --level 0.95",
             "calibrate runs/table --method threshold --criterion f1",
+            "calibrate runs/digits --method laplace",
         ),
     ),
     "report": Command(
@@ -344,7 +366,7 @@ COMMANDS = {
                 required=True,
                 metavar="FILE",
             ),
-            *(INPUT, CALIBRATED, BACKBONE),
+            *(INPUT, CALIBRATED, LAPLACE, BACKBONE),
         ),
         ("data",),
         ("export runs/digits --output digits.onnx",),

@@ -28,7 +28,9 @@ def export_checkpoint(request: Request) -> None:
     output = Path(arguments.output)
     check_output(output)
     classifier = predictor.load(
-        arguments.ckpt_path, arguments.calibrated, backbone=arguments.backbone
+        *(arguments.ckpt_path, arguments.calibrated),
+        backbone=arguments.backbone,
+        laplace=arguments.laplace,
     )
     inputs = test_inputs(request, classifier.rows) if arguments.input is None else arguments.input
     written = export(classifier, output, inputs)

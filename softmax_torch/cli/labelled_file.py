@@ -34,7 +34,8 @@ def test_labelled_file(request: Request) -> None:
     arguments, output = request.arguments, new_figure_file(request)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     classifier = predictor.load(
-        arguments.ckpt_path, arguments.calibrated, device, arguments.backbone
+        *(arguments.ckpt_path, arguments.calibrated, device, arguments.backbone),
+        laplace=arguments.laplace,
     )
     preprocessing = classifier.preprocessing
     if not isinstance(preprocessing, TablePreprocessing):

@@ -15,6 +15,8 @@ from softmax_torch.cli.mistakes import UsageError
 from softmax_torch.cli.requests import Request
 from softmax_torch.conformal import check_level
 from softmax_torch.decision_threshold import check_costs, check_threshold
+from softmax_torch.laplace import check_prior_precision
+from softmax_torch.post_hoc import refuse_beside_laplace
 
 __all__ = ["parse"]
 
@@ -51,8 +53,11 @@ def parse(args: list[str]) -> Request:
         check_method(arguments.method, own)
         check_level(arguments.level)
         check_costs(arguments.costs)
+        if arguments.prior_precision is not None:
+            check_prior_precision(arguments.prior_precision)
     if isinstance(arguments.get("threshold"), float):
         check_threshold(arguments.threshold)
+    refuse_beside_laplace(*(arguments.get(name) for name in ("laplace", "calibrated", "threshold")))
     has_input = arguments.get("input") is not None
     beside_input = [*settings, *(["--config"] if name in ("predict", "test") and configs else [])]
     if has_input and beside_input:

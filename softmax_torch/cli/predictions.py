@@ -23,14 +23,14 @@ from softmax_torch.cli.console import print_line, short_path
 from softmax_torch.cli.requests import Request
 from softmax_torch.cli.table_files import Columns, appending, new_table_file
 from softmax_torch.post_hoc import PostHoc
-from softmax_torch.predictor import Predicted, PredictedRows, PredictedSets, names_in_sets
+from softmax_torch.predictor import Predicted, PredictedRows, names_in_sets
 from softmax_torch.preprocessing import ImagePreprocessing
 from softmax_torch.preprocessing.unknown_categories import UnknownCategories, counting_unknown
 
 __all__ = ["PredictionFile", "new_prediction_file", "predict_input"]
 
 
-Batch = Predicted | PredictedSets | PredictedRows
+Batch = Predicted | PredictedRows
 
 
 class PredictionFile(NamedTuple):
@@ -103,6 +103,7 @@ def predict_input(request: Request) -> None:
     classifier = predictor.load(
         *(arguments.ckpt_path, arguments.calibrated, device, arguments.backbone),
         threshold=arguments.threshold,
+        laplace=arguments.laplace,
     )
     if output.sets:
         PostHoc(conformal=classifier.conformal).require("conformal", arguments.ckpt_path)

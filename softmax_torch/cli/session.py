@@ -54,6 +54,7 @@ class Session:
         with missing_packages():
             self.model, self.data, trainer = instantiate(parser, config)
         self.model.calibrated = request.arguments.get("calibrated", False)
+        self.model.laplace = request.arguments.get("laplace")
         self.model.predicts_sets = request.arguments.get("sets", False)
         self.model.threshold = request.arguments.get("threshold")
         self.clock = TrainingClock()

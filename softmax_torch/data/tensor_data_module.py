@@ -223,6 +223,10 @@ class TensorDataModule(LightningDataModule):
         shuffle = not getattr(self.trainer, "overfit_batches", 0)
         return self._batches("train", self.batch_size, shuffle=shuffle, steps=steps)
 
+    def training_rows(self) -> Batches:
+        """Return batches of the training set in its order, as for an evaluation."""
+        return self._batches("train", EVALUATION_BATCH)
+
     def val_dataloader(self) -> Batches:
         """Return batches of the validation set."""
         return self._batches("val", self._evaluation_batch("val"))

@@ -147,8 +147,9 @@ def write_compared(output: Path, format: Format, predictor: Predictor, inputs: A
         # Also the first sample alone: a graph may have fixed the batch size.
         first = run(input_module.samples(samples, 1))
         tolerance = TOLERANCE
+        applied = None if predictor.laplace_method is None else predictor.laplace
         if difference > TOLERANCE:
-            tolerance = tolerance_of(predictor, x, predictor.calibration)
+            tolerance = tolerance_of(predictor, x, predictor.calibration, applied)
         check_predictions(output, predicted, expected, tolerance)
         check_predictions(output, first, expected[:1], tolerance)
         if predictor.conformal is not None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from softmax_torch.calibration import Calibration
 from softmax_torch.conformal import ConformalSets
+from softmax_torch.laplace import Posterior
 from softmax_torch.predictor import Predictor
 
 __all__ = ["TOLERANCE", "check_predictions", "check_sets", "tolerance_of"]
@@ -27,14 +28,23 @@ ROUNDING_FACTOR = 4
 logits of 1e4, whose digits end at 1e-3, another order of summation alone changes p by 1e-4."""
 
 
-def tolerance_of(predictor: Predictor, x: Tensor, calibration: Calibration | None) -> float:
-    """Return the largest difference of a probability to allow for x, with this calibration.
+def tolerance_of(
+    predictor: Predictor,
+    x: Tensor,
+    calibration: Calibration | None,
+    laplace: Posterior | None = None,
+) -> float:
+    """Return the largest difference of a probability to allow for x, with one of these or none.
 
     It is ``TOLERANCE``, or more where the classifier itself rounds more than that.
     """
 
     def probabilities(network: Any, dtype: torch.dtype) -> Tensor:
-        z = network(x.to(dtype)).to(torch.promote_types(dtype, torch.float32))
+        precise = torch.promote_types(dtype, torch.float32)
+        if laplace is not None:
+            features, z = (t.to(precise) for t in network.features_and_logits(x.to(dtype)))
+            return laplace.predict_proba(z, features, predictor.laplace_method).double()
+        z = network(x.to(dtype)).to(precise)
         p: Tensor = (z if calibration is None else calibration(z)).softmax(1)
         return p.double()
 

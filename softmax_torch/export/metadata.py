@@ -6,6 +6,8 @@ class_names            one name for each class index
 preprocessing          state of the preprocessing (``softmax_torch.preprocessing``)
 calibration            scale and shift of the logits, or null
 conformal              thresholds of prediction sets, or null (``softmax_torch.conformal``)
+laplace                structure, prior precision and method, or null (``softmax_torch.laplace``);
+                       the method is null where the probabilities are without it
 inputs                 name, type and shape of each input
 """
 
@@ -31,6 +33,12 @@ def metadata_of(predictor: Predictor, inputs: Sequence[TensorSpec]) -> dict[str,
     """Return the metadata of a classifier whose exported form takes these inputs."""
     post_hoc = PostHoc(predictor.calibration, predictor.conformal)
     fitted = dict.fromkeys(PostHoc._fields) | without_tensors(post_hoc.state_dict())
+    if predictor.laplace is not None:
+        fitted["laplace"] = {
+            "structure": predictor.laplace.structure,
+            "prior_precision": predictor.laplace.prior_precision,
+            "method": predictor.laplace_method,
+        }
     return {
         "format": EXPORT_FORMAT,
         "softmax_torch": __version__,

@@ -1,11 +1,14 @@
 """A whole classifier as one torch program: raw inputs -> class index, probabilities, sets.
 
 x = front(raw)    z = net(x)    p = softmax(calibration(z))    label = argmax p    sets(z)
+
+With a Laplace approximation, p is that of its probit formula.
 """
 
 from __future__ import annotations
 
 import copy
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +17,7 @@ from torch.export import Dim, ExportedProgram
 from softmax_torch.calibration import Calibration
 from softmax_torch.conformal import ConformalSets
 from softmax_torch.export.input_modules import InputModule, TensorSpec
+from softmax_torch.modules import Classifier
 from softmax_torch.predictor import Predictor
 
 __all__ = ["Program", "output_specs", "trace"]
@@ -60,14 +64,26 @@ class Program(nn.Module):
             self.register_buffer("scale", predictor.calibration.scale.float())
             self.register_buffer("shift", predictor.calibration.shift.float())
         self.sets = None if predictor.conformal is None else SetsModule(predictor.conformal)
+        self.laplace = None
+        if predictor.laplace_method == "sampling":
+            raise ValueError(
+                "laplace: expected probit, as a program draws no samples, got sampling; "
+                "weights (.safetensors, or a folder) take it"
+            )
+        if predictor.laplace_method is not None and predictor.laplace is not None:
+            self.laplace = predictor.laplace.to("cpu", torch.float32)
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Return what ``output_specs`` describes."""
-        z = self.network(self.front(*tensors).to(self.dtype)).float()
+        x = self.front(*tensors).to(self.dtype)
+        if self.laplace is None:
+            z = self.network(x).float()
+        else:
+            features, z = (t.float() for t in cast(Classifier, self.network).features_and_logits(x))
         sets = () if self.sets is None else (self.sets(z),)
         if self.calibrated:
             z = z * self.scale + self.shift
-        p = z.softmax(1)
+        p = z.softmax(1) if self.laplace is None else self.laplace.probit(z, features).exp()
         return p.argmax(1), p, *sets
 
 

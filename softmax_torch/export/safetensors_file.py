@@ -1,6 +1,7 @@
 """A .safetensors file: the weights of a net and its configuration; reading it runs no code.
 
-    tensors    the state_dict of the net, under its names in a checkpoint
+    tensors    the state_dict of the net, under its names in a checkpoint; and the tensors of a
+               Laplace approximation, under "laplace."
     config     in the file's metadata, as JSON: the metadata of every exported model, and
                ``hyper_parameters``, from which the net is rebuilt
 
@@ -24,6 +25,7 @@ from softmax_torch.export.metadata import metadata_of, to_json
 from softmax_torch.predictor import Predictor, load
 from softmax_torch.storage.exported_weights import (
     CONFIG_KEY,
+    LAPLACE_PREFIX,
     WEIGHTS_CONFIG_FILE,
     WEIGHTS_FILE,
     read_exported_weights,
@@ -49,6 +51,12 @@ def write(path: Path, predictor: Predictor, input_module: InputModule) -> None:
         name: t.detach().clone(memory_format=torch.contiguous_format)
         for name, t in predictor.network.state_dict().items()
     }
+    if predictor.laplace is not None:
+        posterior = predictor.laplace.state_dict()
+        tensors |= {
+            f"{LAPLACE_PREFIX}{name}": posterior[name].contiguous()
+            for name in predictor.laplace.tensors
+        }
     file = path
     if path.suffix != ".safetensors":
         path.mkdir()

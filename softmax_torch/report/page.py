@@ -153,10 +153,14 @@ def pictures(results: RunResults) -> dict[str, bytes]:
 
 
 def _scored(results: RunResults, calibrated: CalibratedTest) -> list[tuple[str, str, SampleScores]]:
-    """Return title, name of the figure and scores of the test set, plain and calibrated."""
+    """Return title, name of the figure and scores of the test set, plain, calibrated and so on."""
     scored = [("Without calibration", "reliability", score_samples(*results.test))]
     if calibrated.test is not None:
         scored.append(("Calibrated", "reliability-calibrated", score_samples(*calibrated.test)))
+    if results.laplace is not None:
+        scored.append(
+            ("Laplace approximation", "reliability-laplace", score_samples(*results.laplace))
+        )
     return scored
 
 

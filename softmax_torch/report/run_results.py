@@ -69,6 +69,9 @@ class RunResults:
         history: the rows of metrics.csv; each maps the columns that were logged to their text.
         step: the optimizer step after which the checkpoint was written.
         calibration: the calibration in the checkpoint; None without one.
+        laplace: the test set with log-probabilities by the Laplace approximation in the checkpoint
+            (probit), as logits; None without one.
+        posterior: a description of that approximation.
         facts: labels and values about the data, the preprocessing and versions.
         config: the configuration of the run, as YAML.
         raw: the rows of the test set, if they come from a table.
@@ -96,6 +99,8 @@ class RunResults:
     facts: tuple[tuple[str, str], ...]
     config: str
     raw: RawRows | None = None
+    laplace: EvaluatedSet | None = None
+    posterior: str = ""
     groups: Groups | None = None
     coefficients: TableInference | None = None
     coefficients_note: str = ""

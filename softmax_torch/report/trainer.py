@@ -69,12 +69,18 @@ class ReportingTrainer(CalibratingTrainer):
         settings = yaml.safe_load(config)
         metrics = folder / METRICS_FILE
         history = read_metrics(metrics)[1] if metrics.is_file() else []
-        model.calibrated = False
+        model.calibrated, model.laplace = False, None
         with self.collecting_logits() as collected:
             self.validate(model, None, ckpt_path, False, datamodule, weights_only=True)
             val = EvaluatedSet(collected.logits, collected.y)
             self.test(model, None, None, False, datamodule)  # with the weights just loaded
             test = EvaluatedSet(collected.logits, collected.y)
+            averaged = None
+            if model.post_hoc.laplace is not None:
+                model.laplace = "probit"
+                self.test(model, None, None, False, datamodule)
+                averaged = EvaluatedSet(collected.logits, collected.y)
+                model.laplace = None
         preprocessing = datamodule.preprocessing
         is_linear = input_weight(model) is not None
         coefficients, note = inference_of_report(datamodule) if is_linear else (None, "")
@@ -92,6 +98,8 @@ class ReportingTrainer(CalibratingTrainer):
             history=history,
             step=content["global_step"],
             calibration=model.calibration,
+            laplace=averaged,
+            posterior=str(model.post_hoc.laplace or ""),
             facts=tuple(facts(self, datamodule, Path(ckpt_path), content, settings)),
             config=config,
             raw=raw_rows(datamodule),

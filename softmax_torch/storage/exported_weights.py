@@ -17,6 +17,7 @@ from softmax_torch.storage.safe_read import read_safetensors
 __all__ = [
     "CONFIG_KEY",
     "EXPORT_FORMAT",
+    "LAPLACE_PREFIX",
     "WEIGHTS_CONFIG_FILE",
     "WEIGHTS_FILE",
     "holds_exported_weights",
@@ -28,6 +29,9 @@ WEIGHTS_FILE, WEIGHTS_CONFIG_FILE = "model.safetensors", "config.json"
 
 CONFIG_KEY = "config"
 """Key of the configuration in the metadata of a .safetensors file."""
+
+LAPLACE_PREFIX = "laplace."
+"""What the names of the tensors of a Laplace approximation begin with."""
 
 EXPORT_FORMAT = 1
 """Version of that configuration; files of other versions are refused."""
@@ -44,7 +48,7 @@ def read_exported_weights(path: Path) -> dict[str, Any]:
     Returns:
         The keys that a checkpoint has: ``state_dict``, ``hyper_parameters``, ``preprocessing`` and
         what was fitted after the training (``softmax_torch.post_hoc``), with numbers and lists in
-        place of its tensors, and None for what there is not.
+        place of small tensors, and None for what there is not.
 
     Raises:
         FileNotFoundError: there are no such weights.
@@ -67,4 +71,7 @@ def read_exported_weights(path: Path) -> dict[str, Any]:
             f"{path}: expected weights with the configuration that export writes, of format "
             f"{EXPORT_FORMAT}, got others"
         )
+    if config.get("laplace") is not None:
+        names = [name for name in state if name.startswith(LAPLACE_PREFIX)]
+        config["laplace"] |= {name.removeprefix(LAPLACE_PREFIX): state.pop(name) for name in names}
     return config | {"state_dict": state}

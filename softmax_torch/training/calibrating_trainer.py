@@ -1,4 +1,4 @@
-"""Lightning's trainer with methods that fit something to a trained model on the validation set."""
+"""Lightning's trainer with methods that fit something to a trained model, for its checkpoint."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer import Trainer
 from torch import Tensor
 
-from softmax_torch import calibration, conformal, decision_threshold, lightning_compat
+from softmax_torch import calibration, conformal, decision_threshold, laplace, lightning_compat
 from softmax_torch.calibration import Method
 from softmax_torch.conformal import Score
 from softmax_torch.data import TensorDataModule
 from softmax_torch.decision_threshold import Criterion, check_costs, check_two_classes
+from softmax_torch.laplace import Structure
 from softmax_torch.training.checkpoint_io import atomic_checkpoint_io
 from softmax_torch.training.epoch_metrics import EvaluationMetrics
 from softmax_torch.training.evaluating import LitEvaluation
+from softmax_torch.training.laplace_of_run import Prior, prior_of_run, training_features
+from softmax_torch.training.lit_base import LitBase
 
 __all__ = ["CalibratingTrainer", "LogitCollector"]
 
@@ -49,7 +52,7 @@ class LogitCollector(Callback):
 
 
 class CalibratingTrainer(Trainer):
-    """Lightning's trainer, which also calibrates models and fits conformal sets."""
+    """Lightning's trainer, which also calibrates models, and fits sets and posteriors."""
 
     def calibrate(
         self,
@@ -162,6 +165,48 @@ class CalibratingTrainer(Trainer):
         self._store(model, ckpt_path, threshold=chosen)
         return z, y
 
+    def fit_laplace(
+        self,
+        model: LitBase,
+        datamodule: TensorDataModule,
+        ckpt_path: str,
+        *,
+        structure: Structure = "kronecker",
+        prior_precision: float | None = None,
+    ) -> tuple[Prior, list[Mapping[str, float]]]:
+        """Fit a Laplace approximation to the training set and add it to the checkpoint.
+
+        Args:
+            model, datamodule, ckpt_path: as in ``calibrate``.
+            structure: see ``softmax_torch.laplace``.
+            prior_precision: precision of the prior; by default that of the run's penalty, and 1
+                without one (``softmax_torch.training.laplace_of_run``).
+
+        Returns:
+            The prior; and the metrics of the validation set, without the approximation and with it.
+
+        Raises:
+            ValueError: the prior precision is not positive, a full posterior would be too large, or
+                there are several processes.
+        """
+        if prior_precision is not None:
+            laplace.check_prior_precision(prior_precision)
+        _, _, before = self._validated(model, datamodule, ckpt_path)
+        prior = prior_of_run(model, datamodule, atomic_checkpoint_io(self).read(ckpt_path))
+        if prior_precision is not None:
+            prior = Prior(prior_precision, "as asked for")
+        head = model.model.linear
+        posterior = laplace.fit(
+            *(training_features(model, datamodule), head.weight, head.bias),
+            prior_precision=prior.precision,
+            structure=structure,
+        )
+        self._store(model, ckpt_path, laplace=posterior)
+        model.laplace = "probit"
+        [after] = self.validate(model, None, None, False, datamodule)
+        model.laplace = None
+        return prior, [before, after]
+
     def _validated(
         self, model: LitEvaluation, datamodule: TensorDataModule, ckpt_path: str
     ) -> tuple[Tensor, Tensor, Mapping[str, float]]:
@@ -172,7 +217,7 @@ class CalibratingTrainer(Trainer):
         if self.world_size > 1:
             raise ValueError(f"calibrate: expected one process, got {self.world_size}")
         atomic_checkpoint_io(self).read(ckpt_path)  # once for this, the validation and ``_store``
-        model.calibrated = False
+        model.calibrated, model.laplace = False, None
         with self.collecting_logits() as collected:
             [metrics] = self.validate(model, None, ckpt_path, False, datamodule, weights_only=True)
         return collected.logits, collected.y, metrics

@@ -14,6 +14,7 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from softmax_torch.calibration import Calibration
+from softmax_torch.laplace import Method
 from softmax_torch.modules import Classifier, SoftmaxRegression
 from softmax_torch.post_hoc import PostHoc
 from softmax_torch.storage.checkpoints import check_digest
@@ -37,6 +38,8 @@ class LitEvaluation(Classifier, LightningModule):
         post_hoc: what the checkpoint carries beside the weights.
         calibrated: whether evaluation and prediction (not training) apply the ``calibration`` of
             the checkpoint, which must then have one.
+        laplace: how evaluation and prediction (not training) make probabilities from the Laplace
+            approximation of the checkpoint, which must then have one; None leaves it out.
         predicts_sets: whether ``predict_step`` also returns the conformal sets of the checkpoint,
             which must then have some.
         threshold: the decision threshold by which ``predict_step`` also returns classes: a number,
@@ -45,6 +48,7 @@ class LitEvaluation(Classifier, LightningModule):
 
     post_hoc = PostHoc()
     calibrated = False
+    laplace: Method | None = None
     predicts_sets = False
     threshold: float | Literal["stored"] | None = None
 
@@ -86,14 +90,24 @@ class LitEvaluation(Classifier, LightningModule):
         return log_p
 
     def evaluated_logits(self, x: Tensor) -> Tensor:
-        """Return logits (B, C) for metrics and predictions: calibrated, if ``calibrated``."""
-        return self._calibrate(self.logits(x))
+        """Return logits (B, C) for metrics and predictions: calibrated, if ``calibrated``.
 
-    def _calibrate(self, logits: Tensor) -> Tensor:
-        if not self.calibrated or self.trainer.state.fn == "fit":
-            return logits
+        With ``laplace`` they are log-probabilities.
+        """
+        return self._both_logits(x)[1]
+
+    def _both_logits(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits as they were trained, and ``evaluated_logits``."""
+        fits = self.trainer.state.fn == "fit"
+        if self.laplace is not None and not fits:
+            assert self.post_hoc.laplace is not None, "a checkpoint without one was refused"
+            features, z = self.features_and_logits(x)
+            return z, self.post_hoc.laplace.predict_log_proba(z, features, self.laplace)
+        z = self.logits(x)
+        if not self.calibrated or fits:
+            return z, z
         assert self.calibration is not None, "a checkpoint without one was refused"
-        return self.calibration(logits)
+        return z, self.calibration(z)
 
     def validation_step(self, batch: tuple[Tensor, Tensor]) -> None:
         """Collect the logits of a validation batch (x, y)."""
@@ -116,8 +130,8 @@ class LitEvaluation(Classifier, LightningModule):
         """
         x, _ = batch
         with one_thread_if(self.is_small(len(x))):
-            logits = self.logits(x)
-            found = [self._calibrate(logits).float().softmax(-1)]
+            logits, predicted = self._both_logits(x)
+            found = [predicted.float().softmax(-1)]
             if self.predicts_sets:
                 assert self.post_hoc.conformal is not None, "a checkpoint without them was refused"
                 found.append(self.post_hoc.conformal(logits))

@@ -16,7 +16,7 @@ from torch import nn
 from softmax_torch import lightning_compat
 from softmax_torch.decision_threshold import check_two_classes
 from softmax_torch.modules import SoftmaxRegression
-from softmax_torch.post_hoc import PostHoc
+from softmax_torch.post_hoc import PostHoc, refuse_beside_laplace
 from softmax_torch.preprocessing import Preprocessing
 from softmax_torch.storage.checkpoints import CHECKPOINT_FORMAT
 from softmax_torch.training import compatibility
@@ -76,8 +76,9 @@ class LitCheckpoints(LitEvaluation):
 
         Raises:
             ValueError: the checkpoint has other sizes or another preprocessing; its weights are
-                others or not finite; it lacks the calibration, the sets or the threshold that are
-                asked for; or the trainer is to end before the epochs that are done.
+                others or not finite; it lacks the calibration, the Laplace approximation, the sets
+                or the threshold that are asked for; or the trainer is to end before the epochs that
+                are done.
         """
         expected = self._expected_hyperparameters(checkpoint)
         compatibility.check_checkpoint(checkpoint, expected, self._preprocessing())
@@ -88,6 +89,9 @@ class LitCheckpoints(LitEvaluation):
             self.post_hoc = PostHoc.of_checkpoint(checkpoint)
             if self.calibrated:
                 self.post_hoc.require("calibration", "calibrated")
+            refuse_beside_laplace(self.laplace, self.calibrated, self.threshold)
+            if self.laplace is not None:
+                self.post_hoc.require("laplace", "laplace")
             if self.predicts_sets:
                 self.post_hoc.require("conformal", "sets")
             if self.post_hoc.decision(self.threshold, self.calibrated, "threshold") is not None:

@@ -237,6 +237,23 @@ def test_before_and_after_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
     assert before[3] == pytest.approx(page.set_metrics(page.score_samples(*test))["ece"], abs=1e-4)
 
 
+def test_a_laplace_approximation_is_a_row_and_a_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    test = make_set(500, 3, 1, scale=5.0)
+    averaged = EvaluatedSet((test.logits / 5).log_softmax(1), test.y)
+    results = make_results(
+        n=500, test=test, shape=(2,), laplace=averaged, posterior="Laplace approximation (full)"
+    )
+    assert list(pictures(results)).count("reliability-laplace") == 1
+    text = without_figures(monkeypatch, results).text
+    assert "Laplace approximation (full), from the checkpoint: probabilities that take" in text
+    expected = page.set_metrics(page.score_samples(*averaged))
+    found = re.search(r"Laplace approximation((?:\d\.\d{4}){4})", text, re.IGNORECASE)
+    assert found is not None
+    values = [float(value) for value in re.findall(r"\d\.\d{4}", found[1])]
+    assert values == [pytest.approx(value, abs=1e-4) for value in expected.values()]
+    assert "Laplace" not in without_figures(monkeypatch, make_results(shape=(2,))).text
+
+
 def test_one_test_sample_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     without_figures(monkeypatch, make_results(2, n=1, shape=(3,)))
 
