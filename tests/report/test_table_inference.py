@@ -101,7 +101,7 @@ def test_separated_classes_have_firths_penalty_in_a_report(tmp_path: Path) -> No
     assert note.startswith("The classes can be separated: ")
     assert found is not None
     assert found.result.model.penalty == "firth"
-    assert np.isfinite(found.result.coefficients).all()
+    assert found.result.coefficients.isfinite().all()
     with pytest.raises(ValueError, match="classes that can be separated"):
         table_inference(data)
 
