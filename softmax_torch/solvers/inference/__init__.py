@@ -4,6 +4,7 @@
 
     call                 check the arguments, fit, and put the result together
     names                names of features and classes, labels of any kind
+    memory               what a covariance takes, and what there is
     groups               groups of samples that depend on each other
     model                the fit, without a penalty or with one
     column_subset        samples without some columns, for fits without some features

@@ -24,7 +24,9 @@ from softmax_torch.solvers.inference.covariance import (
 )
 from softmax_torch.solvers.inference.groups import groups_of
 from softmax_torch.solvers.inference.hypothesis_tests import null_log_likelihood
+from softmax_torch.solvers.inference.memory import refuse_large
 from softmax_torch.solvers.inference.model import PenaltyName, fit_model, strength
+from softmax_torch.solvers.inference.normal import check_confidence
 from softmax_torch.solvers.inference.profile_likelihood import IntervalName, intervals_of
 from softmax_torch.solvers.inference.result import Inference
 from softmax_torch.solvers.problem import objective_of
@@ -92,12 +94,12 @@ def inference(
         An ``Inference``.
 
     Raises:
+        MemoryError: the covariance takes more memory than is free.
         ValueError, TypeError: as ``fit``; without a penalty the classes can be separated, columns
             are collinear (the message names them) or rows are fewer than coefficients of a class;
             there are fewer groups than coefficients; an argument is unknown or has no use.
     """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence: expected a number in (0, 1), got {confidence}")
+    check_confidence(confidence)
     l2 = strength(penalty, C)
     resamples = as_whole_number("bootstrap", bootstrap)
     if resamples < 0 or resamples == 1:
@@ -118,6 +120,8 @@ def inference(
     if labels != list(range(K)) or class_names is not None:
         objective.class_names = classes
     grouped = None if groups is None else groups_of(groups, objective)
+    clusters = 0 if grouped is None or covariance != "cluster" else grouped.count
+    refuse_large(K, P, clusters, objective.samples.device)
     with objective.threads():
         model = fit_model(objective, penalty, l2)
         r = 0 if ref is None else ref

@@ -38,7 +38,7 @@ from torch import Tensor
 
 from softmax_torch.solvers.inference.information import pairs, rows_of
 from softmax_torch.solvers.inference.names import feature_index
-from softmax_torch.solvers.inference.normal import interval, two_sided_p
+from softmax_torch.solvers.inference.normal import check_confidence, interval, two_sided_p
 from softmax_torch.solvers.inference.tables import Block, Row, Table, column_heads
 from softmax_torch.solvers.objective import Objective
 
@@ -186,6 +186,7 @@ def marginal_effects(
     """
     if at not in get_args(At):
         raise ValueError(f"at: expected {' or '.join(get_args(At))}, got {at!r}")
+    check_confidence(confidence)
     fixed = _fixed(values, feature_names)
     columns = _dummy_columns(objective, dummies, feature_names)
     K, D = theta.shape[0], objective.samples.d

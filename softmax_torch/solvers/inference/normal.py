@@ -7,7 +7,13 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["interval", "quantile", "two_sided_p"]
+__all__ = ["check_confidence", "interval", "quantile", "two_sided_p"]
+
+
+def check_confidence(confidence: float) -> None:
+    """Raise ValueError unless the confidence level is in (0, 1)."""
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence: expected a number in (0, 1), got {confidence}")
 
 
 def quantile(confidence: float) -> float:

@@ -40,7 +40,7 @@ from torch import Tensor
 from softmax_torch.solvers import inputs
 from softmax_torch.solvers.inference.information import dense_rows
 from softmax_torch.solvers.inference.names import given_names
-from softmax_torch.solvers.inference.normal import quantile
+from softmax_torch.solvers.inference.normal import check_confidence, quantile
 from softmax_torch.solvers.samples import Samples
 
 __all__ = ["ProbabilityIntervals", "probabilities", "probability_intervals", "samples_like"]
@@ -141,8 +141,7 @@ def probability_intervals(
 
     This takes O(n K^2 P^2) time and one pass. Any coding of the classes gives the same.
     """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence: expected a number in (0, 1), got {confidence}")
+    check_confidence(confidence)
     K, P = theta.shape
     p, logit, error = (theta.new_empty(samples.n, K) for _ in range(3))
     step = max(1, COVARIANCES // K**2)
@@ -172,8 +171,7 @@ def _logit_covariance(x: Tensor, V: Tensor) -> Tensor:
     S = x.new_empty(B, K, K)
     for k in range(K):
         products = (x @ V[k, :, k:].reshape(P, -1)).view(B, K - k, P)
-        S[:, k, k:] = torch.einsum("bmp,bp->bm", products, x)
-        S[:, k:, k] = S[:, k, k:]
+        S[:, k, k:] = S[:, k:, k] = torch.einsum("bmp,bp->bm", products, x)
     return S
 
 

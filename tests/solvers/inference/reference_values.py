@@ -38,7 +38,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PROBLEMS", "Problem", "problem", "stata", "values"]
+__all__ = ["PROBLEMS", "Problem", "problem", "stata", "values", "write"]
 
 Array = NDArray[Any]
 PROBLEMS = ["anes96", "spector", "fair", "affair", "clustered", "separated2", "separated3"]
@@ -151,7 +151,7 @@ def _separated3() -> Problem:
     return Problem(np.stack([x, b], 1), np.where(b == 1, 2, y), ["x1", "x2"])
 
 
-def _write(folder: Path) -> None:
+def write(folder: Path) -> None:
     """Write a CSV file a problem: features, y, and group where there is one."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in PROBLEMS:
@@ -169,4 +169,4 @@ def _write(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    _write(Path(sys.argv[1]))
+    write(Path(sys.argv[1]))

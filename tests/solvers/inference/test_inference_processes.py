@@ -47,6 +47,9 @@ def numbers(part: slice, distributed: bool) -> list[Any]:
         if options == OPTIONS[0]:
             for name in ("wald_test", "likelihood_ratio_test", "score_test"):
                 found.append(getattr(result, name)([0, 2]).statistic)
+            for at in ("average", "mean"):
+                effects = result.marginal_effects(at)  # type: ignore[arg-type]
+                found += [effects.effects, effects.standard_errors]
             found += [result.likelihood_ratio.statistic, result.bic]  # type: ignore[union-attr]
     index = np.unique(samples()[1], return_inverse=True)[1][part]
     Cs = [0.01, 0.1, 1.0]
