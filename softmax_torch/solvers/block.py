@@ -73,6 +73,10 @@ class Block(ABC):
         """Return r^T x (M, D), in the dtype of r (B, M); of x * x if ``squared``."""
 
     @abstractmethod
+    def dense(self) -> Tensor:
+        """Return the rows x (B, D), dense, in float64."""
+
+    @abstractmethod
     def group_ranges(self, group: Tensor, groups: int) -> tuple[Tensor, Tensor]:
         """Return the least and the largest entry of each column per group of rows (groups, D).
 
@@ -165,6 +169,9 @@ class DenseBlock(Block):
     def transposed_dot(self, r: Tensor, squared: bool = False) -> Tensor:
         return r.T @ self._in(r.dtype, squared)
 
+    def dense(self) -> Tensor:
+        return subtract(self.exact, self.offset)
+
     def group_ranges(self, group: Tensor, groups: int) -> tuple[Tensor, Tensor]:
         least = self.x.new_full((groups, self.d), math.inf, dtype=torch.float64)
         most, x = -least, self._in(torch.float64)
@@ -193,7 +200,7 @@ class SparseBlock(Block):
     """
 
     def __init__(self, x: CsrRows, native: bool = False, dense: Tensor | None = None) -> None:
-        self.x, self.dense = x, dense
+        self.x, self.rows_in_memory = x, dense
         self.d, self.native = x.d, native
 
     @cached_property
@@ -205,9 +212,9 @@ class SparseBlock(Block):
     def matrices(self) -> tuple[Tensor, Tensor]:
         """x and x^T as given."""
         x = csr.matrix_of_csr(self.x)
-        if self.dense is None:
+        if self.rows_in_memory is None:
             return x, csr.transposed(x)
-        return x, csr.matrix_of_csr(csr.csr_of_dense(self.dense.T.contiguous()))
+        return x, csr.matrix_of_csr(csr.csr_of_dense(self.rows_in_memory.T.contiguous()))
 
     @cached_property
     def narrow_matrices(self) -> tuple[Tensor, Tensor]:
@@ -225,6 +232,11 @@ class SparseBlock(Block):
     def transposed_dot(self, r: Tensor, squared: bool = False) -> Tensor:
         product: Tensor = self._in(r.dtype, 1, squared) @ r
         return product.T
+
+    def dense(self) -> Tensor:
+        if self.rows_in_memory is not None:
+            return self.rows_in_memory.double()
+        return self.dense_rows(torch.arange(len(self.x.crow) - 1), torch.float64)
 
     def group_ranges(self, group: Tensor, groups: int) -> tuple[Tensor, Tensor]:
         row_group = torch.repeat_interleave(group, self.x.crow.diff())

@@ -4,9 +4,13 @@
 
     call                 check the arguments, fit, and put the result together
     names                names of features and classes, labels of any kind
+    memory               what a covariance takes, and what there is
     groups               groups of samples that depend on each other
     model                the fit, without a penalty or with one
     column_subset        samples without some columns, for fits without some features
+    firth                the likelihood with Firth's penalty: finite where classes separate
+    constrained_maximum  its maximum, also with some coefficients fixed
+    profile_likelihood   intervals and tests from its profile
     information          the information matrix, its inverse, collinear columns
     covariance           model-based and sandwich covariances, also of a penalised fit
     coding               differences to a class, deviations from the mean, and their covariances

@@ -128,18 +128,25 @@ def _counts(weights: Tensor, draws: int, generator: torch.Generator) -> Tensor:
 def _refitted(model: FittedModel, weights: Tensor) -> list[Tensor]:
     """Return theta (K, P) of the resamples (J, n) that have an optimum."""
     objective = model.objective
+    if model.penalty == "firth":  # fits are not batched; a class without samples has an optimum
+        found = (_refitted_alone(model, weight) for weight in weights)
+        return [theta for theta in found if theta is not None]
     y = objective.y.expand(len(weights), -1)
     totals = weights.new_zeros(len(weights), objective.classes).scatter_add_(1, y, weights)
     weights = weights[(objective.summed(totals) > 0).all(1)]
     thetas, converged = refit(model, weights)
-    found = []
+    kept = []
     for theta, done, weight in zip(thetas, converged.tolist(), weights, strict=True):
-        if done:
-            found.append(theta)
-            continue
-        try:
-            again = fit_model(objective.reweighted(weight), model.penalty, model.l2, model.theta)
-        except ValueError:  # classes are separated, or columns are collinear
-            continue
-        found.append(again.theta)
-    return found
+        again = theta if done else _refitted_alone(model, weight)
+        if again is not None:
+            kept.append(again)
+    return kept
+
+
+def _refitted_alone(model: FittedModel, weight: Tensor) -> Tensor | None:
+    """Return theta (K, P) of a resample (n,); None if it has no optimum."""
+    try:
+        resampled = model.objective.reweighted(weight)
+        return fit_model(resampled, model.penalty, model.l2, model.theta).theta
+    except ValueError:  # classes are separated, or columns are collinear
+        return None

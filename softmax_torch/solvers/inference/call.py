@@ -24,8 +24,10 @@ from softmax_torch.solvers.inference.covariance import (
 )
 from softmax_torch.solvers.inference.groups import groups_of
 from softmax_torch.solvers.inference.hypothesis_tests import null_log_likelihood
+from softmax_torch.solvers.inference.memory import refuse_large
 from softmax_torch.solvers.inference.model import PenaltyName, fit_model, strength
 from softmax_torch.solvers.inference.normal import check_confidence
+from softmax_torch.solvers.inference.profile_likelihood import IntervalName, intervals_of
 from softmax_torch.solvers.inference.result import Inference
 from softmax_torch.solvers.problem import objective_of
 
@@ -44,6 +46,7 @@ def inference(
     C: float | None = None,
     covariance: CovarianceName = "nonrobust",
     groups: Any = None,
+    intervals: IntervalName | None = None,
     feature_names: Sequence[Any] | None = None,
     class_names: Sequence[Any] | None = None,
     bootstrap: int = 0,
@@ -64,15 +67,19 @@ def inference(
         confidence: probability that an interval covers its coefficient, in (0, 1).
         fit_intercept: whether the logits have a bias.
         sample_weight: frequencies (n,): a weight of 2 counts as two samples. None for ones.
-        penalty: "none", or "l2" for half the sum of the squared weights (never the intercept) times
-            1/C. A penalised fit is biased towards 0: its intervals are for the coefficients that
-            the penalised fit has in the population.
+        penalty: "none", "firth" or "l2". "firth" reduces the bias of small samples, and has finite
+            estimates where classes separate (see ``firth``). "l2" is for half the sum of the
+            squared weights (never the intercept) times 1/C. It biases the fit towards 0: its
+            intervals are for the coefficients that the penalised fit has in the population.
         C: inverse strength of the penalty "l2", as in scikit-learn.
         covariance: "nonrobust" if the model holds, a sandwich if it may not ("HC0"; "HC1" with a
             factor for few samples), or "cluster" for samples that depend on each other within
             groups. ``covariance`` has the formulas, and the factors of other programs.
         groups: the group of each sample (n,), numbers or strings, for "cluster" and for the
             bootstrap.
+        intervals: "wald", from the covariance, or "profile", from the profile of the likelihood,
+            with p-values of likelihood-ratio tests. Each end takes several fits. By default
+            "profile" for Firth's penalty with the nonrobust covariance, else "wald".
         feature_names: names of the columns of X; by default those of a frame, or x0, x1, ...
         class_names: names of the classes, in the order of the sorted labels; by default the labels.
         bootstrap: number of resampled data sets to fit, for standard errors and intervals that need
@@ -87,6 +94,7 @@ def inference(
         An ``Inference``.
 
     Raises:
+        MemoryError: the covariance takes more memory than is free.
         ValueError, TypeError: as ``fit``; without a penalty the classes can be separated, columns
             are collinear (the message names them) or rows are fewer than coefficients of a class;
             there are fewer groups than coefficients; an argument is unknown or has no use.
@@ -97,6 +105,7 @@ def inference(
     if resamples < 0 or resamples == 1:
         raise ValueError(f"bootstrap: expected 0 or at least 2 resamples, got {resamples}")
     check_covariance(covariance, groups, resamples > 0)
+    kind = intervals_of(intervals, penalty, covariance)
     target, labels = names.classes_of(y, distributed)
     objective = objective_of(
         X, target, fit_intercept, sample_weight, None, device, None, distributed
@@ -111,6 +120,8 @@ def inference(
     if labels != list(range(K)) or class_names is not None:
         objective.class_names = classes
     grouped = None if groups is None else groups_of(groups, objective)
+    clusters = 0 if grouped is None or covariance != "cluster" else grouped.count
+    refuse_large(K, P, clusters, objective.samples.device)
     with objective.threads():
         model = fit_model(objective, penalty, l2)
         r = 0 if ref is None else ref
@@ -139,6 +150,7 @@ def inference(
             class_names=classes,
             labels=tuple(labels),
             parameters=estimated.coefficients,
+            intervals=kind,
             groups=None if grouped is None else grouped.count,
             bootstrap=boot,
             model=model,

@@ -58,6 +58,9 @@ class _SubsetBlock(Block):
     def transposed_dot(self, r: Tensor, squared: bool = False) -> Tensor:
         return self.block.transposed_dot(r, squared)[:, self.kept]
 
+    def dense(self) -> Tensor:
+        return self.block.dense()[:, self.kept]
+
     def group_ranges(self, group: Tensor, groups: int) -> tuple[Tensor, Tensor]:
         least, most = self.block.group_ranges(group, groups)
         return least[:, self.kept], most[:, self.kept]

@@ -24,6 +24,7 @@ from softmax_torch.solvers.samples import Samples
 
 __all__ = [
     "ROWS_AT_A_TIME",
+    "cholesky",
     "dense_rows",
     "from_pairs",
     "information",
@@ -117,9 +118,8 @@ def rows_of(objective: Objective) -> Iterator[tuple[Tensor, slice]]:
 
 def dense_rows(samples: Samples, bias: bool) -> Iterator[tuple[Tensor, slice]]:
     """Yield pieces [x, 1] (B, P) of the samples, float64, each with its slice of the rows."""
-    eye = torch.eye(samples.d, dtype=torch.float64, device=samples.device)
     for at, block in samples.blocks():
-        dense = block.dot(eye)
+        dense = block.dense()
         if bias:
             dense = torch.cat([dense, dense.new_ones(len(dense), 1)], 1)
         for start in range(0, len(dense), ROWS_AT_A_TIME):
@@ -129,20 +129,20 @@ def dense_rows(samples: Samples, bias: bool) -> Iterator[tuple[Tensor, slice]]:
 
 def inverse(H: Tensor) -> Tensor:
     """Return H^-1; raise ValueError if H is singular up to rounding."""
-    factor, scale = _factor(H)
-    return torch.cholesky_inverse(factor) / scale / scale.unsqueeze(1)
+    factor, scale = cholesky(H)
+    return torch.cholesky_inverse(factor).div_(scale).div_(scale.unsqueeze(1))
 
 
 def solve(H: Tensor, b: Tensor) -> Tensor:
     """Return H^-1 b for b (q,); raise ValueError if H is singular up to rounding."""
-    factor, scale = _factor(H)
+    factor, scale = cholesky(H)
     return torch.cholesky_solve((b / scale).unsqueeze(1), factor).squeeze(1) / scale
 
 
-def _factor(H: Tensor) -> tuple[Tensor, Tensor]:
+def cholesky(H: Tensor) -> tuple[Tensor, Tensor]:
     """Return the Cholesky factor of H scaled to a diagonal of 1, and the scale (q,)."""
     scale = H.diagonal().sqrt()
-    factor, info = torch.linalg.cholesky_ex(H / scale / scale.unsqueeze(1))
+    factor, info = torch.linalg.cholesky_ex((H / scale).div_(scale.unsqueeze(1)))
     if info.item() != 0:
         raise ValueError(
             "X, y: expected samples that determine the coefficients, got an information matrix "

@@ -1,8 +1,8 @@
-"""The fit that inference is about: without a penalty, or with an L2 penalty.
+"""The fit that inference is about: without a penalty, with an L2 penalty or with Firth's.
 
 Adding the same vector to the coefficients of all classes changes no probability. theta is kept in
 the symmetric coding, in which the coefficients of each column add up to 0 over the classes. A fit
-with an L2 penalty on the weight chooses it by itself.
+with an L2 penalty on the weight chooses it by itself. Firth's penalty is the same in every coding.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from softmax_torch.solvers.fit import minimize
+from softmax_torch.solvers.inference.constrained_maximum import maximum
+from softmax_torch.solvers.inference.firth import Likelihood
 from softmax_torch.solvers.inference.information import refuse_collinear
 from softmax_torch.solvers.newton import NewtonCG
 from softmax_torch.solvers.objective import Objective, Penalty
@@ -21,10 +23,10 @@ from softmax_torch.solvers.separation import SeparationError
 
 __all__ = ["PENALTIES", "FittedModel", "PenaltyName", "fit_model", "strength"]
 
-PenaltyName = Literal["none", "l2"]
+PenaltyName = Literal["none", "l2", "firth"]
 PENALTIES: tuple[PenaltyName, ...] = get_args(PenaltyName)
 
-ALTERNATIVES = 'penalty="l2"'
+ALTERNATIVES = 'penalty="l2" or penalty="firth"'
 """Penalties that have an optimum where classes are separated."""
 
 TOL, MAX_ITER = 1e-13, 200
@@ -77,6 +79,8 @@ def fit_model(
     """
     if l2 == 0:
         refuse_collinear(objective)
+    if penalty == "firth":
+        return _fit_firth(objective, objective.zeros() if start is None else start)
     strength = Penalty(l2 / objective.total)
     begin = objective.zeros() if start is None else start
     try:
@@ -89,3 +93,12 @@ def fit_model(
     penalised = strength.of(objective.weight_of(theta))
     log_likelihood = -(solution.objective - penalised) * objective.total
     return FittedModel(objective, theta, log_likelihood, penalty, l2)
+
+
+def _fit_firth(objective: Objective, start: Tensor) -> FittedModel:
+    """Fit with Firth's penalty, from theta = ``start`` (K, P)."""
+    likelihood = Likelihood(objective, jeffreys=True)
+    gamma = maximum(likelihood, likelihood.gamma_of(start)).gamma
+    theta = likelihood.theta_of(gamma)
+    log_likelihood = likelihood.log_likelihood(gamma)
+    return FittedModel(objective, theta - theta.mean(0), log_likelihood, "firth", 0.0)

@@ -39,6 +39,7 @@ from softmax_torch.solvers.inference.probability_intervals import (
     probability_intervals,
     samples_like,
 )
+from softmax_torch.solvers.inference.profile_likelihood import IntervalName, Profile
 from softmax_torch.solvers.samples import Samples
 
 __all__ = ["Inference"]
@@ -69,6 +70,8 @@ class Inference:
         labels: labels of the classes (K,), as in y, sorted.
         parameters: number of coefficients k = (K - 1) P; of a fit with an L2 penalty the effective
             number, which is smaller.
+        intervals: what ``confidence_intervals`` and ``p_values`` come from: "wald" for the
+            covariance, "profile" for the profile of the likelihood.
         groups: number of groups of the samples, or None.
         bootstrap: standard errors and intervals from resampled data, if they were asked for.
         model: the fit, with its samples, weights and penalty.
@@ -86,6 +89,7 @@ class Inference:
     class_names: tuple[str, ...]
     labels: tuple[Any, ...]
     parameters: float
+    intervals: IntervalName
     groups: int | None
     bootstrap: Bootstrap | None
     model: FittedModel
@@ -104,12 +108,22 @@ class Inference:
 
     @cached_property
     def p_values(self) -> Tensor:
-        """p-values of the two-sided tests that a coefficient is 0 (R, P)."""
+        """p-values of the two-sided tests that a coefficient is 0 (R, P).
+
+        With ``intervals="profile"`` they are those of likelihood-ratio tests, one fit each.
+        """
+        if self.intervals == "profile":
+            return self._profile.p_values()
         return two_sided_p(self.z_values)
 
     @cached_property
     def confidence_intervals(self) -> Tensor:
-        """Lower and upper ends (R, P, 2)."""
+        """Lower and upper ends (R, P, 2).
+
+        With ``intervals="profile"`` each end takes several fits.
+        """
+        if self.intervals == "profile":
+            return self._profile.intervals(self.confidence)
         return interval(self.coefficients, self.standard_errors, self.confidence)
 
     @property
@@ -150,7 +164,9 @@ class Inference:
 
     @property
     def likelihood_ratio(self) -> TestResult | None:
-        """The likelihood-ratio test of all features; None for a penalised fit."""
+        """The likelihood-ratio test of all features; None for a fit with an L2 penalty."""
+        if self.model.penalty == "firth":
+            return self._profile.test(self._indices(None))
         if self.model.penalty != "none":
             return None
         D, K = len(self.feature_names), len(self.class_names)
@@ -160,6 +176,8 @@ class Inference:
     @property
     def penalty_text(self) -> str:
         """The penalty in words."""
+        if self.model.penalty == "firth":
+            return "Firth"
         l2 = self.model.l2
         return f"{self.model.penalty}, C={1 / l2:g}" if l2 else self.model.penalty
 
@@ -188,23 +206,26 @@ class Inference:
     ) -> TestResult:
         """Return the likelihood-ratio test that features have no effect on any class.
 
-        It fits without the features. Like ``score_test`` it assumes that the model holds, and that
-        the fit has no penalty.
+        It fits without the features. Like ``score_test`` it assumes that the model holds. With
+        Firth's penalty both likelihoods are penalised (see ``profile_likelihood``).
 
         Args:
             features: as in ``wald_test``.
 
         Raises:
-            ValueError: a feature is unknown; the fit is penalised; the covariance is robust, and
-                so doubts the model that the test assumes.
+            ValueError: a feature is unknown; the fit has an L2 penalty; the covariance is robust,
+                and so doubts the model that the test assumes.
         """
+        if self.model.penalty == "firth":
+            self._refuse_robust("likelihood_ratio_test")
+            return self._profile.test(self._indices(features))
         self._refuse_doubt("likelihood_ratio_test")
         return hypothesis_tests.likelihood_ratio(self.model, self._indices(features))
 
     def score_test(self, features: Sequence[str | int] | str | int | None = None) -> TestResult:
         """Return the score test (Rao's) that features have no effect on any class.
 
-        Args and errors are those of ``likelihood_ratio_test``.
+        Args and errors are those of ``likelihood_ratio_test``, but Firth's penalty is refused too.
         """
         self._refuse_doubt("score_test")
         return hypothesis_tests.score(self.model, self._indices(features))
@@ -335,6 +356,10 @@ class Inference:
             return self.covariance
         return both_sides(symmetric_rows(K, self.reference).to(self.theta), self.covariance, P)
 
+    @cached_property
+    def _profile(self) -> Profile:
+        return Profile(self.model, self.reference)
+
     def _samples(self, X: Any) -> Samples:
         """Return X as samples with the columns of the fit."""
         names = self.model.objective.feature_names
@@ -357,6 +382,10 @@ class Inference:
                 f'{test}: expected a fit with penalty="none", which maximises the likelihood, got '
                 f"{self.model.penalty!r}"
             )
+        self._refuse_robust(test)
+
+    def _refuse_robust(self, test: str) -> None:
+        """Raise ValueError if the covariance is robust."""
         if self.covariance_type != "nonrobust":
             raise ValueError(
                 f'{test}: expected covariance="nonrobust", as the test assumes the model, got '

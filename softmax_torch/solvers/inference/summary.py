@@ -15,6 +15,7 @@ from softmax_torch.solvers.inference.tables import Block, Row, Table, column_hea
 __all__ = ["columns_of", "table_of"]
 
 NOTES = {
+    "firth": "Firth's penalised likelihood: estimates without the bias of order 1/n.",
     "l2": "The penalty biases coefficients towards 0. Intervals and tests are about the "
     "coefficients that the penalised fit has in the population.",
 }
@@ -34,6 +35,8 @@ class Summarised(Protocol):
     def p_values(self) -> Tensor: ...
     @property
     def confidence_intervals(self) -> Tensor: ...
+    @property
+    def intervals(self) -> str: ...
     @property
     def bootstrap(self) -> Bootstrap | None: ...
     @property
@@ -128,7 +131,8 @@ def _facts(result: Summarised) -> list[tuple[str, str]]:
 
 
 def _heads(result: Summarised, odds_ratios: bool) -> list[str]:
-    return column_heads("odds ratio" if odds_ratios else "coef", result.confidence)
+    p_value = "P>chi2" if result.intervals == "profile" else "P>|z|"
+    return column_heads("odds ratio" if odds_ratios else "coef", result.confidence, p_value)
 
 
 def _blocks(result: Summarised, odds_ratios: bool) -> list[Block]:
@@ -151,6 +155,8 @@ def _notes(result: Summarised) -> list[str]:
     notes = []
     if result.model.penalty in NOTES:
         notes.append(NOTES[result.model.penalty])
+    if result.intervals == "profile":
+        notes.append("Intervals and p-values are those of likelihood-ratio tests (profiles).")
     if result.groups is not None:
         notes.append(f"The samples belong to {result.groups} groups.")
     boot = result.bootstrap

@@ -107,10 +107,10 @@ class Table(NamedTuple):
         return "\n".join(parts)
 
 
-def column_heads(estimate: str, confidence: float) -> list[str]:
+def column_heads(estimate: str, confidence: float, p_value: str = "P>|z|") -> list[str]:
     """Return the heads of the columns of numbers; ``estimate`` is the first."""
     tail = (1 - confidence) / 2
-    return [estimate, "std err", "z", "P>|z|", f"[{tail:.4g}", f"{1 - tail:.4g}]"]
+    return [estimate, "std err", "z", p_value, f"[{tail:.4g}", f"{1 - tail:.4g}]"]
 
 
 def _cells(row: Row) -> list[str]:

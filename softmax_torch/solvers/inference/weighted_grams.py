@@ -5,8 +5,14 @@ symmetric, so half of their entries are computed:
 
  - few columns: each row's P (P + 1) / 2 products x_ij x_il are formed once, and all sums are one
    matrix product with c;
- - many columns: for each weight the rows times sqrt(c_iq) are multiplied with themselves, in strips
-   of columns on and above the diagonal.
+ - many columns, mostly zeros: the products of a column with itself and the denser columns, all
+   weights at once, over the rows where it is not 0. On MNIST, with 19% of the entries not 0, this
+   leaves 3.5% of the multiplications that all entries take;
+ - many columns, few zeros: for each weight the rows times sqrt(c_iq) are multiplied with
+   themselves, in strips of columns on and above the diagonal.
+
+All sums are float64. For 60000 x 785 and the 45 pairs of 10 classes the products of the last form
+are 2e12 multiplications and additions after symmetry, half a minute of two cores.
 """
 
 from __future__ import annotations
@@ -25,6 +31,10 @@ PRODUCTS = 1 << 20
 STRIP = 200
 """Columns of a strip: a strip of the diagonal computes both halves of its entries."""
 
+SPARSE = 0.25
+"""Share of the multiplications below which the products of a column skip its zeros. They run at a
+quarter of the speed of strips: rows are gathered, and products have as few rows as weights."""
+
 
 class WeightedGrams:
     """Sums (Q, P, P), float64, of rows x (B, P) with weights c (B, Q) >= 0, added piece by piece.
@@ -40,8 +50,9 @@ class WeightedGrams:
         self.Q, self.P = Q, P
         self.few = P <= FEW
         self.row, self.column = torch.triu_indices(P, P, device=device)
-        shape = (Q, len(self.row)) if self.few else (Q, P, P)
+        shape = (Q, len(self.row)) if self.few else (P, Q, P)
         self.sums = torch.zeros(shape, dtype=torch.float64, device=device)
+        self.order: Tensor | None = None  # of the columns, from the sparsest to the densest
 
     def add(self, x: Tensor, c: Tensor) -> None:
         """Add the rows x (B, P) with weights c (B, Q)."""
@@ -53,18 +64,37 @@ class WeightedGrams:
                     c[start : start + step].T, part[:, self.row] * part[:, self.column]
                 )
             return
-        roots = c.sqrt()
-        for q in range(self.Q):
-            scaled = x * roots[:, q : q + 1]
+        if self.order is None:
+            entries = (x != 0).sum(0)
+            self.order = entries.argsort()
+            after = torch.arange(self.P, 0, -1, device=x.device)
+            share = float((entries[self.order] * after).sum()) / (len(x) * self.P**2)
+            self.add_ordered = self._add_columns if share < SPARSE else self._add_strips
+        self.add_ordered(x[:, self.order], c)
+
+    def _add_columns(self, x: Tensor, c: Tensor) -> None:
+        for j, column in enumerate(x.unbind(1)):
+            rows = column.nonzero().squeeze(1)
+            if len(rows):
+                scaled = c.index_select(0, rows) * column.index_select(0, rows).unsqueeze(1)
+                self.sums[j, :, j:].addmm_(scaled.T, x[:, j:].index_select(0, rows))
+
+    def _add_strips(self, x: Tensor, c: Tensor) -> None:
+        for q, root in enumerate(c.sqrt().unbind(1)):
+            scaled = x * root.unsqueeze(1)
             for start in range(0, self.P, STRIP):
                 strip = scaled[:, start : start + STRIP]
-                self.sums[q, start : start + STRIP, start:].addmm_(strip.T, scaled[:, start:])
+                self.sums[start : start + STRIP, q, start:] += strip.T @ scaled[:, start:]
 
     def result(self) -> Tensor:
         """Return the sums (Q, P, P)."""
         if self.few:
             upper = self.sums.new_zeros(self.Q, self.P, self.P)
             upper[:, self.row, self.column] = self.sums
-        else:
-            upper = self.sums.triu()
-        return upper + upper.triu(1).mT
+            return upper + upper.triu(1).mT
+        upper = self.sums.transpose(0, 1).triu()
+        if self.order is None:
+            return upper
+        place = self.order.argsort()
+        whole = upper.add_(upper.triu(1).mT)
+        return whole[:, place][:, :, place]

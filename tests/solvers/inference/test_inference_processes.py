@@ -17,6 +17,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"covariance": "HC1", "reference": "mid"},
     {"covariance": "cluster", "bootstrap": 6},
     {"penalty": "l2", "C": 0.1, "reference": None},
+    {"penalty": "firth", "reference": "mid"},
 ]
 
 
@@ -41,6 +42,9 @@ def numbers(part: slice, distributed: bool) -> list[Any]:
         found += [result.coefficients, result.covariance]
         if result.bootstrap is not None:
             found.append(result.bootstrap.draws)
+        if options.get("penalty") == "firth":
+            found.append(result.likelihood_ratio_test(1).statistic)
+            found.append(result.confidence_intervals)
         if options == OPTIONS[0]:
             for name in ("wald_test", "likelihood_ratio_test", "score_test"):
                 found.append(getattr(result, name)([0, 2]).statistic)
