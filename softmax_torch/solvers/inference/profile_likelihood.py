@@ -53,8 +53,8 @@ share of 1e-12 near the end of an interval, and of 1e-6 before. Rough fits first
 evaluations."""
 
 NEARLY = 0.03
-"""Relative distance of r from z from which fits are fine. A rough fit there does not tell on which
-side of the end it is."""
+"""Relative distance of r from z from which fits are fine. A rough fit overestimates r, and so there
+does not tell that it is beyond the end."""
 
 MAX_STEPS = 60
 """Steps to an end of an interval, at most."""
@@ -186,7 +186,7 @@ def _end(likelihood: Likelihood, best: Maximum, c: Tensor, sign: int, z: float) 
         if tol == FINE and abs(r - z) <= CLOSE * z and newton < math.inf:
             return estimate + sign * newton
         nearly = abs(r - z) <= NEARLY * z
-        if r < z and (tol == FINE or not nearly):
+        if r < z:
             near = distance
         elif tol == FINE or not nearly:
             far = distance
