@@ -6,17 +6,17 @@ information I (see ``information``), which is the logarithm of Jeffreys' prior:
     l*(gamma) = l(gamma) + 1/2 log det I(gamma)
 
 Its maximum has no bias of order 1/n (Firth 1993, Biometrika 80, section 3; Kosmidis & Firth 2011,
-Biometrika 98, for several classes), and is finite also where the classes separate (Heinze &
-Schemper 2002, Statistics in Medicine 21; Kosmidis & Firth 2021, Biometrika 108): along any
-direction in which coefficients grow, probabilities go to 0 and 1, I becomes singular, and l* goes
-to -infinity. l* does not depend on the reference r.
+Biometrika 98, for several classes). It is finite also where the classes separate (Heinze & Schemper
+2002, Statistics in Medicine 21; Kosmidis & Firth 2021, Biometrika 108): along any direction in
+which coefficients grow, the probabilities tend to a limit in which I is singular, and l* tends to
+-infinity. l* does not depend on the reference r.
 
 With A = I^-1, let D_i (K, K) hold the variances of the differences of a sample's logits,
 
     D_i,kl = Var((gamma_k - gamma_l) . x_i) = x_i^T (A_kk - A_kl - A_lk + A_ll) x_i        A_r. = 0
 
-Since dV_i,kl / dz_is is a polynomial in p_i for the V_i of I = sum_i w_i V_i x x_i x_i^T, the
-derivative tr(A dI) / 2 of the penalty has a closed form. With u_i = D_i p_i, the score is
+The derivative tr(A dI) / 2 of the penalty has a closed form in these, because the derivatives of
+p_k ([k = l] - p_l) are polynomials in p. With u_i = D_i p_i, the score is
 
     U_s = sum_i w_i (e_{y_i s} - p_is + t_is) x_i            t_is = p_is (u_is - p_i . u_i) / 2
 
@@ -29,9 +29,9 @@ derivative tr(A dI) / 2 of the penalty has a closed form. With u_i = D_i p_i, th
 >>> bool(likelihood.score(gamma, at.inverse).abs() < 1e-12)
 True
 
-A pass over the samples is 2 n P^2 K (K - 1) / 2 multiplications and additions; an iteration needs
-one for l* and one for its score. I is held as a matrix (R P, R P) with R = K - 1, and inverted in
-(R P)^3 operations. On 2 cores, some R P = 2000 coefficients are a matter of minutes.
+A pass over the samples takes n P^2 K (K - 1) / 2 multiplications, and an iteration needs one for l*
+and one for its score. I (R P, R P) with R = K - 1 is inverted in (R P)^3 operations. On one core an
+iteration takes 0.2 s for n = 2000, P = 64, K = 10, and 2 s for n = 60000, P = 50, K = 10.
 """
 
 from __future__ import annotations

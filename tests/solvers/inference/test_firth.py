@@ -21,7 +21,7 @@ def drawn(K: int, n: int = 40, D: int = 2, seed: int = 0) -> tuple[Tensor, Tenso
     X = torch.randn(n, D, generator=generator, dtype=torch.float64)
     y = torch.randint(K, (n,), generator=generator)
     y[:K] = torch.arange(K)
-    return X, y, torch.rand(n, generator=generator, dtype=torch.float64) * 2 + 0.1
+    return X, y, torch.rand(n, generator=generator, dtype=torch.float64) * 6 + 0.3
 
 
 def separated() -> tuple[Tensor, Tensor]:

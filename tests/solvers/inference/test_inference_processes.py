@@ -44,7 +44,6 @@ def numbers(part: slice, distributed: bool) -> list[Any]:
             found.append(result.bootstrap.draws)
         if options.get("penalty") == "firth":
             found.append(result.likelihood_ratio_test(1).statistic)
-            found.append(result.confidence_intervals)
         if options == OPTIONS[0]:
             for name in ("wald_test", "likelihood_ratio_test", "score_test"):
                 found.append(getattr(result, name)([0, 2]).statistic)
