@@ -2,6 +2,7 @@
 
     raw  ->  x = preprocessing(raw)  ->  logits z  ->  p = softmax(calibration(z))
                                                ->  sets = conformal(z)
+                                               ->  class = threshold(z), of two classes, on request
 
 A checkpoint, or weights exported from one, holds all of these. Either is read without running code
 from it. Lightning is not needed.
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from softmax_torch import backbones
 from softmax_torch.calibration import Calibration
 from softmax_torch.conformal import ConformalSets
+from softmax_torch.decision_threshold import DecisionThreshold, check_two_classes
 from softmax_torch.modules import Classifier, SoftmaxRegression
 from softmax_torch.post_hoc import PostHoc
 from softmax_torch.storage.checkpoints import read_checkpoint
@@ -37,6 +39,7 @@ except ImportError as error:
 
 __all__ = [
     "Predicted",
+    "PredictedRows",
     "PredictedSets",
     "Predictor",
     "check_named",
@@ -67,6 +70,22 @@ class PredictedSets(NamedTuple):
     sets: Tensor
 
 
+class PredictedRows(NamedTuple):
+    """All that is predicted for samples of a file.
+
+    Attributes:
+        ids: names (n,) of the samples.
+        probabilities: of the classes (n, C).
+        sets: which classes are in the set of each sample, bool (n, C); None if not asked for.
+        classes: what the decision threshold decides, int64 (n,); None without one.
+    """
+
+    ids: list[str]
+    probabilities: Tensor
+    sets: Tensor | None = None
+    classes: Tensor | None = None
+
+
 class Predictor:
     """A trained classifier that takes raw inputs.
 
@@ -81,9 +100,11 @@ class Predictor:
         device: where the network works.
         hyper_parameters: arguments of the network as stored in a checkpoint; None if unknown.
         conformal: makes sets of classes from logits before ``calibration``; None for none.
+        threshold: decides between two classes, from logits before ``calibration``; None to predict
+            the most probable class.
 
     Raises:
-        ValueError: the device does not exist.
+        ValueError: the device does not exist, or there is a threshold for other than two classes.
     """
 
     def __init__(
@@ -94,7 +115,10 @@ class Predictor:
         device: torch.device | str = "cpu",
         hyper_parameters: dict[str, Any] | None = None,
         conformal: ConformalSets | None = None,
+        threshold: DecisionThreshold | None = None,
     ) -> None:
+        if threshold is not None:
+            check_two_classes(len(preprocessing.class_names))
         try:
             self.device = torch.device(device)
             self.network = network.to(self.device).eval()
@@ -102,6 +126,7 @@ class Predictor:
             raise ValueError(f"device: expected one that is here, got {device}: {error}") from None
         self.preprocessing, self.calibration = preprocessing, calibration
         self.hyper_parameters, self.conformal = hyper_parameters, conformal
+        self.threshold = threshold
         # Inputs are cast to the dtype of the weights, such as float64, only in ``logits``.
         self.dtype = next((p.dtype for p in network.parameters()), torch.get_default_dtype())
 
@@ -158,8 +183,10 @@ class Predictor:
         return self.logits(self.preprocessing.tensor(raw)).softmax(1).cpu()
 
     def predict(self, raw: Any) -> list[str]:
-        """Return the name of the most probable class of each raw input."""
-        return [self.class_names[c] for c in self.predict_proba(raw).argmax(1).tolist()]
+        """Return the name of each raw input's class: the most probable, or by the threshold."""
+        found = self._predicted([], self.preprocessing.tensor(raw), sets=False)
+        classes = found.probabilities.argmax(1) if found.classes is None else found.classes
+        return [self.class_names[c] for c in classes.tolist()]
 
     def predict_set(self, raw: Any) -> list[list[str]]:
         """Return the names of the classes in the conformal set of each raw input.
@@ -187,6 +214,28 @@ class Predictor:
             logits, sets = self.logits_and_sets(x)
             yield PredictedSets(ids, logits.softmax(1).cpu(), sets.cpu())
 
+    def predict_rows(self, path: str | Path, sets: bool = False) -> Iterator[PredictedRows]:
+        """Yield all that is predicted: probabilities, classes by a threshold, sets on request.
+
+        Raises:
+            ValueError: sets are asked for, and the checkpoint has none.
+        """
+        if sets:
+            PostHoc(conformal=self.conformal).require("conformal", "sets")
+        for ids, x in self.preprocessing.read(Path(path), self.rows):
+            yield self._predicted(ids, x, sets)
+
+    @torch.inference_mode()
+    def _predicted(self, ids: list[str], x: Tensor, sets: bool) -> PredictedRows:
+        """Return what is predicted for samples x (n, ...), on the CPU."""
+        with one_thread_if(self._is_small(len(x))):
+            z = self.uncalibrated_logits(x)
+            p = self._calibrate(z).softmax(1)
+            members = self.conformal(z) if sets and self.conformal is not None else None
+            classes = None if self.threshold is None else self.threshold(z)
+        members, classes = (None if t is None else t.cpu() for t in (members, classes))
+        return PredictedRows(ids, p.cpu(), members, classes)
+
 
 def names_in_sets(scores: Tensor, sets: Tensor, class_names: Sequence[str]) -> list[list[str]]:
     """Return the names of the classes in each set, in the order of descending scores.
@@ -209,6 +258,7 @@ def load(
     calibrated: bool = False,
     device: torch.device | str = "cpu",
     backbone: str | None = None,
+    threshold: float | Literal["stored"] | None = None,
 ) -> Predictor:
     """Return the classifier in a checkpoint, or in weights that were exported from one.
 
@@ -220,11 +270,16 @@ def load(
         device: where the network works.
         backbone: import path of the net before the head, if the checkpoint was trained with one by
             its import path. No module is imported because a checkpoint names it.
+        threshold: of two classes, the probability of the second from which on ``predict`` returns
+            it: a number for the probabilities that ``predict_proba`` returns, or "stored" for the
+            threshold in the checkpoint, of the probabilities that it was chosen for. None predicts
+            the most probable class.
 
     Raises:
         FileNotFoundError, ValueError: there is no such file; it is damaged, or no checkpoint of a
-            run; its weights are not finite; it lacks preprocessing or calibration; the device does
-            not exist; the backbone is not the checkpoint's, or is an import path that was not
+            run; its weights are not finite; it lacks preprocessing, calibration or threshold; the
+            threshold is not in (0, 1), or there are not two classes; the device does not exist; the
+            backbone is not the checkpoint's, or is an import path that was not
             given.
         ImportError: safetensors, which reads exported weights, is not installed; or the backbone
             cannot be imported.
@@ -253,6 +308,7 @@ def load(
         device,
         content["hyper_parameters"],
         post_hoc.conformal,
+        post_hoc.decision(threshold, calibrated, path),
     )
 
 

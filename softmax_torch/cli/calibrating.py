@@ -5,8 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from softmax_torch.cli.console import format_metrics, print_line, program_name, short_path
+from torch import Tensor
+
+from softmax_torch.cli.console import (
+    format_metrics,
+    print_line,
+    print_metrics,
+    program_name,
+    short_path,
+)
 from softmax_torch.cli.session import Session
+from softmax_torch.decision_threshold import DecisionThreshold
+from softmax_torch.report.decision_figures import decision_figures
 from softmax_torch.storage.run_results import shortest_name
 
 __all__ = ["calibrate"]
@@ -53,6 +63,37 @@ def fit_sets(session: Session) -> None:
     print_next(f"predict --sets {short_path(shortest_name(Path(path)))}")
 
 
+def choose_threshold(session: Session) -> None:
+    """Store a decision threshold; print the validation figures at 1/2 and at the threshold."""
+    path, arguments = checkpoint_of(session), session.request.arguments
+    logits, y = session.trainer.choose_threshold(
+        *(session.model, session.data, path),
+        criterion=arguments.criterion,
+        costs=arguments.costs,
+        calibrated=arguments.calibrated,
+    )
+    chosen = session.model.post_hoc.threshold
+    assert chosen is not None, "it was stored"
+    rules = [chosen._replace(value=0.5), chosen]
+    print_metrics([(f"at {rule.value:.4g}", decided(rule, logits, y)) for rule in rules])
+    print_line("threshold", f"{short_path(path)}, {chosen}")
+    print_next(f"predict --threshold stored {short_path(shortest_name(Path(path)))}")
+
+
+def decided(rule: DecisionThreshold, logits: Tensor, y: Tensor) -> dict[str, float]:
+    """Return the figures of what a threshold decides, with the mean cost if it has costs."""
+    classes = rule(logits)
+    found = decision_figures(classes, y)
+    names = ("balanced_accuracy", "recall", "precision", "f1")
+    figures = {f"val/{name}": found[name].value for name in names}
+    if rule.costs is None:
+        return figures
+    false_positive, false_negative = rule.costs
+    costs = (classes > y) * false_positive + (classes < y) * false_negative
+    del figures["val/balanced_accuracy"]  # a line has room for four
+    return {"val/cost": float(costs.mean())} | figures
+
+
 def checkpoint_of(session: Session) -> str:
     """Return the path of the checkpoint, which the command line has to name."""
     path = session.checkpoint_path
@@ -69,5 +110,6 @@ METHODS: dict[str, Callable[[Session], None]] = {
     "temperature": fit_calibration,
     "vector": fit_calibration,
     "conformal": fit_sets,
+    "threshold": choose_threshold,
 }
 """What fits each method of ``cli.command_table.CalibrateMethod``."""

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from softmax_torch.calibration import Method
 from softmax_torch.conformal import LEVEL, Score
+from softmax_torch.decision_threshold import Criterion
 from softmax_torch.storage.checkpoints import CHECKPOINT_SECONDS
 
 __all__ = [
@@ -41,11 +42,14 @@ SETTING_KINDS = {"seed_everything": "int | bool"}
 
 Argument = tuple[str, dict[str, Any]]
 
-CalibrateMethod = Literal[Method, "conformal"]
+CalibrateMethod = Literal[Method, "conformal", "threshold"]
 """Methods of the command calibrate; ``cli.calibrating`` has a function for each."""
 
-METHOD_OPTIONS = {"conformal": ("--level", "--score", "--per_class", "--calibrated")}
-"""Options of a method of calibrate that no other method has."""
+METHOD_OPTIONS = {
+    "conformal": ("--level", "--score", "--per_class", "--calibrated"),
+    "threshold": ("--criterion", "--costs", "--calibrated"),
+}
+"""Options of methods of calibrate that not all methods have."""
 
 
 class Command(NamedTuple):
@@ -93,14 +97,13 @@ INPUT = argument(
 )
 UNKNOWN = argument(
     "--unknown",
-    "What to do with categories in --input that training never saw: report them, or refuse them.",
+    "Report or refuse categories in --input that training never saw.",
     type=Literal["report", "refuse"],
     default="report",
 )
 BACKBONE = argument(
     "--backbone",
-    "Import path of your own net, such as my_nets.Net, if the model was trained with one: a "
-    "checkpoint alone imports no module.",
+    "Import path of your own net, such as my_nets.Net: a checkpoint alone imports no module.",
     type=str | None,
     metavar="PATH",
 )
@@ -199,18 +202,22 @@ COMMANDS = {
                 metavar="FILE",
             ),
             argument("--top_k", "Number of most probable classes to name.", type=int, default=1),
-            argument(
-                "--probabilities", "Write the probability of every class too.", action="store_true"
-            ),
+            argument("--probabilities", "Write all class probabilities too.", action="store_true"),
             argument(
                 "--sets",
-                "Write conformal sets (see calibrate) too.",
+                "Write conformal sets too.",
                 action="store_true",
+            ),
+            argument(
+                "--threshold",
+                "Predict the second of two classes from P on.",
+                type=Literal["stored"] | float | None,
+                metavar="P|stored",
             ),
             UNKNOWN,
             argument(
                 "--skip_unreadable",
-                "Leave out images of --input that cannot be read, and count them.",
+                "Leave out unreadable images.",
                 action="store_true",
             ),
             argument("--device", "Device for --input; by default a GPU, if any."),
@@ -221,14 +228,15 @@ COMMANDS = {
         ),
     ),
     "calibrate": Command(
-        "Fit a temperature or conformal sets to the validation set, and store them in the "
-        "checkpoint.",
+        "Fit a temperature, conformal sets or a threshold to the validation set, and store them in "
+        "the checkpoint.",
         (
             *RUN_OR_CHECKPOINT,
             argument(
                 "--method",
                 "temperature: one number for all logits; vector: a scale and a shift per class; "
-                "conformal: sets of classes that hold the true one with a given probability.",
+                "conformal: sets of classes that hold the true one with a given probability; "
+                "threshold: the probability that decides between two classes.",
                 type=CalibrateMethod,
                 default="temperature",
             ),
@@ -252,13 +260,27 @@ COMMANDS = {
             ),
             argument(
                 "--calibrated",
-                "conformal: make sets of the probabilities with the temperature in the checkpoint.",
+                "conformal, threshold: for the probabilities with the temperature in the "
+                "checkpoint.",
                 action="store_true",
+            ),
+            argument(
+                "--criterion",
+                "threshold: what is to be best.",
+                type=Criterion,
+                default="balanced_accuracy",
+            ),
+            argument(
+                "--costs",
+                "threshold: costs of a false positive and a false negative, for --criterion cost.",
+                type=list[float],
+                default=[1.0, 1.0],
             ),
         ),
         examples=(
             "calibrate runs/digits",
             "calibrate runs/digits --method conformal --level 0.95",
+            "calibrate runs/table --method threshold --criterion f1",
         ),
     ),
     "report": Command(

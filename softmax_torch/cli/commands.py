@@ -40,7 +40,7 @@ from softmax_torch.cli.trainer_arguments import (
 )
 from softmax_torch.data.progress import reporting_to
 from softmax_torch.lightning_compat import callbacks_of, end_after, quiet
-from softmax_torch.predictor import Predicted, PredictedSets
+from softmax_torch.predictor import PredictedRows
 from softmax_torch.report.logged_pictures import log_pictures, takes_pictures
 from softmax_torch.report.output import write_report
 from softmax_torch.report.page import compose, pictures
@@ -220,10 +220,12 @@ def predict(session: Session) -> None:
     batches = trainer.predict(
         session.model, datamodule=data, ckpt_path=session.checkpoint_path, weights_only=True
     )
-    parts = zip(*(batch if output.sets else (batch,) for batch in batches or []), strict=True)
-    p, *sets = (torch.cat(part) for part in parts)
+    whole = [batch if isinstance(batch, tuple) else (batch,) for batch in batches or []]
+    p, *others = (torch.cat(part) for part in zip(*whole, strict=True))
+    decides = session.request.arguments.threshold is not None
+    asked = [name for name, on in (("sets", output.sets), ("classes", decides)) if on]
     ids = data.test_ids[: len(p)]  # fewer if limit_predict_batches says so
-    predicted = PredictedSets(ids, p, *sets) if sets else Predicted(ids, p)
+    predicted = PredictedRows(ids, p, **dict(zip(asked, others, strict=True)))
     output.write([predicted], data.preprocessing.class_names)
 
 

@@ -14,6 +14,7 @@ from softmax_torch.cli.jsonargparse_errors import usage_errors
 from softmax_torch.cli.mistakes import UsageError
 from softmax_torch.cli.requests import Request
 from softmax_torch.conformal import check_level
+from softmax_torch.decision_threshold import check_costs, check_threshold
 
 __all__ = ["parse"]
 
@@ -49,6 +50,9 @@ def parse(args: list[str]) -> Request:
     if name == "calibrate":
         check_method(arguments.method, own)
         check_level(arguments.level)
+        check_costs(arguments.costs)
+    if isinstance(arguments.get("threshold"), float):
+        check_threshold(arguments.threshold)
     has_input = arguments.get("input") is not None
     beside_input = [*settings, *(["--config"] if name in ("predict", "test") and configs else [])]
     if has_input and beside_input:
@@ -67,11 +71,11 @@ def parse(args: list[str]) -> Request:
 
 def check_method(method: str, own: list[str]) -> None:
     """Raise UsageError for an option of another method of calibrate."""
-    given = {arg.partition("=")[0] for arg in own}
-    for other, options in METHOD_OPTIONS.items():
-        for flag in options:
-            if other != method and flag in given:
-                raise UsageError(f"{flag}: expected --method {other} beside it, got {method}")
+    for flag in {arg.partition("=")[0] for arg in own}:
+        methods = [name for name, options in METHOD_OPTIONS.items() if flag in options]
+        if methods and method not in methods:
+            expected = " or ".join(methods)
+            raise UsageError(f"{flag}: expected --method {expected} beside it, got {method}")
 
 
 def is_inline(config: str) -> bool:

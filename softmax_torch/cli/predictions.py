@@ -28,7 +28,7 @@ from softmax_torch import predictor
 from softmax_torch.cli.console import print_line, short_path
 from softmax_torch.cli.requests import Request
 from softmax_torch.post_hoc import PostHoc
-from softmax_torch.predictor import Predicted, PredictedSets, names_in_sets
+from softmax_torch.predictor import Predicted, PredictedRows, PredictedSets, names_in_sets
 from softmax_torch.preprocessing import ImagePreprocessing
 from softmax_torch.preprocessing.unknown_categories import UnknownCategories, counting_unknown
 from softmax_torch.storage.atomic_files import PARTIAL_SUFFIX, name_in_errors
@@ -38,7 +38,7 @@ __all__ = ["PredictionFile", "new_prediction_file", "predict_input"]
 
 Columns = dict[str, list[Any]]
 
-Batch = Predicted | PredictedSets
+Batch = Predicted | PredictedSets | PredictedRows
 
 
 class PredictionFile(NamedTuple):
@@ -81,17 +81,20 @@ class PredictionFile(NamedTuple):
 
     def columns(self, batch: Batch, class_names: Sequence[str]) -> Columns:
         """Return the rows of a batch as columns by name."""
-        p = batch.probabilities
+        names, p, sets, decided = PredictedRows(*batch)
         # File names that are not UTF-8 hold surrogates, which no format can encode.
-        ids = [name.encode("utf-8", "backslashreplace").decode() for name in batch.ids]
+        ids = [name.encode("utf-8", "backslashreplace").decode() for name in names]
         columns: Columns = {"id": ids}
-        top = p.topk(min(self.top_k, p.shape[1]), dim=1)
-        for k in range(top.indices.shape[1]):
+        shown = min(self.top_k, p.shape[1])
+        classes = p.topk(shown, dim=1).indices
+        if decided is not None:  # one of two
+            classes = torch.stack([decided, 1 - decided], 1)[:, :shown]
+        for k in range(shown):
             number = f"_{k + 1}" if k else ""
-            columns[f"predicted{number}"] = [class_names[c] for c in top.indices[:, k].tolist()]
-            columns[f"probability{number}"] = nine_digits(top.values[:, k])
-        if isinstance(batch, PredictedSets):
-            columns["set"] = names_in_sets(p, batch.sets, class_names)
+            columns[f"predicted{number}"] = [class_names[c] for c in classes[:, k].tolist()]
+            columns[f"probability{number}"] = nine_digits(p.gather(1, classes)[:, k])
+        if sets is not None:
+            columns["set"] = names_in_sets(p, sets, class_names)
         if self.probabilities:
             columns |= {f"p_{name}": nine_digits(p[:, c]) for c, name in enumerate(class_names)}
         return columns
@@ -126,7 +129,8 @@ def predict_input(request: Request) -> None:
     arguments, output = request.arguments, new_prediction_file(request)
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     classifier = predictor.load(
-        arguments.ckpt_path, arguments.calibrated, device, arguments.backbone
+        *(arguments.ckpt_path, arguments.calibrated, device, arguments.backbone),
+        threshold=arguments.threshold,
     )
     if output.sets:
         PostHoc(conformal=classifier.conformal).require("conformal", arguments.ckpt_path)
@@ -138,8 +142,7 @@ def predict_input(request: Request) -> None:
             )
         preprocessing.unreadable = unreadable
     with counting_unknown(UnknownCategories(refuse=arguments.unknown == "refuse")) as unknown:
-        read = classifier.predict_file_sets if output.sets else classifier.predict_file
-        output.write(read(arguments.input), classifier.class_names)
+        output.write(classifier.predict_rows(arguments.input, output.sets), classifier.class_names)
     for line in unknown.messages():
         print_line("unknown", line, file=sys.stderr)
     if unreadable:

@@ -55,6 +55,7 @@ class Session:
             self.model, self.data, trainer = instantiate(parser, config)
         self.model.calibrated = request.arguments.get("calibrated", False)
         self.model.predicts_sets = request.arguments.get("sets", False)
+        self.model.threshold = request.arguments.get("threshold")
         self.clock = TrainingClock()
         self.summary = DataSummary(self.data, asked=self.model.user_metrics.metrics)
         self.recorder: RunCheckpoint | None = None

@@ -35,10 +35,12 @@ from softmax_torch.report.bootstrap import (
     set_metrics,
 )
 from softmax_torch.report.calibrated import CalibratedTest, calibrate_test
+from softmax_torch.report.decision_figures import decision_figures
 from softmax_torch.report.evaluation import evaluate
 from softmax_torch.report.group_metrics import FEW
 from softmax_torch.report.plotting import CaptionedFigure, render
 from softmax_torch.report.run_results import MAX_CLASSES, RunResults
+from softmax_torch.report.score_intervals import Estimate
 from softmax_torch.report.set_figures import LABELS, set_figures
 
 __all__ = ["Page", "compose", "pictures"]
@@ -117,6 +119,7 @@ def compose(results: RunResults) -> Page:
         groups=groups,
         shown_groups=[] if groups is None else groups.groups[:MAX_CLASSES],
         FEW=FEW,
+        decisions=_decisions(results),
         pairs=class_metrics.most_confused(counts, TABLE_PAIRS),
         calibration_rows=calibration_rows,
         calibration=calibrated.description,
@@ -172,6 +175,15 @@ def _draw(
         "weights": weight_plots.draw(results),
         "mistakes": mistakes.draw(results, confident),
     }
+
+
+def _decisions(results: RunResults) -> dict[float, dict[str, Estimate]]:
+    """Return the test figures at 1/2 and at the threshold of the checkpoint; empty without one."""
+    rule = results.threshold
+    if rule is None:
+        return {}
+    logits, y = results.test
+    return {t: decision_figures(rule._replace(value=t)(logits), y) for t in (0.5, rule.value)}
 
 
 def _embed(figure: CaptionedFigure, svg: bytes) -> EmbeddedFigure:

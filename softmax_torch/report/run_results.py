@@ -9,6 +9,7 @@ from torch import Tensor
 
 from softmax_torch.calibration import Calibration
 from softmax_torch.conformal import ConformalSets
+from softmax_torch.decision_threshold import DecisionThreshold
 
 __all__ = ["MAX_CLASSES", "EvaluatedSet", "Groups", "RawRows", "RunResults"]
 
@@ -72,6 +73,7 @@ class RunResults:
         raw: the rows of the test set, if they come from a table.
         groups: of the test set, if a column names them.
         conformal: the conformal sets in the checkpoint; None without them.
+        threshold: the decision threshold in the checkpoint; None without one.
     """
 
     name: str
@@ -92,6 +94,7 @@ class RunResults:
     raw: RawRows | None = None
     groups: Groups | None = None
     conformal: ConformalSets | None = None
+    threshold: DecisionThreshold | None = None
 
     def __post_init__(self) -> None:
         C, n = len(self.class_names), len(self.test.y)

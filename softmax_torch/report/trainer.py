@@ -94,6 +94,7 @@ class ReportingTrainer(CalibratingTrainer):
             raw=raw_rows(datamodule),
             groups=test_groups(datamodule, len(test.y)),
             conformal=model.post_hoc.conformal,
+            threshold=model.post_hoc.threshold,
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,10 +11,11 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer import Trainer
 from torch import Tensor
 
-from softmax_torch import calibration, conformal, lightning_compat
+from softmax_torch import calibration, conformal, decision_threshold, lightning_compat
 from softmax_torch.calibration import Method
 from softmax_torch.conformal import Score
 from softmax_torch.data import TensorDataModule
+from softmax_torch.decision_threshold import Criterion, check_costs, check_two_classes
 from softmax_torch.training.checkpoint_io import atomic_checkpoint_io
 from softmax_torch.training.epoch_metrics import EvaluationMetrics
 from softmax_torch.training.evaluating import LitEvaluation
@@ -121,6 +122,45 @@ class CalibratingTrainer(Trainer):
         )
         self._store(model, ckpt_path, conformal=sets)
         return sets(z).sum(1)
+
+    def choose_threshold(
+        self,
+        model: LitEvaluation,
+        datamodule: TensorDataModule,
+        ckpt_path: str,
+        *,
+        criterion: Criterion = "balanced_accuracy",
+        costs: Sequence[float] = (1.0, 1.0),
+        calibrated: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """Choose a decision threshold on the validation set and add it to the checkpoint.
+
+        Args:
+            model, datamodule, ckpt_path: as in ``calibrate``.
+            criterion, costs: see ``softmax_torch.decision_threshold.choose``.
+            calibrated: whether the threshold is for probabilities with the calibration that is in
+                the checkpoint now. It keeps it, also if the checkpoint gets another one.
+
+        Returns:
+            Logits (n, 2), not calibrated, and classes (n,) of the validation set.
+
+        Raises:
+            ValueError: there are not two classes, or a class has no samples; the checkpoint has no
+                calibration; or there are several processes.
+        """
+        check_two_classes(model.model.num_classes)
+        check_costs(costs)
+        z, y, _ = self._validated(model, datamodule, ckpt_path)
+        if calibrated:
+            model.post_hoc.require("calibration", "calibrated")
+        chosen = decision_threshold.choose(
+            *(z, y, criterion),
+            costs=costs,
+            calibration=model.calibration if calibrated else None,
+            class_names=datamodule.preprocessing.class_names,
+        )
+        self._store(model, ckpt_path, threshold=chosen)
+        return z, y
 
     def _validated(
         self, model: LitEvaluation, datamodule: TensorDataModule, ckpt_path: str

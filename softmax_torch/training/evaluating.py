@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from lightning import LightningModule
 from torch import Tensor, nn
@@ -39,11 +39,14 @@ class LitEvaluation(Classifier, LightningModule):
             the checkpoint, which must then have one.
         predicts_sets: whether ``predict_step`` also returns the conformal sets of the checkpoint,
             which must then have some.
+        threshold: the decision threshold by which ``predict_step`` also returns classes: a number,
+            or "stored" for that of the checkpoint (see ``PostHoc.decision``); None for no classes.
     """
 
     post_hoc = PostHoc()
     calibrated = False
     predicts_sets = False
+    threshold: float | Literal["stored"] | None = None
 
     def __init__(
         self, backbone: nn.Module, model: SoftmaxRegression, metrics: MetricsOption = None
@@ -105,19 +108,23 @@ class LitEvaluation(Classifier, LightningModule):
         with one_thread_if(self.is_small(len(y))):
             evaluation.add(self.evaluated_logits(x), y)
 
-    def predict_step(self, batch: tuple[Tensor, Tensor]) -> Tensor | tuple[Tensor, Tensor]:
+    def predict_step(self, batch: tuple[Tensor, Tensor]) -> Tensor | tuple[Tensor, ...]:
         """Return class probabilities (B, C) in float32, whatever the precision of the matmul.
 
-        With ``predicts_sets``, also which classes are in the set of each sample, bool (B, C).
+        With ``predicts_sets``, also which classes are in the set of each sample, bool (B, C); then,
+        with a ``threshold``, also the class of each sample, int64 (B,).
         """
         x, _ = batch
         with one_thread_if(self.is_small(len(x))):
             logits = self.logits(x)
-            p = self._calibrate(logits).float().softmax(-1)
-            if not self.predicts_sets:
-                return p
-            assert self.post_hoc.conformal is not None, "a checkpoint without them was refused"
-            return p, self.post_hoc.conformal(logits)
+            found = [self._calibrate(logits).float().softmax(-1)]
+            if self.predicts_sets:
+                assert self.post_hoc.conformal is not None, "a checkpoint without them was refused"
+                found.append(self.post_hoc.conformal(logits))
+            decision = self.post_hoc.decision(self.threshold, self.calibrated, "threshold")
+            if decision is not None:
+                found.append(decision(logits))
+            return found[0] if len(found) == 1 else tuple(found)
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of the validation set."""

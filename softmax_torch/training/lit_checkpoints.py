@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from softmax_torch import lightning_compat
+from softmax_torch.decision_threshold import check_two_classes
 from softmax_torch.modules import SoftmaxRegression
 from softmax_torch.post_hoc import PostHoc
 from softmax_torch.preprocessing import Preprocessing
@@ -75,8 +76,8 @@ class LitCheckpoints(LitEvaluation):
 
         Raises:
             ValueError: the checkpoint has other sizes or another preprocessing; its weights are
-                others or not finite; it lacks the calibration or the sets that are asked for; or
-                the trainer is to end before the epochs that are done.
+                others or not finite; it lacks the calibration, the sets or the threshold that are
+                asked for; or the trainer is to end before the epochs that are done.
         """
         expected = self._expected_hyperparameters(checkpoint)
         compatibility.check_checkpoint(checkpoint, expected, self._preprocessing())
@@ -89,6 +90,8 @@ class LitCheckpoints(LitEvaluation):
                 self.post_hoc.require("calibration", "calibrated")
             if self.predicts_sets:
                 self.post_hoc.require("conformal", "sets")
+            if self.post_hoc.decision(self.threshold, self.calibrated, "threshold") is not None:
+                check_two_classes(self.model.num_classes)
             return
         done, most = lightning_compat.epochs_done(checkpoint), trainer.max_epochs
         if most is not None and -1 < most < done:

@@ -145,7 +145,7 @@ def test_a_class_may_be_called_na(here: Path) -> None:
     written(frame)
     again = ready(keep_labels=["NA"])
     assert torch.equal(again.splits["train"].x, data.splits["train"].x)
-    scored, _ = read_labelled(data.preprocessing, "a.csv")
+    scored = read_labelled(data.preprocessing, "a.csv").splits["test"]
     assert torch.bincount(scored.y).tolist() == [20, 20, 20]
 
 
@@ -187,13 +187,15 @@ def test_a_labelled_file_is_read_as_samples(here: Path, messages: list[str]) -> 
     frame["kind"].to_frame().join(frame.drop(columns="kind")).to_json(
         "new.jsonl", orient="records", lines=True
     )
-    found, ids = read_labelled(data.preprocessing, "new.jsonl")
+    splits, ids, groups = read_labelled(data.preprocessing, "new.jsonl")
+    found = splits["test"]
+    assert groups == []
     assert torch.equal(found.x, data.preprocessing.tensor(frame))
     assert found.y.tolist() == [("abc").index(kind) for kind in frame["kind"]]
     assert ids == [str(row) for row in range(30)]
     again = preprocessing.from_state_dict(data.preprocessing.state_dict())
     renamed = written(frame.rename(columns={"kind": "sort"}), "b.csv")
-    assert torch.equal(read_labelled(again, renamed, "sort")[0].y, found.y)
+    assert torch.equal(read_labelled(again, renamed, "sort").splits["test"].y, found.y)
     with pytest.raises(ValueError, match=r"b.csv: expected column kind, got columns size, color"):
         read_labelled(again, "b.csv")
     frame.loc[4, "kind"] = None
@@ -203,8 +205,8 @@ def test_a_labelled_file_is_read_as_samples(here: Path, messages: list[str]) -> 
         read_labelled(again, "c.csv")
     with pytest.raises(ValueError, match=r"c.csv, line 8, column color: expected a category"):
         read_labelled(again, "c.csv", drop_unlabelled=True, refuse_unknown=True)
-    found, ids = read_labelled(again, "c.csv", drop_unlabelled=True)
-    assert len(found) == len(ids) == 29
+    splits, ids, _ = read_labelled(again, "c.csv", drop_unlabelled=True)
+    assert len(splits["test"]) == len(ids) == 29
     assert messages[-1].startswith("unknown: c.csv, column color: 1 of 30 values")
     written(frame.assign(kind=np.where(frame.index == 9, "d", "a")), "d.csv")
     with pytest.raises(

@@ -1,0 +1,154 @@
+"""The decision threshold of two classes: best among all, by brute force; bad input; its state."""
+
+import doctest
+import itertools
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import balanced_accuracy_score, f1_score, roc_curve
+from torch import Tensor
+
+from softmax_torch import decision_threshold
+from softmax_torch.calibration import Calibration, fit_temperature
+from softmax_torch.decision_threshold import CRITERIA, Criterion, DecisionThreshold, choose
+from softmax_torch.export.metadata import without_tensors
+from softmax_torch.post_hoc import PostHoc
+
+
+def samples(n: int, seed: int = 0, distinct: int | None = None) -> tuple[Tensor, Tensor]:
+    """Return logits (n, 2) of a rare second class, with ties if there are few distinct ones."""
+    generator = torch.Generator().manual_seed(seed)
+    y = (torch.rand(n, generator=generator) < 0.2).long()
+    s = torch.randn(n, generator=generator) + 1.2 * y - 1.0
+    s = s if distinct is None else (s * distinct).round() / distinct
+    return torch.stack([torch.zeros(n), s], 1), y
+
+
+def goodness(criterion: Criterion, y: Tensor, decided: Tensor, costs: tuple[float, float]) -> float:
+    if criterion == "balanced_accuracy":
+        return float(balanced_accuracy_score(y, decided))
+    if criterion == "f1":
+        return float(f1_score(y, decided, zero_division=0))
+    return -float(((decided > y) * costs[0] + (decided < y) * costs[1]).sum())
+
+
+def test_the_example_of_the_module() -> None:
+    assert doctest.testmod(decision_threshold).failed == 0
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+@pytest.mark.parametrize("distinct", [None, 2])
+def test_no_threshold_is_better(criterion: Criterion, distinct: int | None) -> None:
+    z, y = samples(60, distinct=distinct)
+    costs = (1.0, 3.0)
+    found = choose(z, y, criterion, costs=costs, class_names=["no", "yes"])
+    p = z.double().softmax(1)[:, 1]
+    assert torch.equal(found(z), (p >= found.value).long())
+    edges = [0.0, *p.unique().tolist(), 1.0]
+    tried = [(a + b) / 2 for a, b in itertools.pairwise(edges)]
+    values = [goodness(criterion, y, (p >= t).long(), costs) for t in tried]
+    best = max(values)
+    assert goodness(criterion, y, found(z), costs) == pytest.approx(best, rel=1e-12)
+    equal = [t for t, value in zip(tried, values, strict=True) if value > best - 1e-12]
+    assert found.value == pytest.approx(min(equal, key=lambda t: abs(t - 0.5)), rel=1e-12)
+    assert (found.positive, found.criterion) == ("yes", criterion)
+    assert found.costs == (costs if criterion == "cost" else None)
+
+
+def test_balanced_accuracy_is_youdens_index() -> None:
+    z, y = samples(200)
+    fpr, tpr, thresholds = roc_curve(y, z.double().softmax(1)[:, 1], drop_intermediate=False)
+    best = (tpr - fpr).max()
+    decided = choose(z, y)(z)
+    assert 2 * balanced_accuracy_score(y, decided) - 1 == pytest.approx(best, rel=1e-12)
+    assert len(thresholds) > 100
+
+
+def test_equal_costs_of_separated_classes_are_halfway() -> None:
+    z = torch.tensor([[0.0, math.log(a / (1 - a))] for a in (0.1, 0.2, 0.6, 0.9)])
+    y = torch.tensor([0, 0, 1, 1])
+    for criterion in CRITERIA:
+        assert choose(z, y, criterion).value == pytest.approx(0.4)  # (0.2 + 0.6) / 2
+
+
+def test_a_threshold_at_a_probability_includes_it() -> None:
+    assert DecisionThreshold(0.5)(torch.zeros(1, 2)).tolist() == [1]
+
+
+def test_extremes() -> None:
+    """Missing a positive costs so much that all are chosen, or a false alarm that none is."""
+    z, y = torch.tensor([[0.0, 1.0], [0.0, 2.0], [0.0, -9.0]]), torch.tensor([0, 0, 1])
+    all_of_them = choose(z, y, "cost", costs=(1.0, 100.0))
+    assert all_of_them(z).tolist() == [1, 1, 1]
+    assert 0 < all_of_them.value < 0.001
+    none = choose(z, y, "cost", costs=(100.0, 1.0))
+    assert none(z).tolist() == [0, 0, 0]
+    certain = torch.tensor([[0.0, 800.0], [0.0, -800.0], [0.0, 0.0]])  # p = 1, 0, 1/2
+    rule = choose(certain, torch.tensor([0, 1, 0]), "cost", costs=(1.0, 1.0))
+    assert 0 < rule.value < 1
+
+
+def test_it_keeps_the_calibration_that_it_was_chosen_with() -> None:
+    z, y = samples(300)
+    calibration = fit_temperature(3 * z, y)
+    with_it = choose(3 * z, y, calibration=calibration)
+    assert with_it.value == pytest.approx(choose(calibration(3 * z.double()), y).value, rel=1e-12)
+    assert torch.equal(with_it(3 * z), choose(calibration(3 * z.double()), y)(calibration(3 * z)))
+    assert "temperature" in str(with_it)
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_its_state_is_restored(as_json: bool) -> None:
+    z, y = samples(300)
+    calibration = Calibration(torch.tensor(0.5).double(), torch.tensor(0.0).double())
+    for rule in (
+        choose(z, y, "cost", costs=(1, 5), calibration=calibration, class_names=["a", "b"]),
+        choose(z, y, "f1"),
+    ):
+        state: Any = PostHoc(threshold=rule).state_dict()
+        if as_json:
+            state = json.loads(json.dumps(without_tensors(state)))
+        assert PostHoc.of_checkpoint(state).threshold == rule
+
+
+def test_what_it_says() -> None:
+    text = str(DecisionThreshold(0.25, "sick", "cost", (1.0, 5.0)))
+    assert text == (
+        "sick from a probability of 0.25 on, by cost of 1 a false positive and 5 a false negative"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"logits": torch.zeros(4, 3)}, "expected a model of two classes, got 3"),
+        ({"y": torch.zeros(4, dtype=torch.int64)}, "expected samples of both classes .* none of b"),
+        (
+            {"criterion": "youden"},
+            "criterion: expected one of balanced_accuracy, f1, cost, got 'yo",
+        ),
+        ({"costs": (1.0, -1.0)}, "costs: expected two positive numbers, .* got \\[1.0, -1.0\\]"),
+        ({"costs": (1.0,)}, "costs: expected two positive numbers"),
+        ({"costs": (1.0, math.inf)}, "costs: expected two positive numbers"),
+        ({"logits": torch.full((4, 2), np.nan)}, "logits: expected finite numbers"),
+    ],
+)
+def test_bad_input_is_refused(arguments: dict[str, Any], message: str) -> None:
+    given = {"logits": torch.zeros(4, 2), "y": torch.tensor([0, 1, 0, 1])} | arguments
+    with pytest.raises(ValueError, match=message):
+        choose(**given, class_names=["a", "b"])
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -0.1, math.nan])
+def test_a_number_outside_0_and_1_is_no_threshold(value: float) -> None:
+    with pytest.raises(ValueError, match=r"threshold: expected a number in \(0, 1\), got"):
+        PostHoc().decision(value, False, "threshold")
+
+
+def test_more_than_two_classes_have_no_threshold() -> None:
+    with pytest.raises(ValueError, match="expected a model of two classes, got 3: of several"):
+        DecisionThreshold(0.3)(torch.zeros(1, 3))
