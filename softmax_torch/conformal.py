@@ -231,7 +231,7 @@ def conformity(z: Tensor, score: Score, k_reg: int = 1, penalty: float = 0.0) ->
 
 def check_level(level: float) -> None:
     """Raise ValueError unless a level is a number in (0, 1)."""
-    if isinstance(level, bool) or not isinstance(level, int | float) or not 0 < level < 1:
+    if not isinstance(level, int | float) or not 0 < level < 1:
         raise ValueError(f"level: expected a number above 0 and below 1, got {level!r}")
 
 

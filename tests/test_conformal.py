@@ -263,7 +263,7 @@ def test_descriptions() -> None:
         ({"score": "lac", "regularization": (1, 0.1)}, "regularization: expected None, as lac"),
         ({"score": "raps", "regularization": (0, 0.1)}, "k_reg >= 1 .*, got .0, 0.1."),
         ({"score": "raps", "regularization": (1, -0.1)}, "penalty >= 0, got"),
-        ({"level": 0.96}, "level: expected at least 24 samples for 0.96, got 20"),
+        ({"level": 0.953}, "level: expected at least 21 samples for 0.953, got 20"),
         ({"level": 0.95, "score": "raps"}, "at least 19 samples beside those that .*, got 16"),
         (
             {"level": 0.9, "per_class": True},
@@ -278,7 +278,7 @@ def test_descriptions() -> None:
 def test_unusable_arguments_are_refused(change: dict[str, Any], message: str) -> None:
     z = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
     y = torch.tensor([0] * 12 + [1] * 8)
-    fit(z, y, 0.95)  # 19 are needed, and no class needs samples
+    fit(z, y, 0.952)  # 20 are needed, and no class needs samples
     with pytest.raises(ValueError, match=message):
         fit(z, y, **change)
 

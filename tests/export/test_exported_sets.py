@@ -121,7 +121,8 @@ def test_rounding_decides_about_no_more_than_its_bounds_say(score: Score) -> Non
     """Conformities of logits with errors lie between the bounds, which are not wide."""
     generator, tolerance = torch.Generator().manual_seed(0), 1e-4
     z = torch.rand(50, 8, generator=generator, dtype=torch.float64).mul(6)
-    z[:25] = z[:25].round()  # with many ties
+    z[:25] = z[:25].round()  # with many ties, exact ones and near ones
+    z[:12] += 0.1 * tolerance * torch.randn(12, 8, generator=generator)
     p = z.softmax(1)
     of = torch.zeros(())
     penalty = 0.05 if score == "raps" else 0.0
@@ -147,5 +148,8 @@ def test_sets_may_differ_where_rounding_decides() -> None:
     ):
         with pytest.raises(ArithmeticError, match=message):
             check_sets(Path("a.onnx"), torch.tensor([members]), sets, z)
+    sharp = sets._replace(threshold=torch.tensor(1.0))  # rounding never leaves out the first
+    with pytest.raises(ArithmeticError, match="without class 0"):
+        check_sets(Path("a.onnx"), torch.tensor([[False] * 3]), sharp, z)
     with pytest.raises(ArithmeticError, match="sample 0: with class 2"):
         check_sets(Path("a.onnx"), torch.tensor([[True] * 3]), sets, z, tolerance=1e-8)
