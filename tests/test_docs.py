@@ -95,17 +95,19 @@ def run_command(command: list[str]) -> None:
     cli.main([*args, *(more for key, few in FEWER.items() if key in args for more in few)])
 
 
+WORKFLOWS = ("tables.md", "inference.md")
+
 FIRST = ("getting_started.md", "README.md")
 """The pages that are read first; the commands of others need a run, and are slow tests."""
 
 
 @pytest.mark.parametrize(
     "page",
-    # tests/test_workflow.py runs the page about tables, and looks at what its commands print.
+    # tests/test_workflow.py runs WORKFLOWS, and looks at what their commands print.
     [
         pytest.param(page, marks=[] if page.name in FIRST else pytest.mark.slow)
         for page in PAGES
-        if page.name != "tables.md"
+        if page.name not in WORKFLOWS
     ],
     ids=lambda page: page.name,
 )

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from pages import blocks, write_iris
+from pages import blocks, write_iris, write_passengers
 
 import softmax_torch
 from softmax_torch import cli
@@ -20,7 +20,7 @@ from softmax_torch.preprocessing.unknown_categories import UnknownCategoryWarnin
 from softmax_torch.storage.checkpoints import read_checkpoint
 
 ROOT = Path(__file__).parents[1]
-TABLES = ROOT / "docs" / "tables.md"
+TABLES, INFERENCE = ROOT / "docs" / "tables.md", ROOT / "docs" / "inference.md"
 CONFIG = str(ROOT / "configs" / "table.yaml")
 CHECKPOINT = Path("runs", "table", "version_0", "last.ckpt")
 
@@ -76,6 +76,34 @@ def test_the_page_about_tables_goes_from_a_table_to_answers(
         assert list(names["names"]) == [row["predicted"] for row in rows]
         p = np.asarray(names["probabilities"])
         assert np.abs(p.max(1) - [float(row["probability"]) for row in rows]).max() <= 1e-5
+
+
+@pytest.mark.slow
+def test_the_page_about_inference_goes_from_a_table_to_sets_and_a_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    frame = write_passengers(tmp_path)
+    first, shown, whole_way, *code = blocks(INFERENCE)
+    [(_, _, *args)] = first.commands()
+    cli.main(args)
+    assert capsys.readouterr().out.endswith(shown.code)
+    for _, _, *args in whole_way.commands():
+        cli.main(args)
+    assert "odds ratio" in capsys.readouterr().out
+    rows = rows_of(Path("answers.csv"))
+    sets = [json.loads(row["set"]) for row in rows]
+    covered = [kind in members for kind, members in zip(frame.survived, sets, strict=True)]
+    assert 0.85 < np.mean(covered) < 0.97
+    coefficients = rows_of(Path("runs", "table", "version_0", "coefficients.csv"))
+    page = Path("runs", "table", "version_0", "report", "index.html").read_text()
+    for row in coefficients:
+        assert f"<td>{float(row['coefficient']):.4g}</td>" in page
+    assert 'id="sets"' in page
+    names: dict[str, Any] = {}
+    for block in code:
+        assert block.language == "python"
+        exec(compile(block.code, str(INFERENCE), "exec"), names)
 
 
 def customers(n: int, seed: int) -> pd.DataFrame:

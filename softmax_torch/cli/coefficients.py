@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from softmax_torch.cli.console import LINE, print_line, program_name, short_path
+from softmax_torch.cli.console import print_line, program_name, short_path
 from softmax_torch.cli.requests import Request
 from softmax_torch.cli.session import Session
 from softmax_torch.cli.table_files import new_table_file, write_table
@@ -61,8 +61,10 @@ def infer(session: Session) -> None:
     if found.references:
         compared = ", ".join(f"{column}={name}" for column, name in found.references.items())
         print_line("compared", f"with {compared}")
-    print(found.result.summary(arguments.odds_ratios))
+    summary = found.result.summary(arguments.odds_ratios)
+    print(summary)
     print(tests_text(found))
+    print("=" * max(map(len, summary.splitlines())))
     columns = found.result.to_dict(odds_ratios=True)
     write_table(columns, output)
     print_line("written", f"{short_path(output)} ({len(columns['class'])} coefficients)")
@@ -81,4 +83,4 @@ def tests_text(found: TableInference) -> str:
         name = test.column if len(test.column) <= width else f"{test.column[: width - 1]}…"
         p = p_value(test.p_value)
         lines.append(f"{name:{width}s}{test.statistic:12.4f}{test.df:6d}{p:>10s}")
-    return "\n".join([*lines, "=" * LINE])
+    return "\n".join(lines)

@@ -30,6 +30,10 @@ __all__ = [
 LARGEST = 200
 """Most coefficients in a report: more make tables that nobody reads."""
 
+PROFILED = 40
+"""Most coefficients whose intervals a report takes from profiles of the likelihood. Each end takes
+10 to 50 iterations of a fit."""
+
 
 class ColumnTest(NamedTuple):
     """The test that a column of the table has no effect on any class.
@@ -101,7 +105,7 @@ def table_inference(data: TensorDataModule, **options: Any) -> TableInference:
 
 def column_tests(result: Inference, design: DesignMatrix) -> tuple[str, list[ColumnTest]]:
     """Return the name of the test, and the test of each column that has coefficients."""
-    by_likelihood = result.model.penalty == "none" and result.covariance_type == "nonrobust"
+    by_likelihood = result.covariance_type == "nonrobust"
     test = result.likelihood_ratio_test if by_likelihood else result.wald_test
     found = [(column, test(list(terms))) for column, terms in design.terms.items() if terms]
     tests = [ColumnTest(column, t.statistic, t.df, t.p_value) for column, t in found]
@@ -172,7 +176,8 @@ def inference_of_report(data: TensorDataModule) -> tuple[TableInference | None, 
             "The training samples were fitted without a penalty, whatever the penalty of the run."
         )
     except SeparationError as error:
-        return table_inference(data, penalty="firth"), (
+        intervals = "profile" if coefficients <= PROFILED else "wald"
+        return table_inference(data, penalty="firth", intervals=intervals), (
             f"The classes can be separated: {error.why}. Without a penalty some coefficients "
             "would grow without bound, so the training samples were fitted with Firth's penalty."
         )

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 __all__ = ["Block", "Row", "Table", "column_heads"]
 
-NARROWEST, WIDEST = 18, 30
+NARROWEST, WIDEST = 14, 30
 """Width of the column of names in text; longer names are cut."""
 
 NUMBER = 11
