@@ -47,9 +47,6 @@ __all__ = ["At", "Dummies", "MarginalEffects", "marginal_effects"]
 At = Literal["average", "mean"]
 Dummies = Literal["auto", "none"] | Sequence[str | int]
 
-DERIVATIVES = 1 << 23
-"""Derivatives that are multiplied by the covariance at a time: 64 MiB."""
-
 
 @dataclass(frozen=True, eq=False)
 class MarginalEffects:
@@ -201,19 +198,12 @@ def marginal_effects(
     both = averages.pairs + averages.pairs.T
     effects = both.sum(1, keepdim=True) * W - both @ W
     errors = torch.empty_like(effects)
-    T = _symmetric(averages.triples)
-    single = torch.einsum("klmp,m->klp", T, to_one)
-    step = max(1, DERIVATIVES // (K * covariance.shape[0]))
-    for start in range(0, D, step):
-        js = torch.arange(start, min(start + step, D), device=W.device)
-        w = W[:, js].T  # (J, K)
-        G = 2 * torch.einsum("mj,klmp->jklp", to_mean[:, js], T)
-        G -= (w[:, :, None] + w[:, None, :]).unsqueeze(3) * single
-        G[range(len(js)), :, :, js] -= both
-        errors[:, js] = _errors(G, covariance).T
+    T, V = _symmetric(averages.triples), covariance.view(K, -1, K, theta.shape[1])
+    errors = torch.stack([_slope_errors(k, W, to_mean, to_one, T, both, V) for k in range(K)])
     for j, change, products in zip(columns, averages.changes, averages.products, strict=True):
         effects[:, j] = change
-        errors[:, j] = _errors(-_symmetric(products)[None], covariance)[0]
+        G = _symmetric(products)
+        errors[:, j] = torch.stack([_difference_error(k, G[k], V) for k in range(K)])
     return MarginalEffects(
         effects=effects,
         standard_errors=errors,
@@ -299,13 +289,35 @@ def _symmetric(A: Tensor) -> Tensor:
     return A + A.transpose(0, 1)
 
 
-def _errors(G: Tensor, covariance: Tensor) -> Tensor:
-    """Return the standard errors (J, K) for derivatives G (J, K, K, P), whose k = l are ignored."""
-    J, K, _, _ = G.shape
-    G[:, range(K), range(K)] = 0.0
-    G[:, range(K), range(K)] = -G.sum(2)
-    rows = G.reshape(J * K, -1)
-    return ((rows @ covariance) * rows).sum(1).clamp_min(0).sqrt().view(J, K)
+def _slope_errors(
+    k: int, W: Tensor, to_mean: Tensor, to_one: Tensor, T: Tensor, both: Tensor, V: Tensor
+) -> Tensor:
+    """Return the standard errors (D,) of the effects of all features on class k.
+
+    The derivatives by theta_l - theta_k, l != k, are sum_m b_lm T_klm - c_l e_j, where e_j is a
+    unit vector. b depends on the feature j; products of T with the covariance V do not.
+    """
+    (K, D), (M, P) = W.shape, T.shape[2:]
+    b = 2 * to_mean - (W[k] + W).unsqueeze(1) * to_one.unsqueeze(1)  # (K, M, D)
+    b[k] = 0.0
+    c = both[k]
+    TV = torch.stack([T[k, i] @ (V[i] - V[k]).reshape(P, -1) for i in range(K)])
+    TV = TV.view(K, M, K, P)
+    TV = TV - TV[:, :, k : k + 1]
+    TVT = torch.einsum("lmnp,nop->lmno", TV, T[k]).reshape(K * M, K * M)
+    ends = V.diagonal(dim1=1, dim2=3)[:, :, :D]  # (K, K, D)
+    ends = ends - ends[k] - ends[:, k : k + 1] + ends[k, k]
+    variance = (b.flatten(0, 1) * (TVT @ b.flatten(0, 1))).sum(0)
+    variance -= 2 * torch.einsum("lmj,lmnj,n->j", b, TV[..., :D], c)
+    variance += torch.einsum("l,n,lnj->j", c, c, ends)
+    return variance.clamp_min(0).sqrt()
+
+
+def _difference_error(k: int, g: Tensor, V: Tensor) -> Tensor:
+    """Return the standard error of an effect on class k with derivatives -g (K, P), g_k = 0."""
+    g = g.clone()
+    g[k] = -g.sum(0)
+    return (g.flatten() @ (V.flatten(0, 1).flatten(1) @ g.flatten())).clamp_min(0).sqrt()
 
 
 def _fixed(values: Mapping[str | int, float] | None, names: tuple[str, ...]) -> dict[int, float]:

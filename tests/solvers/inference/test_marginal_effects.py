@@ -117,15 +117,6 @@ def test_errors_are_those_of_autograds_jacobian(
     assert found.effects.sum(0).abs().max() < 1e-15
 
 
-@pytest.mark.parametrize("K", [3, 5])
-def test_features_in_small_pieces(monkeypatch: pytest.MonkeyPatch, K: int) -> None:
-    X, y, _ = data(K, 3)
-    fit = inference(X, y)
-    whole = fit.marginal_effects()
-    monkeypatch.setattr(module, "DERIVATIVES", 1)
-    check(fit.marginal_effects().standard_errors, whole.standard_errors, 1e-13, 0)
-
-
 def test_weights_are_frequencies() -> None:
     X, y, _ = data(3, 3)
     counts = torch.randint(3, y.shape, generator=torch.Generator().manual_seed(1))
