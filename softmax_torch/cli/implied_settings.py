@@ -78,7 +78,8 @@ def implied_config(flags: list[str]) -> ImpliedConfig:
                 + " or --config ".join(sorted(fitting.values()))
             )
         [chosen] = fitting.values()
-        reason = f"whose data has the setting {told.removeprefix('--')}"
+        settings = told.replace("--", "")
+        reason = f"whose data has the setting{'s' * (len(names) > 1)} {settings}"
     note = "" if chosen == DEFAULT else f"{chosen}, {reason}; --config chooses another"
     return ImpliedConfig(shipped_configs()[chosen], [], note)
 
