@@ -184,8 +184,8 @@ def fit(
         class_names: names of the classes for errors; by default their indices.
 
     Raises:
-        ValueError: the score, the level or the regularization is none, the logits are unusable, or
-            the samples are too few for the level; the error says how many it needs.
+        ValueError: the score, the level or the regularization has an impossible value, the logits
+            are unusable, or the samples are too few for the level, which the error says.
         IndexError: a class index is out of range.
     """
     check_level(level)
@@ -195,7 +195,7 @@ def fit(
     z, y, _ = check_samples(logits, y, None)
     z = z if calibration is None else calibration(z)
     with one_thread_if(is_small(len(z), z.shape[1], 8)):
-        if score == "raps" and regularization is None:
+        if chosen := score == "raps" and regularization is None:
             z, y, regularization = _split_and_regularize(z, y, level)
         k_reg, penalty = regularization or (1, 0.0)
         conformities = conformity(z, score, k_reg, penalty).gather(1, y[:, None])[:, 0]
@@ -206,7 +206,7 @@ def fit(
             threshold = torch.stack([_threshold(s, level) for s in of_class])
         else:
             counts = torch.tensor(len(y))
-            _check_enough(len(y), level, score == "raps")
+            _check_enough(len(y), level, chosen)
             threshold = _threshold(conformities, level)
     return ConformalSets(score, float(level), threshold, counts, k_reg, penalty, calibration)
 
@@ -295,10 +295,10 @@ def _check_regularization(score: Score, regularization: tuple[int, float] | None
         )
 
 
-def _check_enough(n: int, level: float, tuned: bool) -> None:
+def _check_enough(n: int, level: float, chosen: bool) -> None:
     needed = samples_needed(level)
     if n < needed:
-        beside = " beside those that choose the penalty" if tuned else ""
+        beside = " beside those that choose the penalty" if chosen else ""
         raise ValueError(
             f"level: expected at least {needed} samples{beside} for {level:g}, got {n}"
         )

@@ -264,6 +264,10 @@ def test_descriptions() -> None:
         ({"score": "raps", "regularization": (0, 0.1)}, "k_reg >= 1 .*, got .0, 0.1."),
         ({"score": "raps", "regularization": (1, -0.1)}, "penalty >= 0, got"),
         ({"level": 0.953}, "level: expected at least 21 samples for 0.953, got 20"),
+        (
+            {"level": 0.96, "score": "raps", "regularization": (1, 0.1)},
+            "24 samples for 0.96, got 20",
+        ),
         ({"level": 0.95, "score": "raps"}, "at least 19 samples beside those that .*, got 16"),
         (
             {"level": 0.9, "per_class": True},
