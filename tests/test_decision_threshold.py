@@ -75,6 +75,12 @@ def test_equal_costs_of_separated_classes_are_halfway() -> None:
         assert choose(z, y, criterion).value == pytest.approx(0.4)  # (0.2 + 0.6) / 2
 
 
+def test_of_equally_good_thresholds_the_nearest_to_one_half_is_taken() -> None:
+    """0.2 finds both positives and one negative, 0.675 one positive and no negative."""
+    z = torch.tensor([[0.0, math.log(a / (1 - a))] for a in (0.1, 0.3, 0.45, 0.9)])
+    assert choose(z, torch.tensor([0, 1, 0, 1])).value == pytest.approx(0.675)
+
+
 def test_a_threshold_at_a_probability_includes_it() -> None:
     assert DecisionThreshold(0.5)(torch.zeros(1, 2)).tolist() == [1]
 
@@ -90,6 +96,9 @@ def test_extremes() -> None:
     certain = torch.tensor([[0.0, 800.0], [0.0, -800.0], [0.0, 0.0]])  # p = 1, 0, 1/2
     rule = choose(certain, torch.tensor([0, 1, 0]), "cost", costs=(1.0, 1.0))
     assert 0 < rule.value < 1
+    nearly = torch.tensor([[0.0, 36.7], [0.0, -9.0]], dtype=torch.float64)  # p = 1 - 2^-53
+    assert nearly.softmax(1)[0, 1] == 1 - 2.0**-53  # nothing lies between it and 1
+    assert choose(nearly, torch.tensor([0, 1]), "cost", costs=(100.0, 1.0)).value < 1
 
 
 def test_it_keeps_the_calibration_that_it_was_chosen_with() -> None:
