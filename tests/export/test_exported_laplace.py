@@ -41,7 +41,7 @@ def averaging(
     return predictor, raw
 
 
-@pytest.mark.parametrize("structure", laplace.STRUCTURES)
+@pytest.mark.parametrize("structure", ["kronecker", pytest.param("full", marks=pytest.mark.slow)])
 def test_programs_have_the_probabilities_of_the_probit(
     structure: Structure, tmp_path: Path
 ) -> None:
