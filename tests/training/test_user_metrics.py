@@ -181,7 +181,7 @@ def test_a_configuration_names_them(tmp_path: Path, monkeypatch: Any, capsys: An
         rows = list(csv.DictReader(file))
     assert sum(bool(row["val/macro_f1"]) for row in rows) == 1
     out = capsys.readouterr().out
-    assert "macro_f1 0." in out
+    assert "macro f1 0." in out
     assert yaml.safe_load((folder / "config.yaml").read_text())["model"]["init_args"][
         "metrics"
     ] == {"macro_f1": F1}
