@@ -163,13 +163,13 @@ def refuse_collinear(objective: Objective) -> None:
             "columns, or fit with a penalty"
         )
     # With a bias the columns are centred: they are collinear if a combination of them is constant.
-    gram, mean = objective.zeros().new_zeros(D, D), objective.zeros().new_zeros(D)
+    grams, mean = WeightedGrams(1, D, objective.samples.device), objective.zeros().new_zeros(D)
     for x, at in rows_of(objective):
         x = x[:, :D]
-        weighted = x if w is None else x * w[at].double().unsqueeze(1)
-        gram += weighted.T @ x
-        mean += weighted.sum(0)
-    objective.summed(gram)
+        weight = x.new_ones(len(x), 1) if w is None else w[at].unsqueeze(1)
+        grams.add(x, weight)
+        mean += (x.T @ weight).squeeze(1)
+    gram = objective.summed(grams.result())[0]
     mean = objective.summed(mean) / objective.divisor
     size = gram.diagonal().sqrt()
     if objective.bias:

@@ -53,8 +53,8 @@ share of 1e-12 near the end of an interval, and of 1e-6 before. Rough fits first
 evaluations."""
 
 NEARLY = 0.03
-"""Relative distance of r from z from which fits are fine. A rough fit there does not tell on which
-side of the end it is."""
+"""Relative distance of r from z from which fits are fine. A rough fit overestimates r, and so there
+does not tell that it is beyond the end."""
 
 MAX_STEPS = 60
 """Steps to an end of an interval, at most."""
@@ -150,11 +150,7 @@ def profile_intervals(
 
 def profile_test(likelihood: Likelihood, best: Maximum, C: Tensor) -> TestResult:
     """Return the likelihood-ratio test of C gamma = 0, for C (m, q) of full rank."""
-    AC = best.inverse @ C.T
-    projected = best.gamma - AC @ torch.linalg.solve(C @ AC, C @ best.gamma)
-    starts = [torch.zeros_like(best.gamma), projected]
-    start = max(starts, key=lambda gamma: likelihood.evaluate(gamma).value)
-    restricted = maximum(likelihood, start, C, FINE)
+    restricted = maximum(likelihood, torch.zeros_like(best.gamma), C, FINE)
     return TestResult.of(2 * max(best.value - restricted.value, 0.0), len(C))
 
 
@@ -186,7 +182,7 @@ def _end(likelihood: Likelihood, best: Maximum, c: Tensor, sign: int, z: float) 
         if tol == FINE and abs(r - z) <= CLOSE * z and newton < math.inf:
             return estimate + sign * newton
         nearly = abs(r - z) <= NEARLY * z
-        if r < z and (tol == FINE or not nearly):
+        if r < z:
             near = distance
         elif tol == FINE or not nearly:
             far = distance

@@ -144,6 +144,20 @@ def test_intervals_of_columns_far_from_0(monkeypatch: pytest.MonkeyPatch) -> Non
         )
 
 
+def test_multipliers_are_the_slope_of_the_profile() -> None:
+    """At a constraint far from the optimum, whose multiplier hides what is left of the score."""
+    X, y = overlapping(3)
+    likelihood = firth.Likelihood(problems.objective_of(X, y, True, *[None] * 4), True)
+    C = torch.eye(6, dtype=torch.float64)[:2]
+    start = torch.tensor([3.0, -3.0, 0, 0, 0, 0], dtype=torch.float64)
+    best = constrained_maximum.maximum(likelihood, start, C)
+    assert best.iterations < 40
+    for c, multiplier in zip(C, best.multipliers.tolist(), strict=True):
+        moved = [constrained_maximum.maximum(likelihood, start + h * c, C) for h in (-1e-3, 1e-3)]
+        slope = (moved[1].value - moved[0].value) / 2e-3
+        assert multiplier == pytest.approx(slope, rel=1e-5)
+
+
 def test_without_a_penalty_they_are_likelihood_ratio_tests() -> None:
     X, y = overlapping(2)
     ours = inference(X, y, intervals="profile")
