@@ -19,6 +19,7 @@
     bootstrap            standard errors and intervals from resampled data
     hypothesis_tests     Wald, likelihood-ratio and score tests
     marginal_effects     effects of features on class probabilities
+    effect_derivatives   formulas of the effects and of their standard errors
     probability_intervals
                          predicted probabilities with intervals
     normal               p-values and intervals from the normal distribution

@@ -1,5 +1,6 @@
 """Marginal effects against Stata's, statsmodels', autograd's and their definition."""
 
+import doctest
 import math
 from typing import Any
 
@@ -27,6 +28,12 @@ def fitted(name: str, **options: Any) -> Inference:
 
 def check(got: Tensor, expected: Any, rtol: float = 1e-6, atol: float = 1e-7) -> None:
     np.testing.assert_allclose(got.numpy(), np.asarray(expected), rtol=rtol, atol=atol)
+
+
+def test_example() -> None:
+    found = doctest.testmod(module)
+    assert found.attempted > 0
+    assert found.failed == 0
 
 
 @pytest.mark.parametrize(("at", "name"), [("average", "overall"), ("mean", "mean")])
@@ -178,6 +185,7 @@ def test_dummies_by_name() -> None:
         ({"dummies": ["GPA"]}, ValueError, "dummies: .* zeros and ones, got 32 other .* in GPA"),
         ({"values": {"GPA": math.nan}}, ValueError, "values: expected finite .*'GPA': nan"),
         ({"values": {"gpa": 1.0}}, ValueError, "values: expected names .* got 'gpa'"),
+        ({"values": {"GPA": "a"}}, TypeError, r"values\['GPA'\]: expected a number"),
         ({"values": [1.0]}, TypeError, "values: expected a mapping .*, got list"),
         ({"confidence": 1.5}, ValueError, r"confidence: .* in \(0, 1\), got 1.5"),
     ],
