@@ -237,16 +237,14 @@ COMMANDS = {
         ),
     ),
     "calibrate": Command(
-        "Fit a temperature, conformal sets, a threshold or a Laplace approximation, and store it "
-        "in the checkpoint.",
+        "Fit a temperature, or what --method names, and store it in the checkpoint.",
         (
             *RUN_OR_CHECKPOINT,
             argument(
                 "--method",
                 "temperature: one number for all logits; vector: a scale and a shift per class; "
-                "conformal: sets of classes that hold the true one with a given probability; "
-                "threshold: the probability that decides between two classes; "
-                "laplace: a normal distribution of the weights, from the training set.",
+                "conformal: sets that hold the true class with a given probability; threshold: "
+                "decides between two classes; laplace: a distribution of the weights.",
                 type=CalibrateMethod,
                 default="temperature",
             ),
@@ -258,14 +256,14 @@ COMMANDS = {
             ),
             argument(
                 "--score",
-                "conformal: lac for the smallest sets, of which some may be empty; aps for larger "
-                "sets where a sample is harder; raps for the same with many classes.",
+                "conformal: lac for the smallest sets, some of them empty; aps for larger sets of "
+                "harder samples; raps for many classes.",
                 type=Score,
                 default="aps",
             ),
             argument(
                 "--per_class",
-                "conformal: a threshold for each class, so that the level holds within each.",
+                "conformal: hold the level within each class.",
                 action="store_true",
             ),
             argument(
@@ -295,15 +293,11 @@ COMMANDS = {
             argument(
                 "--prior_precision",
                 "laplace: precision of the prior; by default that of the run's penalty, or 1.",
+                metavar="X",
                 type=float | None,
             ),
         ),
-        examples=(
-            "calibrate runs/digits",
-            "calibrate runs/digits --method conformal --level 0.95",
-            "calibrate runs/table --method threshold --criterion f1",
-            "calibrate runs/digits --method laplace",
-        ),
+        examples=("calibrate runs/digits", "calibrate runs/digits --method conformal"),
     ),
     "report": Command(
         "Write a page about a run.", RUN_OR_CHECKPOINT, examples=("report runs/digits",)

@@ -48,8 +48,8 @@ EARLY = {
         "predict: expected no settings beside --input, got --data.seed 1"
     ),
     "calibrate --method magic": (
-        "method: expected temperature, vector, conformal or threshold, as in --method temperature; "
-        "got magic"
+        "method: expected temperature, vector, conformal, threshold or laplace, as in --method "
+        "temperature; got magic"
     ),
     "export x": "export: expected --output, got none",
     "fit --config": "--config: expected a file or a name after it, got none",

@@ -188,7 +188,7 @@ def test_a_configuration_names_them(tmp_path: Path, monkeypatch: Any, capsys: An
     # the run goes on, and its checkpoint is evaluated, with the same metric
     cli.main(["fit", "--resume", str(folder), "--trainer.max_epochs", "2"])
     cli.main(["test", "--ckpt_path", str(folder / "best.ckpt")])
-    assert capsys.readouterr().out.count("macro_f1 0.") == 3
+    assert capsys.readouterr().out.count("macro f1 0.") == 3
     with pytest.raises(ValueError, match="metrics: expected MulticlassF1Score for the 10 classes"):
         cli.main(
             ["fit", "--config", "metrics.yaml", "--name", "b"]
