@@ -10,7 +10,7 @@ from program import SHORT, figures
 
 from softmax_torch import cli
 from softmax_torch.cli import console, fit_summary
-from softmax_torch.cli.console import format_seconds, print_metrics, wrapped
+from softmax_torch.cli.console import format_seconds, in_command, print_metrics, wrapped
 from softmax_torch.cli.fit_summary import DataSummary, data_lines, speed_text, strength_lines
 from softmax_torch.data.description import ColumnCounts, DataDescription
 from softmax_torch.training import LitClassifier, LitSoftmaxRegression
@@ -66,7 +66,7 @@ def test_inputs_are_named_by_their_kind() -> None:
         (1230, "step", 1.16, "1230 steps in 1.2 s (1060 a second)"),
         (20, "step", 60.6, "20 steps in 60.6 s (3.03 s a step)"),
         (12, "iteration", 4.0, "12 iterations in 4.0 s (3.0 a second)"),
-        (1, "fit", 7265.0, "1 fit in 2 h 1 min (7.26e+03 s a fit)"),
+        (1, "fit", 7265.0, "1 fit in 2 h 1 min (2 h 1 min a fit)"),
         (0, "step", 0.0, "0 steps in 0.0 s"),
     ],
 )
@@ -74,6 +74,12 @@ def test_slow_steps_are_counted_in_seconds(
     steps: int, name: str, seconds: float, expected: str
 ) -> None:
     assert speed_text(steps, name, seconds) == expected
+
+
+def test_a_path_in_a_command_can_be_pasted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    paths = (tmp_path / "runs" / "digits", Path("runs/two words"))
+    assert [in_command(path) for path in paths] == ["runs/digits", "'runs/two words'"]
 
 
 def test_times_have_two_units_at_most() -> None:
