@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LABEL",
     "LINE",
+    "NO_BREAK",
     "causes",
     "cell",
     "error_of_this_package",

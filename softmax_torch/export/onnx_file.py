@@ -66,8 +66,7 @@ def write(path: Path, predictor: Predictor, input_module: InputModule) -> None:
     if size > MAX_WEIGHT_BYTES:
         raise ValueError(
             f"output: expected a net of at most {MAX_WEIGHT_BYTES} bytes for ONNX, got one of "
-            f"{size}; "
-            ".pt2 and .safetensors have no limit"
+            f"{size}; .pt2 and .safetensors have no limit"
         )
     inputs, outputs = interface(input_module, len(predictor.class_names))
     reserved = [spec.name for spec in outputs]
@@ -201,7 +200,7 @@ def interface(input_module: InputModule, C: int) -> Interface:
 
 def usage(path: Path, input_module: InputModule) -> str:
     names = [spec.name for spec in interface(input_module, 2)[0]]
-    session = f'onnxruntime.InferenceSession("{path}")'
+    session = f"onnxruntime.InferenceSession({json.dumps(str(path), ensure_ascii=False)})"
     if len(names) > 1:
         columns = "{i.name: frame[i.name].to_numpy() for i in session.get_inputs()}"
         return f"session = {session}; session.run(None, {columns})"

@@ -10,6 +10,7 @@ A folder, in Hugging Face's layout, has the same as model.safetensors, and confi
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def interface(input_module: InputModule, C: int) -> Interface:
 def usage(path: Path, input_module: InputModule) -> str:
     backbone = imported_backbone(path)
     named = "" if backbone is None else f', backbone="{backbone}"'
-    return f'softmax_torch.load("{path}"{named}).predict(inputs)'
+    return f"softmax_torch.load({json.dumps(str(path), ensure_ascii=False)}{named}).predict(inputs)"
 
 
 def imported_backbone(path: Path) -> str | None:

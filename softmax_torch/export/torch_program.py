@@ -8,6 +8,7 @@ The metadata are an extra file in it, ``metadata.json``.
 
 from __future__ import annotations
 
+import json
 import warnings
 from io import BytesIO
 from pathlib import Path
@@ -54,4 +55,5 @@ def interface(input_module: InputModule, C: int) -> Interface:
 
 def usage(path: Path, input_module: InputModule) -> str:
     names = ", ".join(spec.name for spec in input_module.inputs)
-    return f'label, probabilities = torch.export.load("{path}").module()({names})'
+    file = json.dumps(str(path), ensure_ascii=False)
+    return f"label, probabilities = torch.export.load({file}).module()({names})"
