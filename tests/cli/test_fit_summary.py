@@ -199,8 +199,10 @@ def test_balanced_accuracy_is_printed_where_classes_are_unequal(
 def test_data_that_do_not_describe_themselves_are_trained_on(
     modules: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cli.main(["fit", *SHORT, "--data", "users_data.Silent"])
-    labels = [line[:12].strip() for line in capsys.readouterr().out.splitlines()]
+    cli.main(["fit", *SHORT, "--data", "users_data.Silent", "--name", "two words"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].endswith(" test 'runs/two words/version_0'")
+    labels = [line[:12].strip() for line in lines]
     assert labels[1:] == ["trained", "device", "best val", "test", "checkpoint", "next"]
     silent, results = DataSummary(object()), {"val/nll": 1.0, "val/balanced_accuracy": 0.5}
     assert silent.baseline("val") == {}
