@@ -141,6 +141,7 @@ def test_the_neighbours_of_the_best_c_are_listed() -> None:
     assert list(strength_lines(fits[:2]))[-1] == (
         *("", "the best C is the largest of the list: a larger one may be better"),
     )
+    assert len(list(strength_lines(fits[:1]))) == 1  # no list, and so no end of it
     assert list(strength_lines([{"C": 1.0}])) == []  # never validated
 
 
