@@ -9,6 +9,7 @@ from torch import Tensor
 
 from softmax_torch.cli.console import (
     format_metrics,
+    in_command,
     print_line,
     print_metrics,
     program_name,
@@ -38,7 +39,7 @@ def fit_calibration(session: Session) -> None:
     print_line("calibrated", f"{short_path(path)}, {session.model.calibration}")
     if session.model.post_hoc.conformal is not None:
         print_line("unchanged", f"{session.model.post_hoc.conformal}")
-    print_next(f"test --calibrated {short_path(shortest_name(Path(path)))}")
+    print_next("test --calibrated", path)
 
 
 def fit_sets(session: Session) -> None:
@@ -60,7 +61,7 @@ def fit_sets(session: Session) -> None:
             "none empty",
         )
     print_line("calibrated", f"{short_path(path)}, {session.model.post_hoc.conformal}")
-    print_next(f"predict --sets {short_path(shortest_name(Path(path)))}")
+    print_next("predict --sets", path)
 
 
 def choose_threshold(session: Session) -> None:
@@ -77,7 +78,7 @@ def choose_threshold(session: Session) -> None:
     rules = [chosen._replace(value=0.5), chosen]
     print_metrics([(f"at {rule.value:.4g}", decided(rule, logits, y)) for rule in rules])
     print_line("threshold", f"{short_path(path)}, {chosen}")
-    print_next(f"predict --threshold stored {short_path(shortest_name(Path(path)))}")
+    print_next("predict --threshold stored", path)
 
 
 def decided(rule: DecisionThreshold, logits: Tensor, y: Tensor) -> dict[str, float]:
@@ -106,7 +107,7 @@ def fit_laplace(session: Session) -> None:
     print_line("before", format_metrics(session.summary.shown(before)))
     print_line("after", format_metrics(session.summary.shown(after)))
     print_line("calibrated", f"{short_path(path)}, {session.model.post_hoc.laplace}")
-    print_next(f"test --laplace probit {short_path(shortest_name(Path(path)))}")
+    print_next("test --laplace probit", path)
 
 
 def checkpoint_of(session: Session) -> str:
@@ -116,9 +117,9 @@ def checkpoint_of(session: Session) -> str:
     return path
 
 
-def print_next(command: str) -> None:
-    """Print the command that uses what was fitted."""
-    print_line("next", f"{program_name()} {command}")
+def print_next(command: str, path: str) -> None:
+    """Print the command that uses what was fitted to a checkpoint."""
+    print_line("next", f"{program_name()} {command} {in_command(shortest_name(Path(path)))}")
 
 
 METHODS: dict[str, Callable[[Session], None]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from softmax_torch.cli.console import print_line, program_name, short_path
+from softmax_torch.cli.console import in_command, print_line, program_name, short_path
 from softmax_torch.cli.requests import Request
 from softmax_torch.cli.session import Session
 from softmax_torch.cli.table_files import new_table_file, write_table
@@ -70,7 +70,7 @@ def infer(session: Session) -> None:
     print_line("written", f"{short_path(output)} ({len(columns['class'])} coefficients)")
     if arguments.ckpt_path is not None:
         print_line(
-            "next", f"{program_name()} report {short_path(Path(arguments.ckpt_path).parent)}"
+            "next", f"{program_name()} report {in_command(Path(arguments.ckpt_path).parent)}"
         )
 
 

@@ -16,6 +16,7 @@ from softmax_torch.cli.calibrating import calibrate
 from softmax_torch.cli.coefficients import infer
 from softmax_torch.cli.console import (
     format_metrics,
+    in_command,
     print_line,
     program_name,
     short_path,
@@ -73,7 +74,7 @@ def run_with_lightning(request: Request, closing: ExitStack) -> None:
         except Stopped as stopped:
             if session.trainer.is_global_zero:
                 print(f"{stopped.message}; resume it with", file=sys.stderr)
-                run = short_path(stopped.path.parent)
+                run = in_command(stopped.path.parent)
                 print(f"    {program_name()} fit --resume {run}", file=sys.stderr)
             raise
 
@@ -103,7 +104,7 @@ def fit(session: Session) -> None:
     print_result(trainer, model, summary, Result(seconds, label, *val or [{}], *test or [{}]))
     if best is not None:
         print_line("checkpoint", short_path(best))
-        print_line("next", f"{program_name()} test {short_path(Path(best).parent)}")
+        print_line("next", f"{program_name()} test {in_command(Path(best).parent)}")
 
 
 def log_report(session: Session, path: str) -> None:

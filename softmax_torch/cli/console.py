@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import sys
 import textwrap
@@ -19,12 +20,14 @@ __all__ = [
     "CLASS_MEANS",
     "LABEL",
     "LINE",
+    "NO_BREAK",
     "causes",
     "cell",
     "error_of_this_package",
     "for_line",
     "format_metrics",
     "format_seconds",
+    "in_command",
     "is_unequal",
     "print_line",
     "print_metrics",
@@ -162,6 +165,11 @@ def short_path(path: str | Path) -> str:
     """Return a path, relative to the current folder if it lies inside."""
     path, here = Path(path).absolute(), Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def in_command(path: str | Path) -> str:
+    """Return a path as it is typed in a command: short, and quoted if it has a space."""
+    return shlex.quote(short_path(path))
 
 
 def show_warning(

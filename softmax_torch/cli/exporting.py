@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ from jsonargparse import ArgumentParser
 from softmax_torch import predictor
 from softmax_torch.cli.command_parsers import build_parser
 from softmax_torch.cli.config_files import read_config
-from softmax_torch.cli.console import print_line, short_path
+from softmax_torch.cli.console import NO_BREAK, print_line, short_path
 from softmax_torch.cli.jsonargparse_errors import usage_errors
 from softmax_torch.cli.requests import Request, config_beside
 from softmax_torch.export import check_output, export
+from softmax_torch.export.input_modules import TensorSpec
 
 __all__ = ["export_checkpoint"]
 
@@ -37,15 +39,20 @@ def export_checkpoint(request: Request) -> None:
     print_line("exported", f"{short_path(written.path)} ({written.title}, {size_of(written.path)})")
     for label, values in (("takes", written.inputs), ("gives", written.outputs)):
         if values:
-            hidden = len(values) - PRINTED_VALUES
-            more = f" and {hidden} more" if hidden > 0 else ""
-            print_line(label, ", ".join(map(str, values[:PRINTED_VALUES])) + more)
+            print_line(label, listed(values))
     print_line(
         "compared",
         f"{written.samples} samples: the same classes, probabilities within "
         f"{written.difference:.2g}",
     )
     print_line("use", written.usage)
+
+
+def listed(specs: Sequence[TensorSpec]) -> str:
+    """Return the first inputs or outputs in the text of a line, which is divided between them."""
+    shown = [str(spec).replace(" ", NO_BREAK) for spec in specs[:PRINTED_VALUES]]
+    hidden = len(specs) - len(shown)
+    return ", ".join(shown) + (f" and {hidden} more" if hidden else "")
 
 
 def test_inputs(request: Request, rows: int) -> Any:

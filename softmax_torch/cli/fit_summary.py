@@ -187,7 +187,8 @@ def speed_text(steps: int, name: str, seconds: float) -> str:
         return text
     rate = steps / seconds
     if rate < 1:
-        return f"{text} ({seconds / steps:.3g} s a {name})"
+        each = seconds / steps
+        return f"{text} ({f'{each:.3g} s' if each < 100 else format_seconds(each)} a {name})"
     return f"{text} ({rate:.{0 if rate >= 10 else 1}f} a second)"
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jsonargparse import Namespace
 
+from softmax_torch.cli.arguments import split_flags
 from softmax_torch.cli.command_table import CLASS_SETTINGS, COMMANDS, RUN_SETTINGS
 from softmax_torch.cli.config_files import read_config
 from softmax_torch.cli.console import print_line, short_path
@@ -169,9 +170,13 @@ class Request(NamedTuple):
 
     def _latest_run(self) -> Path:
         """Return the newest run of the name that the arguments or their configuration give."""
-        config = read_config(
-            Path(self.configs[-1]) if self.configs else implied_config(self.settings).path
-        )
+        config: dict[str, Any] = {}
+        if self.configs:
+            for path in self.configs:
+                config |= read_config(Path(path))
+        else:
+            implied = implied_config(self.settings)
+            config = {**read_config(implied.path), **dict(split_flags(implied.flags))}
         given = {arg.partition("=")[0] for arg in self.own}
         runs, name = (
             self.arguments[key] if f"--{key}" in given else config.get(key, self.arguments[key])

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from softmax_torch.cli.console import program_name, short_path
+from softmax_torch.cli.console import in_command, program_name, short_path
 from softmax_torch.cli.given_settings import Given
 from softmax_torch.cli.jsonargparse_errors import usage_errors
 from softmax_torch.cli.requests import Request
@@ -174,7 +174,7 @@ def finished(request: Request, config: Namespace) -> list[tuple[str, str]]:
     run, checkpoint, trainer = request.resumed_run, request.checkpoint, config["trainer"]
     if run is None or checkpoint is None:
         return []
-    content, name = checkpoint.content, short_path(run)
+    content, name, typed = checkpoint.content, short_path(run), in_command(run)
     ending, steps, longer = ending_of(content), checkpoint.step, ""
     epochs = epochs_done(content)
     most = trainer["max_epochs"]
@@ -187,15 +187,16 @@ def finished(request: Request, config: Namespace) -> list[tuple[str, str]]:
         text = ending.text
         if not ending.optimal:
             longer = (
-                f"fit --config {name}/{CONFIG_FILE} --ckpt_path {short_path(checkpoint.path)} "
+                f"fit --config {in_command(run / CONFIG_FILE)} --ckpt_path "
+                f"{in_command(checkpoint.path)} "
                 "--trainer.callbacks null"
             )
     elif epochs and epochs == most:
         text = f"{epochs} of {epochs} epochs"
-        longer = f"fit --resume {name} --trainer.max_epochs {2 * epochs}"
+        longer = f"fit --resume {typed} --trainer.max_epochs {2 * epochs}"
     elif steps and steps == trainer["max_steps"]:
         text = f"{steps} of {steps} steps"
-        longer = f"fit --resume {name} --trainer.max_steps {2 * steps}"
+        longer = f"fit --resume {typed} --trainer.max_steps {2 * steps}"
     else:
         return []
     _, rows = read_metrics(run / METRICS_FILE) if (run / METRICS_FILE).exists() else ([], [])
@@ -206,7 +207,7 @@ def finished(request: Request, config: Namespace) -> list[tuple[str, str]]:
         ("finished", f"{name}: {text}"),
         ("checkpoint", short_path(checkpoint_of(run))),
         ("longer", f"{program} {longer}"),
-        ("next", f"{program} test {name}"),
+        ("next", f"{program} test {typed}"),
     ]
     return lines if longer else [line for line in lines if line[0] != "longer"]
 

@@ -41,7 +41,8 @@ class Batch(NamedTuple):
 
     Attributes:
         x, y: inputs (b, ...) and targets (b,) of the process's own rows; b may be 0.
-        whole: targets (B,) of the batch in all processes, which normalize a mean.
+        whole: targets (B,) of the batch in all processes; a mean over the batch divides by their
+            number, or by the sum of their class weights.
     """
 
     x: Tensor
@@ -55,7 +56,7 @@ class Batches:
     A batch is gathered by one call per tensor: 128 rows of 784 bytes take 18 us with
     ``index_select`` and 130 with ``x[rows]``; a Dataset of single samples and its collate function
     take milliseconds. Gathering the rows of many steps at once takes longer, since they do not stay
-    in cache.
+    in the cache.
 
     Args:
         x: inputs (N, ...), of any dtype. They are stored unchanged and converted to floating point

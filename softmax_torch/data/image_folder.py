@@ -53,8 +53,8 @@ class ImageFolderDataModule(TensorDataModule):
         skip_unreadable: whether to leave out images that cannot be read, and report their number
             and names. By default they are an error.
 
-    Hidden files and folders are left out (see ``readers.image_search``). The number of other files
-    that are no images is reported.
+    Hidden files and folders are left out (see ``readers.image_search``). Other files that are no
+    images are left out too, and their number is reported.
 
     ``setup``, and the first access to ``preprocessing`` or a size, raise FileNotFoundError or
     ValueError: no images, a class without any, images that cannot be read (all are named), several
@@ -207,7 +207,8 @@ class ImageFolderDataModule(TensorDataModule):
         if failures:
             names = [str(path.relative_to(self.root)) for path in failures]
             more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-            text = f"{len(names)} unreadable images: {', '.join(names[:SHOWN])}{more}"
+            what = f"{len(names)} unreadable image{'s' * (len(names) > 1)}"
+            text = f"{what}: {', '.join(names[:SHOWN])}{more}"
             current_reporter().message("skipped", text)
 
     def _labels(self, name: str) -> Tensor:

@@ -66,8 +66,7 @@ def write(path: Path, predictor: Predictor, input_module: InputModule) -> None:
     if size > MAX_WEIGHT_BYTES:
         raise ValueError(
             f"output: expected a net of at most {MAX_WEIGHT_BYTES} bytes for ONNX, got one of "
-            f"{size}; "
-            ".pt2 and .safetensors have no limit"
+            f"{size}; .pt2 and .safetensors have no limit"
         )
     inputs, outputs = interface(input_module, predictor)
     reserved = [spec.name for spec in outputs]
@@ -209,7 +208,7 @@ def inputs_of(input_module: InputModule) -> tuple[TensorSpec, ...]:
 
 def usage(path: Path, input_module: InputModule, outputs: Sequence[TensorSpec]) -> str:
     names = [spec.name for spec in inputs_of(input_module)]
-    session = f'onnxruntime.InferenceSession("{path}")'
+    session = f"onnxruntime.InferenceSession({json.dumps(str(path), ensure_ascii=False)})"
     if len(names) > 1:
         columns = "{i.name: frame[i.name].to_numpy() for i in session.get_inputs()}"
         return f"session = {session}; session.run(None, {columns})"

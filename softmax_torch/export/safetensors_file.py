@@ -11,6 +11,7 @@ A folder, in Hugging Face's layout, has the same as model.safetensors, and confi
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ def interface(input_module: InputModule, predictor: Predictor) -> Interface:
 def usage(path: Path, input_module: InputModule, outputs: Sequence[TensorSpec]) -> str:
     backbone = imported_backbone(path)
     named = "" if backbone is None else f', backbone="{backbone}"'
-    return f'softmax_torch.load("{path}"{named}).predict(inputs)'
+    return f"softmax_torch.load({json.dumps(str(path), ensure_ascii=False)}{named}).predict(inputs)"
 
 
 def imported_backbone(path: Path) -> str | None:

@@ -8,6 +8,7 @@ Conformal sets are a third output. The metadata are an extra file in it, ``metad
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Sequence
 from io import BytesIO
@@ -54,4 +55,5 @@ def interface(input_module: InputModule, predictor: Predictor) -> Interface:
 
 def usage(path: Path, input_module: InputModule, outputs: Sequence[TensorSpec]) -> str:
     names, given = (", ".join(spec.name for spec in s) for s in (input_module.inputs, outputs))
-    return f'{given} = torch.export.load("{path}").module()({names})'
+    file = json.dumps(str(path), ensure_ascii=False)
+    return f"{given} = torch.export.load({file}).module()({names})"

@@ -29,9 +29,10 @@ def show_config() -> None:
         cuda = f"{_kernel_name('cuda')} on {name}, Triton {_version('triton')}"
     else:
         cuda = f"no device that this torch (CUDA {torch.version.cuda}) can use"
+    threads = torch.get_num_threads()
     lines = (
         f"softmax_torch {__version__}, torch {torch.__version__}, Python {sys.version.split()[0]}",
-        f"platform: {platform.platform()}, {torch.get_num_threads()} threads",
+        f"platform: {platform.platform()}, {threads} thread{'s' * (threads > 1)}",
         *_cpu_lines(),
         f"cuda: {cuda}",
         f"other devices: {_kernel_name('meta')}",

@@ -10,10 +10,12 @@ line in a message, the file is read a second time.
 
 from __future__ import annotations
 
+import atexit
 import codecs
 import csv
 import gzip
 import io
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +37,12 @@ PARSED_BYTES = 1 << 22
 GZIP_ERRORS = (gzip.BadGzipFile, EOFError, zlib.error)
 """Exceptions for a damaged .gz."""
 
+STOP_SECONDS = 0.1
+"""Time that pyarrow's thread has to end. It needs 0.03 s to unpack a block that it has begun."""
+
+LATEST: list[Utf8File] = []
+"""The file that was read last, or is being read."""
+
 
 def read_tables(path: Path, delimiter: str) -> Iterator[pa.Table]:
     """Yield the rows of a file as tables whose columns are all text.
@@ -51,6 +59,7 @@ def read_tables(path: Path, delimiter: str) -> Iterator[pa.Table]:
 
     with open_bytes(path) as file:
         checked = Utf8File(path, file)
+        LATEST[:] = [checked]
         try:
             batches = arrow.open_csv(
                 pa.PythonFile(checked, mode="r"),
@@ -102,11 +111,24 @@ def gzip_error(path: Path, error: Exception) -> ValueError:
     return ValueError(f"{path}: expected a gzip file, got one that is broken: {error}")
 
 
+@atexit.register
+def stop_reading() -> None:
+    """Let pyarrow's thread end before the program does, perhaps with an error within a file.
+
+    The thread reads ahead, and then drops its references to Python's objects. While Python shuts
+    down it stops threads that wait for its lock: a thread of pyarrow aborts or hangs the process.
+    """
+    for file in LATEST:
+        file.stopped = True
+        time.sleep(STOP_SECONDS)
+
+
 class Utf8File(io.RawIOBase):
     """A binary file whose bytes are checked to be UTF-8 as they are read.
 
     Attributes:
         end: the last bytes that were read, two blocks at most. A row is no longer than a block.
+        stopped: whether the file ends here, whatever follows.
     """
 
     def __init__(self, path: Path, file: IO[bytes]) -> None:
@@ -115,6 +137,7 @@ class Utf8File(io.RawIOBase):
         self.lines = 1
         self.held_back = b""
         self.last_blocks = (b"", b"")
+        self.stopped = False
 
     @property
     def end(self) -> bytes:
@@ -122,6 +145,8 @@ class Utf8File(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         """Return the next ``size`` bytes at most; raise ValueError unless they are UTF-8."""
+        if self.stopped:
+            return b""
         room = size - len(self.held_back) if size > 0 else -1
         try:
             content = self.held_back + self.file.read(room)

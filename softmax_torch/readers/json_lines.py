@@ -28,7 +28,8 @@ def read_tables(path: Path, rows: int) -> Iterator[pa.Table]:
     All tables have the columns of all rows, in the order in which they first occur.
 
     Raises:
-        ValueError: a line is no JSON object; the message names the line.
+        ValueError: a line is no JSON object, or has a key that differs from an earlier one only
+            in the spaces around it; the message names the line.
     """
     state = path.stat()
     kinds = kinds_of_columns(path, state.st_mtime_ns, state.st_size)
@@ -50,13 +51,23 @@ def kinds_of_columns(path: Path, changed: int, size: int) -> dict[str, set[type]
     Args:
         path: the file.
         changed, size: its time of change and size, by which a later file of this name is told.
+
+    Raises:
+        ValueError: two keys would be one column, since spaces around names are dropped.
     """
     kinds: dict[str, set[type]] = {}
-    for _, record in records(path):
-        for name, value in record.items():
-            types = kinds.setdefault(name, set())
+    keys: dict[str, str] = {}  # the key of each column
+    for number, record in records(path):
+        for key, value in record.items():
+            if key not in kinds:
+                kinds[key] = set()
+                if (other := keys.setdefault(key.strip(), key)) != key:
+                    raise ValueError(
+                        f"{path}, line {number}: expected keys that differ in more than spaces, "
+                        f"got {json.dumps(key)} and {json.dumps(other)}"
+                    )
             if value is not None:
-                types.add(float if type(value) is int else type(value))
+                kinds[key].add(float if type(value) is int else type(value))
     return kinds
 
 

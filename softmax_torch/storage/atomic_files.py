@@ -66,7 +66,10 @@ def name_in_errors(path: Path, details: str = "") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        message = f"{error.strerror}: {path} could not be written{details}"
+        reason = error.strerror or str(error) or type(error).__name__
+        message = f"{reason}: {path} could not be written{details}"
+        if error.errno is None:  # as in those that Pillow raises
+            raise type(error)(message) from error
         raise type(error)(error.errno, message) from error
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
+from rich import get_console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from softmax_torch import lightning_compat
@@ -18,6 +19,9 @@ INTERVAL = 0.2
 """Seconds between two updates of the bar. The training thread draws it: rich's own thread competes
 with the operators' threads, and made a run on digits ten times slower."""
 
+NARROW = 70
+"""Columns of a terminal below which metrics stand one below the other, without bar and time."""
+
 
 class EpochBar(ProgressBar):
     """A progress bar over all epochs of ``fit``; without a terminal, one line at the end."""
@@ -26,7 +30,7 @@ class EpochBar(ProgressBar):
         super().__init__()
         self._enabled = True
         self._bar: Progress | None = None
-        self._shown_metrics = ""
+        self._shown_metrics, self._between_metrics = "", "  "
         self._due = 0.0  # time of the next update
 
     def enable(self) -> None:
@@ -41,10 +45,11 @@ class EpochBar(ProgressBar):
         """Start the bar."""
         if not self._enabled:
             return
+        narrow = get_console().width < NARROW
+        self._between_metrics = "\n" if narrow else "  "
         self._bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TimeElapsedColumn(),
+            *([] if narrow else [BarColumn(bar_width=24), TimeElapsedColumn()]),
             TextColumn("{task.fields[metrics]}"),
             auto_refresh=False,
         )
@@ -62,7 +67,8 @@ class EpochBar(ProgressBar):
         """Store the metrics of the validation for the next update of the bar."""
         got = trainer.callback_metrics
         names = ("val/accuracy", "val/nll")
-        self._shown_metrics = "  ".join(f"{name} {got[name]:.4f}" for name in names if name in got)
+        texts = [f"{name} {got[name]:.4f}" for name in names if name in got]
+        self._shown_metrics = self._between_metrics.join(texts)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the end and leave the bar on the screen: complete, if the fit converged."""

@@ -3,6 +3,7 @@
 import csv
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -32,9 +33,11 @@ def test_a_calibration_is_stored_and_applied_on_request(
     assert set(content) - {"calibration"} == set(read_checkpoint(to_calibrate.parent / "last.ckpt"))
 
 
-def test_predictions_are_calibrated_on_request(to_calibrate: Path) -> None:
+def test_predictions_are_calibrated_on_request(to_calibrate: Path, capsys: Any) -> None:
+    to_calibrate = to_calibrate.parent.rename("two words").absolute() / to_calibrate.name
     path = ["--ckpt_path", str(to_calibrate)]
     cli.main(["calibrate", *path])
+    assert capsys.readouterr().out.endswith(" test --calibrated 'two words'\n")
     temperature = 1 / read_checkpoint(to_calibrate)["calibration"]["scale"].item()
     assert temperature != pytest.approx(1.0, abs=0.01)
     cli.main(["predict", *path, "--probabilities"])

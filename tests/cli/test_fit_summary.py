@@ -10,7 +10,7 @@ from program import SHORT, figures
 
 from softmax_torch import cli
 from softmax_torch.cli import console, fit_summary
-from softmax_torch.cli.console import format_seconds, print_metrics, wrapped
+from softmax_torch.cli.console import format_seconds, in_command, print_metrics, wrapped
 from softmax_torch.cli.fit_summary import DataSummary, data_lines, speed_text, strength_lines
 from softmax_torch.data.description import ColumnCounts, DataDescription
 from softmax_torch.training import LitClassifier, LitSoftmaxRegression
@@ -66,7 +66,7 @@ def test_inputs_are_named_by_their_kind() -> None:
         (1230, "step", 1.16, "1230 steps in 1.2 s (1060 a second)"),
         (20, "step", 60.6, "20 steps in 60.6 s (3.03 s a step)"),
         (12, "iteration", 4.0, "12 iterations in 4.0 s (3.0 a second)"),
-        (1, "fit", 7265.0, "1 fit in 2 h 1 min (7.26e+03 s a fit)"),
+        (1, "fit", 7265.0, "1 fit in 2 h 1 min (2 h 1 min a fit)"),
         (0, "step", 0.0, "0 steps in 0.0 s"),
     ],
 )
@@ -74,6 +74,12 @@ def test_slow_steps_are_counted_in_seconds(
     steps: int, name: str, seconds: float, expected: str
 ) -> None:
     assert speed_text(steps, name, seconds) == expected
+
+
+def test_a_path_in_a_command_can_be_pasted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    paths = (tmp_path / "runs" / "digits", Path("runs/two words"))
+    assert [in_command(path) for path in paths] == ["runs/digits", "'runs/two words'"]
 
 
 def test_times_have_two_units_at_most() -> None:
@@ -135,6 +141,7 @@ def test_the_neighbours_of_the_best_c_are_listed() -> None:
     assert list(strength_lines(fits[:2]))[-1] == (
         *("", "the best C is the largest of the list: a larger one may be better"),
     )
+    assert len(list(strength_lines(fits[:1]))) == 1  # no list, and so no end of it
     assert list(strength_lines([{"C": 1.0}])) == []  # never validated
 
 
@@ -193,8 +200,10 @@ def test_balanced_accuracy_is_printed_where_classes_are_unequal(
 def test_data_that_do_not_describe_themselves_are_trained_on(
     modules: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cli.main(["fit", *SHORT, "--data", "users_data.Silent"])
-    labels = [line[:12].strip() for line in capsys.readouterr().out.splitlines()]
+    cli.main(["fit", *SHORT, "--data", "users_data.Silent", "--name", "two words"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].endswith(" test 'runs/two words/version_0'")
+    labels = [line[:12].strip() for line in lines]
     assert labels[1:] == ["trained", "device", "best val", "test", "checkpoint", "next"]
     silent, results = DataSummary(object()), {"val/nll": 1.0, "val/balanced_accuracy": 0.5}
     assert silent.baseline("val") == {}

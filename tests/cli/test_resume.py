@@ -13,8 +13,14 @@ from support import Finished
 
 from softmax_torch import cli
 from softmax_torch.cli import resuming
+from softmax_torch.cli.parser import parse
+from softmax_torch.data import DigitsDataModule
 from softmax_torch.storage.checkpoints import read_checkpoint
 from softmax_torch.training.run_logger import RunLogger
+
+
+class ResumedDigitsDataModule(DigitsDataModule):
+    """Data of a user."""
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -164,6 +170,27 @@ def test_resume_takes_the_newest_run_of_the_name(here: Path, capsys: Any) -> Non
     cli.main(["fit", "--resume", "--trainer.max_epochs", "3", "--trainer.accelerator", "cpu"])
     assert "resumed     runs/digits/version_1/last.ckpt" in capsys.readouterr().out
     assert len(metrics(here, 1)) > len(metrics(here, 0))
+
+
+def resumed_run(*args: str) -> Path | None:
+    """Return the run that a command line resumes; it is not trained."""
+    return parse(["fit", "--resume", *args]).resolved().resumed_run
+
+
+def test_resume_finds_the_name_where_a_new_run_gets_it(here: Path) -> None:
+    data = {"class_path": "softmax_torch.data.DigitsDataModule"}
+    for name in ("digits", "resumed_digits", "first"):
+        (run := here / "runs" / name / "version_0").mkdir(parents=True)
+        (run / "config.yaml").write_text(yaml.safe_dump({"data": data}))
+    (here / "a.yaml").write_text("name: first\n")
+    (here / "b.yaml").write_text("model: {init_args: {C: 1.0}}\n")
+    assert resumed_run() == Path("runs/digits/version_0")
+    # The name of a user's data follows from its class, as in ``cli.implied_settings``.
+    own = f"{__name__}.ResumedDigitsDataModule"
+    assert resumed_run("--data", own) == Path("runs/resumed_digits/version_0")
+    assert resumed_run("--config", "a.yaml", "--config", "b.yaml", "--data", own) == Path(
+        "runs/first/version_0"
+    )
 
 
 def test_resume_without_a_checkpoint_starts_again_in_the_same_directory(

@@ -1,5 +1,6 @@
 """Folders of images as a data set: splits, classes, sizes, and the same bytes as in the files."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +258,10 @@ def test_unreadable_images_are_skipped_on_request(tmp_path: Path) -> None:
         for file, image, c in zip(data.files[part], *split, strict=True):
             assert torch.equal(image, data.preprocessing.decode(file))
             assert file.parent.name == ("cat", "dog")[c]
+    shutil.copy(tmp_path / "dog" / "06.png", tmp_path / "dog" / "05.png")
+    with reporting_to(messages := Messages()):
+        ImageFolderDataModule(str(tmp_path), skip_unreadable=True).setup()
+    assert "skipped: 1 unreadable image: cat/03.png" in messages.lines
 
 
 def test_a_class_that_cannot_be_read_is_refused_though_images_are_skipped(tmp_path: Path) -> None:

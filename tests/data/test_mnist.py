@@ -147,6 +147,9 @@ def test_files_with_wrong_contents_are_named(mnist_root: Path) -> None:
     write_idx(images, torch.zeros(600, 8, 8, dtype=torch.uint8))
     with pytest.raises(ValueError, match=r"expected images \(N, 28, 28\) of bytes, got \(600, 8"):
         offline(mnist_root).setup()
+    write_idx(images, torch.zeros(600, 28, 28, dtype=torch.int32))
+    with pytest.raises(ValueError, match=r"of bytes, got \(600, 28, 28\) of torch\.int32"):
+        offline(mnist_root).setup()
 
 
 def test_invalid_letters_are_named_by_their_stored_number(tmp_path: Path) -> None:

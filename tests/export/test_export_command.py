@@ -12,7 +12,10 @@ import torch
 from export_cases import ROOT, TABLE
 
 from softmax_torch import cli
+from softmax_torch.cli.console import wrapped
+from softmax_torch.cli.exporting import listed
 from softmax_torch.export import export
+from softmax_torch.export.input_modules import TensorSpec
 from softmax_torch.predictor import load
 
 
@@ -48,6 +51,16 @@ def test_exporting_the_checkpoint_of_a_run(
     expected = load(run, calibrated).predict_proba(images)
     torch.testing.assert_close(p, expected, rtol=0, atol=1e-5)
     assert (p - load(run, not calibrated).predict_proba(images)).abs().max() > 1e-3
+
+
+def test_a_line_is_divided_between_outputs() -> None:
+    label = TensorSpec("label", "int64", ("n",))
+    specs = (label, TensorSpec("probabilities", "float32", ("n", 10)))
+    assert wrapped("gives", listed(specs), 50).splitlines() == [
+        "gives       label int64 (n,),",
+        "            probabilities float32 (n, 10)",
+    ]
+    assert listed(6 * [label]).endswith(", label\xa0int64\xa0(n,) and 2 more")
 
 
 def test_exporting_with_given_inputs(run: Path, tmp_path: Path, capsys: Any) -> None:

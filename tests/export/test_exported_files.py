@@ -28,7 +28,8 @@ from pages import blocks
 from torch import nn
 
 import softmax_torch
-from softmax_torch.export import export, input_module_of, onnx_file
+from softmax_torch.export import export, input_module_of, onnx_file, torch_program
+from softmax_torch.export.program import output_specs
 from softmax_torch.predictor import Predictor, load
 from softmax_torch.preprocessing import (
     FeaturesPreprocessing,
@@ -221,7 +222,12 @@ def test_the_example_of_the_docs_runs(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("name", ["size (cm)", "class", 'a "b"', "ä"])
 def test_the_line_that_uses_a_table_is_python(name: str) -> None:
     preprocessing = TablePreprocessing((NumericColumn(name, 0.0, 1.0),), ("yes", "no"))
-    ast.parse(onnx_file.usage(Path("a.onnx"), input_module_of(preprocessing), ()))
+    for path in ("a.onnx", 'a "b".onnx'):
+        line = ast.parse(onnx_file.usage(Path(path), input_module_of(preprocessing), ()))
+        constants = [node.value for node in ast.walk(line) if isinstance(node, ast.Constant)]
+        assert {path, name} <= {*constants}
+    outputs = output_specs(Predictor(nn.Linear(1, 2), preprocessing))
+    ast.parse(torch_program.usage(Path('a "b".pt2'), input_module_of(preprocessing), outputs))
 
 
 def test_the_line_that_uses_a_table_of_several_columns_runs() -> None:

@@ -1,5 +1,7 @@
 """Delimited text files: the values that are read, and the errors for files that cannot be read."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -170,3 +172,34 @@ def test_the_path_must_be_a_table_file(here: Path) -> None:
         (here / name).touch()
         with pytest.raises(ValueError, match=rf"{name}: expected a name that ends in .csv, .tsv"):
             Source.from_path(name)
+
+
+PROGRAM = """
+import sys, time
+from pathlib import Path
+from softmax_torch.readers import delimited
+
+def slow_read(self, size, read=delimited.Utf8File.read):
+    time.sleep(0.03)  # the program goes on meanwhile
+    return read(self, size)
+
+delimited.PARSED_BYTES, delimited.Utf8File.read = 1 << 10, slow_read
+try:
+    for table in delimited.read_tables(Path("a.csv"), ","):
+        sys.exit("a table")
+except ValueError as error:
+    sys.exit(str(error))
+"""
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"), [("", "a table"), ("3\n", "a.csv, line 2: expected 2 fields")]
+)
+def test_a_program_ends_in_order_while_a_file_is_read_ahead(here, rows, message):
+    # Without ``stop_reading`` it ends by SIGABRT, or never.
+    Path("a.csv").write_text("a,b\n" + rows + "1,2\n" * 4000)
+    command = [sys.executable, "-c", PROGRAM]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1, ended.stderr
+    assert ended.stderr.startswith(message)
+    assert len(ended.stderr.splitlines()) == 1

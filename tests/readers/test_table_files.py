@@ -102,6 +102,11 @@ def test_dates_of_a_workbook(here: Path) -> None:
         ("a.jsonl", b'{"a": 1}\n{"a": }\n', r"line 2: expected a JSON object, got Expecting value"),
         ("a.jsonl", b"\n[1, 2]\n", r"line 2: expected a JSON object, got \[1, 2\]$"),
         ("a.jsonl", b'{"a": "\xff"}\n', r"a.jsonl: expected text in UTF-8"),
+        (
+            "a.jsonl",
+            b'{"a": 1, "b": 1}\n{"a": 2, " b": 5}\n',
+            r'line 2: expected keys that differ in more than spaces, got " b" and "b"$',
+        ),
         ("a.jsonl", b"", r"a.jsonl: expected at least one row, got none"),
         ("a.csv.gz", b"a,b\n1,2\n", r"a.csv.gz: expected a gzip file, got one that is broken"),
         ("a.jsonl.gz", gzip.compress(b'{"a": 1}')[:-9], r"a.jsonl.gz: expected a gzip file, got"),

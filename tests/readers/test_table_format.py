@@ -42,6 +42,10 @@ def test_texts_of_numbers(format: TableFormat, text: str, number: float | None) 
         assert float(format.values([text])[0] or 0) == number
 
 
+def test_infinity_and_nan_have_no_exact_value() -> None:
+    assert TableFormat().values(["1.50", "-inf", "NAN", "x"]) == [1.5, None, None, None]
+
+
 def test_a_format_is_not_that_of_numbers_in_memory() -> None:
     chunk = chunk_in_memory({"a": [1.5, 2.0]}, ["a"], GERMAN)
     assert chunk.numbers("a").tolist() == [1.5, 2]
@@ -51,7 +55,7 @@ def test_a_format_is_not_that_of_numbers_in_memory() -> None:
 
 def test_texts_that_mean_missing() -> None:
     texts = {"a": ["NA", "?", " - ", "", "x"]}
-    found = chunk_in_memory(texts, ["a"], TableFormat(missing=("?", "-")))
+    found = chunk_in_memory(texts, ["a"], TableFormat(missing=("?", "- ")))
     assert found.text("a").to_pylist() == [None, None, None, None, "x"]
     found = chunk_in_memory(texts, ["a"], TableFormat(present=("NA",)))
     assert found.text("a").to_pylist() == ["NA", "?", "-", None, "x"]

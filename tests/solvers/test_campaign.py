@@ -1,4 +1,4 @@
-"""Thousands of random problems: every fit that claims to have converged is at the optimum.
+"""A thousand random problems: every fit that claims to have converged is at the optimum.
 
 A problem passes if ``fit``
 
@@ -12,9 +12,10 @@ an optimum, a separation that is not refused, any other exception or warning. Th
 their own coefficients. If that does not suffice the reference computes the minimum. An answer is
 wrong if other coefficients have a lower F.
 
-To look into a seed, run in the folder of this file
+To look into a seed, or to check more of them, run in the folder of this file
 
     python -c "from test_campaign import verdict; print(verdict(17))"
+    python -c "from test_campaign import check; check(range(1000, 2000))"
 """
 
 from __future__ import annotations
@@ -214,6 +215,6 @@ def test_a_fit_is_optimal_refused_or_warns() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(0, 2000, 100))
-def test_thousands_of_fits_are_optimal_refused_or_warn(first: int) -> None:
+@pytest.mark.parametrize("first", range(0, 1000, 100))
+def test_a_thousand_fits_are_optimal_refused_or_warn(first: int) -> None:
     check(range(first, first + 100))

@@ -11,6 +11,7 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from softmax_torch.functional import cross_entropy
+from softmax_torch.training import LitSoftmaxRegression
 from softmax_torch.training.epoch_metrics import EvaluationMetrics, TrainingMetrics
 
 
@@ -102,3 +103,11 @@ def test_mixed_images_have_an_objective_alone() -> None:
     metrics = TrainingMetrics()
     metrics.add_steps(torch.tensor([1.0, 2.0]))
     assert one_process(metrics) == {"loss": 1.5}
+
+
+def test_a_model_names_the_metrics_that_it_logs() -> None:
+    # Callbacks that watch another name are refused.
+    evaluation = EvaluationMetrics()
+    evaluation.add(torch.eye(3), torch.tensor([0, 1, 1]))
+    logged = evaluation.result(reduce=lambda total: total)
+    assert LitSoftmaxRegression(2, 3).evaluation_metric_names() == [*logged]

@@ -6,6 +6,7 @@ import warnings
 from typing import Any
 
 import pytest
+import rich
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -44,6 +45,17 @@ def test_one_line_and_no_thread(capsys: pytest.CaptureFixture[str]) -> None:
     assert line.startswith("epoch 2/2")
     assert "val/accuracy 0." in line
     assert "val/nll 0." in line
+
+
+def test_a_narrow_terminal_shows_all_metrics(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rich.get_console(), "_width", 40)
+    monkeypatch.setattr(rich.get_console(), "_height", 25)
+    fit(EpochBar())
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines() if "val/" in line]
+    assert re.fullmatch(r"epoch 2/2 val/accuracy 0\.\d{4}", lines[0])
+    assert re.fullmatch(r" {10}val/nll \d\.\d{4}", lines[1])
 
 
 @pytest.mark.parametrize(("epochs", "text"), [(200, r"epoch \d+, converged"), (3, "epoch 3/3")])
