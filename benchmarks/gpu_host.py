@@ -130,10 +130,12 @@ def cases() -> dict[str, tuple[Callable[[], Any], Callable[[], Any] | None]]:
         torchs = None if "z_loss" in options or "sample_weight" in options else F.cross_entropy
         return lambda: step(cross_entropy), torchs and (lambda: step(torchs))
 
-    def layer(N: int, D: int, C: int, **options: Any) -> tuple[Callable[[], Any], ...]:
-        x = torch.zeros(N, D, device="cuda")
-        W = torch.zeros(C, D, device="cuda").requires_grad_()
-        b = torch.zeros(C, device="cuda").requires_grad_()
+    def layer(
+        N: int, D: int, C: int, dtype: torch.dtype = torch.float32
+    ) -> tuple[Callable[[], Any], Callable[[], Any]]:
+        x = torch.zeros(N, D, dtype=dtype, device="cuda")
+        W = torch.zeros(C, D, dtype=dtype, device="cuda").requires_grad_()
+        b = torch.zeros(C, dtype=dtype, device="cuda").requires_grad_()
         y = torch.zeros(N, dtype=torch.int64, device="cuda")
 
         def step(f: Callable[[], Any]) -> None:
@@ -141,8 +143,8 @@ def cases() -> dict[str, tuple[Callable[[], Any], Callable[[], Any] | None]]:
             f().backward()
 
         return (
-            lambda: step(lambda: linear_cross_entropy(x, W, y, linear_bias=b, **options)),
-            lambda: step(lambda: F.cross_entropy(F.linear(x, W, b), y, **options)),
+            lambda: step(lambda: linear_cross_entropy(x, W, y, linear_bias=b)),
+            lambda: step(lambda: F.cross_entropy(F.linear(x, W, b), y)),
         )
 
     every = {"weighted": True, "label_smoothing": 0.1}
@@ -158,6 +160,9 @@ def cases() -> dict[str, tuple[Callable[[], Any], Callable[[], Any] | None]]:
         "1000 x 10, class probabilities": logits(1000, 10, soft=True),
         "1000 x 10 on the other device": logits(1000, 10, device="cuda:1"),
         "linear 128 x 784 x 10": layer(128, 784, 10),
+        "linear 16384 x 64 x 128256, bfloat16, in 4 blocks": layer(
+            16384, 64, 128256, torch.bfloat16
+        ),
     }
 
 

@@ -6,8 +6,9 @@ sm_80 and sm_90; they were not yet measured on a device.
  - up to NARROW classes: each thread has a row to itself. No thread idles and nothing is exchanged;
    the loads of neighbouring threads lie C apart, but a whole line is used while it is in L1.
  - up to ONE_TILE classes: a row stays in registers between its read and its write.
- - more classes: 32 warps work on one row, so that as few rows as possible are in flight: 132 rows
-   of 128256 bfloat16 are 34 MB, and the second read finds them in 50 MB of L2.
+ - more classes: 16 warps work on one row, two rows on a multiprocessor; or 32 warps where the rows
+   are long, so that as few as possible are in flight: 132 rows of 128256 bfloat16 are 34 MB, and
+   the second read finds them in 50 MB of L2.
  - adjacent positions, (N, C, M): each thread has a position and loops over the classes.
 
 Each program writes one partial sum over its rows and torch.sum adds them: the order is fixed.
@@ -55,6 +56,11 @@ the compiler spills 56 to 352 bytes per thread, also where 512 threads have 128 
 TILE = 8192
 """Classes of a tile for more classes: 16 bytes of bfloat16 for each of 1024 threads."""
 
+TWO_ROWS = 128 << 10
+"""The most bytes of a row for two programs on a multiprocessor, of 16 warps each, where one waits
+for its sums while the other one reads. 2 x 132 such rows are 34 MB of the 50 MB of L2 of an H100,
+2 x 108 are 28 MB of the 40 MB of an A100, and the second read finds them there."""
+
 POSITIONS = (16, 128)
 """Classes and rows of a tile for adjacent positions. With 32 classes the compiler spills, and with
 16 if the tile does not hold all classes."""
@@ -92,10 +98,14 @@ def _tiling_of(dtype: torch.dtype, dims: int, C: int, class_stride: int) -> _Til
         # Not told that classes are adjacent, the compiler gives neighbouring threads other rows.
         return _Tiling(True, False, wide, 128, 4)
     one = wide <= ONE_TILE // registers
-    tile = wide if one else TILE // registers**2  # each sum takes two registers as well
+    if not one:
+        warps = 16 if C * dtype.itemsize <= TWO_ROWS else 32
+        tile = TILE * warps // 32 // registers**2  # each sum takes two registers as well
+        return _Tiling(False, class_stride == 1, tile, 1, warps)
+    tile = wide
     rows = max(1, 2048 // tile)
-    warps = 32 if not one else min(32, max(4, tile * rows * registers // 512))
-    return _Tiling(one, class_stride == 1, tile, rows, warps)
+    warps = min(32, max(4, tile * rows * registers // 512))
+    return _Tiling(True, class_stride == 1, tile, rows, warps)
 
 
 def _statistics_tile(z: Tensor, tiling: _Tiling) -> int:
