@@ -14,7 +14,7 @@ half = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str
 
 @pytest.fixture
 def mixed_products(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Give the CPU a GPU's products with ``out_dtype``; return the names of those that were made."""
+    """Give the CPU a GPU's products with ``out_dtype``; return the names of those made."""
     made: list[str] = []
     mm, addmm = torch.mm, torch.addmm
 
