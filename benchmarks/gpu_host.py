@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import importlib.util
 import json
 import os
 import shutil
@@ -83,6 +84,7 @@ class Counts(ctypes.Structure):
             "waits",
             "copies_to_host",
             "copies_to_device",
+            "pageable_copies",
             "graph_launches",
             "last_device",
         )
@@ -147,8 +149,34 @@ def cases() -> dict[str, tuple[Callable[[], Any], Callable[[], Any] | None]]:
             lambda: step(lambda: F.cross_entropy(F.linear(x, W, b), y)),
         )
 
+    def loader() -> Callable[[], Any]:
+        from softmax_torch.data.batches import Batches, Steps
+
+        x, y = torch.zeros(1000, 20), torch.zeros(1000, dtype=torch.int64)
+        cuda = torch.device("cuda")
+        batches = Batches(x, y, 100, shuffle=True, steps=2, device=cuda, ahead=True)
+
+        def epoch() -> None:
+            for steps in batches:
+                assert isinstance(steps, Steps)
+                for batch in steps:
+                    assert batch.x.device.type == batch.whole.device.type == "cuda"
+
+        return epoch
+
+    def training() -> Callable[[], Any]:
+        from softmax_torch import SoftmaxRegression
+        from softmax_torch.training import closed_form
+
+        model = SoftmaxRegression(784, 10).cuda()
+        assert closed_form.applies(model)
+        W, b = closed_form.parameters(model)
+        x = torch.zeros(128, 784, device="cuda")
+        y = torch.zeros(128, dtype=torch.int64, device="cuda")
+        return lambda: closed_form.set_gradient(W, b, x, y, 0.0)
+
     every = {"weighted": True, "label_smoothing": 0.1}
-    return {
+    found = {
         "128 x 10": logits(128, 10),
         "1000 x 10": logits(1000, 10),
         "2000 x 10": logits(2000, 10),
@@ -164,6 +192,10 @@ def cases() -> dict[str, tuple[Callable[[], Any], Callable[[], Any] | None]]:
             16384, 64, 128256, torch.bfloat16
         ),
     }
+    if importlib.util.find_spec("lightning") is not None:
+        found["an epoch of 10 batches from memory"] = (loader(), None)
+        found["gradient of a training step, 128 x 784 x 10"] = (training(), layer(128, 784, 10)[1])
+    return found
 
 
 def main() -> None:

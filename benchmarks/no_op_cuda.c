@@ -18,7 +18,8 @@ no_op_cuda.py builds it; what is measured with it is the time of the host alone.
 
 /* What happened so far. A product of cuBLAS counts as one launch. */
 EXPORT struct {
-    long launches, waits, copies_to_host, copies_to_device, graph_launches, last_device;
+    long launches, waits, copies_to_host, copies_to_device, pageable_copies, graph_launches;
+    long last_device;
 } no_op_counts;
 
 enum { DEVICES = 2, HANDLE = 64 };
@@ -90,10 +91,24 @@ EXPORT int cudaDeviceGetAttribute(int* value, int which, int d) { return attribu
 
 /* Memory */
 EXPORT int cudaMalloc(void** p, size_t size) { return allocate(p, size); }
-EXPORT int cudaMallocHost(void** p, size_t size) { return allocate(p, size); }
-EXPORT int cudaHostAlloc(void** p, size_t size, unsigned flags) { return allocate(p, size); }
+/* Pinned memory: a copy from other memory of the host is one that the host waits for. */
+enum { MOST = 4096 };
+static struct { char *start, *end; } pinned[MOST];
+static int pieces;
+static int is_pinned(const void* p) {
+    for (int i = 0; i < pieces; i++)
+        if ((char*)p >= pinned[i].start && (char*)p < pinned[i].end) return 1;
+    return 0;
+}
+EXPORT int cudaHostAlloc(void** p, size_t size, unsigned flags) {
+    if (pieces == MOST || allocate(p, size)) return 2;
+    pinned[pieces].start = *p, pinned[pieces].end = (char*)*p + size;
+    return pieces++, 0;
+}
+EXPORT int cudaMallocHost(void** p, size_t size) { return cudaHostAlloc(p, size, 0); }
 static int copy(void* to, const void* from, size_t size, int kind) {
     no_op_counts.copies_to_device += kind == cudaMemcpyHostToDevice;
+    no_op_counts.pageable_copies += kind == cudaMemcpyHostToDevice && !is_pinned(from);
     no_op_counts.copies_to_host += kind == cudaMemcpyDeviceToHost;
     if (kind == cudaMemcpyDeviceToDevice)
         launched();
@@ -111,6 +126,7 @@ EXPORT int cudaMemcpy(void* to, const void* from, size_t size, int kind) {
 EXPORT int cudaMemsetAsync(void* p, int value, size_t size, void* stream) { return launched(), 0; }
 EXPORT int cudaPointerGetAttributes(struct cudaPointerAttributes* a, const void* p) {
     memset(a, 0, sizeof *a);
+    a->type = is_pinned(p) ? cudaMemoryTypeHost : cudaMemoryTypeUnregistered;
     return 0;
 }
 

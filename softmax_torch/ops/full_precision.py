@@ -15,7 +15,7 @@ import torch
 
 __all__ = ["full_precision"]
 
-BACKENDS = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+BACKENDS = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager
