@@ -197,6 +197,7 @@ EXPORT int cuCtxGetDevice(int* d) { return *d = current, 0; }
 EXPORT int cuCtxGetLimit(size_t* v, int which) { return *v = 0, 0; }
 EXPORT int cuDevicePrimaryCtxRetain(void** c, int d) { return *c = handle, 0; }
 EXPORT int cuDevicePrimaryCtxGetState(int d, unsigned* f, int* on) { return *f = 0, *on = 1, 0; }
+EXPORT int cuModuleLoad(void** m, const char* path) { return *m = handle, 0; }
 EXPORT int cuModuleLoadData(void** m, const void* image) { return *m = handle, 0; }
 EXPORT int cuModuleGetFunction(void** f, void* m, const char* name) { return *f = handle, 0; }
 EXPORT int cuFuncGetAttribute(int* v, int which, void* f) { return *v = which ? 32 : 1024, 0; }

@@ -101,10 +101,10 @@ def index_loss(
 
     ``classes`` are those of a layer whose input is given.
     """
-    if type(input) not in PLAIN_TYPES or type(target) not in PLAIN_TYPES:
+    if type(input) not in PLAIN_TYPES or type(target) not in PLAIN_TYPES or not backends.plain():
         return None
     kernels = backends.index_kernels(input)
-    if kernels is None or not backends.plain():
+    if kernels is None:
         return None
     shape, dtype = input.shape, input.dtype
     if not (
