@@ -1,8 +1,9 @@
 """Launch a Triton kernel, in half of Triton's own time where a like launch came before.
 
-Triton binds, classifies and hashes all arguments at every launch, 10 us for 20 of them on the host.
-It chooses the compiled kernel by what is compared here at once: numbers and constants by value,
-tensors by dtype and by whether their address is a multiple of 16 bytes.
+Triton binds, classifies and hashes all arguments at every launch: 16 us on the host for 19 of them,
+of which the launch itself takes 2. It chooses the compiled kernel by what is compared here at once:
+numbers and constants by value, tensors by dtype and by whether their address is a multiple of 16
+bytes. Hooks into Triton's launches see the first of its like alone.
 """
 
 from __future__ import annotations
