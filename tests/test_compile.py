@@ -13,6 +13,7 @@ from softmax_torch import (
     linear_cross_entropy,
     linear_cross_entropy_outputs,
 )
+from softmax_torch.ops import backends
 
 N, C, D = 6, 5, 3
 
@@ -167,6 +168,12 @@ def test_a_marked_batch_size_may_vary():
         torch._dynamo.mark_dynamic(x, 0)  # an error if the graph is specialized to one size
         torch._dynamo.mark_dynamic(y, 0)
         torch.testing.assert_close(f(x, W, y), linear_cross_entropy(x, W, y))
+
+
+def test_a_trace_does_not_look_for_the_kernels_of_a_gpu(monkeypatch):
+    monkeypatch.setattr(backends, "index_kernels", lambda z: pytest.fail("looked for"))
+    y = torch.arange(N) % C
+    compiled(lambda z: cross_entropy(z, y))(torch.randn(N, C))
 
 
 @pytest.mark.parametrize("strict", [False, True], ids=["by torch", "by dynamo"])

@@ -275,7 +275,13 @@ class Batches:
         return rows if self.xy_on_one_device else rows.to(self.x.device)
 
     def _targets(self, rows: Tensor) -> Tensor:
-        return self.y.index_select(0, rows).to(self.device)
+        """Return the targets of these rows on the device of batches, without waiting for it."""
+        if self.device.type != "cuda" or self.y.device.type != "cpu":
+            return self.y.index_select(0, rows).to(self.device)
+        shape = (len(rows), *self.y.shape[1:])
+        pinned = torch.empty(shape, dtype=self.y.dtype, pin_memory=True)
+        torch.index_select(self.y, 0, rows, out=pinned)
+        return pinned.to(self.device, non_blocking=True)
 
     def _to_float(self, x: Tensor) -> Tensor:
         """Return a batch of inputs as scaled floats, standardised if images are."""

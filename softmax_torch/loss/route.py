@@ -21,7 +21,6 @@ import importlib
 import inspect
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -140,8 +139,7 @@ def logits_loss(input: Tensor, target: Tensor, options: Options) -> Tensor:
     found = shortcuts.index_loss(input, target, options)
     if found is not None:
         gpu, loss_of_indices = found
-        terms = partial(index_terms, input.shape[1])
-        return index_rows.logits_loss(input, target, loss_of_indices, gpu, terms)
+        return index_rows.logits_loss(input, target, loss_of_indices, gpu, index_terms)
     if checks.distributed(input, target, *options):
         loss: Tensor = _dtensors().logits_loss(input, target, options)
         return loss
@@ -165,8 +163,7 @@ def linear_loss(linear: Linear, target: Tensor, options: Options) -> Tensor:
     found = shortcuts.layer_index_loss(linear, target, options)
     if found is not None:
         layer, gpu, loss_of_indices = found
-        terms = partial(index_terms, len(layer.weight))
-        return index_rows.layer_loss(layer, target, loss_of_indices, gpu, terms)
+        return index_rows.layer_loss(layer, target, loss_of_indices, gpu, index_terms)
     if checks.distributed(*linear, target, *options):
         loss: Tensor = _dtensors().linear_loss(linear, target, options)
         return loss

@@ -10,6 +10,8 @@ the general route, with the same result.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -36,12 +38,12 @@ def is_mean_nll(
     are those of a layer whose input is given.
     """
     if not (
-        options.is_mean_nll()
-        and type(input) in PLAIN_TYPES
+        type(input) in PLAIN_TYPES
+        and input.is_cpu
         and type(target) in PLAIN_TYPES
+        and options.is_mean_nll()
         and input.dtype is torch.float32
         and target.dtype is torch.int64
-        and input.is_cpu
         and target.is_cpu
     ):
         return False
@@ -99,63 +101,58 @@ def index_loss(
 
     ``classes`` are those of a layer whose input is given.
     """
-    if not (
-        type(input) in PLAIN_TYPES
-        and type(target) in PLAIN_TYPES
-        and input.dtype in (torch.float32, torch.bfloat16)
-        and target.dtype is torch.int64
-        and input.dim() == 2
-        and backends.plain()
-    ):
+    if type(input) not in PLAIN_TYPES or type(target) not in PLAIN_TYPES or not backends.plain():
         return None
     kernels = backends.index_kernels(input)
-    N, C = input.shape[0], input.shape[1] if classes is None else classes
+    if kernels is None:
+        return None
+    shape, dtype = input.shape, input.dtype
     if not (
-        kernels is not None
-        and N > 0
-        and C > 0
-        and target.shape == (N,)
+        len(shape) == 2
+        and dtype in (torch.float32, torch.bfloat16)
+        and target.dtype is torch.int64
+        and target.shape == (shape[0],)
+        and shape[0] > 0
         and target.is_contiguous()
         and target.device == input.device
-        and (input.stride(1) == 1 or input.shape[1] == 1)
+        and (input.stride(1) == 1 or shape[1] == 1)
         and not input.is_neg()
-        and _fits_index_loss(options, C, input.device)
     ):
         return None
-    autocast = backends.autocast(input)
-    dtype = sum_dtype(input.dtype) if autocast else input.dtype
-    mean = options.reduction == "mean"
-    loss = IndexLoss(
-        options.weight, options.ignore_index, options.label_smoothing, options.z_loss, mean, dtype
-    )
-    return kernels, loss
-
-
-def _fits_index_loss(options: Options, C: int, device: torch.device) -> bool:
-    """Return whether the kernels of an ``IndexLoss`` know these options, which must be valid."""
-    weight = options.weight
-    return (
-        options.reduction in ("mean", "sum")
-        and options.sample_weight is None
-        and options.softcap is None
-        and options.normalizer is None
+    weight, sample_weight, ignore, reduction, smoothing, z_loss, softcap, _, normalizer = options
+    C = shape[1] if classes is None else classes
+    # The kernels know these options; the general route checks them.
+    if not (
+        C > 0
+        and reduction in ("mean", "sum")
+        and sample_weight is None
+        and softcap is None
+        and normalizer is None
         and not options.scales()
-        and type(options.ignore_index) is int
-        and isinstance(options.label_smoothing, int | float)
-        and 0.0 <= options.label_smoothing <= 1.0
-        and isinstance(options.z_loss, int | float)
-        and 0.0 <= options.z_loss < torch.inf
-        and (
-            weight is None
-            or (
-                type(weight) in PLAIN_TYPES
-                and weight.dtype is torch.float32
-                and weight.shape == (C,)
-                and weight.is_contiguous()
-                and weight.device == device
-                and not (weight.requires_grad and torch.is_grad_enabled())
-            )
-        )
+        and type(ignore) is int
+        and isinstance(smoothing, (int, float))
+        and 0.0 <= smoothing <= 1.0
+        and isinstance(z_loss, (int, float))
+        and 0.0 <= z_loss < math.inf
+        and (weight is None or _is_class_weight(weight, C, input.device))
+    ):
+        return None
+    if backends.plain_autocast(input):
+        dtype = sum_dtype(dtype)
+    # Numbers are floats, for which Triton compiles one kernel.
+    mean = reduction == "mean"
+    return kernels, IndexLoss(weight, ignore, float(smoothing), float(z_loss), mean, dtype)
+
+
+def _is_class_weight(weight: Tensor, C: int, device: torch.device) -> bool:
+    """Return whether the kernels of an ``IndexLoss`` can read these class weights."""
+    return (
+        type(weight) in PLAIN_TYPES
+        and weight.dtype is torch.float32
+        and weight.shape == (C,)
+        and weight.is_contiguous()
+        and weight.device == device
+        and not (weight.requires_grad and torch.is_grad_enabled())
     )
 
 

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch._C import (
     _are_functorch_transforms_active,
     _current_graph_task_id,
+    _is_any_autocast_enabled,
     _len_torch_dispatch_stack,
 )
 from torch._C._functorch import (
@@ -60,6 +61,7 @@ __all__ = [
     "logits_budget",
     "passes",
     "plain",
+    "plain_autocast",
     "scaled_",
     "traced",
     "unwrapped",
@@ -363,7 +365,13 @@ def _scaled_one_(gradient: Tensor, scale: Tensor) -> Tensor:
 def autocast(x: Tensor) -> bool:
     """Return whether autocast is on for the device of x; the meta device has none."""
     # ``torch.amp.is_autocast_available`` would tell, but breaks the compiler's graph in torch 2.11.
-    return x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
+    device = x.device.type
+    return device != "meta" and torch.is_autocast_enabled(device)
+
+
+def plain_autocast(x: Tensor) -> bool:
+    """Return ``autocast(x)`` in code that is not traced, in a fifth of the time."""
+    return _is_any_autocast_enabled() and autocast(x)
 
 
 def values_readable(x: Tensor) -> bool:
@@ -378,9 +386,12 @@ def logits_budget(x: Tensor) -> int:
     """Return the bytes of logits that a linear layer with input x may hold at a time.
 
     32 MiB on a CPU: at (N, D, C) = (2048, 512, 32000) blocks of 16, 32 and 64 MiB take 1390, 1260
-    and 1190 ms, and two blocks of 32 MiB are all it holds beyond the gradients. 1 GiB on a GPU: the
-    4096 x 128256 bfloat16 logits of a large head then are one block, and its weight gradient needs
-    no float32 sum, which would be twice the size of the weight.
+    and 1190 ms, and two blocks of 32 MiB are all it holds beyond the gradients.
+
+    1 GiB on a GPU: the 4096 x 128256 bfloat16 logits of a large head are one block, whose dW is
+    written once. Each of several blocks reads and writes a float32 dW, 8 C D bytes. By the data
+    sheet of an H200 (4.8e12 bytes and 989e12 operations a second) that is 275 / n of the time of
+    its products, 6 n C D operations for n rows: 7% for 4096 rows, 27% for 1024.
     """
     return (32 if x.device.type == "cpu" else 1024) << 20
 

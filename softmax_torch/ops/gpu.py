@@ -6,8 +6,9 @@ sm_80 and sm_90; they were not yet measured on a device.
  - up to NARROW classes: each thread has a row to itself. No thread idles and nothing is exchanged;
    the loads of neighbouring threads lie C apart, but a whole line is used while it is in L1.
  - up to ONE_TILE classes: a row stays in registers between its read and its write.
- - more classes: 32 warps work on one row, so that as few rows as possible are in flight: 132 rows
-   of 128256 bfloat16 are 34 MB, and the second read finds them in 50 MB of L2.
+ - more classes: 16 warps work on one row, two rows on a multiprocessor; or 32 warps where the rows
+   are long, so that as few as possible are in flight: 132 rows of 128256 bfloat16 are 34 MB, and
+   the second read finds them in 50 MB of L2.
  - adjacent positions, (N, C, M): each thread has a position and loops over the classes.
 
 Each program writes one partial sum over its rows and torch.sum adds them: the order is fixed.
@@ -16,8 +17,8 @@ Nothing here waits for the device: numbers that live on it are read by the kerne
 
 from __future__ import annotations
 
+import functools
 import math
-from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -33,6 +34,7 @@ from softmax_torch.maths import (
 )
 from softmax_torch.ops import triton_index_loss, triton_kernels
 from softmax_torch.ops.index_loss import IndexLoss
+from softmax_torch.ops.triton_launch import launch
 
 __all__ = [
     "check",
@@ -53,6 +55,11 @@ the compiler spills 56 to 352 bytes per thread, also where 512 threads have 128 
 
 TILE = 8192
 """Classes of a tile for more classes: 16 bytes of bfloat16 for each of 1024 threads."""
+
+TWO_ROWS = 128 << 10
+"""The most bytes of a row for two programs on a multiprocessor, of 16 warps each, where one waits
+for its sums while the other one reads. 2 x 132 such rows are 34 MB of the 50 MB of L2 of an H100,
+2 x 108 are 28 MB of the 40 MB of an A100, and the second read finds them there."""
 
 POSITIONS = (16, 128)
 """Classes and rows of a tile for adjacent positions. With 32 classes the compiler spills, and with
@@ -76,11 +83,14 @@ class _Tiling(NamedTuple):
 
 def _tiling(z: Tensor) -> _Tiling:
     """Return the tiles for logits z by their number of classes and layout."""
-    C = z.shape[1]
-    class_stride = z.stride(1)
+    return _tiling_of(z.dtype, z.dim(), z.shape[1], z.stride(1))
+
+
+@functools.lru_cache(256)
+def _tiling_of(dtype: torch.dtype, dims: int, C: int, class_stride: int) -> _Tiling:
     wide = 1 << (C - 1).bit_length()
-    registers = 2 if z.dtype == torch.float64 else 1  # of a number
-    if class_stride != 1 and (z.dim() == 3 or C > NARROW) and wide > 1:
+    registers = 2 if dtype == torch.float64 else 1  # of a number
+    if class_stride != 1 and (dims == 3 or C > NARROW) and wide > 1:
         one = wide <= POSITIONS[0] // registers
         tile = wide if one else POSITIONS[0] // 2 // registers  # m and s take registers too
         return _Tiling(one, False, tile, POSITIONS[1], 4)
@@ -88,10 +98,14 @@ def _tiling(z: Tensor) -> _Tiling:
         # Not told that classes are adjacent, the compiler gives neighbouring threads other rows.
         return _Tiling(True, False, wide, 128, 4)
     one = wide <= ONE_TILE // registers
-    tile = wide if one else TILE // registers**2  # each sum takes two registers as well
+    if not one:
+        warps = 16 if C * dtype.itemsize <= TWO_ROWS else 32
+        tile = TILE * warps // 32 // registers**2  # each sum takes two registers as well
+        return _Tiling(False, class_stride == 1, tile, 1, warps)
+    tile = wide
     rows = max(1, 2048 // tile)
-    warps = 32 if not one else min(32, max(4, tile * rows * registers // 512))
-    return _Tiling(one, class_stride == 1, tile, rows, warps)
+    warps = min(32, max(4, tile * rows * registers // 512))
+    return _Tiling(True, class_stride == 1, tile, rows, warps)
 
 
 def _statistics_tile(z: Tensor, tiling: _Tiling) -> int:
@@ -133,11 +147,6 @@ def _acc(z: Tensor) -> object:
     return triton_kernels.DOUBLE if z.dtype == torch.float64 else triton_kernels.SINGLE
 
 
-def _on(z: Tensor) -> AbstractContextManager[object]:
-    """Make z's device current: kernels are launched on the current device."""
-    return torch.cuda.device(z.device) if z.is_cuda else nullcontext()
-
-
 def _weight_and_stride(weight: RowWeight, z: Tensor) -> tuple[Tensor | None, int]:
     """Return the numbers of a weight on the device, and their stride between rows."""
     if weight is None:
@@ -162,12 +171,13 @@ def row_values(z: Tensor, target: Target, lse: bool = False) -> RowValues:
     N, C, M = _sizes(z)
     tiling = _tiling(z)
     if N * M > 0 and any(needed):
-        with _on(z):
-            triton_kernels.row_numbers[(-(-N * M // tiling.rows),)](
-                z, None if y is None else y.contiguous(), u, *result, N * M, C, M,
-                *_strides(z), *_strides(u), _acc(z), tiling.unit, _vector(z, z, tiling),
-                tiling.one, tiling.tile, tiling.rows, num_warps=tiling.warps,
-            )  # fmt: skip
+        launch(
+            triton_kernels.row_numbers, -(-N * M // tiling.rows),
+            (z, None if y is None else y.contiguous(), u, *result),
+            (N * M, C, M, *_strides(z), *_strides(u), _acc(z), tiling.unit,
+             _vector(z, z, tiling), tiling.one, tiling.tile, tiling.rows),
+            tiling.warps,
+        )  # fmt: skip
     return result
 
 
@@ -181,12 +191,13 @@ def row_statistics(z: Tensor, y: Tensor | None = None) -> RowStatistics:
     N, C, M = _sizes(z)
     tiling = _tiling(z)
     if N * M > 0:
-        with _on(z):
-            triton_kernels.row_statistics[(-(-N * M // tiling.rows),)](
-                z, None if y is None else y.contiguous(), lse, entropy, argmax, rank,
-                N * M, C, M, *_strides(z), _acc(z), tiling.unit, _vector(z, z, tiling),
-                _statistics_tile(z, tiling), tiling.rows, num_warps=tiling.warps,
-            )  # fmt: skip
+        launch(
+            triton_kernels.row_statistics, -(-N * M // tiling.rows),
+            (z, None if y is None else y.contiguous(), lse, entropy, argmax, rank),
+            (N * M, C, M, *_strides(z), _acc(z), tiling.unit, _vector(z, z, tiling),
+             _statistics_tile(z, tiling), tiling.rows),
+            tiling.warps,
+        )  # fmt: skip
     return RowStatistics(lse, entropy, argmax, rank)
 
 
@@ -226,16 +237,34 @@ def _gradients(
         totals = torch.empty(programs, dtype=sum_dtype(z.dtype), device=z.device)
     tensors, strides = zip(*(_weight_and_stride(weight, z) for weight in (a, b, c)), strict=True)
     if programs > 0:
-        with _on(z):
-            triton_kernels.row_gradients[(programs,)](
-                z, None if y is None else y.contiguous(), u, *tensors, dz, totals,
-                N * M, C, M, *_strides(z), *_strides(u), *_strides(dz), *strides,
-                _acc(z), tiling.unit, dz is not None and dz.stride(1) == 1,
-                _vector(z, z if dz is None else dz, tiling), tiling.one, tiling.tile,
-                tiling.rows, num_warps=tiling.warps,
-            )  # fmt: skip
+        launch(
+            triton_kernels.row_gradients, programs,
+            (z, None if y is None else y.contiguous(), u, *tensors, dz, totals),
+            (N * M, C, M, *_strides(z), *_strides(u), *_strides(dz), *strides,
+             _acc(z), tiling.unit, dz is not None and dz.stride(1) == 1,
+             _vector(z, z if dz is None else dz, tiling), tiling.one, tiling.tile,
+             tiling.rows),
+            tiling.warps,
+        )  # fmt: skip
     return totals
 
+
+ONE_PROGRAM = (1024, 12)
+"""The most rows and classes of an index loss by one program, which is a single launch. Each of 1024
+threads has 64 registers at most: with every option 10 classes take 55, 13 take 63, and 16 spill."""
+
+
+def _index_tiling(z: Tensor, N: int, C: int) -> _Tiling:
+    """Return the tiles of ``index_loss``: one program for few rows of few classes."""
+    tiling = _tiling(z)
+    most_rows, most_classes = ONE_PROGRAM
+    if tiling.rows < N <= most_rows and C <= min(NARROW, most_classes):
+        rows = 1 << (N - 1).bit_length()
+        return tiling._replace(rows=rows, warps=rows // 32)
+    return tiling
+
+
+_PARTS: int = triton_index_loss.PARTS.value
 
 COUNTED_ROWS = 1024
 """Rows that a program of ``count_rows`` reads at a time."""
@@ -247,50 +276,61 @@ def index_loss(z: Tensor, y: Tensor, loss: IndexLoss, dz: Tensor | None = None) 
     z, in float32 or bfloat16, has adjacent classes, and y (N,) and the class weights are
     contiguous. A class index out of range makes the loss and the gradient of its row NaN.
     """
-    (N, C), w = z.shape, loss.weight
-    tiling = _tiling(z)
+    result = z.new_empty((), dtype=loss.dtype)
+    N, C = z.shape
+    tiling = _index_tiling(z, N, C)
     programs = -(-N // tiling.rows)
-    counting = min(triton_index_loss.PARTS.value, -(-N // COUNTED_ROWS))
-    result = torch.empty((), dtype=loss.dtype, device=z.device)
-    totals, parts = result, None
-    d_n = z.stride(0) if dz is None else dz.stride(0)
-    vector = _vector(z, z if dz is None else dz, tiling)
-    with _on(z):
-        if programs > 1:
-            totals = torch.empty(programs, dtype=torch.float32, device=z.device)
-            parts = torch.empty(2, triton_index_loss.PARTS.value, device=z.device)
-            triton_index_loss.count_rows[(counting,)](
-                y, w, parts, N, C, loss.ignore_index, triton_index_loss.PARTS.value, COUNTED_ROWS
-            )
-        tensors = z, y, w, parts, dz, totals
-        numbers = (counting, loss.ignore_index, loss.label_smoothing, loss.z_loss)
-        flags = loss.mean, loss.label_smoothing != 0, loss.z_loss != 0
-        if C <= NARROW:
-            triton_index_loss.narrow_index_loss[(programs,)](
-                *tensors, N, C, z.stride(0), d_n, *numbers, *flags,
-                triton_index_loss.PARTS.value, tiling.rows, num_warps=tiling.warps,
-            )  # fmt: skip
-        else:
-            triton_index_loss.index_loss[(programs,)](
-                *tensors, N, C, z.stride(0), d_n, *numbers, *flags, vector,
-                triton_index_loss.PARTS.value, tiling.one, tiling.tile, tiling.rows,
-                num_warps=tiling.warps,
-            )  # fmt: skip
-        if programs > 1:
-            triton_index_loss.add_totals[(1,)](
-                totals, parts, result, programs, counting, loss.mean,
-                triton_index_loss.PARTS.value, COUNTED_ROWS,
-            )  # fmt: skip
+    if programs == 1:  # it counts its rows itself, and its loss is the result
+        _index_rows(z, y, loss, dz, tiling, 1, None, 1, result)
+        return result
+    counting = min(_PARTS, -(-N // COUNTED_ROWS))
+    totals = torch.empty(programs, dtype=torch.float32, device=z.device)
+    parts = torch.empty(2, _PARTS, dtype=torch.float32, device=z.device)
+    launch(
+        triton_index_loss.count_rows, counting, (y, loss.weight, parts),
+        (N, C, loss.ignore_index, _PARTS, COUNTED_ROWS),
+    )  # fmt: skip
+    _index_rows(z, y, loss, dz, tiling, programs, parts, counting, totals)
+    launch(
+        triton_index_loss.add_totals, 1, (totals, parts, result),
+        (programs, counting, loss.mean, _PARTS, COUNTED_ROWS),
+    )  # fmt: skip
     return result
+
+
+def _index_rows(
+    z: Tensor, y: Tensor, loss: IndexLoss, dz: Tensor | None, tiling: _Tiling, programs: int,
+    parts: Tensor | None, counting: int, out: Tensor,
+) -> None:  # fmt: skip
+    """Write the gradient of the rows to dz, if given, and the loss of each program to out."""
+    (N, C), z_n = z.shape, z.stride(0)
+    weight, ignore, eps, zeta, mean, _ = loss
+    kernel = triton_index_loss.narrow_index_loss
+    cut: tuple[int, ...] = (_PARTS, tiling.rows)
+    if C > NARROW:
+        kernel = triton_index_loss.index_loss
+        vector = _vector(z, z if dz is None else dz, tiling)
+        cut = (vector, _PARTS, tiling.one, tiling.tile, tiling.rows)
+    launch(
+        kernel, programs, (z, y, weight, parts, dz, out),
+        (N, C, z_n, z_n if dz is None else dz.stride(0), counting, ignore, eps, zeta, mean,
+         eps != 0, zeta != 0, *cut),
+        tiling.warps,
+    )  # fmt: skip
+
+
+SMALL = 1 << 16
+"""The most numbers that torch multiplies: it launches in a fifth of Triton's host time."""
 
 
 def scale_(x: Tensor, factor: Tensor) -> Tensor:
     """Multiply x by the 0-dimensional factor, in place; a factor of 1 reads and writes nothing."""
+    if x.numel() <= SMALL and x.dtype == factor.dtype:  # else torch would round the factor first
+        return x.mul_(factor)
     dense = x.is_contiguous() or (x.dim() == 2 and x.t().is_contiguous())
     if not dense:
         return x.mul_(factor)
     if x.numel() > 0:
         programs = min(-(-x.numel() // 4096), 2048)
-        with _on(x):
-            triton_kernels.scale[(programs,)](x, factor, x.numel(), _acc(x), 4096, num_warps=8)
+        launch(triton_kernels.scale, programs, (x, factor), (x.numel(), _acc(x), 4096), 8)
     return x

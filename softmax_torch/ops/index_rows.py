@@ -22,8 +22,9 @@ from softmax_torch.ops.linear_rows import Gradients, GradientSums, Linear, gradi
 
 __all__ = ["Terms", "layer_loss", "logits_loss"]
 
-Terms = Callable[[Tensor, IndexLoss], tuple[Target, RowWeights]]
-"""A function that turns class indices (N,) and a loss into a target and weights of ``maths``."""
+Terms = Callable[[int, Tensor, IndexLoss], tuple[Target, RowWeights]]
+"""A function that turns a number of classes, class indices (N,) and a loss into a target and
+weights of ``maths``."""
 
 
 def logits_loss(z: Tensor, y: Tensor, loss: IndexLoss, kernels: GPUKernels, terms: Terms) -> Tensor:
@@ -45,6 +46,11 @@ def layer_loss(
     return result
 
 
+def _without_tensor(loss: IndexLoss) -> IndexLoss:
+    """Return the loss without its class weights, which a Function saves with its other tensors."""
+    return loss if loss.weight is None else loss._replace(weight=None)
+
+
 class _LogitsLoss(Function):
     """``logits_loss`` with a gradient."""
 
@@ -53,22 +59,23 @@ class _LogitsLoss(Function):
         ctx: Any, z: Tensor, y: Tensor, loss: IndexLoss, kernels: GPUKernels, terms: Terms
     ) -> Tensor:
         ctx.save_for_backward(z, y, loss.weight)
-        ctx.loss, ctx.kernels, ctx.terms = loss._replace(weight=None), kernels, terms
-        ctx.formed = torch.empty_like(z)
-        return kernels.index_loss(z, y, loss, ctx.formed)
+        ctx.loss, ctx.kernels, ctx.terms = _without_tensor(loss), kernels, terms
+        ctx.formed = dz = torch.empty_like(z)
+        return kernels.index_loss(z, y, loss, dz)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         dz, ctx.formed = ctx.formed, None
-        if dz is None or not backends.last_backward(g):
+        fast = backends.last_backward(g)
+        if dz is None or not fast:
             z, y, weight = ctx.saved_tensors
             loss = ctx.loss._replace(weight=weight)
-            if not backends.last_backward(g):
-                target, weights = ctx.terms(y, loss)
-                return maths.total_vjp(z, target, weights, g), *[None] * 4
+            if not fast:
+                target, weights = ctx.terms(z.shape[1], y, loss)
+                return maths.total_vjp(z, target, weights, g), None, None, None, None
             dz = torch.empty_like(z)
             ctx.kernels.index_loss(z, y, loss, dz)
-        return *backends.scaled_(g, dz), *[None] * 4
+        return ctx.kernels.scale_(dz, g), None, None, None, None
 
 
 class _LayerLoss(Function):
@@ -86,7 +93,7 @@ class _LayerLoss(Function):
         terms: Terms,
     ) -> Tensor:
         ctx.save_for_backward(x, weight, bias, y, loss.weight)
-        ctx.loss, ctx.kernels, ctx.terms = loss._replace(weight=None), kernels, terms
+        ctx.loss, ctx.kernels, ctx.terms = _without_tensor(loss), kernels, terms
         linear = Linear(x, weight, bias)
         result, ctx.formed = _loss_and_gradients(linear, y, loss, kernels, ctx.needs_input_grad)
         return result
@@ -98,7 +105,7 @@ class _LayerLoss(Function):
         linear, loss = Linear(x, weight, bias), ctx.loss._replace(weight=class_weight)
 
         def dz_of(z: Tensor) -> Tensor:
-            target, weights = ctx.terms(y, loss)
+            target, weights = ctx.terms(z.shape[1], y, loss)
             return maths.total_vjp(z, target, weights, g)
 
         gradients = gradients_of_total(

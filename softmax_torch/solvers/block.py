@@ -24,6 +24,7 @@ from torch import Tensor
 
 from softmax_torch.maths import RowWeights, Target
 from softmax_torch.ops import backends
+from softmax_torch.ops.full_precision import full_precision
 from softmax_torch.ops.sample_rows import MOST_COLUMNS, CsrRows, DenseRows, SampleRows
 from softmax_torch.solvers import csr
 
@@ -164,10 +165,12 @@ class DenseBlock(Block):
         )
 
     def dot(self, W: Tensor, squared: bool = False) -> Tensor:
-        return self._in(W.dtype, squared) @ W.T
+        with full_precision(W.dtype, W.device):
+            return self._in(W.dtype, squared) @ W.T
 
     def transposed_dot(self, r: Tensor, squared: bool = False) -> Tensor:
-        return r.T @ self._in(r.dtype, squared)
+        with full_precision(r.dtype, r.device):
+            return r.T @ self._in(r.dtype, squared)
 
     def dense(self) -> Tensor:
         return subtract(self.exact, self.offset)

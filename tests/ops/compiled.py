@@ -28,8 +28,8 @@ DTYPES = {
 }
 
 PLAIN = [
-    *(("fp32", C) for C in (10, 32, 33, 1000, 16384, 32000)),
-    *(("bf16", C) for C in (10, 1000, 128256)),
+    *(("fp32", C) for C in (10, 12, 32, 33, 1000, 16384, 32000)),
+    *(("bf16", C) for C in (10, 1000, 32000, 128256)),
 ]
 """Logits (N, C) of a whole loss of class indices."""
 
@@ -88,6 +88,10 @@ def index_kernels(dtype: str, C: int, every: bool):
     narrow = C <= gpu.NARROW
     kernel = triton_index_loss.narrow_index_loss if narrow else triton_index_loss.index_loss
     yield kernel, arguments, t.warps
+    rows, classes = gpu.ONE_PROGRAM
+    if C <= classes:
+        t = gpu._index_tiling(z, rows, C)
+        yield kernel, arguments | {"N": rows, "parts": None, "ROWS": t.rows}, t.warps
 
 
 def row_kernels(dtype: str, shape: tuple[int, ...], every: bool):
@@ -112,8 +116,23 @@ def row_kernels(dtype: str, shape: tuple[int, ...], every: bool):
     yield triton_kernels.row_statistics, arguments | results | tile, t.warps
 
 
+SHARED = {80: 164 << 10, 90: 228 << 10}
+"""Bytes of shared memory of a multiprocessor."""
+
+
+def resident(sm: int, registers: int, shared: int, warps: int) -> int:
+    """Return how many programs a multiprocessor can hold at a time.
+
+    It has 64 warps, 32 programs and 65536 registers, which a warp gets in units of 256. A program
+    takes 1 KiB of shared memory besides its own.
+    """
+    of_a_warp = -(-registers * 32 // 256) * 256
+    return min(64 // warps, 32, 65536 // of_a_warp // warps, SHARED[sm] // (shared + 1024))
+
+
 def report(what: str, result, sm: int) -> None:
-    """Print the registers and local memory of a compiled kernel, and the width of its loads."""
+    """Print registers and local memory of a compiled kernel, the width of its loads, and how many
+    programs fit on a multiprocessor."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(result.asm["cubin"])
@@ -127,7 +146,10 @@ def report(what: str, result, sm: int) -> None:
     print(
         f"sm_{sm} {what}: {registers[1]} registers, "
         f"{'no local memory' if spilled == 0 else f'{spilled} bytes of local memory'}, "
-        f"{widest_load(result.asm['ptx'])} bytes a load",
+        f"{widest_load(result.asm['ptx'])} bytes a load, "
+        f"{result.metadata.num_warps} warps, {result.metadata.shared} bytes shared, "
+        f"{resident(sm, int(registers[1]), result.metadata.shared, result.metadata.num_warps)} "
+        "programs a multiprocessor",
         flush=True,
     )
 

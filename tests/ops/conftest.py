@@ -61,10 +61,12 @@ def device(monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture(params=TILES.values(), ids=TILES.keys())
 def gpu_kernels(
     request: pytest.FixtureRequest, device: str, monkeypatch: pytest.MonkeyPatch
-) -> ModuleType:
+) -> Iterator[ModuleType]:
     """The GPU kernels, with all the ways in which they cut rows into tiles."""
     from softmax_torch.ops import gpu
 
     for name, value in request.param.items():
         monkeypatch.setattr(gpu, name, value)
-    return gpu
+    gpu._tiling_of.cache_clear()
+    yield gpu
+    gpu._tiling_of.cache_clear()

@@ -196,16 +196,26 @@ def test_the_same_call_gives_the_same_bits(gpu_kernels, device):
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
+@pytest.mark.parametrize("small", [0, 1 << 16], ids=["by Triton", "by torch"])
 @pytest.mark.parametrize("factor", [1.0, -0.3])
-def test_scale(factor, device):
+def test_scale(factor, small, device, monkeypatch):
     from softmax_torch.ops import gpu
 
+    monkeypatch.setattr(gpu, "SMALL", small)
     x = torch.randn(9000).to(device)
     before = x.clone()
     assert gpu.scale_(x, torch.tensor(factor).to(device)) is x
     torch.testing.assert_close(x, before * factor)
     columns = before[:8998].view(-1, 2).t()[:, ::3]
     torch.testing.assert_close(gpu.scale_(columns.clone(), x.new_tensor(0.5)), columns * 0.5)
+
+
+def test_the_factor_of_a_bfloat16_gradient_is_not_rounded(device):
+    from softmax_torch.ops import gpu
+
+    x, factor = torch.full((8,), 3.0, dtype=torch.bfloat16), torch.tensor(1 / 3)
+    scaled = gpu.scale_(x.to(device), factor.to(device))
+    assert torch.equal(scaled.cpu(), torch.ones(8, dtype=torch.bfloat16))
 
 
 def sparse(tmp_path, size: int) -> Tensor:
