@@ -210,7 +210,7 @@ COMMANDS = {
                 type=str | None,
                 metavar="FILE",
             ),
-            argument("--top_k", "Number of most probable classes to name.", type=int, default=1),
+            argument("--top_k", "Most probable classes to name.", type=int, default=1),
             argument("--probabilities", "Write all class probabilities too.", action="store_true"),
             argument(
                 "--sets",
@@ -233,7 +233,7 @@ COMMANDS = {
         ),
         examples=(
             "predict runs/digits",
-            "predict runs/table --input new.csv --output answers.csv --probabilities",
+            "predict runs/table --input new.csv --output answers.csv",
         ),
     ),
     "calibrate": Command(
