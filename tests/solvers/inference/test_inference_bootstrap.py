@@ -17,9 +17,12 @@ X, Y, GROUPS = small()
 
 def test_resamples_are_fits_of_drawn_samples() -> None:
     """The mean and the spread of the fits to X[drawn], by another generator, are about the same."""
-    found = inference(X, Y, bootstrap=300, seed=1).bootstrap
+    result = inference(X, Y, bootstrap=300, seed=1)
+    found = result.bootstrap
     assert found is not None
     assert found.draws.shape == (300, 2, 4)
+    shift = (found.draws.mean(0) - result.coefficients) / result.standard_errors
+    assert float(shift.abs().max()) < 0.4
     rng = np.random.default_rng(0)
     others = []
     for _ in range(40):
