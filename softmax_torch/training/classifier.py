@@ -89,9 +89,10 @@ class LitClassifier(LitBase):
             ``class_path`` and ``init_args`` (see ``training.user_metrics``).
 
     Each epoch logs ``train/loss`` (the objective, mean over the steps), ``train/accuracy`` and
-    ``train/nll``, of each batch before its step, and ``accuracy``, ``balanced_accuracy``, ``nll``
-    and ``ece`` (see ``softmax_torch.metrics``) for ``val`` and ``test``. With ``mixup`` or
-    ``cutmix`` samples have no single class, and ``train`` has its loss alone.
+    ``train/nll``, of each batch before its step, and ``accuracy``, ``balanced_accuracy``,
+    ``macro_f1``, ``weighted_f1``, ``nll`` and ``ece`` (see ``softmax_torch.metrics``) for ``val``
+    and ``test``. With ``mixup`` or ``cutmix`` samples have no single class, and ``train`` has its
+    loss alone.
 
     A checkpoint holds everything that the next step depends on: parameters, optimizer, schedule,
     position in the epoch, and of each process the sums of the epoch so far and the random number

@@ -169,7 +169,8 @@ class LitEvaluation(Classifier, LightningModule):
 
     def evaluation_metric_names(self) -> list[str]:
         """Return the names of the metrics of an evaluated set, without "val/" or "test/"."""
-        built_in = ("accuracy", "balanced_accuracy", "nll", "ece")
+        means = ("balanced_accuracy", "macro_f1", "weighted_f1")
+        built_in = ("accuracy", *means, "nll", "ece")
         return [*dict.fromkeys((*built_in, *self.user_metrics.metrics))]
 
     def sum_over_processes(self, x: Tensor) -> Tensor:

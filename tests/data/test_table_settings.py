@@ -189,7 +189,7 @@ def test_a_labelled_file_is_read_as_samples(here: Path, messages: list[str]) -> 
     )
     splits, ids, groups = read_labelled(data.preprocessing, "new.jsonl")
     found = splits["test"]
-    assert groups == []
+    assert groups == {}
     assert torch.equal(found.x, data.preprocessing.tensor(frame))
     assert found.y.tolist() == [("abc").index(kind) for kind in frame["kind"]]
     assert ids == [str(row) for row in range(30)]
