@@ -208,7 +208,7 @@ def test_a_run_of_an_earlier_version_predicts_and_resumes(
     with one_thread():
         got = results(name)
     here, there = got.pop("environment"), expected.pop("environment")
-    # Earlier versions had no means over the classes, and did not keep the validation of a path's fits.
+    # Earlier versions had no means over classes, and did not keep the validation of a path's fits.
     for state in got["optimizer"]:
         for kept in state.get("fits", []):
             for figure in ("val/nll", "val/accuracy"):
