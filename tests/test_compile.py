@@ -160,6 +160,7 @@ def test_one_dynamic_graph_serves_every_size(soft):
     assert len(graphs) == 1
 
 
+@pytest.mark.slow
 def test_a_marked_batch_size_may_vary():
     f = compiled(linear_cross_entropy)
     W = torch.randn(C, D)
@@ -222,6 +223,7 @@ def test_the_loss_module():
 
 
 @every_case
+@pytest.mark.slow
 def test_no_graph_break(case):
     target, options = case
     z, x, W = torch.randn(N, C, requires_grad=True), torch.randn(N, D), torch.randn(C, D)

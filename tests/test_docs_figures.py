@@ -205,6 +205,7 @@ def test_a_png_is_an_image(tmp_path: Path) -> None:
     assert pyplot.get_fignums() == []  # pyplot keeps no figure
 
 
+@pytest.mark.slow
 def test_the_script_writes_each_figure_and_nothing_else(drawn: Path) -> None:
     assert {path.name for path in drawn.iterdir()} == {f"{name}.svg" for name in NAMES}
     assert list(figures.FIGURES) == NAMES

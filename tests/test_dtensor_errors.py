@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from dtensor_cases import split
 from support import in_group
@@ -97,6 +98,7 @@ def of_rank(rank: int, folder: str) -> None:
     torch.save(errors(init_device_mesh("cpu", (2,))), f"{folder}/{rank}.pt")
 
 
+@pytest.mark.slow
 def test_errors_of_two_ranks(tmp_path: Path) -> None:
     in_group(of_rank, 2, tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))

@@ -13,6 +13,7 @@ from softmax_torch import cli
 from softmax_torch.storage.checkpoints import read_checkpoint
 
 
+@pytest.mark.slow
 def test_a_posterior_is_stored_and_applied_on_request(
     to_calibrate: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -126,6 +126,7 @@ def test_a_new_run_continues_from_a_checkpoint(here: Path, capsys: Any) -> None:
 NET = ["--model", "LitClassifier", "--model.optimizer", "AdamW"]
 
 
+@pytest.mark.slow
 def test_a_net_is_trained_resumed_and_tested_by_its_name(here: Path, capsys: Any) -> None:
     cli.main(["fit", *SHORT, *NET, "--model.mixup", "0.2"])
     report = capsys.readouterr().out

@@ -32,6 +32,7 @@ WORDS = {
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.slow
 def test_words_are_completed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("shtab")
     cli.main(["completion", "bash"])

@@ -242,6 +242,7 @@ def test_costs_move_the_threshold(here: Path, capsys: pytest.CaptureFixture[str]
     assert found[0] > 0.5 > found[1]
 
 
+@pytest.mark.slow
 def test_the_page_has_groups_and_the_threshold(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "render", lambda figure, kind: b"<svg/>")
     cli.main(["calibrate", CHECKPOINT, "--method", "threshold"])

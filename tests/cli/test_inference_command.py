@@ -49,6 +49,7 @@ def test_a_table_without_a_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert (first["class"], first["feature"]) == ("yes", "sex=male")
 
 
+@pytest.mark.slow
 def test_classes_that_can_be_separated_need_a_penalty(capsys: pytest.CaptureFixture[str]) -> None:
     iris = ["inference", "--data.file", "iris.csv", "--data.target", "species"]
     with pytest.raises(ValueError, match=r"can be separated: .*; fit with --penalty firth"):

@@ -81,14 +81,21 @@ LONGER = "fit --resume runs/digits/version_0 --trainer.max"
     ("flags", "reason", "longer"),
     [
         (["--trainer.max_epochs", "2"], "2 of 2 epochs", f"{LONGER}_epochs 4"),
-        (
+        pytest.param(
             ["--trainer.max_steps", "50", "--trainer.max_epochs", "-1"],
             "50 of 50 steps",
             f"{LONGER}_steps 100",
+            marks=pytest.mark.slow,
         ),
-        (EARLY, "stopped early after epoch 2", "last.ckpt --trainer.callbacks null"),
+        pytest.param(
+            *(EARLY, "stopped early after epoch 2", "last.ckpt --trainer.callbacks null"),
+            marks=pytest.mark.slow,
+        ),
         (SOLVER, "converged after 8 iterations", None),
-        ([*SOLVER, "--model.C", "[0.1, 1]"], "fitted all 2 values of C", None),
+        pytest.param(
+            *([*SOLVER, "--model.C", "[0.1, 1]"], "fitted all 2 values of C", None),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["epochs", "steps", "early", "solver", "path"],
 )
@@ -115,6 +122,7 @@ def test_a_finished_run_is_not_resumed(
     assert contents(here) == before
 
 
+@pytest.mark.slow
 def test_a_run_that_got_more_epochs_keeps_them(here: Path, capsys: Any) -> None:
     """A run that is interrupted again continues to the new number."""
     cli.main(["fit", *SHORT])
@@ -126,6 +134,7 @@ def test_a_run_that_got_more_epochs_keeps_them(here: Path, capsys: Any) -> None:
     assert (settings["trainer"]["max_epochs"], settings["name"]) == (3, "digits")
 
 
+@pytest.mark.slow
 def test_an_edited_configuration_is_refused(here: Path) -> None:
     cli.main(["fit", *SHORT])
     config = here / "runs" / "digits" / "version_0" / "config.yaml"
@@ -162,6 +171,7 @@ def test_a_checkpoint_of_an_earlier_version_is_compared_by_its_numbers() -> None
     ]
 
 
+@pytest.mark.slow
 def test_resume_takes_the_newest_run_of_the_name(here: Path, capsys: Any) -> None:
     cli.main(["fit", *SHORT])
     cli.main(["fit", *SHORT, "--model.C", "2.0"])

@@ -41,7 +41,8 @@ def averaging(
     return predictor, raw
 
 
-@pytest.mark.parametrize("structure", ["kronecker", pytest.param("full", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("structure", ["kronecker", "full"])
 def test_programs_have_the_probabilities_of_the_probit(
     structure: Structure, tmp_path: Path
 ) -> None:

@@ -46,11 +46,12 @@ def expected_sets(predictor: Predictor, x: Tensor) -> Tensor:
     return sets
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("score", "per_class", "calibrated"),
     [
-        pytest.param("lac", False, True, marks=pytest.mark.slow),
-        pytest.param("aps", False, False, marks=pytest.mark.slow),
+        ("lac", False, True),
+        ("aps", False, False),
         ("raps", True, True),
     ],
 )

@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from softmax_torch.heads import SoftmaxHead, find_head, replace_head
 
 
+@pytest.mark.slow
 def test_two_graphs_serve_every_step() -> None:
     torch.compiler.reset()
     graphs = []

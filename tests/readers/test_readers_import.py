@@ -3,8 +3,12 @@
 import subprocess
 import sys
 
+import pytest
+
 CODE = """
 import sys
+
+import pytest
 def loaded():
     return {"pyarrow", "PIL", "lightning", "softmax_torch.preprocessing"} & sys.modules.keys()
 from softmax_torch.readers import idx, numpy_files, tensor_files
@@ -16,6 +20,7 @@ assert loaded() == {"PIL", "pyarrow"}, loaded()
 """
 
 
+@pytest.mark.slow
 def test_readers_import_only_the_library_of_their_format() -> None:
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -46,6 +46,7 @@ def test_quantiles_of_beta_are_scipys(n: int, k: int) -> None:
         assert beta_quantile(q, k, n) == pytest.approx(beta.ppf(q, k, n + 1 - k), abs=1e-11)
 
 
+@pytest.mark.slow
 def test_the_page_shows_the_sets(monkeypatch: pytest.MonkeyPatch) -> None:
     results = with_sets()
     tree = without_figures(monkeypatch, results)

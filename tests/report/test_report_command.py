@@ -100,6 +100,7 @@ def test_results_are_those_of_the_run(here: Path, composed: list[RunResults]) ->
     assert dict(results.facts)["seeds"] == "run 0, data 0"
 
 
+@pytest.mark.slow
 def test_another_checkpoint_and_a_second_report(here: Path, composed: list[RunResults]) -> None:
     cli.main(["calibrate", "--ckpt_path", f"{RUN}/last.ckpt"])
     own = read_checkpoint(here / RUN / "last.ckpt")["calibration"]["scale"]
@@ -117,6 +118,7 @@ def test_another_checkpoint_and_a_second_report(here: Path, composed: list[RunRe
     assert (here / RUN / "report" / "index.html").read_bytes() == first
 
 
+@pytest.mark.slow
 def test_the_last_checkpoint_of_a_solver_is_the_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, composed: list[RunResults]
 ) -> None:

@@ -123,6 +123,7 @@ def test_a_report_says_why_it_has_no_coefficients(tmp_path: Path) -> None:
         table_inference(DigitsDataModule())
 
 
+@pytest.mark.slow
 def test_the_page_shows_coefficients_or_the_reason(tmp_path: Path) -> None:
     _, data = passengers(tmp_path)
     found, note = inference_of_report(data)
