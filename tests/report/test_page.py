@@ -228,9 +228,9 @@ def test_before_and_after_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
     text = without_figures(monkeypatch, results).text
     rows = {
         label: [float(value) for value in re.findall(r"\d\.\d{4}", line)]
-        for label, line in re.findall(r"(without calibration|calibrated)((?:\d\.\d{4}){4})", text)
+        for label, line in re.findall(r"(Without calibration|Calibrated)((?:\d\.\d{4}){4})", text)
     }
-    before, after = rows["without calibration"], rows["calibrated"]
+    before, after = rows["Without calibration"], rows["Calibrated"]
     assert after[0] == before[0]
     assert after[1] < before[1] - 0.1
     assert after[3] < before[3] / 2
