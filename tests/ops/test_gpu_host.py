@@ -44,8 +44,10 @@ def test_launches_of_a_step(figures):
     assert ours["128 x 10"] == ours["1000 x 10"] == 3
     assert ours["1000 x 10, weights, smoothing, z-loss"] == 3
     assert ours["2000 x 10"] == ours["512 x 1000, bfloat16"] == 5
+    # A layer in blocks has logits, a gradient and products of each block; torch has one of each.
+    assert ours["linear 16384 x 64 x 128256, bfloat16, in 4 blocks"] <= 4 * 14
     for name, figure in figures.items():
-        if "torch" in figure and "one loss per row" not in name:
+        if "torch" in figure and not name.endswith(("one loss per row", "blocks")):
             assert ours[name] < figure["torch"]["launches"], name
 
 
@@ -74,7 +76,8 @@ def test_kernels_are_launched_on_the_device_of_their_tensors(figures):
 
 def test_a_wait_is_counted(tmp_path):
     path = tmp_path / "counts.json"
-    run("benchmarks/gpu_host.py", "--counts", "--json", str(path), SOFTMAX_TORCH_CHECKS="1")
+    command = ("benchmarks/gpu_host.py", "--counts", "--only", "128 x 10", "--json", str(path))
+    run(*command, SOFTMAX_TORCH_CHECKS="1")
     found = json.loads(path.read_text())["128 x 10"]["ours"]
     assert found["copies_to_host"] > 0
     assert found["waits"] > 0
