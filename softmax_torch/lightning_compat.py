@@ -16,7 +16,9 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 
@@ -48,6 +50,7 @@ __all__ = [
     "synchronizes_batch_norm",
     "trainer_of",
     "validates_after",
+    "whole_numbers_first",
 ]
 
 # Training: modules and their trainer
@@ -60,6 +63,24 @@ def trainer_of(module: LightningModule) -> Trainer | None:
     """
     trainer: Trainer | None = module._trainer
     return trainer
+
+
+def whole_numbers_first() -> None:
+    """Let the Trainer's arguments that are whole numbers or floats try whole numbers first.
+
+    ``limit_train_batches`` is one batch if it is 1, and all batches if it is 1.0. jsonargparse
+    tries the types of ``Optional[Union[int, float]]`` in their order. But typing caches unions, and
+    takes them for equal whatever their order: if another module has ``Optional[Union[float, int]]``
+    shortly before Lightning is imported, Lightning's annotation is that one. A union by ``|`` is
+    not cached.
+    """
+    from lightning import Trainer
+
+    annotations = Trainer.__init__.__annotations__
+    for name, annotation in annotations.items():
+        kinds = get_args(annotation)
+        if int in kinds and float in kinds and kinds.index(float) < kinds.index(int):
+            annotations[name] = reduce(or_, [int, *(kind for kind in kinds if kind is not int)])
 
 
 def callbacks_of(trainer: Trainer) -> list[Callback]:

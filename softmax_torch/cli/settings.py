@@ -19,6 +19,7 @@ from softmax_torch.cli.mistakes import UsageError
 from softmax_torch.cli.requests import Request
 from softmax_torch.cli.run_loggers import with_logger_folder
 from softmax_torch.data import TensorDataModule
+from softmax_torch.lightning_compat import whole_numbers_first
 from softmax_torch.report.trainer import ReportingTrainer
 from softmax_torch.training import LitClassifier, LitSoftmaxRegression
 from softmax_torch.training.lit_base import LitBase
@@ -71,6 +72,7 @@ def settings_parser(command: str) -> tuple[ArgumentParser, ArgumentParser]:
             default=0,
             help="Seed of all random number generators; true for a random one, false for none.",
         )
+        whole_numbers_first()
         parser.add_lightning_class_args(ReportingTrainer, "trainer")
         parser.set_defaults(TRAINER_DEFAULTS)
         parser.add_lightning_class_args(LitBase, "model", subclass_mode=True)

@@ -1,9 +1,11 @@
 """The parser tells settings, configurations and arguments from each other."""
 
 import pytest
+from lightning import Trainer
 
 from softmax_torch.cli.arguments import split_configs, split_flags, split_settings
 from softmax_torch.cli.parser import parse
+from softmax_torch.cli.settings import settings_parser
 
 
 @pytest.mark.parametrize(
@@ -54,3 +56,14 @@ def test_files_come_before_flags_wherever_they_stand() -> None:
     request = parse(args)
     assert request.args[0] == "--config"
     assert request.args[2:] == ["--name", "x", "--data.target", "a"]
+
+
+@pytest.mark.parametrize("value", [1, 1.0])
+def test_one_batch_is_told_from_all_batches(value: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    # typing may give the Trainer the union of another module, with float first.
+    annotations = Trainer.__init__.__annotations__
+    monkeypatch.setitem(annotations, "limit_train_batches", float | int | None)
+    flags = ["--data", "DigitsDataModule", "--trainer.limit_train_batches", str(value)]
+    config = settings_parser("fit")[0].parse_args(["fit", *flags])
+    found = config.fit.trainer.limit_train_batches
+    assert (found, type(found)) == (value, type(value))
