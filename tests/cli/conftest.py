@@ -39,16 +39,19 @@ Trainer.test = lambda *_, **__: os.kill(os.getpid(), {signum})
 
 @pytest.fixture(scope="session")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Finished]]:
-    """Runs of the program as a user starts it, and their folder.
-
-    A whole run on digits, runs that a signal ends within the training and after it, and one that is
-    refused.
-    """
+    """A whole run on digits as a user starts it, one that is refused, and their folder."""
     folder = tmp_path_factory.mktemp("programs")
     wanted = {
         "fit": train("fit", folder=folder),
         "refused": train("test", "--ckpt_path", "no.ckpt", folder=folder),
     }
+    return folder, in_forks(wanted, after="softmax_torch.training")
+
+
+@pytest.fixture(scope="session")
+def signalled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Finished]]:
+    """Runs that a signal ends within the training and after it, and their folder."""
+    folder, wanted = tmp_path_factory.mktemp("signalled"), {}
     for signum in (signal.SIGTERM, signal.SIGINT):
         (folder / signum.name).mkdir()
         wanted[signum.name] = train(

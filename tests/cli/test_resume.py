@@ -268,13 +268,14 @@ def test_a_running_run_is_not_resumed(here: Path) -> None:
     logger.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_the_program_with_a_checkpoint(
-    signum: signal.Signals, code: int, programs: tuple[Path, dict[str, Finished]]
+    signum: signal.Signals, code: int, signalled: tuple[Path, dict[str, Finished]]
 ) -> None:
-    done = programs[1][signum.name]
+    done = signalled[1][signum.name]
     assert done.code == code, done.stderr
-    assert (programs[0] / signum.name / "runs" / "digits" / "version_0" / "last.ckpt").exists()
+    assert (signalled[0] / signum.name / "runs" / "digits" / "version_0" / "last.ckpt").exists()
     lines = done.stderr.splitlines()
     assert re.match(rf"stopped by {signum.name} at step \d+, kept in ", lines[-2])
     assert lines[-1].strip() == "python train.py fit --resume runs/digits/version_0"

@@ -32,12 +32,13 @@ def test_while_torch_is_imported(
     assert done.stdout == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("signum", "code"), SIGNALS)
 def test_after_the_last_step(
-    signum: signal.Signals, code: int, programs: tuple[Path, dict[str, Finished]]
+    signum: signal.Signals, code: int, signalled: tuple[Path, dict[str, Finished]]
 ) -> None:
     """The run is finished, with its checkpoints."""
-    done = programs[1][f"after {signum.name}"]
+    done = signalled[1][f"after {signum.name}"]
     assert (done.code, done.stderr) == (code, f"stopped by {signum.name}\n")
-    run = programs[0] / f"after-{signum.name}" / "runs" / "digits" / "version_0"
+    run = signalled[0] / f"after-{signum.name}" / "runs" / "digits" / "version_0"
     assert (run / "best.ckpt").exists()
