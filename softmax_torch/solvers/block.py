@@ -59,11 +59,14 @@ class Block(ABC):
     """
 
     d: int
-    native: bool
+    native: bool = False
 
-    @abstractmethod
-    def rows(self, dtype: torch.dtype) -> SampleRows:
-        """Return the rows that a native pass with coefficients in this dtype reads."""
+    def native_rows(self, dtype: torch.dtype) -> SampleRows | None:
+        """Return the rows that a native pass with coefficients in this dtype reads.
+
+        None, which is the default, for blocks whose passes are two matrix products.
+        """
+        return None
 
     @abstractmethod
     def dot(self, W: Tensor, squared: bool = False) -> Tensor:
@@ -85,20 +88,24 @@ class Block(ABC):
         rows have +inf as the least entry and -inf as the largest. The results are float64.
         """
 
-    def _passes(self) -> backends.Passes | None:
-        return backends.passes(torch.device("cpu")) if self.native else None
+    def _native(self, dtype: torch.dtype) -> tuple[backends.Passes, SampleRows] | None:
+        rows = self.native_rows(dtype)
+        passes = None if rows is None else backends.passes(torch.device("cpu"))
+        return None if rows is None or passes is None else (passes, rows)
 
     def logits(self, theta: Tensor, bias: bool, squared: bool = False) -> Tensor:
         """Return [x, 1] theta^T (B, M), in the dtype of theta; of [x * x, 1] if ``squared``."""
-        if passes := self._passes():
-            return passes.logits(self.rows(theta.dtype), theta, bias, squared)
+        if found := self._native(theta.dtype):
+            passes, rows = found
+            return passes.logits(rows, theta, bias, squared)
         z = self.dot(theta[:, : self.d], squared)
         return z.add_(theta[:, -1]) if bias else z
 
     def transposed(self, r: Tensor, bias: bool, squared: bool = False) -> Tensor:
         """Return r^T [x, 1] (M, P), float64, for r (B, M); of [x * x, 1] if ``squared``."""
-        if passes := self._passes():
-            return passes.transposed(self.rows(r.dtype), r, bias, squared)
+        if found := self._native(r.dtype):
+            passes, rows = found
+            return passes.transposed(rows, r, bias, squared)
         product = self.transposed_dot(r, squared).double()
         if not bias:
             return product
@@ -116,8 +123,8 @@ class Block(ABC):
             classes: K.
             bias: whether the last column of theta is a bias.
         """
-        if passes := self._passes():
-            rows = self.rows(theta.dtype)
+        if found := self._native(theta.dtype):
+            passes, rows = found
             sets = torch.split(theta, MOST_COLUMNS // classes * classes)
             sums = [passes.loss_and_gradient(rows, s, y, weight, classes, bias) for s in sets]
             return torch.cat([value for value, _ in sums]), torch.cat([g for _, g in sums])
@@ -138,8 +145,9 @@ class Block(ABC):
             weight: (B,), or None for ones.
             bias: whether the last column of v is a bias.
         """
-        if passes := self._passes():
-            return passes.hessian_product(self.rows(v.dtype), v, p, weight, bias)
+        if found := self._native(v.dtype):
+            passes, rows = found
+            return passes.hessian_product(rows, v, p, weight, bias)
         r = self.logits(v, bias).mul_(p)
         r -= p * r.sum(1, keepdim=True)
         if weight is not None:
@@ -157,12 +165,11 @@ class DenseBlock(Block):
         self.d, self.native = x.shape[1], native
         self._last: Tensor | None = None
 
-    def rows(self, dtype: torch.dtype) -> SampleRows:
-        return (
-            DenseRows(self.exact, self.offset)
-            if dtype == torch.float64
-            else DenseRows(self.x, None)
-        )
+    def native_rows(self, dtype: torch.dtype) -> SampleRows | None:
+        if not self.native:
+            return None
+        exact = dtype == torch.float64
+        return DenseRows(self.exact, self.offset) if exact else DenseRows(self.x, None)
 
     def dot(self, W: Tensor, squared: bool = False) -> Tensor:
         with full_precision(W.dtype, W.device):
@@ -225,7 +232,9 @@ class SparseBlock(Block):
         x, xt = self.matrices
         return csr.recast(x, torch.float32), csr.recast(xt, torch.float32)
 
-    def rows(self, dtype: torch.dtype) -> SampleRows:
+    def native_rows(self, dtype: torch.dtype) -> SampleRows | None:
+        if not self.native:
+            return None
         return self.x if dtype == torch.float64 else self.narrow
 
     def dot(self, W: Tensor, squared: bool = False) -> Tensor:

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from softmax_torch.ops.sample_rows import SampleRows
 from softmax_torch.solvers.block import Block
 from softmax_torch.solvers.objective import Objective
 from softmax_torch.solvers.samples import Samples
@@ -42,13 +41,8 @@ class ColumnSubset:
 class _SubsetBlock(Block):
     """Some columns of a block; passes are two matrix products."""
 
-    native = False
-
     def __init__(self, block: Block, kept: Tensor) -> None:
         self.block, self.kept, self.d = block, kept, len(kept)
-
-    def rows(self, dtype: torch.dtype) -> SampleRows:
-        raise NotImplementedError("its passes are not native")
 
     def dot(self, W: Tensor, squared: bool = False) -> Tensor:
         whole = W.new_zeros(len(W), self.block.d)
