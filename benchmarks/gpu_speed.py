@@ -148,14 +148,14 @@ def logits() -> None:
 
 def heads() -> None:
     """Compare a layer and its loss with its bare products, in one block and in four."""
-    from softmax_torch.ops import backends
+    from softmax_torch.ops import budgets
 
     N, D, C = tiny(4096, 6), tiny(4096, 5), tiny(128256, 40)
     for blocks, bar in ((1, 1.10), (4, 1.25)):
         budget = N * C * 2 // blocks
-        backends.logits_budget = lambda x, budget=budget: budget
+        budgets.logits_budget = lambda x, budget=budget: budget
         head(N, D, C, torch.bfloat16, False, f"{blocks} block{'s' * (blocks > 1)}", bar)
-    backends.logits_budget = lambda x: 1 << 30
+    budgets.logits_budget = lambda x: 1 << 30
     head(tiny(60000, 50), tiny(784, 12), 10, torch.float32, True, "frozen input", 1.30)
 
 

@@ -58,7 +58,7 @@ from typing import NamedTuple
 
 import torch
 
-from softmax_torch.ops import backends
+from softmax_torch.ops import budgets
 from softmax_torch.parallel.modules import DRAW_BLOCK
 
 __all__ = [
@@ -134,8 +134,8 @@ class Step(NamedTuple):
         """Return the rows whose logits exist at a time."""
         there = torch.empty(0, device="cpu" if self.device == "cpu" else "meta")
         s = self.dtype.itemsize
-        of_logits = backends.logits_budget(there) // (self.K * s)
-        return max(1, min(self.n, of_logits, backends.input_budget(there) // (self.features * s)))
+        of_logits = budgets.logits_budget(there) // (self.K * s)
+        return max(1, min(self.n, of_logits, budgets.input_budget(there) // (self.features * s)))
 
     @property
     def blocks(self) -> int:

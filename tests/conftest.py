@@ -17,7 +17,7 @@ from mnist_files import write_mnist
 from support import need_library
 
 from softmax_torch.ops import backends
-from softmax_torch.ops.backends import CPUKernels
+from softmax_torch.ops.interfaces import CPUKernels
 from softmax_torch.ops.native import library
 
 try:

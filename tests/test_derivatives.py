@@ -8,7 +8,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.func import grad, hessian, jvp
 
 from softmax_torch import cross_entropy, linear_cross_entropy
-from softmax_torch.ops import backends
+from softmax_torch.ops import budgets
 
 C, D = 4, 3
 SHAPES = [(C,), (3, C), (2, C, 2)]
@@ -365,7 +365,7 @@ def test_hessian_of_the_linear_layer_is_the_closed_form(
     hessian_of, classes, blocks, kernels, monkeypatch
 ):
     if blocks:
-        monkeypatch.setattr(backends, "logits_budget", lambda x: 2 * classes * x.element_size())
+        monkeypatch.setattr(budgets, "logits_budget", lambda x: 2 * classes * x.element_size())
     torch.manual_seed(0)
     x, W, y = leaf(7, D).detach(), leaf(classes, D), torch.randint(classes, (7,))
     found = hessian_of(lambda W: linear_cross_entropy(x, W, y), W)
@@ -375,6 +375,6 @@ def test_hessian_of_the_linear_layer_is_the_closed_form(
 @pytest.mark.parametrize("classes", [C, 2])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_derivatives_in_blocks_against_finite_differences(classes, reduction, monkeypatch):
-    monkeypatch.setattr(backends, "logits_budget", lambda x: 2 * classes * x.element_size())
+    monkeypatch.setattr(budgets, "logits_budget", lambda x: 2 * classes * x.element_size())
     options = {"reduction": reduction, "label_smoothing": 0.2, "z_loss": 0.1, "sample_weight": True}
     check_first_and_second(*linear_case((5, D), classes, False, options))

@@ -12,7 +12,7 @@ from softmax_torch import (
     linear_cross_entropy,
     linear_cross_entropy_outputs,
 )
-from softmax_torch.ops import backends
+from softmax_torch.ops import budgets
 
 N, D, C = 9, 4, 7
 DTYPES = [
@@ -49,7 +49,7 @@ def test_they_are_those_with_a_graph(
     chosen: dict, dtype: torch.dtype, blocks: bool, monkeypatch: Any
 ) -> None:
     if blocks:
-        monkeypatch.setattr(backends, "logits_budget", lambda x: 2 * C * x.element_size())
+        monkeypatch.setattr(budgets, "logits_budget", lambda x: 2 * C * x.element_size())
     x, W, b, y = arguments(dtype)
     given = {"linear_bias": b} | options(chosen, C, (N,), dtype)
     names = {"outputs": NAMES, "top_k": 2}

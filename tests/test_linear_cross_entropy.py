@@ -19,7 +19,7 @@ from torch import Tensor
 
 from softmax_torch import SoftmaxRegression, linear_cross_entropy
 from softmax_torch.loss import route
-from softmax_torch.ops import backends
+from softmax_torch.ops import backends, budgets
 from softmax_torch.ops.native import calls
 
 D = 6
@@ -36,8 +36,8 @@ def blocks(request: pytest.FixtureRequest, kernels, monkeypatch: pytest.MonkeyPa
     """
     monkeypatch.setattr(route, "FEW", 0)
     if request.param == "blocks":
-        monkeypatch.setattr(backends, "logits_budget", lambda x: 2 * 11 * x.element_size())
-        monkeypatch.setattr(backends, "input_budget", lambda x: 2 * D * x.element_size())
+        monkeypatch.setattr(budgets, "logits_budget", lambda x: 2 * 11 * x.element_size())
+        monkeypatch.setattr(budgets, "input_budget", lambda x: 2 * D * x.element_size())
 
 
 def problem(

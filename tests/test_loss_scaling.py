@@ -13,7 +13,7 @@ from support import need_library
 from torch import Tensor
 
 from softmax_torch import cross_entropy, linear_cross_entropy, route_of
-from softmax_torch.ops import backends
+from softmax_torch.ops import backends, budgets
 
 SCALES = [
     pytest.param(2.0**k, marks=[pytest.mark.slow] if k in (8, 20) else [], id=f"scale 2^{k}")
@@ -35,7 +35,7 @@ def kernels(request: pytest.FixtureRequest):
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "logits_budget", lambda x: 8 * 2000 * x.element_size())
+    monkeypatch.setattr(budgets, "logits_budget", lambda x: 8 * 2000 * x.element_size())
 
 
 def gradients(f: Callable[..., Tensor], *leaves: Tensor, scale: float) -> list[Tensor]:

@@ -18,7 +18,7 @@ from softmax_torch import (
 )
 from softmax_torch.loss import outputs as loss_outputs
 from softmax_torch.loss.outputs import CrossEntropyOutputs
-from softmax_torch.ops import backends
+from softmax_torch.ops import budgets
 
 pytestmark = pytest.mark.usefixtures("kernels")  # every test, with both kernels
 
@@ -89,7 +89,7 @@ def test_of_logits(shape, options, names) -> None:
 @every_option
 @pytest.mark.parametrize(("D", "C"), [(3, 70), (9, 4)], ids=["C > D", "C < D"])
 def test_of_a_layer_in_blocks(D, C, options, names, monkeypatch) -> None:
-    monkeypatch.setattr(backends, "logits_budget", lambda x: 40 * C * x.element_size())
+    monkeypatch.setattr(budgets, "logits_budget", lambda x: 40 * C * x.element_size())
     torch.manual_seed(0)
     N = 1000  # too many logits to be kept
     x, W, b = (torch.randn(size, dtype=torch.float64) for size in [(N, D), (C, D), (C,)])

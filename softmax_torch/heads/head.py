@@ -43,7 +43,7 @@ from torch.autograd.graph import Node
 from softmax_torch.loss.checks import check_sizes
 from softmax_torch.loss.outputs import CrossEntropyOutputs, Request
 from softmax_torch.modules import SoftmaxOfLinear
-from softmax_torch.ops import backends
+from softmax_torch.ops import modes
 
 __all__ = ["SoftmaxHead"]
 
@@ -288,7 +288,7 @@ def _request_of(head: SoftmaxHead) -> LossRequest | None:
     by_head: dict[int, LossRequest] = getattr(REQUESTS, "by_head", {})
     found = by_head.get(id(head))
     if found is None and not torch.compiler.is_compiling() and ENTERED:
-        in_backward = backends.in_backward_pass()
+        in_backward = modes.in_backward_pass()
         found = ENTERED.get(id(head)) if in_backward else None
     return found
 

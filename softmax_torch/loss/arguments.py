@@ -14,7 +14,7 @@ from torch import Tensor
 
 from softmax_torch.loss.checks import Options, check_input, check_options, check_target
 from softmax_torch.maths import LogitTransform, sum_dtype
-from softmax_torch.ops import backends
+from softmax_torch.ops import backends, modes
 from softmax_torch.ops.linear_rows import Linear
 
 __all__ = ["Problem", "linear_problem", "logits_problem"]
@@ -57,7 +57,7 @@ def logits_problem(
         shape = torch.Size((*rows[:1], classes, *rows[1:]))
     checked = target if whole_target is None else whole_target
     soft = check_target(input, shape, classes, rows, checked, options)
-    autocast = backends.autocast(input)
+    autocast = modes.autocast(input)
     dtype = sum_dtype(input.dtype) if autocast else input.dtype
     dtype = _loss_dtype(dtype, target, soft, options.weight)
     z = _class_second(input.to(dtype), input)
@@ -91,7 +91,7 @@ def linear_problem(
     soft = check_target(x, torch.Size((*rows, C)), C, rows, checked, options)
     dtype = _loss_dtype(x.dtype, target, soft, options.weight)
     linear = Linear(x.reshape(N, x.shape[-1]), linear.weight, linear.bias)
-    autocast = backends.autocast(x)
+    autocast = modes.autocast(x)
     if autocast and x.dtype != torch.float64:
         # Autocast multiplies matrices in its lower dtype, except float64, and gives float32 losses.
         dtype = torch.promote_types(dtype, torch.float32)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from softmax_torch.maths import LogitTransform
-from softmax_torch.ops import backends
+from softmax_torch.ops import backends, modes
 from softmax_torch.ops.linear_rows import Linear
 
 __all__ = [
@@ -170,7 +170,7 @@ def check_linear(linear: Linear) -> None:
         )
     for name, tensor in (("linear_weight", weight), ("linear_bias", bias)):
         _check_device(name, tensor, input)
-        if tensor is not None and tensor.dtype != input.dtype and not backends.autocast(input):
+        if tensor is not None and tensor.dtype != input.dtype and not modes.autocast(input):
             raise RuntimeError(f"{name}: expected {input.dtype} as input, got {tensor.dtype}")
 
 
@@ -193,7 +193,7 @@ def check_target(
     else:
         _check_indices(shape, rows, target)
     if weight is not None:
-        dtype = None if soft or backends.autocast(input) else input.dtype
+        dtype = None if soft or modes.autocast(input) else input.dtype
         _check_class_weight(weight, classes, dtype)
     if sample_weight is not None:
         _check_sample_weight(sample_weight, rows if soft else target.shape)
@@ -219,7 +219,7 @@ def _check_tensor(name: str, value: object) -> None:
 def distributed(*values: object) -> bool:
     """Return whether one of the values is a DTensor."""
     # Importing DTensor takes 0.7 s. A generator would cost 1 us a call.
-    for value in backends.unwrapped(values):
+    for value in modes.unwrapped(values):
         if isinstance(value, Tensor) and type(value) is not Tensor and hasattr(value, "placements"):
             return True
     return False

@@ -15,8 +15,8 @@ from softmax_torch import maths
 from softmax_torch.loss.arguments import Problem
 from softmax_torch.loss.outputs import Collector, CrossEntropyOutputs, Request
 from softmax_torch.loss.weights import LossTerms, loss_of_values, loss_terms
-from softmax_torch.ops import backends, linear_rows, rows
-from softmax_torch.ops.backends import Kernels
+from softmax_torch.ops import linear_rows, modes, rows
+from softmax_torch.ops.interfaces import Kernels
 from softmax_torch.ops.linear_rows import Linear
 from softmax_torch.ops.transformed import TransformedKernels
 
@@ -60,7 +60,7 @@ def compute_outputs(problem: Problem, chosen: Route, request: Request) -> CrossE
         ValueError: an output needs class indices, and the target has class probabilities.
     """
     request.check(problem)
-    kernels = chosen.kernels if backends.plain() else maths
+    kernels = chosen.kernels if modes.plain() else maths
     collector = Collector(request, problem, kernels, chosen.rule != "weighted total")
     return collector.outputs(*_loss_and_terms(problem, chosen, collector))
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from softmax_torch.loss.arguments import Problem
 from softmax_torch.loss.weights import LossTerms, loss_of_values
 from softmax_torch.maths import RowStatistics, RowValues, RowWeights, Target
-from softmax_torch.ops.backends import Kernels
+from softmax_torch.ops.interfaces import Kernels
 
 __all__ = ["NAMES", "Collector", "CrossEntropyOutputs", "Request"]
 

@@ -34,9 +34,9 @@ from softmax_torch.loss.checks import Options
 from softmax_torch.loss.compute import Route, compute, compute_outputs
 from softmax_torch.loss.outputs import CrossEntropyOutputs, Request
 from softmax_torch.loss.weights import index_terms
-from softmax_torch.ops import backends, index_rows, linear_rows, rows
-from softmax_torch.ops.backends import Kernels
+from softmax_torch.ops import backends, index_rows, linear_rows, modes, rows
 from softmax_torch.ops.cpu import FEW
+from softmax_torch.ops.interfaces import Kernels
 from softmax_torch.ops.linear_rows import Linear
 from softmax_torch.ops.transformed import TransformedKernels
 
@@ -60,8 +60,8 @@ def route(problem: Problem, request: Request | None = None) -> Route:
     source, options, reduction = problem.source, problem.options, problem.options.reduction
     given = source if isinstance(source, Linear) else (source,)
     whole: Literal["kept", "given"] = "kept" if isinstance(source, Linear) else "given"
-    if not backends.plain():
-        if backends.traced():
+    if not modes.plain():
+        if modes.traced():
             return Route("formulas", whole, maths, "traced, or with forward-mode tangents")
         kernels = backends.kernels(problem.target)
         return Route("row values", whole, kernels, "under a torch.func transform")
@@ -116,7 +116,7 @@ def _keeps_logits(linear: Linear, options: Options) -> bool:
     """Return whether ``logits_loss`` computes a layer: it has positions, or few logits."""
     x, W, _ = linear
     return W.dim() > 2 or (
-        backends.plain()
+        modes.plain()
         and options.weight is None
         and options.sample_weight is None
         and x.dim() == 2

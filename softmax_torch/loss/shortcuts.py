@@ -17,9 +17,9 @@ from torch import Tensor
 
 from softmax_torch.loss.checks import Options
 from softmax_torch.maths import sum_dtype
-from softmax_torch.ops import backends
-from softmax_torch.ops.backends import GPUKernels, LayerKernels
+from softmax_torch.ops import backends, budgets, modes
 from softmax_torch.ops.index_loss import IndexLoss
+from softmax_torch.ops.interfaces import GPUKernels, LayerKernels
 from softmax_torch.ops.linear_rows import Linear
 
 __all__ = ["PLAIN_TYPES", "index_loss", "is_mean_nll", "layer_index_loss", "mean_nll_kernels"]
@@ -59,7 +59,7 @@ def is_mean_nll(
         and not 0 <= options.ignore_index < C
         and torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
-        and backends.plain()
+        and modes.plain()
         and not input.is_neg()
     )
 
@@ -101,7 +101,7 @@ def index_loss(
 
     ``classes`` are those of a layer whose input is given.
     """
-    if type(input) not in PLAIN_TYPES or type(target) not in PLAIN_TYPES or not backends.plain():
+    if type(input) not in PLAIN_TYPES or type(target) not in PLAIN_TYPES or not modes.plain():
         return None
     kernels = backends.index_kernels(input)
     if kernels is None:
@@ -137,7 +137,7 @@ def index_loss(
         and (weight is None or _is_class_weight(weight, C, input.device))
     ):
         return None
-    if backends.plain_autocast(input):
+    if modes.plain_autocast(input):
         dtype = sum_dtype(dtype)
     # Numbers are floats, for which Triton compiles one kernel.
     mean = reduction == "mean"
@@ -178,11 +178,11 @@ def layer_index_loss(
     found = index_loss(x, target, options, W.shape[0])
     if found is None:
         return None
-    if backends.autocast(x):
+    if modes.autocast(x):
         low = torch.get_autocast_dtype(x.device.type)
         if low not in (torch.float32, torch.bfloat16):
             return None
         linear = Linear(x.to(low), W.to(low), None if b is None else b.to(low))
-    if x.shape[0] * W.shape[0] * linear.x.element_size() > backends.logits_budget(x):
+    if x.shape[0] * W.shape[0] * linear.x.element_size() > budgets.logits_budget(x):
         return None
     return linear, *found

@@ -1,6 +1,6 @@
 """Autograd rules of a whole loss of class indices on a GPU, whose kernels need no other launches.
 
-They are for plain eager code (``backends.plain``). The gradient is formed in the forward pass and
+They are for plain eager code (``modes.plain``). The gradient is formed in the forward pass and
 kept as in ``ops.rows``; the formulas of ``maths`` compute one that is differentiated or batched.
 """
 
@@ -15,9 +15,9 @@ from torch.autograd import Function
 
 from softmax_torch import maths
 from softmax_torch.maths import RowWeights, Target
-from softmax_torch.ops import backends
-from softmax_torch.ops.backends import GPUKernels
+from softmax_torch.ops import modes
 from softmax_torch.ops.index_loss import IndexLoss
+from softmax_torch.ops.interfaces import GPUKernels
 from softmax_torch.ops.linear_rows import Gradients, GradientSums, Linear, gradients_of_total
 
 __all__ = ["Terms", "layer_loss", "logits_loss"]
@@ -66,7 +66,7 @@ class _LogitsLoss(Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         dz, ctx.formed = ctx.formed, None
-        fast = backends.last_backward(g)
+        fast = modes.last_backward(g)
         if dz is None or not fast:
             z, y, weight = ctx.saved_tensors
             loss = ctx.loss._replace(weight=weight)

@@ -14,7 +14,7 @@ A layer with few classes on a CPU is computed in one pass over x where there are
 
 Shapes: x (N, D), W (C, D), b (C,) or None; targets and weights as in ``maths``, for z (N, C).
 
-Both rules are for plain eager code (``backends.plain``). A gradient that is differentiated or
+Both rules are for plain eager code (``modes.plain``). A gradient that is differentiated or
 batched is computed by the formulas of ``maths`` on the whole of z.
 """
 
@@ -30,8 +30,8 @@ from torch.autograd import Function
 
 from softmax_torch import maths
 from softmax_torch.maths import RowValues, RowWeights, Target, sum_dtype, upcast
-from softmax_torch.ops import backends, rows
-from softmax_torch.ops.backends import Kernels, LayerKernels
+from softmax_torch.ops import backends, budgets, modes, rows
+from softmax_torch.ops.interfaces import Kernels, LayerKernels
 from softmax_torch.ops.transformed import TransformedKernels, formulas_of
 
 __all__ = [
@@ -189,8 +189,8 @@ def logits_blocks(linear: Linear) -> Iterator[LogitsBlock]:
     """Yield blocks of rows whose logits and input stay within the device's budgets."""
     x, weight, _ = linear
     N, C, D = x.shape[0], weight.shape[0], x.shape[1]
-    of_logits = backends.logits_budget(x) // (max(C, 1) * x.element_size())
-    of_input = backends.input_budget(x) // (max(D, 1) * x.element_size())
+    of_logits = budgets.logits_budget(x) // (max(C, 1) * x.element_size())
+    of_input = budgets.input_budget(x) // (max(D, 1) * x.element_size())
     step = max(1, min(N, of_logits, of_input))
     z = x.new_empty(step, C)
     dz = None if C > D else torch.empty_like(z)  # up to D classes it is no larger than the input
@@ -224,7 +224,7 @@ def gradients_of_total(
         form: forms them once more.
         dz_of: computes dz from the logits by formulas, for derivatives of the gradients.
     """
-    if not backends.last_backward(g):
+    if not modes.last_backward(g):
         return formula_gradients(linear, dz_of)
     dx, dweight, dbias = backends.scaled_(g, *(form() if formed is None else formed))
     return dx, dweight, dbias
@@ -328,7 +328,7 @@ class _MeanNLL(Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         formed, ctx.formed = ctx.formed, None
-        if not backends.last_backward(g):
+        if not modes.last_backward(g):
             x, weight, bias, y = ctx.saved_tensors
             target, weights = Target(y), RowWeights(1 / len(y))
             linear = Linear(x, weight, bias)
@@ -388,7 +388,7 @@ class _RowValues(Function):
         x, weight, bias, *saved = ctx.saved_tensors
         linear, target = Linear(x, weight, bias), Target(*saved)
         g = rows.unpacked(gradients, ctx.needed)
-        if not backends.last_backward(*g):
+        if not modes.last_backward(*g):
             row_vjp = formulas_of(ctx.kernels).row_vjp
             formed = formula_gradients(linear, lambda z: row_vjp(z, target, g))
             return *formed, *[None] * 4

@@ -19,8 +19,8 @@ from torch.autograd import Function
 
 from softmax_torch import maths
 from softmax_torch.maths import RowValues, RowWeights, Target
-from softmax_torch.ops import backends
-from softmax_torch.ops.backends import CPUKernels, Kernels
+from softmax_torch.ops import backends, modes
+from softmax_torch.ops.interfaces import CPUKernels, Kernels
 from softmax_torch.ops.transformed import formulas_of
 
 __all__ = [
@@ -43,7 +43,7 @@ def row_values(z: Tensor, target: Target, lse: bool, kernels: Kernels) -> RowVal
 def weighted_total(z: Tensor, target: Target, weights: RowWeights, kernels: Kernels) -> Tensor:
     """Return the sum of a nll + b smooth + c lse^2 over rows, differentiable in z alone.
 
-    For plain eager code only: see ``backends.plain``.
+    For plain eager code only: see ``modes.plain``.
     """
     if z.requires_grad and torch.is_grad_enabled():
         total: Tensor = _WeightedTotal.apply(z, target, weights, kernels)
@@ -99,7 +99,7 @@ class _RowValues(Function):
         g = unpacked(gradients, ctx.needed)
         dz = du = None
         if ctx.needs_input_grad[0]:
-            fast = backends.last_backward(*g)
+            fast = modes.last_backward(*g)
             dz = (ctx.kernels if fast else formulas_of(ctx.kernels)).row_vjp(z, Target(y, u), g)
         if ctx.needs_input_grad[2] and g.smooth is not None:
             du = formulas_of(ctx.kernels).row_vjp_u(z, u, g.smooth)
@@ -171,7 +171,7 @@ class _WeightedTotal(Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         dz, ctx.formed = ctx.formed, None
-        if not backends.last_backward(g):
+        if not modes.last_backward(g):
             target, weights, (z,) = saved_arguments(ctx)
             dz = formulas_of(ctx.kernels).total_vjp(z, target, weights, g)
         else:
@@ -196,7 +196,7 @@ class _MeanNLL(Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, None, None]:
         dz, ctx.formed = ctx.formed, None
-        if not backends.last_backward(g):
+        if not modes.last_backward(g):
             z, y = ctx.saved_tensors
             return maths.total_vjp(z, Target(y), RowWeights(1 / len(y)), g), None, None
         if dz is None:

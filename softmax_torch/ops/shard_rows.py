@@ -36,7 +36,7 @@ from softmax_torch.maths import (
     sum_dtype,
     upcast,
 )
-from softmax_torch.ops import backends
+from softmax_torch.ops import budgets, modes
 from softmax_torch.ops.linear_rows import (
     GradientSums,
     Linear,
@@ -137,7 +137,7 @@ def _gradients(largest: Tensor, gradients: tuple[Tensor | None, ...]) -> ShardVa
 def _row_blocks(z: Tensor) -> Iterator[slice]:
     """Yield blocks of rows of z whose copies stay within the device's budget."""
     row = max(z.shape[1], 1) * z.element_size()
-    step = max(1, backends.logits_budget(z) // row)
+    step = max(1, budgets.logits_budget(z) // row)
     for n in range(0, len(z), step):
         yield slice(n, min(n + step, len(z)))
 
@@ -169,7 +169,7 @@ class _LogitsShardValues(Function):
             du = maths.shard_vjp_u(z, u, largest, g.spread)
         if not ctx.needs_input_grad[0]:
             return None, None, du
-        if not backends.last_backward(*gradients):
+        if not modes.last_backward(*gradients):
             return maths.shard_vjp(z, target, largest, g), None, du
         dz = torch.empty_like(z)
         for at in _row_blocks(z):
@@ -211,7 +211,7 @@ class _LinearShardValues(Function):
         linear, target = Linear(x, weight, bias), Target(y, u)
         g = _gradients(largest, gradients)
         needs_du = u is not None and ctx.needs_input_grad[4]
-        if not backends.last_backward(*gradients):
+        if not modes.last_backward(*gradients):
 
             def dz_of(z: Tensor) -> Tensor:
                 transformed, slope = _with_slope(z, ctx.transform)

@@ -24,7 +24,7 @@ from softmax_torch.maths import (
     Target,
     sum_dtype,
 )
-from softmax_torch.ops.backends import Kernels
+from softmax_torch.ops.interfaces import Kernels
 
 __all__ = ["TransformedKernels", "formulas_of"]
 
@@ -36,7 +36,7 @@ DEVICE_BLOCK_ELEMENTS = 1 << 24
 
 
 class TransformedKernels:
-    """The functions of ``backends.Kernels`` for logits that are transformed first.
+    """The functions of ``interfaces.Kernels`` for logits that are transformed first.
 
     Attributes:
         kernels: what computes the rows of z'.

@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 from softmax_torch.loss import arguments, checks
 from softmax_torch.loss.arguments import Problem
 from softmax_torch.loss.checks import Options
-from softmax_torch.ops import backends
+from softmax_torch.ops import modes
 from softmax_torch.ops.linear_rows import Linear
 from softmax_torch.parallel.layout import (
     FSDP_HINT,
@@ -124,7 +124,7 @@ def linear_problem(
 
 
 def _check_plain() -> None:
-    if not backends.plain():
+    if not modes.plain():
         raise RuntimeError(
             "expected plain eager code with DTensors, got torch.compile, torch.func or forward AD"
         )

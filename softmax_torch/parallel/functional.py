@@ -46,7 +46,7 @@ from softmax_torch.maths import (
     shard_shift,
     upcast,
 )
-from softmax_torch.ops import backends
+from softmax_torch.ops import modes
 from softmax_torch.ops.linear_rows import Linear
 from softmax_torch.ops.shard_rows import linear_shard_values, logits_shard_values
 from softmax_torch.parallel.rank_checks import parse_on_all_ranks
@@ -105,7 +105,7 @@ def linear_cross_entropy(
     order are right in reverse mode; all ranks must differentiate in the same tensors. Second
     derivatives need plain local tensors: ``DTensor.to_local`` can be differentiated only once.
     """
-    if not backends.plain():
+    if not modes.plain():
         raise RuntimeError("expected plain eager code, got torch.compile, torch.func or forward AD")
     if isinstance(linear_weight, DTensor):
         shard = ClassShard.of_parameter(linear_weight, "linear_weight")

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from softmax_torch.maths import RowWeights, Target
-from softmax_torch.ops import backends
+from softmax_torch.ops import backends, interfaces
 from softmax_torch.ops.full_precision import full_precision
 from softmax_torch.ops.sample_rows import MOST_COLUMNS, CsrRows, DenseRows, SampleRows
 from softmax_torch.solvers import csr
@@ -88,7 +88,7 @@ class Block(ABC):
         rows have +inf as the least entry and -inf as the largest. The results are float64.
         """
 
-    def _native(self, dtype: torch.dtype) -> tuple[backends.Passes, SampleRows] | None:
+    def _native(self, dtype: torch.dtype) -> tuple[interfaces.Passes, SampleRows] | None:
         rows = self.native_rows(dtype)
         passes = None if rows is None else backends.passes(torch.device("cpu"))
         return None if rows is None or passes is None else (passes, rows)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from softmax_torch.modules import SoftmaxRegression
-from softmax_torch.ops import backends, cpu
+from softmax_torch.ops import backends, cpu, modes
 from softmax_torch.ops.index_loss import IndexLoss
 
 __all__ = ["applies", "parameters", "set_gradient"]
@@ -40,8 +40,8 @@ def applies(model: nn.Module) -> bool:
         and all(p.device == weight.device for p in parameters)
         and (weight.is_cpu or backends.index_kernels(weight) is not None)
         and not any(getattr(module, hooks) for module in model.modules() for hooks in HOOKS)
-        and not backends.autocast(weight)
-        and backends.plain()
+        and not modes.autocast(weight)
+        and modes.plain()
     )
 
 

@@ -8,14 +8,14 @@ from support import need_library
 from torch.autograd import forward_ad
 
 from softmax_torch import maths
-from softmax_torch.ops import backends, cpu
+from softmax_torch.ops import backends, budgets, cpu, modes
 
 
 def seen(x: torch.Tensor) -> tuple[bool, bool, bool, bool]:
     return (
-        backends.traced(),
-        backends.plain(),
-        backends.last_backward(x),
+        modes.traced(),
+        modes.plain(),
+        modes.last_backward(x),
         backends.values_readable(x),
     )
 
@@ -140,7 +140,7 @@ def test_plain_eager_code():
     assert seen(x) == (False, True, False, True)  # not the last backward: gradients are on
     with torch.no_grad():
         assert seen(x) == (False, True, True, True)
-        assert backends.last_backward(None, x)
+        assert modes.last_backward(None, x)
 
 
 TRANSFORMS = {
@@ -180,18 +180,18 @@ def test_forward_mode_and_tracing_need_formulas(transform):
 def test_a_dual_level_needs_formulas():
     with forward_ad.dual_level():
         assert seen(torch.ones(())) == (True, False, False, False)
-    assert not backends.traced()
+    assert not modes.traced()
 
 
 def test_compiled_code_is_traced():
     @torch.compile(backend="eager", fullgraph=True)
     def f(x: torch.Tensor) -> torch.Tensor:
-        assert backends.traced()
-        assert not backends.plain()
-        return x + backends.traced()
+        assert modes.traced()
+        assert not modes.plain()
+        return x + modes.traced()
 
     assert f(torch.zeros(())).item() == 1
-    assert not backends.traced()
+    assert not modes.traced()
 
 
 def test_a_batch_hidden_in_gradients_is_not_the_last_backward():
@@ -204,7 +204,7 @@ def test_a_batch_hidden_in_gradients_is_not_the_last_backward():
 
         @staticmethod
         def backward(ctx, g):
-            answers.append(backends.last_backward(g))
+            answers.append(modes.last_backward(g))
             return g
 
     x = torch.ones(2, requires_grad=True)
@@ -229,4 +229,4 @@ def test_a_gradient_is_scaled_in_place_unless_the_scale_is_1():
 
 def test_the_budget_of_logits_depends_on_the_device():
     here, there = torch.empty(1), torch.empty(1, device="meta")
-    assert 0 < backends.logits_budget(here) < backends.logits_budget(there)
+    assert 0 < budgets.logits_budget(here) < budgets.logits_budget(there)

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from softmax_torch import cross_entropy, linear_cross_entropy
 from softmax_torch.loss import route
 from softmax_torch.loss.route import route_of
-from softmax_torch.ops import backends
+from softmax_torch.ops import backends, budgets, modes
 
 pytestmark = gpu_marks
 
@@ -110,7 +110,7 @@ def test_class_weights_may_need_a_gradient(device):
 
 def test_a_layer_with_more_logits_than_it_may_hold_goes_in_blocks(device, monkeypatch):
     monkeypatch.setattr(route, "FEW", 0)
-    monkeypatch.setattr(backends, "logits_budget", lambda x: 4 * 9 * x.element_size())
+    monkeypatch.setattr(budgets, "logits_budget", lambda x: 4 * 9 * x.element_size())
     x, W = torch.randn(6, 5, device=device), torch.randn(9, 5, device=device).requires_grad_()
     _, y = problem(6, 9, device)
     assert route_of(linear_cross_entropy, x, W, y).logits == "in blocks"
@@ -223,10 +223,10 @@ class backends_of_formulas:  # noqa: N801 read as a phrase where it is used
     """Within it, autograd derives what ``maths`` computes: plain torch, without our rules."""
 
     def __enter__(self) -> None:
-        self.traced, backends.traced = backends.traced, lambda: True
+        self.traced, modes.traced = modes.traced, lambda: True
 
     def __exit__(self, *error: object) -> None:
-        backends.traced = self.traced
+        modes.traced = self.traced
 
 
 def test_autocast_gives_a_float32_loss_of_bfloat16_logits(device):
@@ -266,7 +266,7 @@ class Launches(TorchDispatchMode):
         from softmax_torch.ops import triton_index_loss, triton_kernels
 
         self.names: list[str] = []
-        monkeypatch.setattr(backends, "plain", lambda: True)
+        monkeypatch.setattr(modes, "plain", lambda: True)
         monkeypatch.setattr(backends, "scaled_", scaled)
         for module, name in (
             (triton_index_loss, "count_rows"),

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from softmax_torch import cross_entropy, linear_cross_entropy
 from softmax_torch.loss import route
-from softmax_torch.ops import backends
+from softmax_torch.ops import budgets
 
 pytestmark = gpu_marks
 
@@ -49,7 +49,7 @@ def test_cross_entropy(shape, chosen, gpu_kernels, device):
 @pytest.mark.parametrize("C", [3, 17])
 def test_linear_cross_entropy(C, chosen, gpu_kernels, device, monkeypatch):
     monkeypatch.setattr(route, "FEW", 0)
-    monkeypatch.setattr(backends, "logits_budget", lambda x: 3 * C * x.element_size())
+    monkeypatch.setattr(budgets, "logits_budget", lambda x: 3 * C * x.element_size())
     torch.manual_seed(0)
     N, D = 8, 5
     x, W, b = torch.randn(N, D), torch.randn(C, D), torch.randn(C)
@@ -68,7 +68,7 @@ def test_the_weight_gradient_of_many_half_precision_blocks_is_summed_in_float32(
 ):
     N, D, C = 512, 4, 8
     monkeypatch.setattr(route, "FEW", 0)
-    monkeypatch.setattr(backends, "logits_budget", lambda x: 4 * C * x.element_size())
+    monkeypatch.setattr(budgets, "logits_budget", lambda x: 4 * C * x.element_size())
     x = torch.ones(N, D, dtype=torch.bfloat16, device=device)
     W = torch.zeros(C, D, dtype=torch.bfloat16, device=device, requires_grad=True)
     y = torch.zeros(N, dtype=torch.long, device=device)

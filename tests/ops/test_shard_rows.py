@@ -6,7 +6,7 @@ from torch import Tensor
 
 from softmax_torch import maths
 from softmax_torch.maths import ShardValues, Target
-from softmax_torch.ops import backends, shard_rows
+from softmax_torch.ops import budgets, shard_rows
 from softmax_torch.ops.linear_rows import Linear
 
 N, D = 7, 3
@@ -102,7 +102,7 @@ def test_the_rule_of_a_layer_is_the_formulas_of_its_logits(
     C: int, vector: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """This includes blocks of two rows, and an empty shard."""
-    monkeypatch.setattr(backends, "logits_budget", lambda x: 2 * max(C, 1) * x.element_size())
+    monkeypatch.setattr(budgets, "logits_budget", lambda x: 2 * max(C, 1) * x.element_size())
     _, (y, u) = problem(max(C, 1), vector)
     target = Target(torch.full_like(y, -1), None) if C == 0 else Target(y, u)
     x, W, b = torch.randn(N, D).double(), torch.randn(C, D).double(), torch.randn(C).double()

@@ -1,4 +1,4 @@
-"""The numbers of rows of logits, and gradients of their weighted sums: ``ops.backends.Kernels``.
+"""The numbers of rows of logits, and gradients of their weighted sums: ``ops.interfaces.Kernels``.
 
 Logits (N, C) or (N, C, M) of any floating-point dtype and any strides, class indices, class vectors
 and weights are passed to the library as they are. The arithmetic is float64 for float64 logits and
