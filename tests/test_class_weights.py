@@ -113,7 +113,9 @@ ZERO_SUMS = {
 }
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize(
+    "smoothing", [0.3, *(pytest.param(s, marks=pytest.mark.slow) for s in (0.0, 1.0))]
+)
 @pytest.mark.parametrize(("weight", "y"), ZERO_SUMS.values(), ids=ZERO_SUMS)
 def test_weights_that_add_up_to_0(weight: list, y: list, smoothing: float) -> None:
     """The mean is NaN; its gradient is NaN in the rows that count, and 0 in ignored rows."""

@@ -112,12 +112,14 @@ def test_linear_cross_entropy(case, dynamic):
     assert_compiles(f, *leaves, dynamic=dynamic)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(C,), (2, C, 3), (2, C, 2, 2)], ids=str)
 def test_other_shapes_of_logits(shape):
     y = torch.randint(C, shape[:1] + shape[2:] if len(shape) > 1 else ())
     assert_compiles(lambda z: cross_entropy(z, y), torch.randn(shape))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
 def test_other_dtypes(dtype):
     y = torch.randint(C, (N,))
@@ -177,6 +179,7 @@ def test_a_trace_does_not_look_for_the_kernels_of_a_gpu(monkeypatch):
     compiled(lambda z: cross_entropy(z, y))(torch.randn(N, C))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strict", [False, True], ids=["by torch", "by dynamo"])
 def test_exported_outputs(strict):
     class Scored(nn.Module):

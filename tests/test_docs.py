@@ -98,14 +98,14 @@ def run_command(command: list[str]) -> None:
 WORKFLOWS = ("tables.md", "inference.md")
 
 FIRST = ("getting_started.md", "README.md")
-"""The pages that are read first; the commands of others need a run, and are slow tests."""
+"""The pages whose first command is the first run; the commands of others need one."""
 
 
 @pytest.mark.parametrize(
     "page",
     # tests/test_workflow.py runs WORKFLOWS, and looks at what their commands print.
     [
-        pytest.param(page, marks=[] if page.name in FIRST else pytest.mark.slow)
+        pytest.param(page, marks=[] if page.name == "README.md" else pytest.mark.slow)
         for page in PAGES
         if page.name not in WORKFLOWS
     ],

@@ -213,6 +213,7 @@ def test_the_script_writes_each_figure_and_nothing_else(drawn: Path) -> None:
     assert figures.FOLDER == DOCS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_an_svg_is_xml_and_the_same_bytes_each_time(name: str, drawn: Path) -> None:
     content = (drawn / f"{name}.svg").read_bytes()

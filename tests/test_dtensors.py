@@ -268,5 +268,6 @@ def gradients(mesh: DeviceMesh) -> None:
     assert cross_entropy(large, y).item() == pytest.approx(math.log(5), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_losses_of_two_ranks(tmp_path: Path) -> None:
     in_group(some_cases, 2, tmp_path)

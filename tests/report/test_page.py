@@ -259,6 +259,7 @@ def test_one_test_sample_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     without_figures(monkeypatch, make_results(2, n=1, shape=(3,)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["images", "table"])
 def test_in_a_browser(kind: str, composed: Page, tmp_path: Path) -> None:
     """Hostile names; nothing is wider than a phone, no console message, no request."""
@@ -279,6 +280,7 @@ def test_in_a_browser(kind: str, composed: Page, tmp_path: Path) -> None:
     assert "google" not in composed_page.html  # which the browser itself may ask
 
 
+@pytest.mark.slow
 def test_the_browser_test_would_notice(tmp_path: Path) -> None:
     (tmp_path / "index.html").write_text(
         '<!DOCTYPE html><p style="width: 900px">wide</p><img src="http://example.org/x.png">'

@@ -40,6 +40,7 @@ def work(rank: int, folder: str) -> None:
     torch.save([(s.weight, s.bias, s.objective) for s in found], f"{folder}/{rank}.pt")
 
 
+@pytest.mark.slow
 def test_two_processes_find_what_one_does(tmp_path: Path) -> None:
     in_group(work, 2, tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
