@@ -18,7 +18,7 @@ from trainers import trainer
 
 from softmax_torch import SoftmaxRegression, backbones
 from softmax_torch.data import Batches
-from softmax_torch.ops import backends as kernels
+from softmax_torch.ops import budgets
 from softmax_torch.training import LitClassifier, LitSoftmaxRegression
 from softmax_torch.training.epoch_metrics import SampleFigures
 
@@ -132,7 +132,7 @@ def test_figures_of_the_fused_loss_are_those_of_the_logits(
     classes: int, dtype: torch.dtype, monkeypatch: Any
 ) -> None:
     """Those of each sample, without the other terms of the objective."""
-    monkeypatch.setattr(kernels, "logits_budget", lambda x: 3 * classes * x.element_size())
+    monkeypatch.setattr(budgets, "logits_budget", lambda x: 3 * classes * x.element_size())
     lit = LitClassifier(64, classes, backbone=Own(16), label_smoothing=0.1, z_loss=0.1)
     lit.to(dtype)
     features, y = torch.randn(40, 16, dtype=dtype), torch.randint(classes, (40,))
