@@ -71,15 +71,14 @@ def implied_config(flags: list[str]) -> ImpliedConfig:
         }
         if not fitting or "DigitsDataModule" in fitting:
             return ImpliedConfig(shipped_configs()[DEFAULT], [], "")
-        told = " and ".join(f"--data.{name}" for name in sorted(names))
+        told = ", ".join(f"--data.{name}" for name in sorted(names))
         if len(fitting) > 1:
             raise UsageError(
                 f"{told}: expected --config beside it, such as --config "
                 + " or --config ".join(sorted(fitting.values()))
             )
         [chosen] = fitting.values()
-        settings = told.replace("--", "")
-        reason = f"whose data has the setting{'s' * (len(names) > 1)} {settings}"
+        reason = f"which has {told.replace('--', '')}"
     note = "" if chosen == DEFAULT else f"{chosen}, {reason}; --config chooses another"
     return ImpliedConfig(shipped_configs()[chosen], [], note)
 

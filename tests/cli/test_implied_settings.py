@@ -107,13 +107,20 @@ def test_newton_alone_is_enough(here: Path, capsys: pytest.CaptureFixture[str]) 
     assert settings["data"]["init_args"]["batch_size"] is None
 
 
-@pytest.mark.parametrize("flags", [["--data", "TableDataModule"], []])
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--data", "TableDataModule"], "which shows TableDataModule"),
+        (["--data.missing", "['?']"], "which has data.file, data.missing"),
+    ],
+)
 def test_a_table_alone_is_enough(
-    flags: list[str], here: Path, capsys: pytest.CaptureFixture[str]
+    flags: list[str], reason: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (here / "t.csv").write_text(TABLE)
     cli.main(["fit", "--data.file", "t.csv", *flags])  # its column "class" is the default target
-    assert capsys.readouterr().out.startswith("config      table, wh")
+    line = f"config      table, {reason}; --config chooses another\n"
+    assert capsys.readouterr().out.startswith(line)
     assert (here / "runs" / "table" / "version_0" / "last.ckpt").exists()
 
 
