@@ -14,11 +14,10 @@ os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
 import pytest
 import torch
 from mnist_files import write_mnist
-from support import need_library
+from support import OTHER_KERNELS, need_library
 
 from softmax_torch.ops import backends
 from softmax_torch.ops.interfaces import CPUKernels
-from softmax_torch.ops.native import library
 
 try:
     from hypothesis import HealthCheck, settings
@@ -40,10 +39,6 @@ else:
 def same_random_numbers() -> None:
     """Give a test the same random numbers whichever tests ran in its process before it."""
     torch.manual_seed(0)
-
-
-OTHER_KERNELS = [] if library.load() is None else pytest.mark.slow
-"""Torch's kernels are tested among the slow tests where native ones serve."""
 
 
 @pytest.fixture(params=["native", pytest.param("torch", marks=OTHER_KERNELS)])

@@ -21,6 +21,9 @@ from softmax_torch.ops.native import library
 
 ROOT = Path(__file__).parents[1]
 
+OTHER_KERNELS = [] if library.load() is None else pytest.mark.slow
+"""Torch's kernels are tested among the slow tests where native ones serve."""
+
 
 class Finished(NamedTuple):
     """The exit status of a program, and what it printed."""

@@ -6,7 +6,7 @@ Distances are in units of eps of the dtype times the largest number of the truth
 import pytest
 import torch
 import torch.nn.functional as F
-from support import need_library
+from support import OTHER_KERNELS, need_library
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.func import jacfwd, jacrev
@@ -70,7 +70,7 @@ def assert_no_further_than_torch(ours, torchs, truths) -> None:
         assert distance(x, truth) <= distance(t, truth) + SLACK[x.dtype]
 
 
-@pytest.fixture(params=["native", "torch", "formulas"])
+@pytest.fixture(params=["native", pytest.param("torch", marks=OTHER_KERNELS), "formulas"])
 def path(request):
     """Take the route of the native kernels, of torch's kernels, or of the formulas."""
     if request.param == "formulas":

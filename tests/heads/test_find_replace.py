@@ -59,6 +59,7 @@ SMALLEST = {
     "vgg11": 32,
     "vit_b_32": 32,
 }
+SQUEEZENET = "squeezenet1_0"  # its head is a convolution, which is refused
 MODELS = torchvision.models.list_models(module=torchvision.models)
 
 
@@ -89,7 +90,13 @@ def without_memory() -> Iterator[None]:
     handle.remove()
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in {*SMALLEST, SQUEEZENET} else pytest.mark.slow)
+        for name in MODELS
+    ],
+)
 def test_the_head_of_every_classifier_of_torchvision(name: str, without_memory: None) -> None:
     model = build(name)
     if name.startswith("squeezenet"):

@@ -4,9 +4,11 @@ Torch's run on every path through a block. What is particular to native ones is 
 test_native_bad_rows and test_native_threads.
 """
 
+import itertools
+
 import pytest
 import torch
-from support import assert_close, double, largest, need_library
+from support import OTHER_KERNELS, assert_close, double, largest, need_library
 from torch import Tensor
 
 from softmax_torch import maths
@@ -37,7 +39,13 @@ shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
 kinds = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
 
 
-@pytest.fixture(params=["native", "torch, one block", "torch, many blocks"])
+@pytest.fixture(
+    params=[
+        "native",
+        pytest.param("torch, one block", marks=OTHER_KERNELS),
+        "torch, many blocks",
+    ]
+)
 def ops(request, monkeypatch):
     """The kernels: native ones, and those of torch with all rows in one block or in many."""
     if request.param == "native":
@@ -229,8 +237,21 @@ def every_result(ops, z: Tensor, y: Tensor, a: Tensor) -> list[Tensor]:
 DIVISIONS = [(1, (1, 1)), (100, (3, 7)), (5000, (128, 256)), (1 << 20, (8192, 65536))]
 
 
-@pytest.mark.parametrize("name", ["unshifted", "logits of 1e4", "far apart"])
-@pytest.mark.parametrize("shape", [(140, 10), (40, 200), (7, 5, 60)], ids=str)
+QUICK_CASES = {("unshifted", (140, 10)), ("logits of 1e4", (7, 5, 60)), ("far apart", (40, 200))}
+"""One of each kind of logits and of each shape; the others, of a second each, are slow tests."""
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        pytest.param(
+            *case, id="{}, {}".format(*case), marks=[] if case in QUICK_CASES else pytest.mark.slow
+        )
+        for case in itertools.product(
+            ["unshifted", "logits of 1e4", "far apart"], [(140, 10), (40, 200), (7, 5, 60)]
+        )
+    ],
+)
 def test_results_do_not_depend_on_blocks_and_threads(shape, name, set_threads, monkeypatch):
     arguments = problem(shape, KINDS[name])
     expected = every_result(cpu, *arguments)
