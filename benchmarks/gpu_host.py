@@ -121,16 +121,22 @@ def cases() -> dict[str, tuple[Callable[[], Any], Callable[[], Any] | None]]:
             options["weight"] = torch.ones(C, device=device)
         if options.pop("sampled", False):
             options["sample_weight"] = torch.ones(N, device=device)
+        whole = torch.compile if options.pop("compiled", False) else lambda f: f
         if options.pop("soft", False):
             y = torch.zeros(N, C, dtype=dtype, device=device)
 
-        def step(f: Callable[..., Any]) -> None:
-            z.grad = None
-            loss = f(z, y, **options)
-            (loss if loss.dim() == 0 else loss.sum()).backward()
+        def step(f: Callable[..., Any]) -> Callable[[], None]:
+            loss_of = whole(lambda z: f(z, y, **options))
 
-        torchs = None if "z_loss" in options or "sample_weight" in options else F.cross_entropy
-        return lambda: step(cross_entropy), torchs and (lambda: step(torchs))
+            def run() -> None:
+                z.grad = None
+                loss = loss_of(z)
+                (loss if loss.dim() == 0 else loss.sum()).backward()
+
+            return run
+
+        torch_lacks = "z_loss" in options or "sample_weight" in options
+        return step(cross_entropy), None if torch_lacks else step(F.cross_entropy)
 
     def layer(
         N: int, D: int, C: int, dtype: torch.dtype = torch.float32
@@ -185,6 +191,8 @@ def cases() -> dict[str, tuple[Callable[[], Any], Callable[[], Any] | None]]:
         "1000 x 10, one loss per row": logits(1000, 10, reduction="none"),
         "1000 x 10, sample weights": logits(1000, 10, sampled=True),
         "1000 x 10, class probabilities": logits(1000, 10, soft=True),
+        "128 x 10, compiled": logits(128, 10, compiled=True),
+        "8192 x 1000, compiled": logits(8192, 1000, compiled=True),
         "1000 x 10 on the other device": logits(1000, 10, device="cuda:1"),
         "linear 128 x 784 x 10": layer(128, 784, 10),
         "linear 16384 x 64 x 128256, bfloat16, in 4 blocks": layer(

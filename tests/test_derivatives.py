@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import grad, hessian, jvp
 
-from softmax_torch import cross_entropy, linear_cross_entropy
+from softmax_torch import cross_entropy, linear_cross_entropy, maths
 from softmax_torch.ops import budgets
 
 C, D = 4, 3
@@ -378,3 +378,24 @@ def test_derivatives_in_blocks_against_finite_differences(classes, reduction, mo
     monkeypatch.setattr(budgets, "logits_budget", lambda x: 2 * classes * x.element_size())
     options = {"reduction": reduction, "label_smoothing": 0.2, "z_loss": 0.1, "sample_weight": True}
     check_first_and_second(*linear_case((5, D), classes, False, options))
+
+
+@pytest.mark.parametrize("rivals", [0.0, -torch.inf], ids=["logits", "masked rivals"])
+def test_the_formula_of_other_devices_is_that_of_a_cpu(rivals, monkeypatch):
+    """They sum the logit of the target with a mask, where a CPU gathers it."""
+    z = torch.randn(5, 4, 3, dtype=torch.float64)
+    y = torch.randint(4, (5, 3))
+    z[0] = torch.where(torch.arange(4).unsqueeze(1) == y[0], z[0], rivals)
+    tangent = torch.randn_like(z)
+
+    def nll(z: Tensor) -> Tensor:
+        values = maths.row_values(z, maths.Target(y)).nll
+        return (values * torch.arange(1.0, 16).view(5, 3)).sum()
+
+    found = []
+    for devices in (("cpu",), ()):
+        monkeypatch.setattr(maths, "GATHERING", devices)
+        found.append([nll(z), *jvp(grad(nll), (z,), (tangent,)), *jvp(nll, (z,), (tangent,))])
+    for one, other in zip(*found, strict=True):
+        assert one.isfinite().all()
+        torch.testing.assert_close(one, other)
