@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from program import ROOT
-from support import Finished
 
 from softmax_torch import cli
 from softmax_torch.cli import commands
@@ -119,17 +118,6 @@ def test_the_program_exits_with_a_message(
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     assert str(stopped.value.code).startswith(message)
-
-
-def test_a_user_reads_a_message_and_no_traceback(
-    programs: tuple[Path, dict[str, Finished]],
-) -> None:
-    done = programs[1]["refused"]
-    assert done.code == 1
-    assert done.stderr.startswith(
-        "error: no.ckpt: expected a checkpoint of a run, got no such file"
-    )
-    assert "Traceback" not in done.stderr
 
 
 def test_errors_of_other_packages_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
