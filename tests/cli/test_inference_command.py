@@ -68,7 +68,7 @@ def test_classes_that_can_be_separated_need_a_penalty(capsys: pytest.CaptureFixt
             ValueError,
             "expected a run or a checkpoint .* or a table, as in --data.file",
         ),
-        (["--config", "digits"], TypeError, "expected a table, .* got DigitsDataModule"),
+        (["--config", "digits"], ValueError, "expected a table, .* got DigitsDataModule"),
         ([*TABLE, "--output", "passengers.csv"], FileExistsError, "passengers.csv, which exists"),
         (
             [*TABLE, "--output", "a.txt"],
