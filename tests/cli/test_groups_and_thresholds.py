@@ -295,9 +295,14 @@ def test_the_page_has_groups_and_the_threshold(here: Path, monkeypatch: pytest.M
             "--calibrated: expected --method conformal or threshold beside it",
         ),
         (
-            ["calibrate", "--method", "threshold", "--costs", "[1]"],
+            ["calibrate", "--method", "threshold", "--criterion", "cost", "--costs", "[1]"],
             ValueError,
             "costs: expected two",
+        ),
+        (
+            ["calibrate", "--method", "threshold", "--criterion", "f1", "--costs", "[1, 5]"],
+            SystemExit,
+            "--costs: expected --criterion cost beside it, got f1",
         ),
         (
             ["calibrate", "--method", "threshold", "--calibrated"],
