@@ -37,9 +37,7 @@ from softmax_torch.cli.resuming import (
 from softmax_torch.cli.run_loggers import hyperparameters, loggers_in_run
 from softmax_torch.cli.session import Session
 from softmax_torch.cli.settings import parse_settings
-from softmax_torch.cli.trainer_arguments import (
-    lightning_refusals,
-)
+from softmax_torch.cli.trainer_arguments import lightning_refusals
 from softmax_torch.data.progress import reporting_to
 from softmax_torch.lightning_compat import callbacks_of, end_after, quiet
 from softmax_torch.predictor import PredictedRows
