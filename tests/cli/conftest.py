@@ -8,7 +8,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-from program import train
+from program import SHORT, train
 from support import Finished, in_forks
 
 from softmax_torch import cli
@@ -71,6 +71,22 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         patch.setattr(sys, "argv", ["train.py"])
         cli.main(["fit"])
     return folder / "runs" / "digits" / "version_0" / "best.ckpt", printed.getvalue()
+
+
+@pytest.fixture(scope="session")
+def short_fit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of two epochs on digits."""
+    folder = tmp_path_factory.mktemp("short")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        cli.main(["fit", *SHORT])
+    return folder
+
+
+@pytest.fixture
+def short_run(short_fit: Path, here: Path) -> None:
+    """Copy a run of two epochs on digits into the current folder, as if it had been made there."""
+    shutil.copytree(short_fit / "runs", here / "runs")
 
 
 @pytest.fixture
