@@ -201,9 +201,7 @@ def test(session: Session) -> None:
     if trainer.world_size > 1:
         return
     of, data = EvaluatedSet(collected.logits, collected.y), session.data
-    known = getattr(data, "preprocessing", None)  # not of every data module of a user
-    names = tuple(map(str, range(of.logits.shape[1]))) if known is None else known.class_names
-    groups = test_groups(data, len(of.y))
+    names, groups = data.preprocessing.class_names, test_groups(data, len(of.y))
     print_evaluation(of, names, groups, session.summary.unequal, output)
 
 
