@@ -90,7 +90,9 @@ def test_the_page_about_inference_goes_from_a_table_to_sets_and_a_report(
     assert capsys.readouterr().out.endswith(shown.code)
     for _, _, *args in whole_way.commands():
         cli.main(args)
-    assert "odds ratio" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "odds ratio" in out
+    assert " report runs/table/version_0\n" in out  # what to do after the command inference
     rows = rows_of(Path("answers.csv"))
     sets = [json.loads(row["set"]) for row in rows]
     covered = [kind in members for kind, members in zip(frame.survived, sets, strict=True)]

@@ -9,6 +9,9 @@ import pytest
 from pages import write_iris, write_passengers
 
 from softmax_torch import cli
+from softmax_torch.cli import coefficients
+from softmax_torch.cli.coefficients import WIDEST
+from softmax_torch.report.table_inference import ColumnTest, TableInference
 
 TABLE = ["--data.file", "passengers.csv", "--data.target", "survived", "--data.ignore", '["ship"]']
 
@@ -47,6 +50,14 @@ def test_a_table_without_a_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Wald test that a column has no effect on any class" in out
     first = json.loads(Path("a.jsonl").read_text().splitlines()[0])
     assert (first["class"], first["feature"]) == ("yes", "sex=male")
+
+
+def test_a_long_name_of_a_column_is_cut_in_the_table_of_tests() -> None:
+    tests = [ColumnTest(name, 1.0, 2, 0.25) for name in ("a" * WIDEST, "b" * (WIDEST + 1))]
+    found = TableInference(None, tests, "Wald", {}, 10)  # type: ignore[arg-type]
+    _, head, *rows = coefficients.tests_text(found).splitlines()
+    assert [row.split()[0] for row in rows] == ["a" * WIDEST, "b" * (WIDEST - 1) + "…"]
+    assert {len(row) for row in rows} == {len(head)}
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from program import ROOT
 
 from softmax_torch import cli
 from softmax_torch.cli import commands
+from softmax_torch.report.trainer import ReportingTrainer
 
 
 @pytest.mark.parametrize(
@@ -76,6 +77,23 @@ def test_a_run_does_not_start_from_a_checkpoint_of_another_model(
     with pytest.raises(ValueError, match=message):
         cli.main(["fit", "--ckpt_path", str(digits[0]), *flags, *root, "--runs", "new"])
     assert [*(here / "new").glob("*/*")] == []
+
+
+@pytest.mark.parametrize("command", ["calibrate", "predict", "report", "test", "inference"])
+def test_what_needs_all_samples_is_refused_to_several_processes(
+    command: str, digits: tuple[Path, str], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ReportingTrainer, "world_size", 2)
+    (here / "a.csv").write_text("x,y\n" + "1,a\n2,b\n" * 20)
+    given = {
+        "inference": ["--config", "table", "--data.file", "a.csv", "--data.target", "y"],
+        "test": [str(digits[0]), "--output", "b.csv"],
+    }
+    by = "output" if command == "test" else command
+    before = [digits[0].read_bytes(), *here.iterdir()]
+    with pytest.raises(ValueError, match=f"^{by}: expected one process, got 2$"):
+        cli.main([command, *given.get(command, [str(digits[0])])])
+    assert [digits[0].read_bytes(), *here.iterdir()] == before
 
 
 def test_code_in_a_checkpoint_is_not_run(here: Path) -> None:
