@@ -38,7 +38,7 @@ def test_the_page_about_tables_goes_from_a_table_to_answers(
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     frame = write_iris(tmp_path)
     said = {}
-    page = blocks(TABLES)
+    page = blocks(TABLES)[1:]
     assert [b.language for b in page] == ["sh", "text", "text", "sh", "python", "python"]
     for program, script, *args in page[0].commands():
         assert (program, script) == ("python", "train.py")
@@ -84,13 +84,15 @@ def test_the_page_about_inference_goes_from_a_table_to_sets_and_a_report(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     frame = write_passengers(tmp_path)
-    first, shown, whole_way, *code = blocks(INFERENCE)
+    first, shown, whole_way, *code = blocks(INFERENCE)[1:]
     [(_, _, *args)] = first.commands()
     cli.main(args)
     assert capsys.readouterr().out.endswith(shown.code)
     for _, _, *args in whole_way.commands():
         cli.main(args)
-    assert "odds ratio" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "odds ratio" in out
+    assert " report runs/table/version_0\n" in out  # what to do after the command inference
     rows = rows_of(Path("answers.csv"))
     sets = [json.loads(row["set"]) for row in rows]
     covered = [kind in members for kind, members in zip(frame.survived, sets, strict=True)]

@@ -6,8 +6,10 @@
     test RUN --input FILE       metrics of a run on a new labelled table
     predict RUN [--input PATH]  label and probability of each sample of a file or folder, or of the
                                 test set, as CSV, JSON or Parquet
-    calibrate RUN               fit a temperature, conformal sets or a Laplace approximation
+    calibrate RUN               fit a temperature, conformal sets, a threshold or a Laplace
+                                approximation
     report RUN                  a page about a run, in RUN/report, and its metrics
+    inference [RUN]             coefficients of a table with standard errors, intervals and tests
     export RUN --output FILE    a file for other programs: ONNX, torch.export or safetensors
     info                        versions, kernels, threads and devices
     completion SHELL            a script that completes commands and settings

@@ -8,6 +8,7 @@ from softmax_torch.cli.console import in_command, print_line, program_name, shor
 from softmax_torch.cli.requests import Request
 from softmax_torch.cli.session import Session
 from softmax_torch.cli.table_files import new_table_file, write_table
+from softmax_torch.data import TableDataModule
 from softmax_torch.report.table_inference import TableInference, p_value, table_inference
 from softmax_torch.solvers.separation import SeparationError
 
@@ -33,19 +34,24 @@ def infer(session: Session) -> None:
     """Fit the training samples; print the summary and a test of each column, and write a file.
 
     Raises:
-        ValueError: the training samples do not determine the coefficients; or there are several
-            processes, each with a part of the rows.
+        ValueError: the data are no table, or its training samples do not determine the
+            coefficients; or there are several processes, each with a part of the rows.
     """
-    arguments = session.request.arguments
+    arguments, data = session.request.arguments, session.data
+    if not isinstance(data, TableDataModule):
+        raise ValueError(
+            "inference: expected a table, whose columns have names and units, got "
+            f"{type(data).__name__}"
+        )
     if session.trainer.world_size > 1:
         raise ValueError(f"inference: expected one process, got {session.trainer.world_size}")
     output = new_coefficient_file(session.request)
-    session.data.prepare_data()
-    session.data.setup("fit")
+    data.prepare_data()
+    data.setup("fit")
     options = {} if arguments.reference is None else {"reference": arguments.reference}
     try:
         found = table_inference(
-            session.data,
+            data,
             penalty=arguments.penalty,
             covariance=arguments.covariance,
             confidence=arguments.confidence,

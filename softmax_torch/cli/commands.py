@@ -37,9 +37,7 @@ from softmax_torch.cli.resuming import (
 from softmax_torch.cli.run_loggers import hyperparameters, loggers_in_run
 from softmax_torch.cli.session import Session
 from softmax_torch.cli.settings import parse_settings
-from softmax_torch.cli.trainer_arguments import (
-    lightning_refusals,
-)
+from softmax_torch.cli.trainer_arguments import lightning_refusals
 from softmax_torch.data.progress import reporting_to
 from softmax_torch.lightning_compat import callbacks_of, end_after, quiet
 from softmax_torch.predictor import PredictedRows
@@ -203,9 +201,7 @@ def test(session: Session) -> None:
     if trainer.world_size > 1:
         return
     of, data = EvaluatedSet(collected.logits, collected.y), session.data
-    known = getattr(data, "preprocessing", None)  # not of every data module of a user
-    names = tuple(map(str, range(of.logits.shape[1]))) if known is None else known.class_names
-    groups = test_groups(data, len(of.y))
+    names, groups = data.preprocessing.class_names, test_groups(data, len(of.y))
     print_evaluation(of, names, groups, session.summary.unequal, output)
 
 

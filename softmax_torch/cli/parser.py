@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from jsonargparse import Namespace
+
 from softmax_torch.cli.arguments import split_configs, split_settings
 from softmax_torch.cli.command_parsers import build_parser
 from softmax_torch.cli.command_table import COMMANDS, METHOD_OPTIONS
@@ -49,15 +51,16 @@ def parse(args: list[str]) -> Request:
     with usage_errors(name, Given([], {})):
         flags = [part for config in configs for part in ("--config", config)]
         arguments = build_parser()[0].parse_args([name, *flags, *own])[name]
+    given = {arg.partition("=")[0] for arg in own}
     if name == "calibrate":
-        check_method(arguments.method, own)
+        check_method(arguments, given)
         check_level(arguments.level)
         check_costs(arguments.costs)
         if arguments.prior_precision is not None:
             check_prior_precision(arguments.prior_precision)
     if isinstance(arguments.get("threshold"), float):
         check_threshold(arguments.threshold)
-    refuse_beside_laplace(*(arguments.get(name) for name in ("laplace", "calibrated", "threshold")))
+    refuse_beside_laplace(*map(arguments.get, ("laplace", "calibrated", "threshold")))
     has_input = arguments.get("input") is not None
     beside_input = [*settings, *(["--config"] if name in ("predict", "test") and configs else [])]
     if has_input and beside_input:
@@ -67,20 +70,28 @@ def parse(args: list[str]) -> Request:
     if name == "predict" and not has_input and arguments.device is not None:
         raise UsageError("--device: expected --input beside it; else see --trainer.accelerator")
     if name in ("predict", "test") and not has_input:
-        given = {arg.partition("=")[0] for arg in own}
         for flag in given & BESIDE_INPUT:
             setting = flag.replace("--", "--model." if flag == "--backbone" else "--data.")
             raise UsageError(f"{flag}: expected --input beside it; else see {setting}")
     return Request(name, arguments, settings, own, configs)
 
 
-def check_method(method: str, own: list[str]) -> None:
-    """Raise UsageError for an option of another method of calibrate."""
-    for flag in {arg.partition("=")[0] for arg in own}:
+def check_method(arguments: Namespace, given: set[str]) -> None:
+    """Raise UsageError for an option of calibrate that its method or its criterion ignores.
+
+    Args:
+        arguments: those of the command.
+        given: the flags among them that were typed.
+    """
+    for flag in given:
         methods = [name for name, options in METHOD_OPTIONS.items() if flag in options]
-        if methods and method not in methods:
+        if methods and arguments.method not in methods:
             expected = " or ".join(methods)
-            raise UsageError(f"{flag}: expected --method {expected} beside it, got {method}")
+            raise UsageError(
+                f"{flag}: expected --method {expected} beside it, got {arguments.method}"
+            )
+    if "--costs" in given and arguments.criterion != "cost":
+        raise UsageError(f"--costs: expected --criterion cost beside it, got {arguments.criterion}")
 
 
 def is_inline(config: str) -> bool:

@@ -22,13 +22,11 @@ from softmax_torch import predictor
 from softmax_torch.cli.console import print_line, short_path
 from softmax_torch.cli.requests import Request
 from softmax_torch.cli.table_files import Columns, appending, new_table_file
-from softmax_torch.post_hoc import PostHoc
 from softmax_torch.predictor import Predicted, PredictedRows, names_in_sets
 from softmax_torch.preprocessing import ImagePreprocessing
 from softmax_torch.preprocessing.unknown_categories import UnknownCategories, counting_unknown
 
 __all__ = ["PredictionFile", "new_prediction_file", "predict_input"]
-
 
 Batch = Predicted | PredictedRows
 
@@ -105,8 +103,6 @@ def predict_input(request: Request) -> None:
         threshold=arguments.threshold,
         laplace=arguments.laplace,
     )
-    if output.sets:
-        PostHoc(conformal=classifier.conformal).require("conformal", arguments.ckpt_path)
     preprocessing, unreadable = classifier.preprocessing, dict[Path, str]()
     if arguments.skip_unreadable:
         if not isinstance(preprocessing, ImagePreprocessing):
@@ -124,9 +120,7 @@ def predict_input(request: Request) -> None:
         print_line("skipped", f"{first}{more}", file=sys.stderr)
 
 
-def with_progress(
-    batches: Iterable[Batch],
-) -> Iterator[Batch]:
+def with_progress(batches: Iterable[Batch]) -> Iterator[Batch]:
     """Yield the batches, and count their samples on a terminal."""
     text = TextColumn("{task.completed:.0f} samples"), BarColumn(), TimeElapsedColumn()
     with Progress(*text, transient=True, disable=not os.isatty(1)) as progress:

@@ -123,9 +123,14 @@ def write_parquet(path: Path) -> Iterator[Callable[[Columns], None]]:
 
     def append(columns: Columns) -> None:
         nonlocal writer
-        if "set" in columns:  # its type is not that of empty sets, which have none
-            columns["set"] = pa.array(columns["set"], pa.list_(pa.string()))
-        table = pa.table(columns)
+        # Lists that are all empty do not say what they are lists of.
+        names = pa.list_(pa.string())
+        table = pa.table(
+            {
+                name: pa.array(column, names) if isinstance(column[0], list) else column
+                for name, column in columns.items()
+            }
+        )
         writer = writer or parquet.ParquetWriter(path, table.schema)
         writer.write_table(table)
 

@@ -70,24 +70,18 @@ class TableInference:
     samples: int
 
 
-def table_inference(data: TensorDataModule, **options: Any) -> TableInference:
+def table_inference(data: TableDataModule, **options: Any) -> TableInference:
     """Fit the training samples of a table, in the units of its file.
 
     Args:
-        data: a ``TableDataModule``.
+        data: the table.
         options: arguments of ``solvers.inference``. ``reference`` is the name of a class. With the
             covariance "cluster" the groups are those of the data's ``group_column``.
 
     Raises:
-        TypeError: the data are no table.
         ValueError: as ``solvers.inference``, with names of the columns; there is no column of
             groups for "cluster".
     """
-    if not isinstance(data, TableDataModule):
-        raise TypeError(
-            "inference: expected a table, whose columns have names and units, got "
-            f"{type(data).__name__}"
-        )
     if options.get("covariance") == "cluster":
         if data.roles.group is None:
             raise ValueError(

@@ -2,11 +2,16 @@
 
 import shutil
 import signal
+import sys
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pytest
-from program import train
+from program import SHORT, train
 from support import Finished, in_forks
+
+from softmax_torch import cli
 
 
 @pytest.fixture
@@ -38,17 +43,6 @@ Trainer.test = lambda *_, **__: os.kill(os.getpid(), {signum})
 
 
 @pytest.fixture(scope="session")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Finished]]:
-    """A whole run on digits as a user starts it, one that is refused, and their folder."""
-    folder = tmp_path_factory.mktemp("programs")
-    wanted = {
-        "fit": train("fit", folder=folder),
-        "refused": train("test", "--ckpt_path", "no.ckpt", folder=folder),
-    }
-    return folder, in_forks(wanted, after="softmax_torch.training")
-
-
-@pytest.fixture(scope="session")
 def signalled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Finished]]:
     """Runs that a signal ends within the training and after it, and their folder."""
     folder, wanted = tmp_path_factory.mktemp("signalled"), {}
@@ -69,12 +63,30 @@ def signalled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str,
 
 
 @pytest.fixture(scope="session")
-def digits(programs: tuple[Path, dict[str, Finished]]) -> tuple[Path, str]:
+def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The best checkpoint of a whole run on digits, and what the run printed."""
-    folder, finished = programs
-    done = finished["fit"]
-    assert done.code == 0, done.stderr
-    return folder / "runs" / "digits" / "version_0" / "best.ckpt", done.stdout
+    folder = tmp_path_factory.mktemp("digits")
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as printed:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["train.py"])
+        cli.main(["fit"])
+    return folder / "runs" / "digits" / "version_0" / "best.ckpt", printed.getvalue()
+
+
+@pytest.fixture(scope="session")
+def short_fit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of two epochs on digits."""
+    folder = tmp_path_factory.mktemp("short")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        cli.main(["fit", *SHORT])
+    return folder
+
+
+@pytest.fixture
+def short_run(short_fit: Path, here: Path) -> None:
+    """Copy a run of two epochs on digits into the current folder, as if it had been made there."""
+    shutil.copytree(short_fit / "runs", here / "runs")
 
 
 @pytest.fixture

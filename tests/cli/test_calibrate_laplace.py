@@ -66,31 +66,3 @@ def test_what_is_missing_is_refused(to_calibrate: Path) -> None:
         softmax_torch.load(to_calibrate, laplace="probit")
     with pytest.raises(ValueError, match="laplace: expected probit, sampling or None, got 'mean'"):
         softmax_torch.load(to_calibrate, laplace="mean")  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("args", "says"),
-    [
-        (
-            ["test", "--laplace", "probit", "--calibrated"],
-            "laplace: expected no calibration beside",
-        ),
-        (
-            ["calibrate", "--method", "laplace", "--prior_precision", "0"],
-            "prior_precision: expected a number > 0, got 0.0",
-        ),
-    ],
-)
-def test_what_does_not_belong_together_is_refused(
-    args: list[str], says: str, to_calibrate: Path
-) -> None:
-    before = to_calibrate.read_bytes()
-    with pytest.raises(ValueError, match=says):
-        cli.main([*args, "--ckpt_path", str(to_calibrate)])
-    assert to_calibrate.read_bytes() == before
-
-
-def test_an_option_of_another_method_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        cli.main(["calibrate", "--ckpt_path", "any.ckpt", "--structure", "full"])
-    assert "--structure: expected --method laplace beside it, got temp" in capsys.readouterr().err

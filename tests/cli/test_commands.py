@@ -107,8 +107,8 @@ def test_predict_skips_unreadable_images_on_request(
     assert f"{folder}/b.png: expected an image" in error
 
 
+@pytest.mark.usefixtures("short_run")
 def test_a_run_directory_is_never_written_twice(here: Path) -> None:
-    cli.main(["fit", *SHORT])
     first = here / "runs" / "digits" / "version_0"
     before = {path: path.read_bytes() for path in first.iterdir()}
     cli.main(["fit", *SHORT, "--model.optimizer.lr", "0.01"])
@@ -116,8 +116,8 @@ def test_a_run_directory_is_never_written_twice(here: Path) -> None:
     assert (here / "runs" / "digits" / "version_1" / "best.ckpt").exists()
 
 
+@pytest.mark.usefixtures("short_run")
 def test_a_new_run_continues_from_a_checkpoint(here: Path, capsys: Any) -> None:
-    cli.main(["fit", *SHORT])
     cli.main(["fit", "--ckpt_path", "runs/digits/version_0/last.ckpt", "--trainer.max_epochs", "3"])
     text = (here / "runs" / "digits" / "version_1" / "metrics.csv").read_text()
     assert {row["epoch"] for row in csv.DictReader(text.splitlines()) if row["train/loss"]} == {"2"}

@@ -1,9 +1,11 @@
 """Help: whole sentences, a screen a page, and names and defaults of the real parser."""
 
+import re
 from pathlib import Path
 
 import pytest
 from jsonargparse import ArgumentParser
+from program import ROOT
 
 import softmax_torch.data
 import softmax_torch.training
@@ -46,6 +48,15 @@ def test_the_program_lists_every_command_with_a_whole_sentence(
         assert f" {name} {command.description} " in text
         assert command.description.endswith(".")
     assert " fit --config table --data.file my.csv" in text.replace(" \\", "")
+
+
+def test_every_command_is_in_both_overviews() -> None:
+    """That of the module, and the table in which a page ends."""
+    assert cli.__doc__ is not None
+    listed = re.findall(r"^ {4}(\w.*?)(?:  |$)", cli.__doc__, re.M)
+    assert {*ALL} <= {word for usage in listed for word in usage.split()}
+    table = (ROOT / "docs" / "getting_started.md").read_text().partition("| command |")[2]
+    assert [name for name in ALL if f"`{name}`" not in table] == []
 
 
 def test_without_arguments_the_program_prints_its_help(

@@ -9,6 +9,9 @@ import pytest
 from pages import write_iris, write_passengers
 
 from softmax_torch import cli
+from softmax_torch.cli import coefficients
+from softmax_torch.cli.coefficients import WIDEST
+from softmax_torch.report.table_inference import ColumnTest, TableInference
 
 TABLE = ["--data.file", "passengers.csv", "--data.target", "survived", "--data.ignore", '["ship"]']
 
@@ -49,6 +52,14 @@ def test_a_table_without_a_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert (first["class"], first["feature"]) == ("yes", "sex=male")
 
 
+def test_a_long_name_of_a_column_is_cut_in_the_table_of_tests() -> None:
+    tests = [ColumnTest(name, 1.0, 2, 0.25) for name in ("a" * WIDEST, "b" * (WIDEST + 1))]
+    found = TableInference(None, tests, "Wald", {}, 10)  # type: ignore[arg-type]
+    _, head, *rows = coefficients.tests_text(found).splitlines()
+    assert [row.split()[0] for row in rows] == ["a" * WIDEST, "b" * (WIDEST - 1) + "…"]
+    assert {len(row) for row in rows} == {len(head)}
+
+
 @pytest.mark.slow
 def test_classes_that_can_be_separated_need_a_penalty(capsys: pytest.CaptureFixture[str]) -> None:
     iris = ["inference", "--data.file", "iris.csv", "--data.target", "species"]
@@ -68,7 +79,7 @@ def test_classes_that_can_be_separated_need_a_penalty(capsys: pytest.CaptureFixt
             ValueError,
             "expected a run or a checkpoint .* or a table, as in --data.file",
         ),
-        (["--config", "digits"], TypeError, "expected a table, .* got DigitsDataModule"),
+        (["--config", "digits"], ValueError, "expected a table, .* got DigitsDataModule"),
         ([*TABLE, "--output", "passengers.csv"], FileExistsError, "passengers.csv, which exists"),
         (
             [*TABLE, "--output", "a.txt"],

@@ -4,6 +4,7 @@ import pytest
 from lightning import Trainer
 
 from softmax_torch.cli.arguments import split_configs, split_flags, split_settings
+from softmax_torch.cli.mistakes import UsageError
 from softmax_torch.cli.parser import parse
 from softmax_torch.cli.settings import settings_parser
 
@@ -56,6 +57,44 @@ def test_files_come_before_flags_wherever_they_stand() -> None:
     request = parse(args)
     assert request.args[0] == "--config"
     assert request.args[2:] == ["--name", "x", "--data.target", "a"]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ("predict x --threshold 1.5", r"threshold: expected a number in \(0, 1\), got 1.5"),
+        ("predict x --threshold 0.3 --laplace probit", "laplace: expected no threshold beside it"),
+        ("test x --laplace probit --calibrated", "laplace: expected no calibration beside it"),
+        ("calibrate x --method conformal --level 1", "level: expected a number above 0 and below"),
+        ("calibrate x --method conformal --level 0", "level: expected a number above 0 and below"),
+        ("calibrate x --method threshold --criterion cost --costs [1]", "costs: expected two"),
+        ("calibrate x --method laplace --prior_precision 0", "expected a number > 0, got 0.0"),
+    ],
+)
+def test_unusable_values_are_refused_before_any_file_is_read(args: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse(args.split())
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ("--level 0.9", "--level: expected --method conformal beside it, got temperature"),
+        ("--score=lac", "--score: expected --method conformal beside it, got temperature"),
+        ("--per_class", "--per_class: expected --method conformal beside it, got temperature"),
+        (
+            "--calibrated",
+            "--calibrated: expected --method conformal or threshold beside it, got",
+        ),
+        ("--criterion f1", "--criterion: expected --method threshold beside it, got temperature"),
+        ("--structure full", "--structure: expected --method laplace beside it, got temperature"),
+        ("--method laplace --costs [1,5]", "--costs: expected --method threshold beside it, got l"),
+        ("--method threshold --costs [1,5]", "--costs: expected --criterion cost beside it, got b"),
+    ],
+)
+def test_an_option_that_calibrate_would_ignore_is_refused(args: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse(["calibrate", "x", *args.split()])
 
 
 @pytest.mark.parametrize("value", [1, 1.0])

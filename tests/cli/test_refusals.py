@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 from program import ROOT
-from support import Finished
 
 from softmax_torch import cli
 from softmax_torch.cli import commands
+from softmax_torch.report.trainer import ReportingTrainer
 
 
 @pytest.mark.parametrize(
@@ -79,6 +79,23 @@ def test_a_run_does_not_start_from_a_checkpoint_of_another_model(
     assert [*(here / "new").glob("*/*")] == []
 
 
+@pytest.mark.parametrize("command", ["calibrate", "predict", "report", "test", "inference"])
+def test_what_needs_all_samples_is_refused_to_several_processes(
+    command: str, digits: tuple[Path, str], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ReportingTrainer, "world_size", 2)
+    (here / "a.csv").write_text("x,y\n" + "1,a\n2,b\n" * 20)
+    given = {
+        "inference": ["--config", "table", "--data.file", "a.csv", "--data.target", "y"],
+        "test": [str(digits[0]), "--output", "b.csv"],
+    }
+    by = "output" if command == "test" else command
+    before = [digits[0].read_bytes(), *here.iterdir()]
+    with pytest.raises(ValueError, match=f"^{by}: expected one process, got 2$"):
+        cli.main([command, *given.get(command, [str(digits[0])])])
+    assert [digits[0].read_bytes(), *here.iterdir()] == before
+
+
 def test_code_in_a_checkpoint_is_not_run(here: Path) -> None:
     class Mischief:
         def __reduce__(self) -> tuple[Any, ...]:
@@ -119,17 +136,6 @@ def test_the_program_exits_with_a_message(
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     assert str(stopped.value.code).startswith(message)
-
-
-def test_a_user_reads_a_message_and_no_traceback(
-    programs: tuple[Path, dict[str, Finished]],
-) -> None:
-    done = programs[1]["refused"]
-    assert done.code == 1
-    assert done.stderr.startswith(
-        "error: no.ckpt: expected a checkpoint of a run, got no such file"
-    )
-    assert "Traceback" not in done.stderr
 
 
 def test_errors_of_other_packages_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

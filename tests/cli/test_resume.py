@@ -28,9 +28,9 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.usefixtures("short_run")
 def test_a_run_whose_configuration_names_no_class_is_resumed(here: Path, capsys: Any) -> None:
     """Earlier versions wrote such configurations."""
-    cli.main(["fit", *SHORT])
     path = here / "runs" / "digits" / "version_0" / "config.yaml"
     settings = yaml.safe_load(path.read_text())
     settings["model"] = settings["model"]["init_args"]
@@ -55,8 +55,8 @@ def test_resume_continues_in_the_directory_of_the_run(
     assert [path.name for path in (here / "runs" / "digits").iterdir()] == ["version_0"]
 
 
+@pytest.mark.usefixtures("short_run")
 def test_a_run_is_not_resumed_to_fewer_epochs_than_it_has(here: Path) -> None:
-    cli.main(["fit", *SHORT])
     before = metrics(here)
     files = contents(here)
     message = "max_epochs: expected at least 2, the epochs that the run has completed, got 1"
@@ -122,10 +122,10 @@ def test_a_finished_run_is_not_resumed(
     assert contents(here) == before
 
 
+@pytest.mark.usefixtures("short_run")
 @pytest.mark.slow
 def test_a_run_that_got_more_epochs_keeps_them(here: Path, capsys: Any) -> None:
     """A run that is interrupted again continues to the new number."""
-    cli.main(["fit", *SHORT])
     cli.main(["fit", "--resume", "--trainer.max_epochs", "3", "--name", "digits"])
     capsys.readouterr()
     cli.main(["fit", "--resume"])
@@ -134,9 +134,9 @@ def test_a_run_that_got_more_epochs_keeps_them(here: Path, capsys: Any) -> None:
     assert (settings["trainer"]["max_epochs"], settings["name"]) == (3, "digits")
 
 
+@pytest.mark.usefixtures("short_run")
 @pytest.mark.slow
 def test_an_edited_configuration_is_refused(here: Path) -> None:
-    cli.main(["fit", *SHORT])
     config = here / "runs" / "digits" / "version_0" / "config.yaml"
     before, text, more = contents(here), config.read_text(), ["--trainer.max_epochs", "3"]
     edited = text.replace("batch_size: 32", "batch_size: 64").replace("lr: 0.3", "lr: 0.2")
@@ -171,9 +171,9 @@ def test_a_checkpoint_of_an_earlier_version_is_compared_by_its_numbers() -> None
     ]
 
 
+@pytest.mark.usefixtures("short_run")
 @pytest.mark.slow
 def test_resume_takes_the_newest_run_of_the_name(here: Path, capsys: Any) -> None:
-    cli.main(["fit", *SHORT])
     cli.main(["fit", *SHORT, "--model.C", "2.0"])
     cli.main(["fit", *SHORT, "--name", "other"])
     capsys.readouterr()
@@ -203,10 +203,10 @@ def test_resume_finds_the_name_where_a_new_run_gets_it(here: Path) -> None:
     )
 
 
+@pytest.mark.usefixtures("short_run")
 def test_resume_without_a_checkpoint_starts_again_in_the_same_directory(
     here: Path, capsys: Any
 ) -> None:
-    cli.main(["fit", *SHORT])
     expected = metrics(here)
     for path in (here / "runs" / "digits" / "version_0").glob("*.ckpt"):
         path.unlink()
@@ -215,8 +215,8 @@ def test_resume_without_a_checkpoint_starts_again_in_the_same_directory(
     assert metrics(here) == expected
 
 
+@pytest.mark.usefixtures("short_run")
 def test_resume_names_damaged_files(here: Path, capsys: Any) -> None:
-    cli.main(["fit", *SHORT])
     last = here / "runs" / "digits" / "version_0" / "last.ckpt"
     last.write_bytes(last.read_bytes()[:-1])
     cli.main(["fit", "--resume", "--trainer.max_epochs", "3", "--trainer.accelerator", "cpu"])
@@ -225,6 +225,7 @@ def test_resume_names_damaged_files(here: Path, capsys: Any) -> None:
     assert "resumed     runs/digits/version_0/best.ckpt" in output.out
 
 
+@pytest.mark.usefixtures("short_run")
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -238,7 +239,6 @@ def test_resume_with_other_settings_is_refused(
     flags: list[str], message: str, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copy(ROOT / "configs" / "mnist.yaml", here)
-    cli.main(["fit", *SHORT])
     before = metrics(here)
     with pytest.raises(ValueError, match=message):
         cli.main(["fit", "--resume", "runs/digits/version_0", *flags, *SHORT[2:]])
@@ -260,8 +260,8 @@ def test_refusals_of_resume(args: list[str], message: str, here: Path) -> None:
     assert not (here / "runs").exists()
 
 
+@pytest.mark.usefixtures("short_run")
 def test_a_running_run_is_not_resumed(here: Path) -> None:
-    cli.main(["fit", *SHORT])
     logger = RunLogger("runs", "digits", Path("runs/digits/version_0"))
     with pytest.raises(BlockingIOError, match="another process is writing to"):
         cli.main(["fit", "--resume", "--trainer.max_epochs", "3"])
