@@ -73,13 +73,13 @@ def bootstrap(
         ValueError: fewer than two resamples have an optimum.
     """
     generator = torch.Generator().manual_seed(seed)
-    to_given = as_given(model.objective)
+    to_given = as_given(model.objective).T
     draws, left, size = [], resamples, batch_size(model)
     while left > 0:
         weights = [_drawn(model, groups, generator) for _ in range(min(size, left))]
         left -= len(weights)
         thetas = _refitted(model, torch.stack(weights))
-        draws += [coding @ (theta if to_given is None else theta @ to_given.T) for theta in thetas]
+        draws += [coding @ theta @ to_given for theta in thetas]
     if len(draws) < LEAST:
         raise ValueError(
             f"bootstrap: expected at least {LEAST} resamples with an optimum, got {len(draws)} of "

@@ -12,10 +12,9 @@ from softmax_torch.solvers.inference import names
 from softmax_torch.solvers.inference.bootstrap import bootstrap as bootstrapped
 from softmax_torch.solvers.inference.coding import (
     as_given,
-    between_classes,
-    both_sides,
+    class_coding,
     covariance_as_given,
-    symmetric_rows,
+    symmetric_covariance,
 )
 from softmax_torch.solvers.inference.covariance import (
     CovarianceName,
@@ -127,13 +126,10 @@ def inference(
         r = 0 if ref is None else ref
         estimated = covariance_of(model, r, covariance, grouped)
         V = covariance_as_given(objective, estimated.covariance)
-        to_given = as_given(objective)
-        theta = model.theta if to_given is None else model.theta @ to_given.T
         if ref is None:
-            coding = torch.eye(K).to(theta)
-            V = both_sides(symmetric_rows(K, r).to(theta), V, P)
-        else:
-            coding = between_classes(K, r).to(theta)
+            V = symmetric_covariance(V, K, r)
+        theta = model.theta @ as_given(objective).T
+        coding = class_coding(K, ref).to(theta)
         boot = None
         if resamples:
             boot = bootstrapped(model, coding, resamples, seed, confidence, grouped)

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from softmax_torch.solvers.fit import ConvergenceWarning
-from softmax_torch.solvers.inference.coding import as_given, between_classes
+from softmax_torch.solvers.inference.coding import as_given, class_coding
 from softmax_torch.solvers.inference.constrained_maximum import Maximum, maximum
 from softmax_torch.solvers.inference.covariance import CovarianceName
 from softmax_torch.solvers.inference.firth import Likelihood
@@ -97,15 +97,9 @@ class Profile:
         gamma = self.likelihood.gamma_of(model.theta)
         at = self.likelihood.evaluate(gamma)
         self.best = Maximum(gamma, at.value, at.inverse, gamma[:0], 0)
-        (K, P), map = model.theta.shape, as_given(model.objective)
-        if reference is None:
-            coding = torch.eye(K, dtype=torch.float64) - 1 / K
-        else:
-            coding = between_classes(K, reference)
         # c of the coefficients c . gamma of X as given, (L P, R P); theta of class 0 is 0.
-        self.contrasts = torch.kron(
-            coding[:, 1:].contiguous().to(gamma), torch.eye(P).to(gamma) if map is None else map
-        )
+        coding = class_coding(len(model.theta), reference)[:, 1:]
+        self.contrasts = torch.kron(coding.contiguous().to(gamma), as_given(model.objective))
 
     def intervals(self, confidence: float) -> Tensor:
         """Return the intervals (L, P, 2) of the coefficients of X as given."""

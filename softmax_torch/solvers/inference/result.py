@@ -21,7 +21,7 @@ from torch import Tensor
 
 from softmax_torch.solvers.inference import hypothesis_tests, summary
 from softmax_torch.solvers.inference.bootstrap import Bootstrap
-from softmax_torch.solvers.inference.coding import between_classes, both_sides, symmetric_rows
+from softmax_torch.solvers.inference.coding import both_sides, class_coding, symmetric_covariance
 from softmax_torch.solvers.inference.covariance import CovarianceName
 from softmax_torch.solvers.inference.hypothesis_tests import TestResult
 from softmax_torch.solvers.inference.marginal_effects import (
@@ -197,7 +197,7 @@ class Inference:
         blocks = self.covariance.reshape(R, P, R, P)[:, indices][:, :, :, indices]
         b, V = self.coefficients[:, indices], blocks.reshape(R * len(indices), -1)
         if self.reference is None:
-            contrast = between_classes(K, 0).to(b)
+            contrast = class_coding(K, 0).to(b)
             b, V = contrast @ b, both_sides(contrast, V, len(indices))
         return hypothesis_tests.wald(b.flatten(), V)
 
@@ -351,10 +351,9 @@ class Inference:
 
     def covariance_of_theta(self) -> Tensor:
         """Return the covariance (K P, K P) of ``theta``, row by row; its rank is (K - 1) P."""
-        K, P = self.theta.shape
         if self.reference is None:
             return self.covariance
-        return both_sides(symmetric_rows(K, self.reference).to(self.theta), self.covariance, P)
+        return symmetric_covariance(self.covariance, len(self.theta), self.reference)
 
     @cached_property
     def _profile(self) -> Profile:
