@@ -16,6 +16,7 @@ coefficients are hardly determined.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from softmax_torch.solvers.inference.coding import as_given
 from softmax_torch.solvers.inference.groups import Groups
+from softmax_torch.solvers.inference.information import refuse_collinear
 from softmax_torch.solvers.inference.model import FittedModel, fit_model
 from softmax_torch.solvers.inference.refits import batch_size, refit
 
@@ -147,6 +149,8 @@ def _refitted_alone(model: FittedModel, weight: Tensor) -> Tensor | None:
     """Return theta (K, P) of a resample (n,); None if it has no optimum."""
     try:
         resampled = model.objective.reweighted(weight)
-        return fit_model(resampled, model.penalty, model.l2, model.theta).theta
+        if model.C == math.inf:
+            refuse_collinear(resampled)
+        return fit_model(resampled, model.penalty, model.C, model.theta).theta
     except ValueError:  # classes are separated, or columns are collinear
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,11 +21,13 @@ from softmax_torch.solvers.inference.covariance import (
     CovarianceName,
     check_covariance,
     covariance_of,
+    refuse_few,
 )
 from softmax_torch.solvers.inference.groups import groups_of
 from softmax_torch.solvers.inference.hypothesis_tests import null_log_likelihood
+from softmax_torch.solvers.inference.information import refuse_collinear
 from softmax_torch.solvers.inference.memory import refuse_large
-from softmax_torch.solvers.inference.model import PenaltyName, fit_model, strength
+from softmax_torch.solvers.inference.model import PenaltyName, checked_strength, fit_model
 from softmax_torch.solvers.inference.normal import check_confidence
 from softmax_torch.solvers.inference.profile_likelihood import IntervalName, intervals_of
 from softmax_torch.solvers.inference.result import Inference
@@ -99,7 +102,7 @@ def inference(
             there are fewer groups than coefficients; an argument is unknown or has no use.
     """
     check_confidence(confidence)
-    l2 = strength(penalty, C)
+    strength = checked_strength(penalty, C)
     resamples = as_whole_number("bootstrap", bootstrap)
     if resamples < 0 or resamples == 1:
         raise ValueError(f"bootstrap: expected 0 or at least 2 resamples, got {resamples}")
@@ -119,10 +122,13 @@ def inference(
     if labels != list(range(K)) or class_names is not None:
         objective.class_names = classes
     grouped = None if groups is None else groups_of(groups, objective)
+    refuse_few(covariance, objective, grouped)
     clusters = 0 if grouped is None or covariance != "cluster" else grouped.count
     refuse_large(K, P, clusters, objective.samples.device)
     with objective.threads():
-        model = fit_model(objective, penalty, l2)
+        if strength == math.inf:
+            refuse_collinear(objective)
+        model = fit_model(objective, penalty, strength)
         r = 0 if ref is None else ref
         estimated = covariance_of(model, r, covariance, grouped)
         V = covariance_as_given(objective, estimated.covariance)

@@ -41,7 +41,14 @@ from softmax_torch.solvers.inference.information import information, inverse, ro
 from softmax_torch.solvers.inference.model import FittedModel
 from softmax_torch.solvers.objective import Objective
 
-__all__ = ["COVARIANCES", "CovarianceName", "Estimated", "check_covariance", "covariance_of"]
+__all__ = [
+    "COVARIANCES",
+    "CovarianceName",
+    "Estimated",
+    "check_covariance",
+    "covariance_of",
+    "refuse_few",
+]
 
 CovarianceName = Literal["nonrobust", "HC0", "HC1", "cluster"]
 COVARIANCES: tuple[CovarianceName, ...] = get_args(CovarianceName)
@@ -68,26 +75,37 @@ def check_covariance(covariance: Any, groups: Any, resampled: bool) -> None:
         )
 
 
-def covariance_of(
-    model: FittedModel, r: int, kind: CovarianceName, groups: Groups | None = None
-) -> Estimated:
-    """Return the covariance relative to class r, for the samples of ``model.objective``.
-
-    Raises:
-        ValueError: the information is singular; there are too few samples or groups.
-    """
-    objective = model.objective
+def refuse_few(kind: CovarianceName, objective: Objective, groups: Groups | None) -> None:
+    """Raise ValueError unless there are more samples (HC1) or groups than coefficients."""
     K, P = objective.shape
-    others = [k for k in range(K) if k != r]
-    count = len(others) * P
+    count = (K - 1) * P
     if kind == "HC1" and not objective.total > count:
         raise ValueError(
             f'covariance="HC1": expected more samples than the {count} coefficients, got '
             f"{objective.total:g}"
         )
-    if kind == "cluster":
-        assert groups is not None
-        groups.refuse_few(count)
+    if kind == "cluster" and groups is not None and groups.count <= count:
+        raise ValueError(
+            f"groups: expected more groups than the {count} coefficients, got {groups.count}, "
+            "which make the covariance singular; drop columns, or take the intervals of "
+            "bootstrap=1000, which resamples the groups"
+        )
+
+
+def covariance_of(
+    model: FittedModel, r: int, kind: CovarianceName, groups: Groups | None = None
+) -> Estimated:
+    """Return the covariance relative to class r, for the samples of ``model.objective``.
+
+    ``refuse_few`` says which samples and groups are enough.
+
+    Raises:
+        ValueError: the information is singular.
+    """
+    objective = model.objective
+    K, P = objective.shape
+    others = [k for k in range(K) if k != r]
+    count = len(others) * P
     H = information(objective, model.theta, r)
     if model.l2 == 0:
         bread, effective = inverse(H), float(count)

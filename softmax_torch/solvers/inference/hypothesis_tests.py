@@ -136,4 +136,4 @@ def _fit_without(model: FittedModel, features: list[int]) -> FittedModel:
     objective.weight_of(start).copy_(model.theta[:, kept])
     if objective.bias:
         start[:, -1] = model.theta[:, -1]
-    return fit_model(objective, model.penalty, model.l2, start)
+    return fit_model(objective, model.penalty, model.C, start)

@@ -178,8 +178,8 @@ class Inference:
         """The penalty in words."""
         if self.model.penalty == "firth":
             return "Firth"
-        l2 = self.model.l2
-        return f"{self.model.penalty}, C={1 / l2:g}" if l2 else self.model.penalty
+        C = self.model.C
+        return self.model.penalty if C == math.inf else f"{self.model.penalty}, C={C:g}"
 
     def wald_test(self, features: Sequence[str | int] | str | int | None = None) -> TestResult:
         """Return the Wald test that features have no effect on any class.

@@ -13,6 +13,7 @@ from softmax_torch.solvers import Inference, inference
 
 X, Y, GROUPS = small()
 WITH_ONES = np.column_stack([X, np.ones(len(X))])
+SEPARATED = X[:, 1] > 2
 
 
 def peer(covariance: str, **options: Any) -> Any:
@@ -126,7 +127,7 @@ def test_a_weak_penalty_is_none() -> None:
 
 
 def test_the_penalty_of_separated_classes() -> None:
-    found = inference(X, X[:, 1] > 2, penalty="l2", C=1.0)
+    found = inference(X, SEPARATED, penalty="l2", C=1.0)
     assert found.standard_errors.isfinite().all()
 
 
@@ -137,16 +138,29 @@ def test_the_penalty_of_separated_classes() -> None:
         ({"covariance": "cluster"}, "a group for each sample .*, got None"),
         ({"groups": GROUPS}, "None without covariance=.cluster. and without bootstrap"),
         ({"covariance": "cluster", "groups": GROUPS[:9]}, r"shape \(300,\), a group .*got \(9,\)"),
-        ({"covariance": "cluster", "groups": GROUPS % 8}, "more groups than the 8 coef.*got 8"),
+        (
+            {"covariance": "cluster", "groups": [0] * 300},
+            "at least 2 groups, got all samples in one",
+        ),
+        (
+            {"y": SEPARATED, "covariance": "cluster", "groups": GROUPS % 4},
+            "more groups .*4 coef.*4,",
+        ),
+        (
+            {"y": SEPARATED, "covariance": "HC1", "sample_weight": 0.01},
+            "more samples than the 4 coef",
+        ),
         ({"penalty": "l1"}, "penalty: expected none, l2.*; got 'l1'"),
         ({"penalty": "l2"}, "C: expected the inverse strength .*got None"),
         ({"C": 1.0}, "C: expected None, .*got 1.0"),
         ({"penalty": "l2", "C": 0}, "C: expected a number above 0"),
-        ({"X": X[:8], "y": [0, 1, 2, 0, 1, 2, 1, 1], "penalty": "l2", "C": 1}, "more samples"),
+        (
+            {"penalty": "l2", "C": 1e-310},
+            "C: expected C times the sum .*at least 1e-30, got C=1e-310",
+        ),
     ],
 )
 def test_refused_arguments(options: dict[str, Any], match: str) -> None:
-    if "X" in options:
-        options = options | {"covariance": "HC1"}
+    """All but the strength are refused before the fit, which would refuse separated classes."""
     with pytest.raises(ValueError, match=match):
         inference(**({"X": X, "y": Y} | options))
