@@ -28,7 +28,7 @@ from softmax_torch.solvers.inference.hypothesis_tests import null_log_likelihood
 from softmax_torch.solvers.inference.information import refuse_collinear
 from softmax_torch.solvers.inference.memory import refuse_large
 from softmax_torch.solvers.inference.model import PenaltyName, checked_strength, fit_model
-from softmax_torch.solvers.inference.normal import check_confidence
+from softmax_torch.solvers.inference.normal import checked_confidence
 from softmax_torch.solvers.inference.profile_likelihood import IntervalName, intervals_of
 from softmax_torch.solvers.inference.result import Inference
 from softmax_torch.solvers.problem import objective_of
@@ -101,8 +101,11 @@ def inference(
             are collinear (the message names them) or rows are fewer than coefficients of a class;
             there are fewer groups than coefficients; an argument is unknown or has no use.
     """
-    check_confidence(confidence)
+    confidence = checked_confidence(confidence)
     strength = checked_strength(penalty, C)
+    seed = as_whole_number("seed", seed)
+    if abs(seed) >= 1 << 53:
+        raise ValueError(f"seed: expected a whole number of at most 53 bits, got {seed}")
     resamples = as_whole_number("bootstrap", bootstrap)
     if resamples < 0 or resamples == 1:
         raise ValueError(f"bootstrap: expected 0 or at least 2 resamples, got {resamples}")
@@ -113,7 +116,8 @@ def inference(
         X, target, fit_intercept, sample_weight, None, device, None, distributed
     )
     K, (_, P) = objective.classes, objective.shape
-    given = names.given_names(X, feature_names)
+    columns = names.frame_columns(X)
+    given = columns if feature_names is None else feature_names
     features = names.feature_names_of(given, objective.samples.d)
     classes = names.class_names_of(class_names, labels)
     ref = names.class_index(reference, labels, classes)
@@ -149,6 +153,7 @@ def inference(
             confidence=confidence,
             theta=theta,
             feature_names=features,
+            columns=given if columns is None else columns,
             class_names=classes,
             labels=tuple(labels),
             parameters=estimated.coefficients,

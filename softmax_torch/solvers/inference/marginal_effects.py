@@ -26,8 +26,8 @@ from softmax_torch.solvers.inference.effect_derivatives import (
     effects_and_errors,
     rows_as_given,
 )
-from softmax_torch.solvers.inference.names import feature_index
-from softmax_torch.solvers.inference.normal import check_confidence, interval, two_sided_p
+from softmax_torch.solvers.inference.names import feature_index, feature_indices
+from softmax_torch.solvers.inference.normal import checked_confidence, interval, two_sided_p
 from softmax_torch.solvers.inference.tables import Block, Row, Table, column_heads
 from softmax_torch.solvers.objective import Objective
 
@@ -156,7 +156,7 @@ def marginal_effects(
     """
     if at not in get_args(At):
         raise ValueError(f"at: expected {' or '.join(get_args(At))}, got {at!r}")
-    check_confidence(confidence)
+    confidence = checked_confidence(confidence)
     fixed = _fixed(values, feature_names)
     with objective.threads():
         columns = _dummy_columns(objective, dummies, feature_names)
@@ -194,17 +194,16 @@ def _dummy_columns(objective: Objective, dummies: Any, names: tuple[str, ...]) -
     """Return the ascending indices of the features whose effects are differences."""
     if isinstance(dummies, str) and dummies not in ("auto", "none"):
         raise ValueError(f"dummies: expected auto, none or features, got {dummies!r}")
-    if isinstance(dummies, str) and dummies == "none":
+    auto = isinstance(dummies, str) and dummies == "auto"
+    columns = [] if isinstance(dummies, str) else feature_indices(dummies, names, "dummies")
+    if not auto and not columns:
         return []
-    columns = []
-    if not isinstance(dummies, str):
-        columns = sorted({feature_index(feature, names, "dummies") for feature in dummies})
     other = objective.zeros()[0, : objective.samples.d]  # entries that are not 0 or 1
-    for x, _ in rows_as_given(objective):
-        x = x[:, : len(other)]
+    for x, w in rows_as_given(objective):
+        x = x[w > 0, : len(other)]
         other += ((x != 0) & (x != 1)).sum(0)
     other = objective.summed(other)
-    if isinstance(dummies, str):
+    if auto:
         return [j for j, count in enumerate(other.tolist()) if count == 0]
     for j in columns:
         if other[j] > 0:

@@ -38,6 +38,7 @@ from softmax_torch.solvers.inference.covariance import CovarianceName
 from softmax_torch.solvers.inference.firth import Likelihood
 from softmax_torch.solvers.inference.hypothesis_tests import TestResult
 from softmax_torch.solvers.inference.model import FittedModel, PenaltyName
+from softmax_torch.solvers.inference.normal import quantile
 
 __all__ = ["IntervalName", "Profile", "intervals_of", "profile_intervals", "profile_test"]
 
@@ -137,7 +138,7 @@ def profile_intervals(
     Warns:
         ConvergenceWarning: an end was not found, and is given as infinite.
     """
-    z = math.sqrt(2) * float(torch.erfinv(torch.tensor(confidence, dtype=torch.float64)))
+    z = quantile(confidence)
     ends = [[_end(likelihood, best, c, sign, z) for sign in (-1, 1)] for c in contrasts]
     return contrasts.new_tensor(ends).view(-1, 2)
 

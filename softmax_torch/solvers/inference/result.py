@@ -31,7 +31,7 @@ from softmax_torch.solvers.inference.marginal_effects import (
     marginal_effects,
 )
 from softmax_torch.solvers.inference.model import FittedModel
-from softmax_torch.solvers.inference.names import INTERCEPT, feature_index
+from softmax_torch.solvers.inference.names import INTERCEPT, feature_indices
 from softmax_torch.solvers.inference.normal import interval, two_sided_p
 from softmax_torch.solvers.inference.probability_intervals import (
     ProbabilityIntervals,
@@ -66,6 +66,8 @@ class Inference:
         theta: coefficients of all classes (K, P) of X as given, in the symmetric coding: each
             column adds up to 0 over the classes.
         feature_names: names of the features (D,).
+        columns: names that the columns of a frame for predictions have: those of the frame that was
+            fitted, else the feature names that were given; None for neither.
         class_names: names of the classes (K,).
         labels: labels of the classes (K,), as in y, sorted.
         parameters: number of coefficients k = (K - 1) P; of a fit with an L2 penalty the effective
@@ -86,6 +88,7 @@ class Inference:
     confidence: float
     theta: Tensor
     feature_names: tuple[str, ...]
+    columns: Sequence[Any] | None
     class_names: tuple[str, ...]
     labels: tuple[Any, ...]
     parameters: float
@@ -361,18 +364,16 @@ class Inference:
 
     def _samples(self, X: Any) -> Samples:
         """Return X as samples with the columns of the fit."""
-        names = self.model.objective.feature_names
-        return samples_like(X, len(self.feature_names), names, self.theta.device)
+        return samples_like(X, len(self.feature_names), self.columns, self.theta.device)
 
     def _indices(self, features: Sequence[str | int] | str | int | None) -> list[int]:
         """Return the ascending indices of features given by name or by index."""
         if features is None:
             return list(range(len(self.feature_names)))
-        given = [features] if isinstance(features, (str, int)) else list(features)
-        indices = {feature_index(feature, self.feature_names) for feature in given}
+        indices = feature_indices(features, self.feature_names)
         if not indices:
             raise ValueError("features: expected at least one feature, got none")
-        return sorted(indices)
+        return indices
 
     def _refuse_doubt(self, test: str) -> None:
         """Raise ValueError if the fit is penalised or the covariance is robust."""

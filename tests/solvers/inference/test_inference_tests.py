@@ -33,7 +33,7 @@ def test_wald(features: list[int], reference: int | None) -> None:
     whole = peer([0, 1, 2])
     flat = [4 * k + j for k in range(2) for j in features]
     expected = whole.wald_test(np.eye(8)[flat], scalar=True)
-    for names in (features, [NAMES[j] for j in features]):
+    for names in (features, [NAMES[j] for j in features], np.array(features)):
         test = found.wald_test(names)
         assert test.statistic == pytest.approx(float(expected.statistic), rel=1e-9)
         assert test.p_value == pytest.approx(float(expected.pvalue), rel=1e-6)
@@ -46,6 +46,7 @@ def test_wald_uses_the_covariance() -> None:
     b = found.coefficients[:, 1]
     assert found.wald_test(1).statistic == pytest.approx(float(b @ torch.linalg.inv(one) @ b))
     assert found.wald_test(1).statistic != pytest.approx(inference(X, Y).wald_test(1).statistic)
+    assert found.wald_test(np.int64(1)) == found.wald_test(1)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("features", [[0], [1, 2]])
@@ -139,7 +140,7 @@ def test_tests_that_assume_the_model(name: str, options: dict[str, Any], match: 
         getattr(found, name)(0)
 
 
-@pytest.mark.parametrize("features", ["weight", 3, -1, [0, "x"], []])
+@pytest.mark.parametrize("features", ["weight", 3, -1, 1.5, True, np.int64(3), [0, "x"], []])
 def test_unknown_features(features: Any) -> None:
     with pytest.raises(ValueError, match="features: expected"):
         inference(X, Y, feature_names=NAMES).wald_test(features)
