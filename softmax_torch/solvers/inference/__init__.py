@@ -23,9 +23,10 @@
     probability_intervals
                          predicted probabilities with intervals
     normal               p-values and intervals from the normal distribution
-    summary              the coefficients as columns and as a table
+    estimates            the numbers: coefficients, errors, intervals, p-values, criteria
+    summary              the numbers as columns and as a table
     tables               tables as text, Markdown and HTML
-    result               the numbers, and what follows from them
+    result               the numbers with tests, effects, predictions and tables
 """
 
 from softmax_torch.solvers.inference.bootstrap import Bootstrap
