@@ -28,7 +28,13 @@ from softmax_torch.solvers.inference.effect_derivatives import (
 )
 from softmax_torch.solvers.inference.names import feature_index, feature_indices
 from softmax_torch.solvers.inference.normal import checked_confidence, interval, two_sided_p
-from softmax_torch.solvers.inference.tables import Block, Row, Table, column_heads
+from softmax_torch.solvers.inference.tables import (
+    Table,
+    blocks_of,
+    column_heads,
+    columns_of_estimates,
+    frame_of,
+)
 from softmax_torch.solvers.objective import Objective
 
 __all__ = ["At", "Dummies", "MarginalEffects", "marginal_effects"]
@@ -82,18 +88,16 @@ class MarginalEffects:
 
         They are class, feature, effect, standard_error, z, p_value, lower and upper.
         """
-        K, D = self.effects.shape
-        lower, upper = self.confidence_intervals.unbind(2)
-        return {
-            "class": [name for name in self.class_names for _ in range(D)],
-            "feature": list(self.feature_names) * K,
-            "effect": self.effects.flatten().tolist(),
-            "standard_error": self.standard_errors.flatten().tolist(),
-            "z": self.z_values.flatten().tolist(),
-            "p_value": self.p_values.flatten().tolist(),
-            "lower": lower.flatten().tolist(),
-            "upper": upper.flatten().tolist(),
-        }
+        return columns_of_estimates(
+            "effect",
+            self.class_names,
+            self.feature_names,
+            self.effects,
+            self.standard_errors,
+            self.z_values,
+            self.p_values,
+            self.confidence_intervals,
+        )
 
     def to_frame(self) -> Any:
         """Return the columns of ``to_dict`` as a pandas frame with the index (class, feature).
@@ -101,9 +105,7 @@ class MarginalEffects:
         Raises:
             ImportError: pandas is not installed.
         """
-        import pandas as pd  # type: ignore[import-untyped] # it ships no types
-
-        return pd.DataFrame(self.to_dict()).set_index(["class", "feature"])
+        return frame_of(self.to_dict(), ["class", "feature"])
 
     def to_markdown(self) -> str:
         """Return the effects as tables of Markdown."""
@@ -118,9 +120,6 @@ class MarginalEffects:
 
     def _table(self) -> Table:
         """Return a block of effects for each class."""
-        D = len(self.feature_names)
-        _, names, *numbers = self.to_dict().values()
-        rows = [Row(name, values) for name, *values in zip(names, *numbers, strict=True)]
         at = "average of the samples" if self.at == "average" else "mean sample"
         facts = [("Effects at", at), ("Confidence", f"{self.confidence:g}")]
         facts += [(f"Value of {name}", f"{value:g}") for name, value in self.values.items()]
@@ -131,10 +130,7 @@ class MarginalEffects:
             "Marginal effects on class probabilities",
             facts,
             column_heads("effect", self.confidence),
-            [
-                Block(f"P({name})", rows[k * D : (k + 1) * D])
-                for k, name in enumerate(self.class_names)
-            ],
+            blocks_of([f"P({name})" for name in self.class_names], self.to_dict()),
             notes,
         )
 

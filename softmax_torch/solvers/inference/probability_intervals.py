@@ -41,6 +41,7 @@ from softmax_torch.solvers import inputs
 from softmax_torch.solvers.inference.information import dense_rows
 from softmax_torch.solvers.inference.names import frame_columns
 from softmax_torch.solvers.inference.normal import checked_confidence, quantile
+from softmax_torch.solvers.inference.tables import frame_of
 from softmax_torch.solvers.samples import Samples
 
 __all__ = ["ProbabilityIntervals", "probabilities", "probability_intervals", "samples_like"]
@@ -93,9 +94,7 @@ class ProbabilityIntervals:
         Raises:
             ImportError: pandas is not installed.
         """
-        import pandas as pd  # type: ignore[import-untyped] # it ships no types
-
-        return pd.DataFrame(self.to_dict()).set_index(["sample", "class"])
+        return frame_of(self.to_dict(), ["sample", "class"])
 
 
 def samples_like(

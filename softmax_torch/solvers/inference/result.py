@@ -24,6 +24,7 @@ from softmax_torch.solvers.inference.probability_intervals import (
     probability_intervals,
     samples_like,
 )
+from softmax_torch.solvers.inference.tables import frame_of
 from softmax_torch.solvers.samples import Samples
 
 __all__ = ["Inference"]
@@ -181,10 +182,7 @@ class Inference(Estimates):
         Raises:
             ImportError: pandas is not installed.
         """
-        import pandas as pd  # type: ignore[import-untyped] # it ships no types
-
-        frame = pd.DataFrame(self.to_dict(odds_ratios))
-        return frame.set_index(["class", "feature"])
+        return frame_of(self.to_dict(odds_ratios), ["class", "feature"])
 
     def to_markdown(self, odds_ratios: bool = False) -> str:
         """Return the summary as tables of Markdown."""

@@ -6,7 +6,13 @@ import math
 from typing import Any
 
 from softmax_torch.solvers.inference.estimates import Estimates
-from softmax_torch.solvers.inference.tables import Block, Row, Table, column_heads
+from softmax_torch.solvers.inference.tables import (
+    Block,
+    Table,
+    blocks_of,
+    column_heads,
+    columns_of_estimates,
+)
 
 __all__ = ["columns_of", "table_of"]
 
@@ -20,17 +26,7 @@ NOTES = {
 
 def columns_of(result: Estimates, odds_ratios: bool = False) -> dict[str, list[Any]]:
     """Return columns with an entry for each coefficient, class by class."""
-    R, P = result.coefficients.shape
-    columns: dict[str, list[Any]] = {
-        "class": [name for name in result.row_names for _ in range(P)],
-        "feature": list(result.column_names) * R,
-        "coefficient": result.coefficients.flatten().tolist(),
-        "standard_error": result.standard_errors.flatten().tolist(),
-        "z": result.z_values.flatten().tolist(),
-        "p_value": result.p_values.flatten().tolist(),
-        "lower": result.confidence_intervals[..., 0].flatten().tolist(),
-        "upper": result.confidence_intervals[..., 1].flatten().tolist(),
-    }
+    columns = _columns(result)
     if result.bootstrap is not None:
         columns["bootstrap_standard_error"] = result.bootstrap.standard_errors.flatten().tolist()
         low, high = result.bootstrap.confidence_intervals.unbind(-1)
@@ -78,20 +74,28 @@ def _heads(result: Estimates, odds_ratios: bool) -> list[str]:
     return column_heads("odds ratio" if odds_ratios else "coef", result.confidence, p_value)
 
 
+def _columns(result: Estimates) -> dict[str, list[Any]]:
+    return columns_of_estimates(
+        "coefficient",
+        result.row_names,
+        result.column_names,
+        result.coefficients,
+        result.standard_errors,
+        result.z_values,
+        result.p_values,
+        result.confidence_intervals,
+    )
+
+
 def _blocks(result: Estimates, odds_ratios: bool) -> list[Block]:
-    P, columns = len(result.column_names), columns_of(result)
-    numbers = ("coefficient", "standard_error", "z", "p_value", "lower", "upper")
-    rows = []
-    for name, *values in zip(columns["feature"], *(columns[each] for each in numbers), strict=True):
-        if odds_ratios:
-            ratio = _exp(values[0])
-            values = [ratio, ratio * values[1], *values[2:4], *map(_exp, values[4:])]
-        rows.append(Row(name, values))
+    columns = _columns(result)
+    if odds_ratios:
+        for name in ("coefficient", "lower", "upper"):
+            columns[name] = list(map(_exp, columns[name]))
+        errors = zip(columns["coefficient"], columns["standard_error"], strict=True)
+        columns["standard_error"] = [ratio * error for ratio, error in errors]
     against = "the mean" if result.reference is None else result.class_names[result.reference]
-    return [
-        Block(f"{name} vs {against}", rows[i * P : (i + 1) * P])
-        for i, name in enumerate(result.row_names)
-    ]
+    return blocks_of([f"{name} vs {against}" for name in result.row_names], columns)
 
 
 def _notes(result: Estimates) -> list[str]:
