@@ -25,7 +25,8 @@ from statsmodels.discrete.discrete_model import MNLogit
 from torch import Tensor
 
 from softmax_torch.solvers import inference
-from softmax_torch.solvers.inference.information import information, inverse, refuse_collinear
+from softmax_torch.solvers.inference.collinearity import refuse_collinear
+from softmax_torch.solvers.inference.information import information, inverse
 from softmax_torch.solvers.inference.model import fit_model
 from softmax_torch.solvers.problem import objective_of
 

@@ -11,7 +11,8 @@
     firth                the likelihood with Firth's penalty: finite where classes separate
     constrained_maximum  its maximum, also with some coefficients fixed
     profile_likelihood   intervals and tests from its profile
-    information          the information matrix, its inverse, collinear columns
+    collinearity         columns that leave the coefficients undetermined
+    information          the information matrix and its inverse
     covariance           model-based and sandwich covariances, also of a penalised fit
     coding               differences to a class, deviations from the mean, and their covariances
     weighted_grams       sums of outer products of rows, for the information

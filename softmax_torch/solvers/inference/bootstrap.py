@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from softmax_torch.solvers.inference.coding import as_given
+from softmax_torch.solvers.inference.collinearity import refuse_collinear
 from softmax_torch.solvers.inference.groups import Groups
-from softmax_torch.solvers.inference.information import refuse_collinear
 from softmax_torch.solvers.inference.model import FittedModel, fit_model
 from softmax_torch.solvers.inference.refits import batch_size, refit
 

@@ -17,6 +17,7 @@ from softmax_torch.solvers.inference.coding import (
     covariance_as_given,
     symmetric_covariance,
 )
+from softmax_torch.solvers.inference.collinearity import refuse_collinear
 from softmax_torch.solvers.inference.covariance import (
     CovarianceName,
     check_covariance,
@@ -25,7 +26,6 @@ from softmax_torch.solvers.inference.covariance import (
 )
 from softmax_torch.solvers.inference.groups import groups_of
 from softmax_torch.solvers.inference.hypothesis_tests import null_log_likelihood
-from softmax_torch.solvers.inference.information import refuse_collinear
 from softmax_torch.solvers.inference.memory import refuse_large
 from softmax_torch.solvers.inference.model import PenaltyName, checked_strength, fit_model
 from softmax_torch.solvers.inference.normal import checked_confidence

@@ -31,6 +31,7 @@ sandwich of sum_i w_i^2 s_i s_i^T, which is for these.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -136,27 +137,28 @@ def penalty_hessian(K: int, P: int, bias: bool) -> Tensor:
 
 def _squared_scores(objective: Objective, theta: Tensor, classes: list[int]) -> Tensor:
     """Return sum_i w_i s_i s_i^T (R P, R P), from one pass."""
-    residuals = _residuals(objective, theta, classes)
+    roots = objective.weights.sqrt().unsqueeze(1)
     total = theta.new_zeros(len(classes) * objective.shape[1], len(classes) * objective.shape[1])
-    for x, at in rows_of(objective):
-        scores = (residuals[at].unsqueeze(2) * x.unsqueeze(1)).flatten(1)
-        weighted = scores if objective.weight is None else scores * objective.weight[at, None]
-        total.addmm_(weighted.T, scores)
+    for scores, _ in _scores(objective, roots * _residuals(objective, theta, classes)):
+        total.addmm_(scores.T, scores)
     return objective.summed(total).mul_(objective.unit)
 
 
 def _cluster_scores(model: FittedModel, classes: list[int], groups: Groups) -> Tensor:
     """Return sum_g u_g u_g^T (R P, R P), from one pass."""
     objective = model.objective
-    residuals = _residuals(objective, model.theta, classes)
-    if objective.weight is not None:
-        residuals *= objective.weight.unsqueeze(1)
+    residuals = objective.weights.unsqueeze(1) * _residuals(objective, model.theta, classes)
     u = residuals.new_zeros(groups.count, len(classes) * objective.shape[1])
-    for x, at in rows_of(objective):
-        scores = (residuals[at].unsqueeze(2) * x.unsqueeze(1)).flatten(1)
+    for scores, at in _scores(objective, residuals):
         u.index_add_(0, groups.index[at], scores)
     u = objective.summed(u) * objective.unit
     return u.T @ u
+
+
+def _scores(objective: Objective, residuals: Tensor) -> Iterator[tuple[Tensor, slice]]:
+    """Yield pieces of the residuals (n, R) x [x_i, 1] (B, R P), each with its slice of the rows."""
+    for x, at in rows_of(objective):
+        yield (residuals[at].unsqueeze(2) * x.unsqueeze(1)).flatten(1), at
 
 
 def _residuals(objective: Objective, theta: Tensor, classes: list[int]) -> Tensor:

@@ -82,7 +82,7 @@ def fit_model(
 ) -> FittedModel:
     """Fit to the precision of float64, from theta = ``start`` (K, P) or from 0.
 
-    Without a penalty, or with Firth's, columns have to be independent (``refuse_collinear``).
+    Without a penalty, or with Firth's, columns have to be independent (``collinearity``).
 
     Raises:
         ValueError: the classes can be separated without a penalty; C cannot be computed with.
