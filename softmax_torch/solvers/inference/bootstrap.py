@@ -121,7 +121,7 @@ def _counts(weights: Tensor, draws: int, generator: torch.Generator) -> Tensor:
     """Return how often each index is drawn, with these probabilities up to a factor; float64."""
     ends = weights.double().cumsum(0)
     places = torch.rand(draws, generator=generator, dtype=torch.float64) * ends[-1]
-    # cumsum may round the last end below a place
+    # a place may round up to the last end
     drawn = torch.searchsorted(ends, places, right=True).clamp_max(len(ends) - 1)
     counts: Tensor = torch.bincount(drawn, minlength=len(ends))
     return counts.double()
