@@ -69,11 +69,22 @@ def test_weights_are_frequencies_unless_each_sample_is_a_group() -> None:
 
 
 def test_samples_of_weight_0_are_of_no_group() -> None:
-    kept = GROUPS < 20
+    kept = (GROUPS >= 5) & (GROUPS < 25)
     weighted = inference(X, Y, covariance="cluster", groups=GROUPS, sample_weight=kept)
     alone = inference(X[kept], Y[kept], covariance="cluster", groups=GROUPS[kept])
     assert weighted.groups == alone.groups == 20
     torch.testing.assert_close(weighted.covariance, alone.covariance)
+
+
+@pytest.mark.parametrize("reference", [0, None])
+def test_columns_far_from_0(reference: int | None) -> None:
+    """The fit centres them; the covariance is that of X as given."""
+    far, near = (inference(x, Y, reference=reference) for x in (X + [0, 100, 0], X))
+    assert far.model.objective.offset is not None
+    as_far = torch.eye(4, dtype=torch.float64)
+    as_far[3, 1] = -100.0
+    map = torch.kron(torch.eye(len(near.row_names), dtype=torch.float64), as_far)
+    torch.testing.assert_close(far.covariance, map @ near.covariance @ map.T, rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("reference", [0, None])

@@ -10,7 +10,9 @@ from small_samples import NAMES, small
 from statsmodels.discrete.discrete_model import MNLogit
 
 from softmax_torch.solvers import inference
+from softmax_torch.solvers.inference.column_subset import ColumnSubset
 from softmax_torch.solvers.inference.hypothesis_tests import chi_squared_tail
+from softmax_torch.solvers.inputs import as_samples
 
 X, Y, GROUPS = small()
 
@@ -66,6 +68,19 @@ def test_far_columns_in_tests() -> None:
     for name in ("wald_test", "likelihood_ratio_test", "score_test"):
         near_test, far_test = (getattr(inference(x, Y), name)([0, 1]) for x in (X, far))
         assert far_test.statistic == pytest.approx(near_test.statistic, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["wald_test", "likelihood_ratio_test", "score_test"])
+def test_statistics_grow_with_frequencies(name: str) -> None:
+    one, four = (getattr(inference(X, Y, sample_weight=w), name)(1) for w in (None, 4.0))
+    assert four.statistic == pytest.approx(4 * one.statistic, rel=1e-8)
+
+
+def test_columns_of_shifted_samples() -> None:
+    subset = ColumnSubset(as_samples(X, None, None), torch.tensor([0, 2]))
+    shifted = subset.shifted(torch.tensor([1.0, -2.0], dtype=torch.float64))
+    expected = torch.tensor(X[:, [0, 2]] - [1.0, -2.0])
+    torch.testing.assert_close(shifted.rows(torch.arange(300)), expected)
 
 
 @pytest.mark.parametrize("features", [[1], [0, 2], [0, 1, 2]])
