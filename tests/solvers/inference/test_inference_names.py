@@ -145,7 +145,11 @@ SEPARATED = np.where(X[:, 1] > 2, "big", "little")
             r"column 3 \('one'\), the intercept are involved",
         ),
         ({"X": np.where(X == X[7, 1], np.nan, X)}, ValueError, "got NaN in column 1"),
-        ({"X": X[:3], "y": [0, 1, 1]}, ValueError, "got 3 samples for 3 columns and the intercept"),
+        (
+            {"X": X[:6], "y": [0, 1, 1, 0, 1, 0], "sample_weight": [1, 1, 1, 0, 0, 0]},
+            ValueError,
+            "got 3 samples for 3 columns and the intercept",
+        ),
     ],
 )
 def test_refused(changes: dict[str, Any], error: type[Exception], match: str) -> None:
