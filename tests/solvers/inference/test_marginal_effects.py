@@ -170,6 +170,13 @@ def test_a_value_for_each_feature_is_the_effect_at_that_row() -> None:
     assert a.values == row
 
 
+def test_values_are_not_written_into_the_samples() -> None:
+    X, y, _ = data(3, 3)
+    given = X.clone()
+    inference(X, y, fit_intercept=False).marginal_effects(values={1: 5.0})
+    assert torch.equal(X, given)
+
+
 def test_dummies_by_name() -> None:
     fit = fitted("spector")
     check(
