@@ -25,6 +25,7 @@ from statsmodels.discrete.discrete_model import MNLogit
 from torch import Tensor
 
 from softmax_torch.solvers import inference
+from softmax_torch.solvers.inference.collinearity import refuse_collinear
 from softmax_torch.solvers.inference.information import information, inverse
 from softmax_torch.solvers.inference.model import fit_model
 from softmax_torch.solvers.problem import objective_of
@@ -93,7 +94,8 @@ def large(pixels: Tensor) -> list[str]:
     whole = seconds(lambda: inference(X, y).standard_errors)
     objective = objective_of(X, y, True, None, None, None, None)
     began = time.perf_counter()
-    model = fit_model(objective, "none", 0.0)
+    refuse_collinear(objective)
+    model = fit_model(objective, "none")
     fit = time.perf_counter() - began
     began = time.perf_counter()
     H = information(objective, model.theta, 0)

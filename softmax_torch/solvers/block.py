@@ -193,7 +193,7 @@ class DenseBlock(Block):
         """Return x in this dtype, which both products of a pass use."""
         if self._last is None or self._last.dtype != dtype:
             exact = dtype == torch.float64
-            self._last = subtract(self.exact, self.offset) if exact else self.x.to(dtype)
+            self._last = self.dense() if exact else self.x.to(dtype)
         return self._last.square() if squared else self._last
 
 

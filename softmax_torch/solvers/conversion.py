@@ -1,10 +1,9 @@
 """Conversion of arrays, lists, frames and numbers to tensors and Python numbers, with checks.
 
 The containers are tensors, numpy arrays, nested lists, frames and series of pandas or polars, and
-tables and arrays of pyarrow.
-Conversions are exact, and share memory if torch can. Anything that is not a real number raises an
-error: strings, complex numbers, objects, and missing values (None, pandas.NA, polars' null, entries
-under the mask of a masked array). NaN is a number here.
+tables and arrays of pyarrow. Conversions are exact, and share memory if torch can. Anything that is
+not a real number raises an error: strings, complex numbers, objects, and missing values (None,
+pandas.NA, polars' null, entries under the mask of a masked array). NaN is a number here.
 """
 
 from __future__ import annotations
@@ -261,7 +260,9 @@ def _has_one_numpy_dtype(frame: Any) -> bool:
     """Return whether all columns of a frame are plain numpy arrays of the same dtype."""
     import numpy as np
 
-    dtypes = [None] if _is_table(frame) else list(frame.dtypes)
+    if _is_table(frame):
+        return False
+    dtypes = list(frame.dtypes)
     return all(isinstance(dtype, np.dtype) and dtype == dtypes[0] for dtype in dtypes)
 
 

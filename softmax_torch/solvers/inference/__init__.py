@@ -11,7 +11,8 @@
     firth                the likelihood with Firth's penalty: finite where classes separate
     constrained_maximum  its maximum, also with some coefficients fixed
     profile_likelihood   intervals and tests from its profile
-    information          the information matrix, its inverse, collinear columns
+    collinearity         columns that leave the coefficients undetermined
+    information          the information matrix and its inverse
     covariance           model-based and sandwich covariances, also of a penalised fit
     coding               differences to a class, deviations from the mean, and their covariances
     weighted_grams       sums of outer products of rows, for the information
@@ -23,9 +24,10 @@
     probability_intervals
                          predicted probabilities with intervals
     normal               p-values and intervals from the normal distribution
-    summary              the coefficients as columns and as a table
+    estimates            the numbers: coefficients, errors, intervals, p-values, criteria
+    summary              the numbers as columns and as a table
     tables               tables as text, Markdown and HTML
-    result               the numbers, and what follows from them
+    result               the numbers with tests, effects, predictions and tables
 """
 
 from softmax_torch.solvers.inference.bootstrap import Bootstrap

@@ -16,12 +16,14 @@ coefficients are hardly determined.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from softmax_torch.solvers.inference.coding import as_given
+from softmax_torch.solvers.inference.collinearity import refuse_collinear
 from softmax_torch.solvers.inference.groups import Groups
 from softmax_torch.solvers.inference.model import FittedModel, fit_model
 from softmax_torch.solvers.inference.refits import batch_size, refit
@@ -73,13 +75,13 @@ def bootstrap(
         ValueError: fewer than two resamples have an optimum.
     """
     generator = torch.Generator().manual_seed(seed)
-    to_given = as_given(model.objective)
+    to_given = as_given(model.objective).T
     draws, left, size = [], resamples, batch_size(model)
     while left > 0:
         weights = [_drawn(model, groups, generator) for _ in range(min(size, left))]
         left -= len(weights)
         thetas = _refitted(model, torch.stack(weights))
-        draws += [coding @ (theta if to_given is None else theta @ to_given.T) for theta in thetas]
+        draws += [coding @ theta @ to_given for theta in thetas]
     if len(draws) < LEAST:
         raise ValueError(
             f"bootstrap: expected at least {LEAST} resamples with an optimum, got {len(draws)} of "
@@ -119,7 +121,7 @@ def _counts(weights: Tensor, draws: int, generator: torch.Generator) -> Tensor:
     """Return how often each index is drawn, with these probabilities up to a factor; float64."""
     ends = weights.double().cumsum(0)
     places = torch.rand(draws, generator=generator, dtype=torch.float64) * ends[-1]
-    # cumsum may round the last end below a place
+    # a place may round up to the last end
     drawn = torch.searchsorted(ends, places, right=True).clamp_max(len(ends) - 1)
     counts: Tensor = torch.bincount(drawn, minlength=len(ends))
     return counts.double()
@@ -147,6 +149,8 @@ def _refitted_alone(model: FittedModel, weight: Tensor) -> Tensor | None:
     """Return theta (K, P) of a resample (n,); None if it has no optimum."""
     try:
         resampled = model.objective.reweighted(weight)
-        return fit_model(resampled, model.penalty, model.l2, model.theta).theta
+        if model.C == math.inf:
+            refuse_collinear(resampled)
+        return fit_model(resampled, model.penalty, model.C, model.theta).theta
     except ValueError:  # classes are separated, or columns are collinear
         return None

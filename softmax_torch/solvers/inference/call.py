@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,21 +13,22 @@ from softmax_torch.solvers.inference import names
 from softmax_torch.solvers.inference.bootstrap import bootstrap as bootstrapped
 from softmax_torch.solvers.inference.coding import (
     as_given,
-    between_classes,
-    both_sides,
+    class_coding,
     covariance_as_given,
-    symmetric_rows,
+    symmetric_covariance,
 )
+from softmax_torch.solvers.inference.collinearity import refuse_collinear
 from softmax_torch.solvers.inference.covariance import (
     CovarianceName,
     check_covariance,
     covariance_of,
+    refuse_few,
 )
 from softmax_torch.solvers.inference.groups import groups_of
 from softmax_torch.solvers.inference.hypothesis_tests import null_log_likelihood
 from softmax_torch.solvers.inference.memory import refuse_large
-from softmax_torch.solvers.inference.model import PenaltyName, fit_model, strength
-from softmax_torch.solvers.inference.normal import check_confidence
+from softmax_torch.solvers.inference.model import PenaltyName, checked_strength, fit_model
+from softmax_torch.solvers.inference.normal import checked_confidence
 from softmax_torch.solvers.inference.profile_likelihood import IntervalName, intervals_of
 from softmax_torch.solvers.inference.result import Inference
 from softmax_torch.solvers.problem import objective_of
@@ -99,8 +101,11 @@ def inference(
             are collinear (the message names them) or rows are fewer than coefficients of a class;
             there are fewer groups than coefficients; an argument is unknown or has no use.
     """
-    check_confidence(confidence)
-    l2 = strength(penalty, C)
+    confidence = checked_confidence(confidence)
+    strength = checked_strength(penalty, C)
+    seed = as_whole_number("seed", seed)
+    if abs(seed) >= 1 << 53:
+        raise ValueError(f"seed: expected a whole number of at most 53 bits, got {seed}")
     resamples = as_whole_number("bootstrap", bootstrap)
     if resamples < 0 or resamples == 1:
         raise ValueError(f"bootstrap: expected 0 or at least 2 resamples, got {resamples}")
@@ -111,7 +116,8 @@ def inference(
         X, target, fit_intercept, sample_weight, None, device, None, distributed
     )
     K, (_, P) = objective.classes, objective.shape
-    given = names.given_names(X, feature_names)
+    columns = names.frame_columns(X)
+    given = columns if feature_names is None else feature_names
     features = names.feature_names_of(given, objective.samples.d)
     classes = names.class_names_of(class_names, labels)
     ref = names.class_index(reference, labels, classes)
@@ -120,20 +126,20 @@ def inference(
     if labels != list(range(K)) or class_names is not None:
         objective.class_names = classes
     grouped = None if groups is None else groups_of(groups, objective)
+    refuse_few(covariance, objective, grouped)
     clusters = 0 if grouped is None or covariance != "cluster" else grouped.count
     refuse_large(K, P, clusters, objective.samples.device)
     with objective.threads():
-        model = fit_model(objective, penalty, l2)
+        if strength == math.inf:
+            refuse_collinear(objective)
+        model = fit_model(objective, penalty, strength)
         r = 0 if ref is None else ref
         estimated = covariance_of(model, r, covariance, grouped)
         V = covariance_as_given(objective, estimated.covariance)
-        to_given = as_given(objective)
-        theta = model.theta if to_given is None else model.theta @ to_given.T
         if ref is None:
-            coding = torch.eye(K).to(theta)
-            V = both_sides(symmetric_rows(K, r).to(theta), V, P)
-        else:
-            coding = between_classes(K, r).to(theta)
+            V = symmetric_covariance(V, K, r)
+        theta = model.theta @ as_given(objective).T
+        coding = class_coding(K, ref).to(theta)
         boot = None
         if resamples:
             boot = bootstrapped(model, coding, resamples, seed, confidence, grouped)
@@ -147,6 +153,7 @@ def inference(
             confidence=confidence,
             theta=theta,
             feature_names=features,
+            columns=given if columns is None else columns,
             class_names=classes,
             labels=tuple(labels),
             parameters=estimated.coefficients,

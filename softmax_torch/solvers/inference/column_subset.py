@@ -61,22 +61,20 @@ class _SubsetBlock(Block):
 
 
 def without_columns(objective: Objective, dropped: list[int]) -> tuple[Objective, Tensor]:
-    """Return the objective of the other columns, at least one, and their indices."""
+    """Return the objective of the other columns, at least one, and their indices.
+
+    Its samples are those of ``objective``: centred, if these are.
+    """
     gone = set(dropped)
     kept = torch.tensor(
         [j for j in range(objective.samples.d) if j not in gone], device=objective.samples.device
     )
-    weight = None if objective.weight is None else objective.weight * objective.unit
     other = Objective(
         ColumnSubset(objective.samples, kept),
         objective.y,
         objective.classes,
-        weight,
+        None if objective.weight is None else objective.weight * objective.unit,
         objective.bias,
         objective.processes,
-        None if objective.offset is None else objective.offset[kept],
     )
-    if objective.feature_names is not None:
-        other.feature_names = [objective.feature_names[j] for j in kept.tolist()]
-    other.class_names = objective.class_names
     return other, kept

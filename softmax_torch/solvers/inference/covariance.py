@@ -31,6 +31,7 @@ sandwich of sum_i w_i^2 s_i s_i^T, which is for these.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -41,7 +42,14 @@ from softmax_torch.solvers.inference.information import information, inverse, ro
 from softmax_torch.solvers.inference.model import FittedModel
 from softmax_torch.solvers.objective import Objective
 
-__all__ = ["COVARIANCES", "CovarianceName", "Estimated", "check_covariance", "covariance_of"]
+__all__ = [
+    "COVARIANCES",
+    "CovarianceName",
+    "Estimated",
+    "check_covariance",
+    "covariance_of",
+    "refuse_few",
+]
 
 CovarianceName = Literal["nonrobust", "HC0", "HC1", "cluster"]
 COVARIANCES: tuple[CovarianceName, ...] = get_args(CovarianceName)
@@ -68,26 +76,37 @@ def check_covariance(covariance: Any, groups: Any, resampled: bool) -> None:
         )
 
 
-def covariance_of(
-    model: FittedModel, r: int, kind: CovarianceName, groups: Groups | None = None
-) -> Estimated:
-    """Return the covariance relative to class r, for the samples of ``model.objective``.
-
-    Raises:
-        ValueError: the information is singular; there are too few samples or groups.
-    """
-    objective = model.objective
+def refuse_few(kind: CovarianceName, objective: Objective, groups: Groups | None) -> None:
+    """Raise ValueError unless there are more samples (HC1) or groups than coefficients."""
     K, P = objective.shape
-    others = [k for k in range(K) if k != r]
-    count = len(others) * P
+    count = (K - 1) * P
     if kind == "HC1" and not objective.total > count:
         raise ValueError(
             f'covariance="HC1": expected more samples than the {count} coefficients, got '
             f"{objective.total:g}"
         )
-    if kind == "cluster":
-        assert groups is not None
-        groups.refuse_few(count)
+    if kind == "cluster" and groups is not None and groups.count <= count:
+        raise ValueError(
+            f"groups: expected more groups than the {count} coefficients, got {groups.count}, "
+            "which make the covariance singular; drop columns, or take the intervals of "
+            "bootstrap=1000, which resamples the groups"
+        )
+
+
+def covariance_of(
+    model: FittedModel, r: int, kind: CovarianceName, groups: Groups | None = None
+) -> Estimated:
+    """Return the covariance relative to class r, for the samples of ``model.objective``.
+
+    ``refuse_few`` says which samples and groups are enough.
+
+    Raises:
+        ValueError: the information is singular.
+    """
+    objective = model.objective
+    K, P = objective.shape
+    others = [k for k in range(K) if k != r]
+    count = len(others) * P
     H = information(objective, model.theta, r)
     if model.l2 == 0:
         bread, effective = inverse(H), float(count)
@@ -118,27 +137,28 @@ def penalty_hessian(K: int, P: int, bias: bool) -> Tensor:
 
 def _squared_scores(objective: Objective, theta: Tensor, classes: list[int]) -> Tensor:
     """Return sum_i w_i s_i s_i^T (R P, R P), from one pass."""
-    residuals = _residuals(objective, theta, classes)
+    roots = objective.weights.sqrt().unsqueeze(1)
     total = theta.new_zeros(len(classes) * objective.shape[1], len(classes) * objective.shape[1])
-    for x, at in rows_of(objective):
-        scores = (residuals[at].unsqueeze(2) * x.unsqueeze(1)).flatten(1)
-        weighted = scores if objective.weight is None else scores * objective.weight[at, None]
-        total.addmm_(weighted.T, scores)
+    for scores, _ in _scores(objective, roots * _residuals(objective, theta, classes)):
+        total.addmm_(scores.T, scores)
     return objective.summed(total).mul_(objective.unit)
 
 
 def _cluster_scores(model: FittedModel, classes: list[int], groups: Groups) -> Tensor:
     """Return sum_g u_g u_g^T (R P, R P), from one pass."""
     objective = model.objective
-    residuals = _residuals(objective, model.theta, classes)
-    if objective.weight is not None:
-        residuals *= objective.weight.unsqueeze(1)
+    residuals = objective.weights.unsqueeze(1) * _residuals(objective, model.theta, classes)
     u = residuals.new_zeros(groups.count, len(classes) * objective.shape[1])
-    for x, at in rows_of(objective):
-        scores = (residuals[at].unsqueeze(2) * x.unsqueeze(1)).flatten(1)
+    for scores, at in _scores(objective, residuals):
         u.index_add_(0, groups.index[at], scores)
     u = objective.summed(u) * objective.unit
     return u.T @ u
+
+
+def _scores(objective: Objective, residuals: Tensor) -> Iterator[tuple[Tensor, slice]]:
+    """Yield pieces of the residuals (n, R) x [x_i, 1] (B, R P), each with its slice of the rows."""
+    for x, at in rows_of(objective):
+        yield (residuals[at].unsqueeze(2) * x.unsqueeze(1)).flatten(1), at
 
 
 def _residuals(objective: Objective, theta: Tensor, classes: list[int]) -> Tensor:

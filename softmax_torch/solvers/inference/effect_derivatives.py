@@ -146,8 +146,9 @@ def _points(
     else:
         rows = rows_as_given(objective)
     for x, w in rows:
-        for j, value in fixed.items():
-            x[:, j] = value
+        if fixed:
+            x = x.clone()  # without a bias it may be a view of X
+            x[:, list(fixed)] = x.new_tensor(list(fixed.values()))
         yield x, w
 
 
@@ -157,8 +158,6 @@ def rows_as_given(objective: Objective) -> Iterator[tuple[Tensor, Tensor]]:
     for x, at in rows_of(objective):
         if objective.offset is not None:
             x = torch.cat([x[:, :-1] + objective.offset, x[:, -1:]], 1)
-        else:
-            x = x.clone()
         yield x, weights[at]
 
 

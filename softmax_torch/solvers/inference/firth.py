@@ -43,7 +43,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from softmax_torch.solvers.inference.information import cholesky, from_pairs, pairs, rows_of
+from softmax_torch.solvers.inference.information import factored, from_pairs, pairs, rows_of
 from softmax_torch.solvers.inference.weighted_grams import WeightedGrams
 from softmax_torch.solvers.objective import Objective
 
@@ -114,14 +114,12 @@ class Likelihood:
             grams.add(x, w.unsqueeze(1) * p[:, self.first] * p[:, self.second])
         self.objective.summed(value)
         H = from_pairs(self.objective.summed(grams.result()), K, 0)
-        try:
-            factor, scale = cholesky(H)
-        except ValueError:
+        found = factored(H)
+        if found is None:
             return Evaluated(-math.inf, H)
         if self.jeffreys:
-            value += factor.diagonal().log().sum() + scale.log().sum()
-        inverse = torch.cholesky_inverse(factor) / scale / scale.unsqueeze(1)
-        return Evaluated(float(value) if value.isfinite() else -math.inf, inverse)
+            value += found.factor.diagonal().log().sum() + found.scale.log().sum()
+        return Evaluated(float(value) if value.isfinite() else -math.inf, found.inverse())
 
     def score(self, gamma: Tensor, inverse: Tensor) -> Tensor:
         """Return the gradient (R P,) of the log-likelihood, given I^-1 there, from one pass."""

@@ -21,15 +21,6 @@ class Groups:
     index: Tensor
     count: int
 
-    def refuse_few(self, coefficients: int) -> None:
-        """Raise ValueError unless there are more groups than coefficients."""
-        if self.count <= coefficients:
-            raise ValueError(
-                f"groups: expected more groups than the {coefficients} coefficients, got "
-                f"{self.count}, which make the covariance singular; drop columns, or take the "
-                "intervals of bootstrap=1000, which resamples the groups"
-            )
-
 
 def groups_of(groups: Any, objective: Objective) -> Groups:
     """Return the groups of samples (n,), given as numbers or strings; processes share theirs.
@@ -37,7 +28,8 @@ def groups_of(groups: Any, objective: Objective) -> Groups:
     Samples of weight 0 do not count.
 
     Raises:
-        TypeError, ValueError: groups have another length than X, are missing or are fractions.
+        TypeError, ValueError: groups have another length than X, are missing or are fractions, or
+            all samples are of one group.
     """
     distinct = classes_of(groups, objective.processes.distributed, "groups", "group")
     if len(distinct.target) != objective.samples.n:
@@ -50,4 +42,6 @@ def groups_of(groups: Any, objective: Objective) -> Groups:
         used = torch.bincount(index[objective.weight > 0], minlength=count)
         number = (objective.summed(used) > 0).cumsum(0) - 1
         index, count = number[index].clamp_min(0), int(number[-1]) + 1
+    if count < 2:
+        raise ValueError("groups: expected at least 2 groups, got all samples in one")
     return Groups(index, count)

@@ -74,7 +74,7 @@ def wald(coefficients: Tensor, covariance: Tensor) -> TestResult:
 
 def likelihood_ratio(model: FittedModel, features: list[int]) -> TestResult:
     """Return the likelihood-ratio test that these features have no effect; it fits without them."""
-    restricted = _log_likelihood_without(model, features)
+    _, restricted = _optimum_without(model, features)
     statistic = 2 * (model.log_likelihood - restricted)
     return TestResult.of(max(statistic, 0.0), (model.objective.classes - 1) * len(features))
 
@@ -82,7 +82,7 @@ def likelihood_ratio(model: FittedModel, features: list[int]) -> TestResult:
 def score(model: FittedModel, features: list[int]) -> TestResult:
     """Return the score test that these features have no effect; it fits without them."""
     objective = model.objective
-    theta = _theta_without(model, features)
+    theta, _ = _optimum_without(model, features)
     gradient = objective.evaluate(theta, Penalty(0.0), torch.float64).gradient
     U = -gradient[1:].flatten() * objective.total
     H = information(objective, theta, 0)
@@ -93,47 +93,30 @@ def null_log_likelihood(objective: Objective) -> float:
     """Return the log-likelihood without features: of intercepts, or of equal probabilities."""
     if not objective.bias:
         return -float(objective.total) * math.log(objective.classes)
-    log_p = _null_intercepts(objective).log_softmax(0)
-    return float((class_totals(objective) * log_p).sum())
+    totals = _class_totals(objective)
+    return float(totals @ (totals / totals.sum()).log())
 
 
-def class_totals(objective: Objective) -> Tensor:
+def _class_totals(objective: Objective) -> Tensor:
     """Return the weight of the samples of each class (K,), float64."""
     counts = torch.bincount(objective.y, objective.weights, minlength=objective.classes)
     return objective.summed(counts) * objective.unit
 
 
-def _null_intercepts(objective: Objective) -> Tensor:
-    """Return the intercepts (K,) of the optimum without features."""
-    log_totals = class_totals(objective).log()
-    return log_totals - log_totals.mean()
+def _optimum_without(model: FittedModel, features: list[int]) -> tuple[Tensor, float]:
+    """Return the optimum without these features and its log-likelihood.
 
-
-def _theta_without(model: FittedModel, features: list[int]) -> Tensor:
-    """Return theta (K, P) of the optimum without these features, where their coefficients are 0."""
+    It is a theta (K, P) whose coefficients of these features are 0. Its fit starts at the
+    coefficients of the others.
+    """
     objective = model.objective
     theta = objective.zeros()
     if len(features) == objective.samples.d:
         if objective.bias:
-            theta[:, -1] = _null_intercepts(objective)
-        return theta
-    found = _fit_without(model, features).theta
-    kept = [j for j in range(objective.shape[1]) if j not in features]
-    theta[:, kept] = found
-    return theta
-
-
-def _log_likelihood_without(model: FittedModel, features: list[int]) -> float:
-    if len(features) == model.objective.samples.d:
-        return null_log_likelihood(model.objective)
-    return _fit_without(model, features).log_likelihood
-
-
-def _fit_without(model: FittedModel, features: list[int]) -> FittedModel:
-    """Return the fit without these features, started at the coefficients of the others."""
-    objective, kept = without_columns(model.objective, features)
-    start = objective.zeros()
-    objective.weight_of(start).copy_(model.theta[:, kept])
-    if objective.bias:
-        start[:, -1] = model.theta[:, -1]
-    return fit_model(objective, model.penalty, model.l2, start)
+            theta[:, -1] = _class_totals(objective).log()
+        return theta, null_log_likelihood(objective)
+    other, kept = without_columns(objective, features)
+    columns = [*kept.tolist(), *[objective.samples.d] * objective.bias]
+    found = fit_model(other, model.penalty, model.C, model.theta[:, columns])
+    theta[:, columns] = found.theta
+    return theta, found.log_likelihood

@@ -26,9 +26,15 @@ from softmax_torch.solvers.inference.effect_derivatives import (
     effects_and_errors,
     rows_as_given,
 )
-from softmax_torch.solvers.inference.names import feature_index
-from softmax_torch.solvers.inference.normal import check_confidence, interval, two_sided_p
-from softmax_torch.solvers.inference.tables import Block, Row, Table, column_heads
+from softmax_torch.solvers.inference.names import feature_index, feature_indices
+from softmax_torch.solvers.inference.normal import checked_confidence, interval, two_sided_p
+from softmax_torch.solvers.inference.tables import (
+    Table,
+    blocks_of,
+    column_heads,
+    columns_of_estimates,
+    frame_of,
+)
 from softmax_torch.solvers.objective import Objective
 
 __all__ = ["At", "Dummies", "MarginalEffects", "marginal_effects"]
@@ -82,18 +88,16 @@ class MarginalEffects:
 
         They are class, feature, effect, standard_error, z, p_value, lower and upper.
         """
-        K, D = self.effects.shape
-        lower, upper = self.confidence_intervals.unbind(2)
-        return {
-            "class": [name for name in self.class_names for _ in range(D)],
-            "feature": list(self.feature_names) * K,
-            "effect": self.effects.flatten().tolist(),
-            "standard_error": self.standard_errors.flatten().tolist(),
-            "z": self.z_values.flatten().tolist(),
-            "p_value": self.p_values.flatten().tolist(),
-            "lower": lower.flatten().tolist(),
-            "upper": upper.flatten().tolist(),
-        }
+        return columns_of_estimates(
+            "effect",
+            self.class_names,
+            self.feature_names,
+            self.effects,
+            self.standard_errors,
+            self.z_values,
+            self.p_values,
+            self.confidence_intervals,
+        )
 
     def to_frame(self) -> Any:
         """Return the columns of ``to_dict`` as a pandas frame with the index (class, feature).
@@ -101,9 +105,7 @@ class MarginalEffects:
         Raises:
             ImportError: pandas is not installed.
         """
-        import pandas as pd  # type: ignore[import-untyped] # it ships no types
-
-        return pd.DataFrame(self.to_dict()).set_index(["class", "feature"])
+        return frame_of(self.to_dict(), ["class", "feature"])
 
     def to_markdown(self) -> str:
         """Return the effects as tables of Markdown."""
@@ -118,9 +120,6 @@ class MarginalEffects:
 
     def _table(self) -> Table:
         """Return a block of effects for each class."""
-        D = len(self.feature_names)
-        _, names, *numbers = self.to_dict().values()
-        rows = [Row(name, values) for name, *values in zip(names, *numbers, strict=True)]
         at = "average of the samples" if self.at == "average" else "mean sample"
         facts = [("Effects at", at), ("Confidence", f"{self.confidence:g}")]
         facts += [(f"Value of {name}", f"{value:g}") for name, value in self.values.items()]
@@ -131,10 +130,7 @@ class MarginalEffects:
             "Marginal effects on class probabilities",
             facts,
             column_heads("effect", self.confidence),
-            [
-                Block(f"P({name})", rows[k * D : (k + 1) * D])
-                for k, name in enumerate(self.class_names)
-            ],
+            blocks_of([f"P({name})" for name in self.class_names], self.to_dict()),
             notes,
         )
 
@@ -156,7 +152,7 @@ def marginal_effects(
     """
     if at not in get_args(At):
         raise ValueError(f"at: expected {' or '.join(get_args(At))}, got {at!r}")
-    check_confidence(confidence)
+    confidence = checked_confidence(confidence)
     fixed = _fixed(values, feature_names)
     with objective.threads():
         columns = _dummy_columns(objective, dummies, feature_names)
@@ -194,17 +190,16 @@ def _dummy_columns(objective: Objective, dummies: Any, names: tuple[str, ...]) -
     """Return the ascending indices of the features whose effects are differences."""
     if isinstance(dummies, str) and dummies not in ("auto", "none"):
         raise ValueError(f"dummies: expected auto, none or features, got {dummies!r}")
-    if isinstance(dummies, str) and dummies == "none":
+    auto = isinstance(dummies, str) and dummies == "auto"
+    columns = [] if isinstance(dummies, str) else feature_indices(dummies, names, "dummies")
+    if not auto and not columns:
         return []
-    columns = []
-    if not isinstance(dummies, str):
-        columns = sorted({feature_index(feature, names, "dummies") for feature in dummies})
     other = objective.zeros()[0, : objective.samples.d]  # entries that are not 0 or 1
-    for x, _ in rows_as_given(objective):
-        x = x[:, : len(other)]
+    for x, w in rows_as_given(objective):
+        x = x[w > 0, : len(other)]
         other += ((x != 0) & (x != 1)).sum(0)
     other = objective.summed(other)
-    if isinstance(dummies, str):
+    if auto:
         return [j for j, count in enumerate(other.tolist()) if count == 0]
     for j in columns:
         if other[j] > 0:

@@ -7,6 +7,7 @@ with an L2 penalty on the weight chooses it by itself. Firth's penalty is the sa
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -15,13 +16,12 @@ from torch import Tensor
 from softmax_torch.solvers.fit import minimize
 from softmax_torch.solvers.inference.constrained_maximum import maximum
 from softmax_torch.solvers.inference.firth import Likelihood
-from softmax_torch.solvers.inference.information import refuse_collinear
 from softmax_torch.solvers.newton import NewtonCG
 from softmax_torch.solvers.objective import Objective, Penalty
 from softmax_torch.solvers.problem import check_fit_options, theta_of
 from softmax_torch.solvers.separation import SeparationError
 
-__all__ = ["PENALTIES", "FittedModel", "PenaltyName", "fit_model", "strength"]
+__all__ = ["PENALTIES", "FittedModel", "PenaltyName", "checked_strength", "fit_model"]
 
 PenaltyName = Literal["none", "l2", "firth"]
 PENALTIES: tuple[PenaltyName, ...] = get_args(PenaltyName)
@@ -42,18 +42,23 @@ class FittedModel(NamedTuple):
             ``objective.offset``.
         log_likelihood: the log-likelihood at theta, without the penalty.
         penalty: the kind of the penalty.
-        l2: strength 1/C of the penalty l2/2 ||W||^2 on minus the log-likelihood; 0 for none.
+        C: the penalty on minus the log-likelihood is ||W||^2 / (2 C); inf for none.
     """
 
     objective: Objective
     theta: Tensor
     log_likelihood: float
     penalty: PenaltyName
-    l2: float
+    C: float
+
+    @property
+    def l2(self) -> float:
+        """1/C."""
+        return 1 / self.C
 
 
-def strength(penalty: Any, C: Any) -> float:
-    """Return 1/C for "l2", 0 for other penalties.
+def checked_strength(penalty: Any, C: Any) -> float:
+    """Return C for the penalty "l2", inf for others.
 
     Raises:
         ValueError, TypeError: the penalty is unknown, C is missing or has no use.
@@ -63,26 +68,29 @@ def strength(penalty: Any, C: Any) -> float:
     if penalty != "l2":
         if C is not None:
             raise ValueError(f'C: expected None, as only penalty="l2" has a strength; got {C}')
-        return 0.0
+        return math.inf
     if C is None:
         raise ValueError('C: expected the inverse strength of penalty="l2", got None')
-    return 1 / check_fit_options(C, 0.0, TOL, MAX_ITER, "auto").C
+    return check_fit_options(C, 0.0, TOL, MAX_ITER, "auto").C
 
 
 def fit_model(
-    objective: Objective, penalty: PenaltyName, l2: float, start: Tensor | None = None
+    objective: Objective,
+    penalty: PenaltyName,
+    C: float = math.inf,
+    start: Tensor | None = None,
 ) -> FittedModel:
     """Fit to the precision of float64, from theta = ``start`` (K, P) or from 0.
 
+    Without a penalty, or with Firth's, columns have to be independent (``collinearity``).
+
     Raises:
-        ValueError: the classes can be separated, or columns are collinear, without a penalty.
+        ValueError: the classes can be separated without a penalty; C cannot be computed with.
     """
-    if l2 == 0:
-        refuse_collinear(objective)
-    if penalty == "firth":
-        return _fit_firth(objective, objective.zeros() if start is None else start)
-    strength = Penalty(l2 / objective.total)
     begin = objective.zeros() if start is None else start
+    if penalty == "firth":
+        return _fit_firth(objective, begin)
+    strength = Penalty.of_strength(C, 0.0, objective.total)
     try:
         newton = NewtonCG(objective, strength, begin, torch.float64)
         solution = minimize(newton, TOL, MAX_ITER)
@@ -92,7 +100,7 @@ def fit_model(
     theta = theta - theta.mean(0)
     penalised = strength.of(objective.weight_of(theta))
     log_likelihood = -(solution.objective - penalised) * objective.total
-    return FittedModel(objective, theta, log_likelihood, penalty, l2)
+    return FittedModel(objective, theta, log_likelihood, penalty, C)
 
 
 def _fit_firth(objective: Objective, start: Tensor) -> FittedModel:
@@ -101,4 +109,4 @@ def _fit_firth(objective: Objective, start: Tensor) -> FittedModel:
     gamma = maximum(likelihood, likelihood.gamma_of(start)).gamma
     theta = likelihood.theta_of(gamma)
     log_likelihood = likelihood.log_likelihood(gamma)
-    return FittedModel(objective, theta - theta.mean(0), log_likelihood, "firth", 0.0)
+    return FittedModel(objective, theta - theta.mean(0), log_likelihood, "firth", math.inf)

@@ -6,7 +6,7 @@ the classes. The name of a class is its label as text, unless the caller gives n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -23,8 +23,9 @@ __all__ = [
     "class_names_of",
     "classes_of",
     "feature_index",
+    "feature_indices",
     "feature_names_of",
-    "given_names",
+    "frame_columns",
 ]
 
 INTERCEPT = "intercept"
@@ -93,6 +94,11 @@ def classes_of(y: Any, distributed: bool = False, name: str = "y", item: str = "
     return Classes(own[target], shared)
 
 
+def _plain(x: Any) -> Any:
+    """Return a number of numpy or torch as one of Python, and all else as it is."""
+    return x.item() if getattr(x, "ndim", None) == 0 else x
+
+
 def _unsortable(name: str, item: str, labels: list[Any]) -> TypeError:
     types = {type(label).__name__ for label in labels}
     if "NoneType" in types:
@@ -112,8 +118,7 @@ def class_index(reference: Any, labels: list[Any], names: Sequence[str]) -> int 
         return None
     if reference is FIRST:
         return 0
-    if getattr(reference, "ndim", None) == 0:
-        reference = reference.item()  # numbers of numpy and torch
+    reference = _plain(reference)
     for known in (labels, list(names)):
         if reference in known:
             return known.index(reference)
@@ -126,10 +131,8 @@ def class_index(reference: Any, labels: list[Any], names: Sequence[str]) -> int 
     raise ValueError(f"reference: expected {expected} or None, got {reference!r}")
 
 
-def given_names(X: Any, feature_names: Sequence[Any] | None) -> Sequence[Any] | None:
-    """Return the names that the caller gives to features, in an argument or by a frame, or None."""
-    if feature_names is not None:
-        return feature_names
+def frame_columns(X: Any) -> list[Any] | None:
+    """Return the column names of a frame, or of the first one of a list of frames, or None."""
     if isinstance(X, (list, tuple)) and X:
         X = X[0]  # blocks of rows
     return column_names(X)
@@ -147,6 +150,18 @@ def class_names_of(class_names: Sequence[Any] | None, labels: list[Any]) -> tupl
     return _distinct("class_names", labels if class_names is None else class_names, len(labels))
 
 
+def feature_indices(features: Any, names: Sequence[str], argument: str = "features") -> list[int]:
+    """Return the ascending indices of features that are given by name or by index, or of one.
+
+    Raises:
+        ValueError: there is no such feature.
+    """
+    features = _plain(features)
+    if isinstance(features, str) or not isinstance(features, Iterable):
+        features = [features]
+    return sorted({feature_index(feature, names, argument) for feature in features})
+
+
 def feature_index(feature: Any, names: Sequence[str], argument: str = "features") -> int:
     """Return the index of a feature that is given by its name or its index.
 
@@ -155,10 +170,10 @@ def feature_index(feature: Any, names: Sequence[str], argument: str = "features"
     Raises:
         ValueError: there is no such feature.
     """
-    D = len(names)
+    D, feature = len(names), _plain(feature)
     if isinstance(feature, str) and feature in names:
         return names.index(feature)
-    if isinstance(feature, int) and 0 <= feature < D:
+    if type(feature) is int and 0 <= feature < D:
         return feature
     raise ValueError(
         f"{argument}: expected names ({', '.join(names[:10])}{', ...' * (D > 10)}) or indices in "
@@ -168,8 +183,10 @@ def feature_index(feature: Any, names: Sequence[str], argument: str = "features"
 
 def _distinct(argument: str, names: Sequence[Any], count: int) -> tuple[str, ...]:
     """Return names as text, after checking that they are so many and all different."""
-    if isinstance(names, str):
-        raise TypeError(f"{argument}: expected a sequence of names, got the string {names!r}")
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise TypeError(
+            f"{argument}: expected a sequence of names, got {type(names).__name__} {names!r}"
+        )
     found = tuple(map(str, names))
     if len(found) != count:
         raise ValueError(f"{argument}: expected {count} names, got {len(found)}")

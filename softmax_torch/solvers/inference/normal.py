@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["check_confidence", "interval", "quantile", "two_sided_p"]
+from softmax_torch.solvers.conversion import as_number
+
+__all__ = ["checked_confidence", "interval", "quantile", "two_sided_p"]
 
 
-def check_confidence(confidence: float) -> None:
-    """Raise ValueError unless the confidence level is in (0, 1)."""
-    if not 0 < confidence < 1:
+def checked_confidence(confidence: Any) -> float:
+    """Return the confidence level; raise TypeError or ValueError unless it is in (0, 1)."""
+    level = as_number("confidence", confidence)
+    if not 0 < level < 1:
         raise ValueError(f"confidence: expected a number in (0, 1), got {confidence}")
+    return level
 
 
 def quantile(confidence: float) -> float:

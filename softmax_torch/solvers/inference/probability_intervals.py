@@ -39,8 +39,9 @@ from torch import Tensor
 
 from softmax_torch.solvers import inputs
 from softmax_torch.solvers.inference.information import dense_rows
-from softmax_torch.solvers.inference.names import given_names
-from softmax_torch.solvers.inference.normal import check_confidence, quantile
+from softmax_torch.solvers.inference.names import frame_columns
+from softmax_torch.solvers.inference.normal import checked_confidence, quantile
+from softmax_torch.solvers.inference.tables import frame_of
 from softmax_torch.solvers.samples import Samples
 
 __all__ = ["ProbabilityIntervals", "probabilities", "probability_intervals", "samples_like"]
@@ -93,13 +94,11 @@ class ProbabilityIntervals:
         Raises:
             ImportError: pandas is not installed.
         """
-        import pandas as pd  # type: ignore[import-untyped] # it ships no types
-
-        return pd.DataFrame(self.to_dict()).set_index(["sample", "class"])
+        return frame_of(self.to_dict(), ["sample", "class"])
 
 
 def samples_like(
-    X: Any, columns: int, names: Sequence[str] | None, device: torch.device
+    X: Any, columns: int, names: Sequence[Any] | None, device: torch.device
 ) -> Samples:
     """Return X (n, columns) as samples for passes in float64.
 
@@ -107,8 +106,8 @@ def samples_like(
         TypeError, ValueError: as ``fit``; there are more or fewer columns; X is a frame whose
             columns are not ``names``, if these are given.
     """
-    given = given_names(X, None)
-    if given is not None and names is not None and list(given) != list(names):
+    given = frame_columns(X)
+    if given is not None and names is not None and given != list(names):
         missing = [name for name in names if name not in given]
         other = [name for name in given if name not in names]
         got = "them in another order"
@@ -141,7 +140,7 @@ def probability_intervals(
 
     This takes O(n K^2 P^2) time and one pass. Any coding of the classes gives the same.
     """
-    check_confidence(confidence)
+    confidence = checked_confidence(confidence)
     K, P = theta.shape
     p, logit, error = (theta.new_empty(samples.n, K) for _ in range(3))
     step = max(1, COVARIANCES // K**2)

@@ -32,12 +32,13 @@ import torch
 from torch import Tensor
 
 from softmax_torch.solvers.fit import ConvergenceWarning
-from softmax_torch.solvers.inference.coding import as_given, between_classes
+from softmax_torch.solvers.inference.coding import as_given, class_coding
 from softmax_torch.solvers.inference.constrained_maximum import Maximum, maximum
 from softmax_torch.solvers.inference.covariance import CovarianceName
 from softmax_torch.solvers.inference.firth import Likelihood
 from softmax_torch.solvers.inference.hypothesis_tests import TestResult
 from softmax_torch.solvers.inference.model import FittedModel, PenaltyName
+from softmax_torch.solvers.inference.normal import quantile
 
 __all__ = ["IntervalName", "Profile", "intervals_of", "profile_intervals", "profile_test"]
 
@@ -97,15 +98,9 @@ class Profile:
         gamma = self.likelihood.gamma_of(model.theta)
         at = self.likelihood.evaluate(gamma)
         self.best = Maximum(gamma, at.value, at.inverse, gamma[:0], 0)
-        (K, P), map = model.theta.shape, as_given(model.objective)
-        if reference is None:
-            coding = torch.eye(K, dtype=torch.float64) - 1 / K
-        else:
-            coding = between_classes(K, reference)
         # c of the coefficients c . gamma of X as given, (L P, R P); theta of class 0 is 0.
-        self.contrasts = torch.kron(
-            coding[:, 1:].contiguous().to(gamma), torch.eye(P).to(gamma) if map is None else map
-        )
+        coding = class_coding(len(model.theta), reference)[:, 1:]
+        self.contrasts = torch.kron(coding.contiguous().to(gamma), as_given(model.objective))
 
     def intervals(self, confidence: float) -> Tensor:
         """Return the intervals (L, P, 2) of the coefficients of X as given."""
@@ -143,7 +138,7 @@ def profile_intervals(
     Warns:
         ConvergenceWarning: an end was not found, and is given as infinite.
     """
-    z = math.sqrt(2) * float(torch.erfinv(torch.tensor(confidence, dtype=torch.float64)))
+    z = quantile(confidence)
     ends = [[_end(likelihood, best, c, sign, z) for sign in (-1, 1)] for c in contrasts]
     return contrasts.new_tensor(ends).view(-1, 2)
 

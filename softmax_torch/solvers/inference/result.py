@@ -1,28 +1,15 @@
-"""The result of ``inference``: coefficients, their covariance, and what follows from them.
-
-The covariance gives standard errors, and with quantiles of the normal distribution
-
-    z = estimate / standard error,    p = P(|Z| >= |z|),    estimate -+ quantile * standard error
-
-With the log-likelihood L, L_0 without features, k coefficients and S samples:
-
-    AIC = 2 k - 2 L        BIC = k log S - 2 L        pseudo R^2 = 1 - L / L_0  (McFadden 1974)
-"""
+"""The result of ``inference``: estimates, and the tests, predictions and tables that use them."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from torch import Tensor
 
 from softmax_torch.solvers.inference import hypothesis_tests, summary
-from softmax_torch.solvers.inference.bootstrap import Bootstrap
-from softmax_torch.solvers.inference.coding import between_classes, both_sides, symmetric_rows
-from softmax_torch.solvers.inference.covariance import CovarianceName
+from softmax_torch.solvers.inference.coding import both_sides, class_coding
+from softmax_torch.solvers.inference.estimates import Estimates
 from softmax_torch.solvers.inference.hypothesis_tests import TestResult
 from softmax_torch.solvers.inference.marginal_effects import (
     At,
@@ -30,156 +17,24 @@ from softmax_torch.solvers.inference.marginal_effects import (
     MarginalEffects,
     marginal_effects,
 )
-from softmax_torch.solvers.inference.model import FittedModel
-from softmax_torch.solvers.inference.names import INTERCEPT, feature_index
-from softmax_torch.solvers.inference.normal import interval, two_sided_p
+from softmax_torch.solvers.inference.names import feature_indices
 from softmax_torch.solvers.inference.probability_intervals import (
     ProbabilityIntervals,
     probabilities,
     probability_intervals,
     samples_like,
 )
-from softmax_torch.solvers.inference.profile_likelihood import IntervalName, Profile
+from softmax_torch.solvers.inference.tables import frame_of
 from softmax_torch.solvers.samples import Samples
 
 __all__ = ["Inference"]
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Inference:
-    """Estimates with their uncertainty, float64.
+class Inference(Estimates):
+    """The coefficients of a fit with their uncertainty, and what follows from them.
 
-    The tables are (R, P). Rows are all classes except the reference, in order, or all classes
-    without a reference. Columns are the features, with the intercept, if any, as the last. With a
-    reference, ``exp(coefficients)`` are odds ratios relative to it; for two classes a coefficient
-    is the log-odds ratio of the second class.
-
-    Attributes:
-        coefficients: the estimates (R, P).
-        covariance: (R P, R P), of the coefficients row by row.
-        covariance_type: "nonrobust", "HC0", "HC1" or "cluster".
-        log_likelihood: the log-likelihood at the estimates, without the penalty.
-        log_likelihood_null: the log-likelihood without features: of intercepts alone, or of equal
-            probabilities if the fit has no intercept.
-        reference: index of the class that the others are compared with, or None.
-        confidence: confidence level of the intervals.
-        theta: coefficients of all classes (K, P) of X as given, in the symmetric coding: each
-            column adds up to 0 over the classes.
-        feature_names: names of the features (D,).
-        class_names: names of the classes (K,).
-        labels: labels of the classes (K,), as in y, sorted.
-        parameters: number of coefficients k = (K - 1) P; of a fit with an L2 penalty the effective
-            number, which is smaller.
-        intervals: what ``confidence_intervals`` and ``p_values`` come from: "wald" for the
-            covariance, "profile" for the profile of the likelihood.
-        groups: number of groups of the samples, or None.
-        bootstrap: standard errors and intervals from resampled data, if they were asked for.
-        model: the fit, with its samples, weights and penalty.
+    ``Estimates`` has the numbers: coefficients, standard errors, intervals, p-values, criteria.
     """
-
-    coefficients: Tensor
-    covariance: Tensor
-    covariance_type: CovarianceName
-    log_likelihood: float
-    log_likelihood_null: float
-    reference: int | None
-    confidence: float
-    theta: Tensor
-    feature_names: tuple[str, ...]
-    class_names: tuple[str, ...]
-    labels: tuple[Any, ...]
-    parameters: float
-    intervals: IntervalName
-    groups: int | None
-    bootstrap: Bootstrap | None
-    model: FittedModel
-
-    @cached_property
-    def standard_errors(self) -> Tensor:
-        """Square roots of the diagonal of the covariance (R, P)."""
-        errors: Tensor = self.covariance.diagonal().sqrt().view_as(self.coefficients)
-        return errors
-
-    @cached_property
-    def z_values(self) -> Tensor:
-        """Coefficients divided by their standard errors (R, P)."""
-        z: Tensor = self.coefficients / self.standard_errors
-        return z
-
-    @cached_property
-    def p_values(self) -> Tensor:
-        """p-values of the two-sided tests that a coefficient is 0 (R, P).
-
-        With ``intervals="profile"`` they are those of likelihood-ratio tests, one fit each.
-        """
-        if self.intervals == "profile":
-            return self._profile.p_values()
-        return two_sided_p(self.z_values)
-
-    @cached_property
-    def confidence_intervals(self) -> Tensor:
-        """Lower and upper ends (R, P, 2).
-
-        With ``intervals="profile"`` each end takes several fits.
-        """
-        if self.intervals == "profile":
-            return self._profile.intervals(self.confidence)
-        return interval(self.coefficients, self.standard_errors, self.confidence)
-
-    @property
-    def column_names(self) -> tuple[str, ...]:
-        """Names of the columns (P,): the features, and the intercept if there is one."""
-        return self.feature_names + (INTERCEPT,) * self.model.objective.bias
-
-    @property
-    def row_names(self) -> tuple[str, ...]:
-        """Names of the classes in the rows (R,)."""
-        rows = range(len(self.class_names))
-        return tuple(self.class_names[k] for k in rows if k != self.reference)
-
-    @property
-    def n(self) -> int:
-        """Number of rows of X on this process."""
-        return self.model.objective.samples.n
-
-    @property
-    def observations(self) -> float:
-        """Number of samples S: the sum of their weights, over all processes."""
-        return float(self.model.objective.total)
-
-    @property
-    def aic(self) -> float:
-        """Akaike's information criterion; the least is best."""
-        return 2 * self.parameters - 2 * self.log_likelihood
-
-    @property
-    def bic(self) -> float:
-        """Schwarz's information criterion; the least is best."""
-        return self.parameters * math.log(self.observations) - 2 * self.log_likelihood
-
-    @property
-    def pseudo_r2(self) -> float:
-        """McFadden's pseudo R^2."""
-        return 1 - self.log_likelihood / self.log_likelihood_null
-
-    @property
-    def likelihood_ratio(self) -> TestResult | None:
-        """The likelihood-ratio test of all features; None for a fit with an L2 penalty."""
-        if self.model.penalty == "firth":
-            return self._profile.test(self._indices(None))
-        if self.model.penalty != "none":
-            return None
-        D, K = len(self.feature_names), len(self.class_names)
-        statistic = 2 * (self.log_likelihood - self.log_likelihood_null)
-        return TestResult.of(max(statistic, 0.0), D * (K - 1))
-
-    @property
-    def penalty_text(self) -> str:
-        """The penalty in words."""
-        if self.model.penalty == "firth":
-            return "Firth"
-        l2 = self.model.l2
-        return f"{self.model.penalty}, C={1 / l2:g}" if l2 else self.model.penalty
 
     def wald_test(self, features: Sequence[str | int] | str | int | None = None) -> TestResult:
         """Return the Wald test that features have no effect on any class.
@@ -197,7 +52,7 @@ class Inference:
         blocks = self.covariance.reshape(R, P, R, P)[:, indices][:, :, :, indices]
         b, V = self.coefficients[:, indices], blocks.reshape(R * len(indices), -1)
         if self.reference is None:
-            contrast = between_classes(K, 0).to(b)
+            contrast = class_coding(K, 0).to(b)
             b, V = contrast @ b, both_sides(contrast, V, len(indices))
         return hypothesis_tests.wald(b.flatten(), V)
 
@@ -327,10 +182,7 @@ class Inference:
         Raises:
             ImportError: pandas is not installed.
         """
-        import pandas as pd  # type: ignore[import-untyped] # it ships no types
-
-        frame = pd.DataFrame(self.to_dict(odds_ratios))
-        return frame.set_index(["class", "feature"])
+        return frame_of(self.to_dict(odds_ratios), ["class", "feature"])
 
     def to_markdown(self, odds_ratios: bool = False) -> str:
         """Return the summary as tables of Markdown."""
@@ -349,31 +201,18 @@ class Inference:
             f"{self.observations:g} observations, {self.covariance_type} covariance)"
         )
 
-    def covariance_of_theta(self) -> Tensor:
-        """Return the covariance (K P, K P) of ``theta``, row by row; its rank is (K - 1) P."""
-        K, P = self.theta.shape
-        if self.reference is None:
-            return self.covariance
-        return both_sides(symmetric_rows(K, self.reference).to(self.theta), self.covariance, P)
-
-    @cached_property
-    def _profile(self) -> Profile:
-        return Profile(self.model, self.reference)
-
     def _samples(self, X: Any) -> Samples:
         """Return X as samples with the columns of the fit."""
-        names = self.model.objective.feature_names
-        return samples_like(X, len(self.feature_names), names, self.theta.device)
+        return samples_like(X, len(self.feature_names), self.columns, self.theta.device)
 
     def _indices(self, features: Sequence[str | int] | str | int | None) -> list[int]:
         """Return the ascending indices of features given by name or by index."""
         if features is None:
             return list(range(len(self.feature_names)))
-        given = [features] if isinstance(features, (str, int)) else list(features)
-        indices = {feature_index(feature, self.feature_names) for feature in given}
+        indices = feature_indices(features, self.feature_names)
         if not indices:
             raise ValueError("features: expected at least one feature, got none")
-        return sorted(indices)
+        return indices
 
     def _refuse_doubt(self, test: str) -> None:
         """Raise ValueError if the fit is penalised or the covariance is robust."""

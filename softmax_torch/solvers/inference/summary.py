@@ -1,16 +1,18 @@
-"""The summary of an ``Inference``: the figures of the fit, and its coefficients class by class."""
+"""The summary of estimates: the figures of the fit, and its coefficients class by class."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, Protocol
+from typing import Any
 
-from torch import Tensor
-
-from softmax_torch.solvers.inference.bootstrap import Bootstrap
-from softmax_torch.solvers.inference.hypothesis_tests import TestResult
-from softmax_torch.solvers.inference.model import FittedModel
-from softmax_torch.solvers.inference.tables import Block, Row, Table, column_heads
+from softmax_torch.solvers.inference.estimates import Estimates
+from softmax_torch.solvers.inference.tables import (
+    Block,
+    Table,
+    blocks_of,
+    column_heads,
+    columns_of_estimates,
+)
 
 __all__ = ["columns_of", "table_of"]
 
@@ -22,72 +24,9 @@ NOTES = {
 """What a penalty means, for readers of a summary."""
 
 
-class Summarised(Protocol):
-    """What a summary shows of an ``Inference``."""
-
-    @property
-    def coefficients(self) -> Tensor: ...
-    @property
-    def standard_errors(self) -> Tensor: ...
-    @property
-    def z_values(self) -> Tensor: ...
-    @property
-    def p_values(self) -> Tensor: ...
-    @property
-    def confidence_intervals(self) -> Tensor: ...
-    @property
-    def intervals(self) -> str: ...
-    @property
-    def bootstrap(self) -> Bootstrap | None: ...
-    @property
-    def row_names(self) -> tuple[str, ...]: ...
-    @property
-    def column_names(self) -> tuple[str, ...]: ...
-    @property
-    def class_names(self) -> tuple[str, ...]: ...
-    @property
-    def reference(self) -> int | None: ...
-    @property
-    def model(self) -> FittedModel: ...
-    @property
-    def groups(self) -> int | None: ...
-    @property
-    def likelihood_ratio(self) -> TestResult | None: ...
-    @property
-    def covariance_type(self) -> str: ...
-    @property
-    def penalty_text(self) -> str: ...
-    @property
-    def observations(self) -> float: ...
-    @property
-    def parameters(self) -> float: ...
-    @property
-    def confidence(self) -> float: ...
-    @property
-    def log_likelihood(self) -> float: ...
-    @property
-    def log_likelihood_null(self) -> float: ...
-    @property
-    def pseudo_r2(self) -> float: ...
-    @property
-    def aic(self) -> float: ...
-    @property
-    def bic(self) -> float: ...
-
-
-def columns_of(result: Summarised, odds_ratios: bool = False) -> dict[str, list[Any]]:
+def columns_of(result: Estimates, odds_ratios: bool = False) -> dict[str, list[Any]]:
     """Return columns with an entry for each coefficient, class by class."""
-    R, P = result.coefficients.shape
-    columns: dict[str, list[Any]] = {
-        "class": [name for name in result.row_names for _ in range(P)],
-        "feature": list(result.column_names) * R,
-        "coefficient": result.coefficients.flatten().tolist(),
-        "standard_error": result.standard_errors.flatten().tolist(),
-        "z": result.z_values.flatten().tolist(),
-        "p_value": result.p_values.flatten().tolist(),
-        "lower": result.confidence_intervals[..., 0].flatten().tolist(),
-        "upper": result.confidence_intervals[..., 1].flatten().tolist(),
-    }
+    columns = _columns(result)
     if result.bootstrap is not None:
         columns["bootstrap_standard_error"] = result.bootstrap.standard_errors.flatten().tolist()
         low, high = result.bootstrap.confidence_intervals.unbind(-1)
@@ -100,7 +39,7 @@ def columns_of(result: Summarised, odds_ratios: bool = False) -> dict[str, list[
     return columns
 
 
-def table_of(result: Summarised, odds_ratios: bool = False) -> Table:
+def table_of(result: Estimates, odds_ratios: bool = False) -> Table:
     """Return the figures of the fit and a block of coefficients for each class."""
     return Table(
         "Softmax regression",
@@ -111,7 +50,7 @@ def table_of(result: Summarised, odds_ratios: bool = False) -> Table:
     )
 
 
-def _facts(result: Summarised) -> list[tuple[str, str]]:
+def _facts(result: Estimates) -> list[tuple[str, str]]:
     """Return names and values of the figures of the whole fit."""
     whole = result.likelihood_ratio
     return [
@@ -130,28 +69,36 @@ def _facts(result: Summarised) -> list[tuple[str, str]]:
     ]
 
 
-def _heads(result: Summarised, odds_ratios: bool) -> list[str]:
+def _heads(result: Estimates, odds_ratios: bool) -> list[str]:
     p_value = "P>chi2" if result.intervals == "profile" else "P>|z|"
     return column_heads("odds ratio" if odds_ratios else "coef", result.confidence, p_value)
 
 
-def _blocks(result: Summarised, odds_ratios: bool) -> list[Block]:
-    P, columns = len(result.column_names), columns_of(result)
-    numbers = ("coefficient", "standard_error", "z", "p_value", "lower", "upper")
-    rows = []
-    for name, *values in zip(columns["feature"], *(columns[each] for each in numbers), strict=True):
-        if odds_ratios:
-            ratio = _exp(values[0])
-            values = [ratio, ratio * values[1], *values[2:4], *map(_exp, values[4:])]
-        rows.append(Row(name, values))
+def _columns(result: Estimates) -> dict[str, list[Any]]:
+    return columns_of_estimates(
+        "coefficient",
+        result.row_names,
+        result.column_names,
+        result.coefficients,
+        result.standard_errors,
+        result.z_values,
+        result.p_values,
+        result.confidence_intervals,
+    )
+
+
+def _blocks(result: Estimates, odds_ratios: bool) -> list[Block]:
+    columns = _columns(result)
+    if odds_ratios:
+        for name in ("coefficient", "lower", "upper"):
+            columns[name] = list(map(_exp, columns[name]))
+        errors = zip(columns["coefficient"], columns["standard_error"], strict=True)
+        columns["standard_error"] = [ratio * error for ratio, error in errors]
     against = "the mean" if result.reference is None else result.class_names[result.reference]
-    return [
-        Block(f"{name} vs {against}", rows[i * P : (i + 1) * P])
-        for i, name in enumerate(result.row_names)
-    ]
+    return blocks_of([f"{name} vs {against}" for name in result.row_names], columns)
 
 
-def _notes(result: Summarised) -> list[str]:
+def _notes(result: Estimates) -> list[str]:
     notes = []
     if result.model.penalty in NOTES:
         notes.append(NOTES[result.model.penalty])

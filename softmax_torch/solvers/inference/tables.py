@@ -10,9 +10,19 @@ import math
 import textwrap
 import unicodedata
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-__all__ = ["Block", "Row", "Table", "column_heads"]
+from torch import Tensor
+
+__all__ = [
+    "Block",
+    "Row",
+    "Table",
+    "blocks_of",
+    "column_heads",
+    "columns_of_estimates",
+    "frame_of",
+]
 
 NARROWEST, WIDEST = 14, 30
 """Width of the column of names in text; longer names are cut."""
@@ -105,6 +115,55 @@ class Table(NamedTuple):
             parts.append("</tbody></table>")
         parts += [f"<p>{escape(note)}</p>" for note in self.notes]
         return "\n".join(parts)
+
+
+def columns_of_estimates(
+    name: str,
+    classes: Sequence[str],
+    features: Sequence[str],
+    estimates: Tensor,
+    standard_errors: Tensor,
+    z_values: Tensor,
+    p_values: Tensor,
+    intervals: Tensor,
+) -> dict[str, list[Any]]:
+    """Return columns with an entry for each estimate, class by class.
+
+    The estimates and their numbers are (R, P), for R classes and P features; intervals (R, P, 2).
+    ``name`` is that of the column of estimates.
+    """
+    numbers = {
+        name: estimates,
+        "standard_error": standard_errors,
+        "z": z_values,
+        "p_value": p_values,
+        "lower": intervals[..., 0],
+        "upper": intervals[..., 1],
+    }
+    return {
+        "class": [each for each in classes for _ in features],
+        "feature": list(features) * len(classes),
+        **{key: values.flatten().tolist() for key, values in numbers.items()},
+    }
+
+
+def blocks_of(titles: Sequence[str], columns: dict[str, list[Any]]) -> list[Block]:
+    """Return a block for each class, with this title, from ``columns_of_estimates``."""
+    _, names, *numbers = columns.values()
+    rows = [Row(name, values) for name, *values in zip(names, *numbers, strict=True)]
+    P = len(rows) // len(titles)
+    return [Block(title, rows[i * P : (i + 1) * P]) for i, title in enumerate(titles)]
+
+
+def frame_of(columns: dict[str, list[Any]], index: list[str]) -> Any:
+    """Return columns as a pandas frame with these as its index.
+
+    Raises:
+        ImportError: pandas is not installed.
+    """
+    import pandas as pd  # type: ignore[import-untyped] # it ships no types
+
+    return pd.DataFrame(columns).set_index(index)
 
 
 def column_heads(estimate: str, confidence: float, p_value: str = "P>|z|") -> list[str]:

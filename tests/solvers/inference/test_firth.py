@@ -1,5 +1,6 @@
 """Firth's bias-reduced fit, against R's brglm2, its definition and tables with exact answers."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -161,8 +162,17 @@ def test_data_that_hardly_determine_the_coefficients(n: int, D: int, classes: li
     gamma = likelihood.gamma_of(ours.model.theta)
     at = likelihood.evaluate(gamma)
     score = likelihood.score(gamma, at.inverse)
-    assert float(score @ at.inverse @ score) < 1e-12
+    assert float(score @ at.inverse @ score) < 4e-18
     assert at.value > likelihood.evaluate(0 * gamma).value
+
+
+def test_a_singular_information_is_minus_infinity() -> None:
+    X, y, _ = drawn(2)
+    likelihood = firth.Likelihood(objective_of(X, y, True, None, None, None, None), jeffreys=True)
+    far = torch.tensor([1e4, 1e4, 0.0], dtype=torch.float64)
+    assert likelihood.evaluate(far).value == -math.inf
+    with pytest.raises(ValueError, match="singular up to rounding where the fit starts"):
+        constrained_maximum.maximum(likelihood, far)
 
 
 @pytest.mark.filterwarnings("ignore:Sparse CSR")

@@ -122,9 +122,31 @@ def collinear(X: Tensor) -> Tensor:
     return torch.cat([X, 2 * X[:, :1] - X[:, 2:3]], 1)
 
 
+def complementary(X: Tensor) -> Tensor:
+    dummy = (X[:, :1] > 0).double()
+    return torch.cat([X, dummy, 1 - dummy], 1)
+
+
+def far(X: Tensor, constant: float) -> Tensor:
+    """Columns that the fit centres, of which one is the sum of two others and a constant."""
+    X = X + torch.tensor([0.0, 1000.0, 0.0])
+    return torch.cat([X, X[:, :1] + X[:, 1:2] + constant], 1)
+
+
+HALF = torch.arange(400) % 2  # weights
+
+
 @pytest.mark.parametrize(
     ("change", "options", "match"),
     [
+        (complementary, {}, r"\(column 3, column 4, the intercept are involved"),
+        (lambda X: far(X, 0.0), {}, r"\(column 0, column 1, column 3 are involved"),
+        (lambda X: far(X, 50.0), {}, r"column 1, column 3, the intercept are involved"),
+        (
+            lambda X: torch.cat([X, 1.0 - HALF.unsqueeze(1)], 1),
+            {"sample_weight": HALF},
+            "not all 0, got zeros in column 3; drop",
+        ),
         (collinear, {}, r"of others \(column 0, column 2, column 3 are involved\); drop"),
         (lambda X: X * 0 + 1, {}, "others .*the intercept are involved.; drop"),
         (lambda X: X * torch.tensor([1.0, 0, 1]), {}, "not all 0, got zeros in column 1; drop"),

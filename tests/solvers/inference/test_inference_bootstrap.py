@@ -9,7 +9,7 @@ from small_samples import small
 from torch import Tensor
 
 from softmax_torch.solvers import inference
-from softmax_torch.solvers.inference import bootstrap
+from softmax_torch.solvers.inference import bootstrap, refits
 from softmax_torch.solvers.inference.model import FittedModel
 
 X, Y, GROUPS = small()
@@ -34,23 +34,46 @@ def test_resamples_are_fits_of_drawn_samples() -> None:
 
 @pytest.mark.parametrize("penalty", [{}, {"penalty": "l2", "C": 0.1}])
 @pytest.mark.parametrize("reference", [0, None])
-def test_each_refit_is_an_optimum(penalty: dict[str, Any], reference: int | None) -> None:
-    """Of the weights that were drawn: the same as a fit with them as frequencies."""
-    weights: list[Tensor] = []
+@pytest.mark.parametrize("far", [False, True])
+def test_each_refit_is_an_optimum(
+    penalty: dict[str, Any], reference: int | None, far: bool
+) -> None:
+    """Of the weights that were drawn: the same as a fit with them as frequencies.
+
+    Also for frequencies with a unit other than 1, of samples that the fit centres.
+    """
+    x = X + [0, 100, 0] if far else X
+    options: dict[str, Any] = {"reference": reference, **penalty}
+    frequencies = 2 + np.arange(300) % 4 if far else np.ones(300)
+    batches: list[Tensor] = []
     refit = bootstrap.refit
 
-    def recorded(model: FittedModel, given: Tensor) -> tuple[Tensor, Tensor]:
-        weights.extend(given)
-        return refit(model, given)
+    def recorded(model: FittedModel, weights: Tensor) -> tuple[Tensor, Tensor]:
+        batches.append(weights * model.objective.unit)
+        thetas, converged = refit(model, weights)
+        assert converged.all()
+        return thetas, converged
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bootstrap, "refit", recorded)
-        found = inference(X, Y, bootstrap=4, reference=reference, **penalty).bootstrap
+        found = inference(x, Y, sample_weight=frequencies, bootstrap=4, **options).bootstrap
     assert found is not None
-    for draw, w in zip(found.draws, weights, strict=True):
-        assert float(w.sum()) == pytest.approx(300)
-        expected = inference(X, Y, sample_weight=w, reference=reference, **penalty)
+    assert len(batches) == 1
+    for draw, w in zip(found.draws, batches[0], strict=True):
+        assert float(w.sum()) == pytest.approx(frequencies.sum())
+        expected = inference(x, Y, sample_weight=w, **options)
         torch.testing.assert_close(draw, expected.coefficients, rtol=1e-6, atol=1e-8)
+
+
+def test_a_refit_that_is_not_there_after_some_steps_is_fitted_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected = inference(X, Y, bootstrap=4).bootstrap
+    monkeypatch.setattr(refits, "STEPS", 1)
+    found = inference(X, Y, bootstrap=4).bootstrap
+    assert found is not None
+    assert expected is not None
+    torch.testing.assert_close(found.draws, expected.draws)
 
 
 def test_intervals_are_percentiles() -> None:
@@ -98,14 +121,15 @@ def test_frequencies_are_resampled_as_repeated_samples() -> None:
     )
 
 
-def test_resamples_without_an_optimum_are_counted() -> None:
+@pytest.mark.parametrize("penalty", [{}, {"penalty": "l2", "C": 1.0}])
+def test_resamples_without_an_optimum_are_counted(penalty: dict[str, Any]) -> None:
     """A class of two samples is missing in e^-2 of the resamples, and sometimes separated."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(60, 1))
     y = np.zeros(60, dtype=int)
     order = np.argsort(x[:, 0])
     y[order[[20, 58]]] = 1
-    found = inference(x, y, bootstrap=100)
+    found = inference(x, y, bootstrap=100, **penalty)
     assert found.bootstrap is not None
     failed = found.bootstrap.failed
     assert 5 <= failed <= 60
@@ -113,6 +137,17 @@ def test_resamples_without_an_optimum_are_counted() -> None:
     assert f"attribute bootstrap; {failed} of them had no optimum" in " ".join(str(found).split())
     slope = found.bootstrap.draws[:, 0, 0]
     assert slope.abs().max() < 100
+
+
+def test_resamples_with_collinear_columns_have_no_optimum() -> None:
+    """A dummy of two samples is 0 in e^-2 of the resamples; its coefficient must not stay."""
+    x = np.column_stack([X[:60, 0], np.arange(60) < 2])
+    y = np.arange(60) % 2
+    found = inference(x, y, bootstrap=40)
+    assert found.bootstrap is not None
+    moved = found.bootstrap.draws[:, 0, 1] - found.coefficients[0, 1]
+    assert len(moved) > 5
+    assert moved.abs().min() > 1e-9
 
 
 def test_refused() -> None:

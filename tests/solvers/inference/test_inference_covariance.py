@@ -13,6 +13,7 @@ from softmax_torch.solvers import Inference, inference
 
 X, Y, GROUPS = small()
 WITH_ONES = np.column_stack([X, np.ones(len(X))])
+SEPARATED = X[:, 1] > 2
 
 
 def peer(covariance: str, **options: Any) -> Any:
@@ -68,11 +69,22 @@ def test_weights_are_frequencies_unless_each_sample_is_a_group() -> None:
 
 
 def test_samples_of_weight_0_are_of_no_group() -> None:
-    kept = GROUPS < 20
+    kept = (GROUPS >= 5) & (GROUPS < 25)
     weighted = inference(X, Y, covariance="cluster", groups=GROUPS, sample_weight=kept)
     alone = inference(X[kept], Y[kept], covariance="cluster", groups=GROUPS[kept])
     assert weighted.groups == alone.groups == 20
     torch.testing.assert_close(weighted.covariance, alone.covariance)
+
+
+@pytest.mark.parametrize("reference", [0, None])
+def test_columns_far_from_0(reference: int | None) -> None:
+    """The fit centres them; the covariance is that of X as given."""
+    far, near = (inference(x, Y, reference=reference) for x in (X + [0, 100, 0], X))
+    assert far.model.objective.offset is not None
+    as_far = torch.eye(4, dtype=torch.float64)
+    as_far[3, 1] = -100.0
+    map = torch.kron(torch.eye(len(near.row_names), dtype=torch.float64), as_far)
+    torch.testing.assert_close(far.covariance, map @ near.covariance @ map.T, rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("reference", [0, None])
@@ -126,7 +138,7 @@ def test_a_weak_penalty_is_none() -> None:
 
 
 def test_the_penalty_of_separated_classes() -> None:
-    found = inference(X, X[:, 1] > 2, penalty="l2", C=1.0)
+    found = inference(X, SEPARATED, penalty="l2", C=1.0)
     assert found.standard_errors.isfinite().all()
 
 
@@ -137,16 +149,29 @@ def test_the_penalty_of_separated_classes() -> None:
         ({"covariance": "cluster"}, "a group for each sample .*, got None"),
         ({"groups": GROUPS}, "None without covariance=.cluster. and without bootstrap"),
         ({"covariance": "cluster", "groups": GROUPS[:9]}, r"shape \(300,\), a group .*got \(9,\)"),
-        ({"covariance": "cluster", "groups": GROUPS % 8}, "more groups than the 8 coef.*got 8"),
+        (
+            {"covariance": "cluster", "groups": [0] * 300},
+            "at least 2 groups, got all samples in one",
+        ),
+        (
+            {"y": SEPARATED, "covariance": "cluster", "groups": GROUPS % 4},
+            "more groups .*4 coef.*4,",
+        ),
+        (
+            {"y": SEPARATED, "covariance": "HC1", "sample_weight": 0.01},
+            "more samples than the 4 coef",
+        ),
         ({"penalty": "l1"}, "penalty: expected none, l2.*; got 'l1'"),
         ({"penalty": "l2"}, "C: expected the inverse strength .*got None"),
         ({"C": 1.0}, "C: expected None, .*got 1.0"),
         ({"penalty": "l2", "C": 0}, "C: expected a number above 0"),
-        ({"X": X[:8], "y": [0, 1, 2, 0, 1, 2, 1, 1], "penalty": "l2", "C": 1}, "more samples"),
+        (
+            {"penalty": "l2", "C": 1e-310},
+            "C: expected C times the sum .*at least 1e-30, got C=1e-310",
+        ),
     ],
 )
 def test_refused_arguments(options: dict[str, Any], match: str) -> None:
-    if "X" in options:
-        options = options | {"covariance": "HC1"}
+    """All but the strength are refused before the fit, which would refuse separated classes."""
     with pytest.raises(ValueError, match=match):
         inference(**({"X": X, "y": Y} | options))

@@ -124,7 +124,11 @@ SEPARATED = np.where(X[:, 1] > 2, "big", "little")
         ({"y": Y[:5]}, ValueError, r"y: expected shape \(300,\)"),
         ({"feature_names": ["a", "b"]}, ValueError, "feature_names: expected 3 names, got 2"),
         ({"feature_names": ["a", "b", "a"]}, ValueError, "different names, got 'a' twice"),
-        ({"class_names": "abc"}, TypeError, "expected a sequence of names, got the string 'abc'"),
+        ({"class_names": "abc"}, TypeError, "expected a sequence of names, got str 'abc'"),
+        ({"feature_names": 5}, TypeError, "feature_names: expected a sequence of names, got int 5"),
+        ({"confidence": "0.9"}, TypeError, "confidence: expected a number, got '0.9'"),
+        ({"y": SEPARATED, "seed": 1.5}, ValueError, "seed: expected a whole number, got 1.5"),
+        ({"y": SEPARATED, "seed": 2**60}, ValueError, "seed: .* at most 53 bits, got 1152921"),
         (
             {"y": SEPARATED, "feature_names": NAMES},
             ValueError,
@@ -141,7 +145,11 @@ SEPARATED = np.where(X[:, 1] > 2, "big", "little")
             r"column 3 \('one'\), the intercept are involved",
         ),
         ({"X": np.where(X == X[7, 1], np.nan, X)}, ValueError, "got NaN in column 1"),
-        ({"X": X[:3], "y": [0, 1, 1]}, ValueError, "got 3 samples for 3 columns and the intercept"),
+        (
+            {"X": X[:6], "y": [0, 1, 1, 0, 1, 0], "sample_weight": [1, 1, 1, 0, 0, 0]},
+            ValueError,
+            "got 3 samples for 3 columns and the intercept",
+        ),
     ],
 )
 def test_refused(changes: dict[str, Any], error: type[Exception], match: str) -> None:

@@ -10,7 +10,9 @@ from small_samples import NAMES, small
 from statsmodels.discrete.discrete_model import MNLogit
 
 from softmax_torch.solvers import inference
+from softmax_torch.solvers.inference.column_subset import ColumnSubset
 from softmax_torch.solvers.inference.hypothesis_tests import chi_squared_tail
+from softmax_torch.solvers.inputs import as_samples
 
 X, Y, GROUPS = small()
 
@@ -33,7 +35,7 @@ def test_wald(features: list[int], reference: int | None) -> None:
     whole = peer([0, 1, 2])
     flat = [4 * k + j for k in range(2) for j in features]
     expected = whole.wald_test(np.eye(8)[flat], scalar=True)
-    for names in (features, [NAMES[j] for j in features]):
+    for names in (features, [NAMES[j] for j in features], np.array(features)):
         test = found.wald_test(names)
         assert test.statistic == pytest.approx(float(expected.statistic), rel=1e-9)
         assert test.p_value == pytest.approx(float(expected.pvalue), rel=1e-6)
@@ -46,6 +48,7 @@ def test_wald_uses_the_covariance() -> None:
     b = found.coefficients[:, 1]
     assert found.wald_test(1).statistic == pytest.approx(float(b @ torch.linalg.inv(one) @ b))
     assert found.wald_test(1).statistic != pytest.approx(inference(X, Y).wald_test(1).statistic)
+    assert found.wald_test(np.int64(1)) == found.wald_test(1)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("features", [[0], [1, 2]])
@@ -65,6 +68,19 @@ def test_far_columns_in_tests() -> None:
     for name in ("wald_test", "likelihood_ratio_test", "score_test"):
         near_test, far_test = (getattr(inference(x, Y), name)([0, 1]) for x in (X, far))
         assert far_test.statistic == pytest.approx(near_test.statistic, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["wald_test", "likelihood_ratio_test", "score_test"])
+def test_statistics_grow_with_frequencies(name: str) -> None:
+    one, four = (getattr(inference(X, Y, sample_weight=w), name)(1) for w in (None, 4.0))
+    assert four.statistic == pytest.approx(4 * one.statistic, rel=1e-8)
+
+
+def test_columns_of_shifted_samples() -> None:
+    subset = ColumnSubset(as_samples(X, None, None), torch.tensor([0, 2]))
+    shifted = subset.shifted(torch.tensor([1.0, -2.0], dtype=torch.float64))
+    expected = torch.tensor(X[:, [0, 2]] - [1.0, -2.0])
+    torch.testing.assert_close(shifted.rows(torch.arange(300)), expected)
 
 
 @pytest.mark.parametrize("features", [[1], [0, 2], [0, 1, 2]])
@@ -139,7 +155,7 @@ def test_tests_that_assume_the_model(name: str, options: dict[str, Any], match: 
         getattr(found, name)(0)
 
 
-@pytest.mark.parametrize("features", ["weight", 3, -1, [0, "x"], []])
+@pytest.mark.parametrize("features", ["weight", 3, -1, 1.5, True, np.int64(3), [0, "x"], []])
 def test_unknown_features(features: Any) -> None:
     with pytest.raises(ValueError, match="features: expected"):
         inference(X, Y, feature_names=NAMES).wald_test(features)

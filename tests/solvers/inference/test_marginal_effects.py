@@ -127,10 +127,12 @@ def test_errors_are_those_of_autograds_jacobian(
 def test_weights_are_frequencies() -> None:
     X, y, _ = data(3, 3)
     counts = torch.randint(3, y.shape, generator=torch.Generator().manual_seed(1))
+    X[int(counts.argmin()), -1] = 7.0  # of weight 0: the others are still a dummy
     a = inference(X, y, sample_weight=counts).marginal_effects()
     b = inference(X.repeat_interleave(counts, 0), y.repeat_interleave(counts)).marginal_effects()
     check(a.effects, b.effects, 1e-8)
     check(a.standard_errors, b.standard_errors, 1e-8)
+    assert a.dummies == b.dummies == ("x2",)
 
 
 @pytest.mark.parametrize("at", ["average", "mean"])
@@ -168,6 +170,13 @@ def test_a_value_for_each_feature_is_the_effect_at_that_row() -> None:
     assert a.values == row
 
 
+def test_values_are_not_written_into_the_samples() -> None:
+    X, y, _ = data(3, 3)
+    given = X.clone()
+    inference(X, y, fit_intercept=False).marginal_effects(values={1: 5.0})
+    assert torch.equal(X, given)
+
+
 def test_dummies_by_name() -> None:
     fit = fitted("spector")
     check(
@@ -182,6 +191,7 @@ def test_dummies_by_name() -> None:
         ({"at": "median"}, ValueError, "at: expected average or mean, got 'median'"),
         ({"dummies": "all"}, ValueError, "dummies: expected auto, none or .*, got 'all'"),
         ({"dummies": ["psi"]}, ValueError, r"dummies: .*GPA, TUCE, PSI.* \[0, 3\), got 'psi'"),
+        ({"dummies": None}, ValueError, r"dummies: .* \[0, 3\), got None"),
         ({"dummies": ["GPA"]}, ValueError, "dummies: .* zeros and ones, got 32 other .* in GPA"),
         ({"values": {"GPA": math.nan}}, ValueError, "values: expected finite .*'GPA': nan"),
         ({"values": {"gpa": 1.0}}, ValueError, "values: expected names .* got 'gpa'"),

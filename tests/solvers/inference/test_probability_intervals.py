@@ -141,6 +141,11 @@ def test_frames() -> None:
         fit.predict_proba(frame[["x2", "x1", "x3"]])
     with pytest.raises(ValueError, match=r"without \['x3'\] and with \['other'\] besides"):
         fit.predict_proba(frame.rename(columns={"x3": "other"}))
+    named = {"feature_names": ["a", "b", "c"]}
+    renamed = inference(frame, CLUSTERED.y, **named)  # type: ignore[arg-type]
+    check(renamed.predict_proba(frame), fit.predict_proba(frame), 0, 0)
+    with pytest.raises(ValueError, match=r"without \['a', 'b', 'c'\] and with"):
+        inference(CLUSTERED.X, CLUSTERED.y, **named).predict_proba(frame)  # type: ignore[arg-type]
 
 
 def test_refused_arguments() -> None:
