@@ -210,12 +210,15 @@ def test_scale(factor, small, device, monkeypatch):
     torch.testing.assert_close(gpu.scale_(columns.clone(), x.new_tensor(0.5)), columns * 0.5)
 
 
-def test_the_factor_of_a_bfloat16_gradient_is_not_rounded(device):
+def test_the_factor_of_a_bfloat16_gradient_is_not_rounded(device, monkeypatch):
     from softmax_torch.ops import gpu
 
-    x, factor = torch.full((8,), 3.0, dtype=torch.bfloat16), torch.tensor(1 / 3)
+    launch, launched = gpu.launch, []
+    monkeypatch.setattr(gpu, "launch", lambda *args: launched.append(args) or launch(*args))
+    x, factor = torch.full((8,), 200.0, dtype=torch.bfloat16), torch.tensor(1.005)
     scaled = gpu.scale_(x.to(device), factor.to(device))
-    assert torch.equal(scaled.cpu(), torch.ones(8, dtype=torch.bfloat16))
+    assert scaled.tolist() == [201.0] * 8  # 202 with a factor of bfloat16, 1.0078125
+    assert len(launched) == 1  # by torch it would be rounded, though not on a CPU
 
 
 def sparse(tmp_path, size: int) -> Tensor:
