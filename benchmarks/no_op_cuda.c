@@ -5,7 +5,7 @@ their whole host code for a GPU on a machine that has none. Memory of the device
 host, which a kernel leaves as it is: zeros. Only copies between host and device move bytes.
 
 It counts launches and waits (``no_op_counts``), and notes the device that a kernel was launched on.
-no_op_cuda.py builds it; what is measured with it is the time of the host alone.
+gpu_host.py builds it; what is measured with it is the time of the host alone.
 */
 #include <stddef.h>
 #include <stdlib.h>

@@ -15,7 +15,10 @@ import torch
 
 __all__ = ["full_precision"]
 
-BACKENDS = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
+BACKENDS = (
+    torch.backends.cuda.matmul,
+    torch.backends.mkldnn.matmul,  # type: ignore[attr-defined] # by an object in its place
+)
 
 
 @contextlib.contextmanager

@@ -324,7 +324,10 @@ SMALL = 1 << 16
 
 
 def scale_(x: Tensor, factor: Tensor) -> Tensor:
-    """Multiply x by the 0-dimensional factor, in place; a factor of 1 reads and writes nothing."""
+    """Multiply x by the 0-dimensional factor, in place.
+
+    A factor of 1 reads and writes nothing of many numbers without gaps between them.
+    """
     if x.numel() <= SMALL and x.dtype == factor.dtype:  # else torch would round the factor first
         return x.mul_(factor)
     dense = x.is_contiguous() or (x.dim() == 2 and x.t().is_contiguous())

@@ -44,6 +44,11 @@ def problem(shape: tuple[int, ...], device: str, dtype=torch.float32):
     return z.to(device, dtype), y.to(device), weights.to(device)
 
 
+def rows_of_two_programs(gpu_kernels, C: int) -> int:
+    """Return how many rows of C classes one program has, and one more."""
+    return gpu_kernels._tiling(torch.empty(1, C)).rows + 1
+
+
 def assert_near(ours, truth, eps: float = 3e-7) -> None:
     """Assert equality up to a few roundings; the truth is in float64."""
     for x, t in zip(ours, truth, strict=True):

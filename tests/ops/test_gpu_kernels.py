@@ -13,7 +13,7 @@ from softmax_torch.maths import RowValues, RowWeights, Target
 
 pytestmark = gpu_marks
 
-SHAPES = [(1, 1), (131, 3), (7, 10), (3, 37), (2, 19, 5)]
+SHAPES = [(1, 1), (131, 3), (3, 10), (2, 37), (2, 19, 5)]
 
 
 def assert_right(gpu_kernels, z, y, u, gs, eps=3e-7, dz=None) -> None:
@@ -58,7 +58,7 @@ def test_every_number_and_its_gradient(shape, targets, vectors, gpu_kernels, dev
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
-@pytest.mark.parametrize("shape", [(131, 3), (3, 37), (2, 19, 5)], ids=str)
+@pytest.mark.parametrize("shape", [(131, 3), (2, 37), (2, 19, 5)], ids=str)
 def test_dtypes(shape, dtype, gpu_kernels, device):
     z, y, gs = problem(shape, device, dtype)
     eps = 4e-15 if dtype == torch.float64 else 3e-7
@@ -66,7 +66,7 @@ def test_dtypes(shape, dtype, gpu_kernels, device):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
-@pytest.mark.parametrize("shape", [*SHAPES, (3, 130)], ids=str)
+@pytest.mark.parametrize("shape", [*SHAPES, (2, 130)], ids=str)
 def test_statistics(shape, dtype, gpu_kernels, device):
     z, y, _ = problem(shape, device, dtype)
     if shape[1] > 2:
@@ -109,7 +109,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
-@pytest.mark.parametrize("shape", [(7, 10), (3, 37), (2, 19, 5)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 10), (2, 37), (2, 19, 5)], ids=str)
 def test_hard_logits(shape, kind, gpu_kernels, device):
     z, y, gs = problem(shape, device)
     z = kind(z, y)
@@ -151,7 +151,7 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
-@pytest.mark.parametrize("shape", [(7, 10), (3, 37), (2, 19, 5)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 10), (2, 37), (2, 19, 5)], ids=str)
 def test_layouts(shape, layout, gpu_kernels, device):
     z, y, gs = problem(shape, device)
     u = layout(torch.rand(shape).to(device))
@@ -165,23 +165,23 @@ def layout_of(layout, z: Tensor) -> Tensor | None:
     return None if 0 in dz.stride() else dz
 
 
-@pytest.mark.parametrize("index", [-100, -1, 37, 2**40])
+@pytest.mark.parametrize("index", [-100, -1, 17, 2**40])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_an_index_out_of_range_makes_only_its_row_nan(index, dtype, gpu_kernels, device):
-    z, y, gs = problem((5, 37), device, dtype)
+    z, y, gs = problem((3, 17), device, dtype)
     right = (
         gpu_kernels.row_values(z, Target(y)).nll,
         gpu_kernels.row_vjp(z, Target(y), RowValues(gs[0])),
     )
-    y[2] = index
+    y[1] = index
     wrong = (
         gpu_kernels.row_values(z, Target(y)).nll,
         gpu_kernels.row_vjp(z, Target(y), RowValues(gs[0])),
     )
     assert gpu_kernels.weighted_total(z, Target(y), RowWeights(gs[0])).isnan()
     for before, after in zip(right, wrong, strict=True):
-        assert after[2].isnan().all()
-        before[2] = after[2]
+        assert after[1].isnan().all()
+        before[1] = after[1]
         torch.testing.assert_close(after, before, equal_nan=True)
 
 
@@ -210,12 +210,15 @@ def test_scale(factor, small, device, monkeypatch):
     torch.testing.assert_close(gpu.scale_(columns.clone(), x.new_tensor(0.5)), columns * 0.5)
 
 
-def test_the_factor_of_a_bfloat16_gradient_is_not_rounded(device):
+def test_the_factor_of_a_bfloat16_gradient_is_not_rounded(device, monkeypatch):
     from softmax_torch.ops import gpu
 
-    x, factor = torch.full((8,), 3.0, dtype=torch.bfloat16), torch.tensor(1 / 3)
+    launch, launched = gpu.launch, []
+    monkeypatch.setattr(gpu, "launch", lambda *args: launched.append(args) or launch(*args))
+    x, factor = torch.full((8,), 200.0, dtype=torch.bfloat16), torch.tensor(1.005)
     scaled = gpu.scale_(x.to(device), factor.to(device))
-    assert torch.equal(scaled.cpu(), torch.ones(8, dtype=torch.bfloat16))
+    assert scaled.tolist() == [201.0] * 8  # 202 with a factor of bfloat16, 1.0078125
+    assert len(launched) == 1  # by torch it would be rounded, though not on a CPU
 
 
 def sparse(tmp_path, size: int) -> Tensor:
