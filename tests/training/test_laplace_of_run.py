@@ -114,5 +114,21 @@ def test_features_are_those_of_the_net_in_evaluation_mode(tmp_path: Path) -> Non
     assert got.structure == "full"
     at = features.double()
     torch.testing.assert_close(got.covariance(at), expected.covariance(at))
-    with pytest.raises(ValueError, match="prior_precision: expected a number > 0, got -1"):
-        quiet(tmp_path).fit_laplace(made(), data, path, prior_precision=-1.0)
+
+
+def test_nothing_is_evaluated_before_a_refusal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = LitSoftmaxRegression(D, C), RowsDataModule(8), run(tmp_path, LitSoftmaxRegression(D, C))
+    monkeypatch.setattr(CalibratingTrainer, "validate", None)
+    monkeypatch.setattr(laplace.full, "LARGEST", 2)
+    ours = quiet(tmp_path)
+    for fit, message in (
+        (partial(ours.fit_laplace, prior_precision=-1.0), "prior_precision: .* > 0, got -1"),
+        (partial(ours.fit_laplace, structure="full"), "structure: expected at most 2 coefficients"),
+        (partial(ours.fit_sets, level=2.0), "level: expected a number above 0 and below 1, got 2"),
+        (partial(ours.fit_sets, calibrated=True), "calibrated: expected a checkpoint with a calib"),
+        (ours.choose_threshold, "threshold: expected a model of two classes"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fit(*given)
