@@ -95,13 +95,13 @@ class DecisionThreshold(NamedTuple):
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> DecisionThreshold:
-        """Return the threshold with this ``state_dict``, or with its tensors as lists."""
-        costs, calibration = state["costs"], state["calibration"]
+        """Return the threshold with this ``state_dict``."""
+        calibration = state["calibration"]
         return cls(
             state["value"],
             state["positive"],
             state["criterion"],
-            None if costs is None else (costs[0], costs[1]),
+            state["costs"],
             None if calibration is None else Calibration.from_state_dict(calibration),
         )
 
@@ -205,10 +205,10 @@ def check_two_classes(classes: int) -> None:
         )
 
 
-def check_threshold(value: float) -> None:
+def check_threshold(value: float | str) -> None:
     """Raise ValueError unless a threshold lies in (0, 1)."""
-    if not 0 < value < 1:
-        raise ValueError(f"threshold: expected a number in (0, 1), got {value}")
+    if isinstance(value, str) or not 0 < value < 1:
+        raise ValueError(f"threshold: expected a number in (0, 1), got {value!r}")
 
 
 def check_costs(costs: Sequence[float]) -> None:

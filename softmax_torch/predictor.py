@@ -322,6 +322,7 @@ def load(
         post_hoc.require("calibration", path)
     if laplace is not None:
         post_hoc.require("laplace", path)
+    decision = post_hoc.decision(threshold, calibrated, path)
     check_named(content["hyper_parameters"].get("backbone"), backbone, path)
     net = network(content["hyper_parameters"], content["state_dict"])
     check_finite(content["state_dict"], dict(net.named_parameters()), path)
@@ -332,7 +333,7 @@ def load(
         device,
         content["hyper_parameters"],
         post_hoc.conformal,
-        post_hoc.decision(threshold, calibrated, path),
+        decision,
         post_hoc.laplace,
         laplace,
     )
