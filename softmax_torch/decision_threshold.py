@@ -146,9 +146,8 @@ def choose(
     if criterion not in CRITERIA:
         raise ValueError(f"criterion: expected one of {', '.join(CRITERIA)}, got {criterion!r}")
     check_costs(costs)
-    if logits.dim() == 2:
-        check_two_classes(logits.shape[1])
     z, y, _ = check_samples(logits, y, None)
+    check_two_classes(z.shape[1])
     if y.amin() == y.amax():
         missing = 1 - int(y[0])
         name = missing if class_names is None else class_names[missing]

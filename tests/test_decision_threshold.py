@@ -93,8 +93,15 @@ def test_extremes() -> None:
     none = choose(z, y, "cost", costs=(100.0, 1.0))
     assert none(z).tolist() == [0, 0, 0]
     certain = torch.tensor([[0.0, 800.0], [0.0, -800.0], [0.0, 0.0]])  # p = 1, 0, 1/2
-    rule = choose(certain, torch.tensor([0, 1, 0]), "cost", costs=(1.0, 1.0))
-    assert 0 < rule.value < 1
+    for costs in ((1.0, 100.0), (100.0, 1.0)):
+        rule = choose(certain, torch.tensor([0, 1, 0]), "cost", costs=costs)
+        assert 0 < rule.value < 1
+
+
+def test_rounding_puts_no_threshold_onto_1() -> None:
+    below_1 = torch.tensor([1 - 2.0**-53], dtype=torch.float64)
+    t, _ = decision_threshold._candidates(below_1, torch.tensor([0]))
+    assert t.tolist() == pytest.approx([0.5])
 
 
 def test_it_keeps_the_calibration_that_it_was_chosen_with() -> None:
@@ -129,6 +136,7 @@ def test_what_it_says() -> None:
     ("arguments", "message"),
     [
         ({"logits": torch.zeros(4, 3)}, "expected a model of two classes, got 3"),
+        ({"logits": torch.zeros(4)}, r"logits and y: expected shapes \(n, C\) and \(n,\)"),
         ({"y": torch.zeros(4, dtype=torch.int64)}, "expected samples of both classes .* none of b"),
         (
             {"criterion": "youden"},
