@@ -378,7 +378,11 @@ def test_a_class_that_never_occurs_has_the_variance_of_the_prior() -> None:
             ValueError,
             r"features: expected weights \(2,\) that are finite and >= 0, got \(2,\) with a .*-1",
         ),
-        ({"features": [(torch.ones(2, 3), torch.ones(1))]}, ValueError, r"weights \(2,\) .* \(1,\)"),
+        (
+            {"features": [(torch.ones(2, 3), torch.ones(1))]},
+            ValueError,
+            r"weights \(2,\) .* \(1,\)",
+        ),
     ],
 )
 def test_unusable_arguments_are_refused(change: Any, error: type[Exception], says: str) -> None:

@@ -106,7 +106,7 @@ def test_a_file_with_other_sets_is_not_written(
     monkeypatch.setattr(torch_program, "open_runner", opened)
     message = r"sets of the classifier, got others for 1 of .*, the first of them sample 0: with c"
     with pytest.raises(ArithmeticError, match=message):
-        export(with_sets("lac"), tmp_path / "model.pt2", features())
+        export(with_sets("lac", calibrated=True), tmp_path / "model.pt2", features())
     assert list(tmp_path.iterdir()) == []
 
 

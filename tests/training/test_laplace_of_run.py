@@ -62,6 +62,7 @@ def test_prior_and_samples_are_those_of_the_run(
     prior, (before, after) = quiet(tmp_path).fit_laplace(model, data, path)
     assert prior.precision == pytest.approx(precision)
     assert prior.source == source
+    assert model.laplace is None  # as before
     assert before["val/nll"] != after["val/nll"]
     x, y = data.splits["train"]
     assert len(x) == 32
