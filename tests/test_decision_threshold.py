@@ -14,8 +14,11 @@ from torch import Tensor
 
 from softmax_torch import decision_threshold
 from softmax_torch.calibration import Calibration, fit_temperature
+from softmax_torch.conformal import ConformalSets
 from softmax_torch.decision_threshold import CRITERIA, Criterion, DecisionThreshold, choose
 from softmax_torch.post_hoc import PostHoc
+from softmax_torch.predictor import Predictor
+from softmax_torch.preprocessing import FeaturesPreprocessing
 
 
 def samples(n: int, seed: int = 0, distinct: int | None = None) -> tuple[Tensor, Tensor]:
@@ -111,6 +114,25 @@ def test_it_keeps_the_calibration_that_it_was_chosen_with() -> None:
     assert with_it.value == pytest.approx(choose(calibration(3 * z.double()), y).value, rel=1e-12)
     assert torch.equal(with_it(3 * z), choose(calibration(3 * z.double()), y)(calibration(3 * z)))
     assert "temperature" in str(with_it)
+
+
+def test_a_predictor_decides_by_logits_without_its_calibration(tmp_path: Path) -> None:
+    """A threshold and sets have a calibration of their own, or none."""
+    sharpened = Calibration(*torch.tensor([5.0, 0.0], dtype=torch.float64))
+    sets = ConformalSets("lac", 0.9, torch.tensor(0.3), torch.tensor(10))
+    predictor = Predictor(
+        *(torch.nn.Identity(), FeaturesPreprocessing(2, ("no", "yes")), sharpened),
+        conformal=sets,
+        threshold=DecisionThreshold(0.6),
+    )
+    np.save(tmp_path / "x.npy", x := np.array([[0.0, 0.2]]))  # p_1 = 0.55, calibrated 0.73
+    assert predictor.predict_proba(x)[0, 1].item() == pytest.approx(0.7311, abs=1e-4)
+    assert predictor.predict(x) == ["no"]
+    assert predictor.predict_set(x) == [["yes", "no"]]
+    [rows] = predictor.predict_rows(tmp_path / "x.npy", sets=True)
+    assert rows.classes is not None
+    assert rows.sets is not None
+    assert (rows.classes.tolist(), rows.sets.tolist()) == ([0], [[True, True]])
 
 
 def test_its_state_is_restored(tmp_path: Path) -> None:

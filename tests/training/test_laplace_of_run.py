@@ -10,7 +10,7 @@ from rows import C, D, RowsDataModule
 from torch import nn
 from trainers import trainer
 
-from softmax_torch import laplace
+from softmax_torch import conformal, laplace
 from softmax_torch.storage.checkpoints import read_checkpoint
 from softmax_torch.training import LitClassifier, LitSoftmaxRegression
 from softmax_torch.training.calibrating_trainer import CalibratingTrainer
@@ -115,6 +115,20 @@ def test_features_are_those_of_the_net_in_evaluation_mode(tmp_path: Path) -> Non
     assert got.structure == "full"
     at = features.double()
     torch.testing.assert_close(got.covariance(at), expected.covariance(at))
+
+
+def test_sets_are_fitted_to_logits_that_are_calibrated_once(tmp_path: Path) -> None:
+    path = run(tmp_path, LitSoftmaxRegression(D, C))
+    model, data, ours = LitSoftmaxRegression(D, C), RowsDataModule(8), quiet(tmp_path)
+    ours.calibrate(model, data, path, "vector")
+    model.calibrated = True  # as by the flag --calibrated
+    ours.fit_sets(model, data, path, level=0.5, score="lac", calibrated=True)
+    x, y = data.splits["val"]
+    with torch.no_grad():
+        z = model.logits(x)
+    assert model.post_hoc.conformal is not None
+    expected = conformal.fit(z, y, 0.5, "lac", calibration=model.calibration)
+    torch.testing.assert_close(model.post_hoc.conformal.threshold, expected.threshold)
 
 
 def test_nothing_is_evaluated_before_a_refusal(
