@@ -238,7 +238,7 @@ def check_level(level: float) -> None:
 def rank_of_threshold(n: int, level: float) -> int:
     """Return k = ceil((n + 1) level), for the level as the decimal fraction that it is written as.
 
-    In floating point 20 * 0.55 is above 11, and k would be 12.
+    In floating point 100 * 0.55 is above 55, and k would be 56.
     """
     return math.ceil((n + 1) * _exact(level))
 

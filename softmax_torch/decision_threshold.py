@@ -95,13 +95,13 @@ class DecisionThreshold(NamedTuple):
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> DecisionThreshold:
-        """Return the threshold with this ``state_dict``, or with its tensors as lists."""
-        costs, calibration = state["costs"], state["calibration"]
+        """Return the threshold with this ``state_dict``."""
+        calibration = state["calibration"]
         return cls(
             state["value"],
             state["positive"],
             state["criterion"],
-            None if costs is None else (costs[0], costs[1]),
+            state["costs"],
             None if calibration is None else Calibration.from_state_dict(calibration),
         )
 
@@ -146,9 +146,8 @@ def choose(
     if criterion not in CRITERIA:
         raise ValueError(f"criterion: expected one of {', '.join(CRITERIA)}, got {criterion!r}")
     check_costs(costs)
-    if logits.dim() == 2:
-        check_two_classes(logits.shape[1])
     z, y, _ = check_samples(logits, y, None)
+    check_two_classes(z.shape[1])
     if y.amin() == y.amax():
         missing = 1 - int(y[0])
         name = missing if class_names is None else class_names[missing]
@@ -205,10 +204,10 @@ def check_two_classes(classes: int) -> None:
         )
 
 
-def check_threshold(value: float) -> None:
+def check_threshold(value: float | str) -> None:
     """Raise ValueError unless a threshold lies in (0, 1)."""
-    if not 0 < value < 1:
-        raise ValueError(f"threshold: expected a number in (0, 1), got {value}")
+    if isinstance(value, str) or not 0 < value < 1:
+        raise ValueError(f"threshold: expected a number in (0, 1), got {value!r}")
 
 
 def check_costs(costs: Sequence[float]) -> None:

@@ -7,14 +7,14 @@
     laplace                a normal distribution of the weights       calibrate --method laplace
 
 Each has a ``state_dict`` of tensors and plain values, and a ``from_state_dict``. Those of the first
-two also take the tensors as numbers and lists, as JSON has them. A fit that goes on changes the
-weights, so its next checkpoint has none of them.
+two, which exported files have too, also take the tensors as numbers and lists, as JSON has them. A
+fit that goes on changes the weights, so its next checkpoint has none of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 from softmax_torch import laplace
 from softmax_torch.calibration import Calibration
@@ -25,14 +25,7 @@ from softmax_torch.laplace import Posterior
 __all__ = ["NEEDED", "PostHoc", "refuse_beside_laplace"]
 
 
-class Fitted(Protocol):
-    """One of the things that a checkpoint carries."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return tensors and plain values."""
-
-
-FROM_STATE_DICT: dict[str, Callable[[dict[str, Any]], Fitted]] = {
+FROM_STATE_DICT: dict[str, Callable[[dict[str, Any]], Any]] = {
     "calibration": Calibration.from_state_dict,
     "conformal": ConformalSets.from_state_dict,
     "threshold": DecisionThreshold.from_state_dict,

@@ -220,8 +220,8 @@ class Predictor:
 
     def predict_file(self, path: str | Path) -> Iterator[Predicted]:
         """Yield predictions for a file or folder, which may be larger than memory."""
-        for ids, x in self.preprocessing.read(Path(path), self.rows):
-            yield Predicted(ids, self.logits(x).softmax(1).cpu())
+        for rows in self.predict_rows(path):
+            yield Predicted(rows.ids, rows.probabilities)
 
     def predict_rows(self, path: str | Path, sets: bool = False) -> Iterator[PredictedRows]:
         """Yield all that is predicted for a file or folder, which may be larger than memory.
@@ -238,7 +238,7 @@ class Predictor:
         for ids, x in self.preprocessing.read(Path(path), self.rows):
             yield self._predicted(ids, x, sets)
 
-    @torch.inference_mode()
+    @torch.no_grad()  # callers may write into the tensors, unlike those of inference mode
     def _predicted(self, ids: list[str], x: Tensor, sets: bool) -> PredictedRows:
         """Return what is predicted for samples x (n, ...), on the CPU."""
         with one_thread_if(self._is_small(len(x))):
@@ -322,6 +322,7 @@ def load(
         post_hoc.require("calibration", path)
     if laplace is not None:
         post_hoc.require("laplace", path)
+    decision = post_hoc.decision(threshold, calibrated, path)
     check_named(content["hyper_parameters"].get("backbone"), backbone, path)
     net = network(content["hyper_parameters"], content["state_dict"])
     check_finite(content["state_dict"], dict(net.named_parameters()), path)
@@ -332,7 +333,7 @@ def load(
         device,
         content["hyper_parameters"],
         post_hoc.conformal,
-        post_hoc.decision(threshold, calibrated, path),
+        decision,
         post_hoc.laplace,
         laplace,
     )

@@ -76,7 +76,7 @@ def test_sets_are_those_of_the_papers(score: Score) -> None:
 
 
 @pytest.mark.parametrize(
-    ("n", "level", "k"), [(9, 0.9, 9), (10, 0.9, 10), (19, 0.55, 11), (99, 0.99, 99), (4, 0.3, 2)]
+    ("n", "level", "k"), [(9, 0.9, 9), (10, 0.9, 10), (99, 0.55, 55), (99, 0.99, 99), (4, 0.3, 2)]
 )
 def test_the_rank_of_the_threshold_is_exact(n: int, level: float, k: int) -> None:
     assert rank_of_threshold(n, level) == k
@@ -176,6 +176,10 @@ def test_small_masses_keep_their_digits() -> None:
     expected = [1.0, math.exp(-50), math.exp(-90) + math.exp(-91), math.exp(-91)]
     got = conformity(z, "aps")
     torch.testing.assert_close(got, torch.tensor(expected, dtype=torch.float64), rtol=1e-14, atol=0)
+
+
+def test_of_equally_probable_classes_the_last_ranks_first() -> None:
+    torch.testing.assert_close(conformity(torch.zeros(4), "aps"), torch.arange(1, 5).double() / 4)
 
 
 def test_sets_use_the_calibration_that_they_were_fitted_with() -> None:

@@ -2,8 +2,8 @@
 
 import doctest
 import itertools
-import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,11 @@ from torch import Tensor
 
 from softmax_torch import decision_threshold
 from softmax_torch.calibration import Calibration, fit_temperature
+from softmax_torch.conformal import ConformalSets
 from softmax_torch.decision_threshold import CRITERIA, Criterion, DecisionThreshold, choose
-from softmax_torch.export.metadata import without_tensors
 from softmax_torch.post_hoc import PostHoc
+from softmax_torch.predictor import Predictor
+from softmax_torch.preprocessing import FeaturesPreprocessing
 
 
 def samples(n: int, seed: int = 0, distinct: int | None = None) -> tuple[Tensor, Tensor]:
@@ -94,8 +96,15 @@ def test_extremes() -> None:
     none = choose(z, y, "cost", costs=(100.0, 1.0))
     assert none(z).tolist() == [0, 0, 0]
     certain = torch.tensor([[0.0, 800.0], [0.0, -800.0], [0.0, 0.0]])  # p = 1, 0, 1/2
-    rule = choose(certain, torch.tensor([0, 1, 0]), "cost", costs=(1.0, 1.0))
-    assert 0 < rule.value < 1
+    for costs in ((1.0, 100.0), (100.0, 1.0)):
+        rule = choose(certain, torch.tensor([0, 1, 0]), "cost", costs=costs)
+        assert 0 < rule.value < 1
+
+
+def test_rounding_puts_no_threshold_onto_1() -> None:
+    below_1 = torch.tensor([1 - 2.0**-53], dtype=torch.float64)
+    t, _ = decision_threshold._candidates(below_1, torch.tensor([0]))
+    assert t.tolist() == pytest.approx([0.5])
 
 
 def test_it_keeps_the_calibration_that_it_was_chosen_with() -> None:
@@ -107,17 +116,34 @@ def test_it_keeps_the_calibration_that_it_was_chosen_with() -> None:
     assert "temperature" in str(with_it)
 
 
-@pytest.mark.parametrize("as_json", [False, True])
-def test_its_state_is_restored(as_json: bool) -> None:
+def test_a_predictor_decides_by_logits_without_its_calibration(tmp_path: Path) -> None:
+    """A threshold and sets have a calibration of their own, or none."""
+    sharpened = Calibration(*torch.tensor([5.0, 0.0], dtype=torch.float64))
+    sets = ConformalSets("lac", 0.9, torch.tensor(0.3), torch.tensor(10))
+    predictor = Predictor(
+        *(torch.nn.Identity(), FeaturesPreprocessing(2, ("no", "yes")), sharpened),
+        conformal=sets,
+        threshold=DecisionThreshold(0.6),
+    )
+    np.save(tmp_path / "x.npy", x := np.array([[0.0, 0.2]]))  # p_1 = 0.55, calibrated 0.73
+    assert predictor.predict_proba(x)[0, 1].item() == pytest.approx(0.7311, abs=1e-4)
+    assert predictor.predict(x) == ["no"]
+    assert predictor.predict_set(x) == [["yes", "no"]]
+    [rows] = predictor.predict_rows(tmp_path / "x.npy", sets=True)
+    assert rows.classes is not None
+    assert rows.sets is not None
+    assert (rows.classes.tolist(), rows.sets.tolist()) == ([0], [[True, True]])
+
+
+def test_its_state_is_restored(tmp_path: Path) -> None:
     z, y = samples(300)
     calibration = Calibration(torch.tensor(0.5).double(), torch.tensor(0.0).double())
     for rule in (
         choose(z, y, "cost", costs=(1, 5), calibration=calibration, class_names=["a", "b"]),
         choose(z, y, "f1"),
     ):
-        state: Any = PostHoc(threshold=rule).state_dict()
-        if as_json:
-            state = json.loads(json.dumps(without_tensors(state)))
+        torch.save(PostHoc(threshold=rule).state_dict(), tmp_path / "state")
+        state = torch.load(tmp_path / "state", weights_only=True)
         assert PostHoc.of_checkpoint(state).threshold == rule
 
 
@@ -132,6 +158,7 @@ def test_what_it_says() -> None:
     ("arguments", "message"),
     [
         ({"logits": torch.zeros(4, 3)}, "expected a model of two classes, got 3"),
+        ({"logits": torch.zeros(4)}, r"logits and y: expected shapes \(n, C\) and \(n,\)"),
         ({"y": torch.zeros(4, dtype=torch.int64)}, "expected samples of both classes .* none of b"),
         (
             {"criterion": "youden"},
@@ -149,8 +176,8 @@ def test_bad_input_is_refused(arguments: dict[str, Any], message: str) -> None:
         choose(**given, class_names=["a", "b"])
 
 
-@pytest.mark.parametrize("value", [0.0, 1.0, -0.1, math.nan])
-def test_a_number_outside_0_and_1_is_no_threshold(value: float) -> None:
+@pytest.mark.parametrize("value", [0.0, 1.0, -0.1, math.nan, "store"])
+def test_a_number_outside_0_and_1_is_no_threshold(value: Any) -> None:
     with pytest.raises(ValueError, match=r"threshold: expected a number in \(0, 1\), got"):
         PostHoc().decision(value, False, "threshold")
 

@@ -254,6 +254,21 @@ def test_a_sample_is_predicted_alone_as_among_others(
 
 
 @STRUCTURES
+def test_everything_is_computed_in_float32_at_least(structure: Structure) -> None:
+    """Variances in bfloat16 would have two digits."""
+    x, weight, b = problem()
+    posterior = fit(x, weight, b, structure=structure)
+    x = x.bfloat16()
+    z = logits(x.float(), weight.float(), None).bfloat16()
+    for method in laplace.METHODS:
+        expected = posterior.predict_log_proba(z.float(), x.float(), method)
+        assert torch.equal(posterior.predict_log_proba(z, x, method), expected.bfloat16())
+        with torch.autocast("cpu", torch.bfloat16):
+            got = posterior.predict_log_proba(z.float(), x.float(), method)
+        assert torch.equal(got, expected)
+
+
+@STRUCTURES
 def test_a_posterior_survives_a_checkpoint(structure: Structure, tmp_path: Any) -> None:
     x, weight, b = problem()
     posterior = fit(x, weight, b, structure=structure)
@@ -310,6 +325,25 @@ def test_digits_of_nearly_certain_probabilities_are_kept() -> None:
         assert S[0, 0, 0].item() == pytest.approx(expected / 2, rel=1e-6)
 
 
+@STRUCTURES
+def test_certain_probabilities_leave_the_prior(structure: Structure) -> None:
+    x, weight, b = problem()
+    posterior = fit(x, 1e6 * weight, b, structure=structure, prior_precision=4.0)
+    centring = torch.eye(4, dtype=x.dtype) - 1 / 4
+    [S] = posterior.covariance(x.mean(0, keepdim=True))
+    torch.testing.assert_close(S, centring / 4)
+
+
+def test_rounding_makes_no_variance_negative() -> None:
+    """Two samples of six features, and a class that never occurs, leave directions open."""
+    x, weight, b = problem(2, 6)
+    assert b is not None
+    b[2] = -800.0
+    posterior = fit(x, weight, b, prior_precision=1e-25)
+    assert isinstance(posterior, laplace.KroneckerPosterior)
+    assert (posterior.R > 0).all()
+
+
 def test_a_class_that_never_occurs_has_the_variance_of_the_prior() -> None:
     x, weight, b = problem()
     assert b is not None
@@ -343,6 +377,11 @@ def test_a_class_that_never_occurs_has_the_variance_of_the_prior() -> None:
             {"features": [(torch.ones(2, 3), torch.tensor([1.0, -1]))]},
             ValueError,
             r"features: expected weights \(2,\) that are finite and >= 0, got \(2,\) with a .*-1",
+        ),
+        (
+            {"features": [(torch.ones(2, 3), torch.ones(1))]},
+            ValueError,
+            r"weights \(2,\) .* \(1,\)",
         ),
     ],
 )

@@ -21,7 +21,7 @@ import softmax_torch
 from softmax_torch import cli
 from softmax_torch.cli import predictions, table_files
 from softmax_torch.data import Split, TensorDataModule
-from softmax_torch.predictor import Predicted
+from softmax_torch.predictor import PredictedRows
 from softmax_torch.storage.atomic_files import PARTIAL_SUFFIX
 from softmax_torch.storage.checkpoints import read_checkpoint
 
@@ -124,6 +124,7 @@ def test_load_returns_a_predictor_of_raw_inputs(run: Path, checkpoint: Path) -> 
     assert (p.argmax(1) == labels).double().mean() > 0.9
     pieces = list(found.predict_file(run / "images"))
     assert torch.equal(torch.cat([piece.probabilities for piece in pieces]), p)
+    pieces[0].probabilities.clamp_(min=0.1)  # may be changed, unlike a tensor of inference mode
 
 
 def test_prediction_needs_no_lightning(elsewhere: tuple[Path, Finished, str]) -> None:
@@ -145,9 +146,9 @@ def test_files_are_read_in_pieces(
 def test_predictions_are_written_as_they_come(tmp_path: Path) -> None:
     """Under another name until the file is complete; predictions are not kept in memory."""
 
-    def pieces() -> Iterator[Predicted]:
+    def pieces() -> Iterator[PredictedRows]:
         for i in range(3):
-            yield Predicted([f"{'x' * 20000}{i}"], torch.tensor([[0.25, 0.75]]))
+            yield PredictedRows([f"{'x' * 20000}{i}"], torch.tensor([[0.25, 0.75]]))
             [partial] = tmp_path.iterdir()
             assert partial.match(f".out.csv.*{PARTIAL_SUFFIX}")
             assert partial.stat().st_size > 10000 * (i + 1)
@@ -161,8 +162,8 @@ def test_predictions_are_written_as_they_come(tmp_path: Path) -> None:
 def test_a_file_that_another_process_wrote_is_kept(tmp_path: Path) -> None:
     file = predictions.PredictionFile(tmp_path / "out.csv", 1, False)
 
-    def pieces() -> Iterator[Predicted]:
-        yield Predicted(["0"], torch.tensor([[0.25, 0.75]]))
+    def pieces() -> Iterator[PredictedRows]:
+        yield PredictedRows(["0"], torch.tensor([[0.25, 0.75]]))
         file.path.write_text("theirs")
 
     with pytest.raises(FileExistsError, match=r"out\.csv has been written by another process"):
@@ -359,7 +360,7 @@ def test_files_whose_names_are_not_utf_8_are_named(suffix: str, tmp_path: Path) 
     """The names are escaped, and remain different."""
     ids = [os.fsdecode(name) for name in (b"caf\xe9.png", b"caf\xe8.png")]
     file = predictions.PredictionFile(tmp_path / f"out{suffix}", 1, False)
-    file.write([Predicted(ids, torch.tensor([[0.25, 0.75]] * 2))], ["a", "b"])
+    file.write([PredictedRows(ids, torch.tensor([[0.25, 0.75]] * 2))], ["a", "b"])
     content = file.path.read_bytes()
     assert [content.count(code) > 0 for code in (b"udce9.png", b"udce8.png")] == [True] * 2
 
@@ -370,7 +371,7 @@ def test_json_and_csv_take_names_of_any_kind(tmp_path: Path) -> None:
     for suffix in (".csv", ".jsonl"):
         # top_k beyond the number of classes names them all.
         file = predictions.PredictionFile(tmp_path / f"out{suffix}", 9, True)
-        file.write([Predicted(["a,b"], p)], names)
+        file.write([PredictedRows(["a,b"], p)], names)
     [row] = rows_of(tmp_path / "out.csv")
     [line] = (tmp_path / "out.jsonl").read_text().splitlines()
     given = {"id": "a,b", "predicted": names[1], "probability": 0.75}

@@ -22,13 +22,11 @@ from softmax_torch import predictor
 from softmax_torch.cli.console import print_line, short_path
 from softmax_torch.cli.requests import Request
 from softmax_torch.cli.table_files import Columns, appending, new_table_file
-from softmax_torch.predictor import Predicted, PredictedRows, names_in_sets
+from softmax_torch.predictor import PredictedRows, names_in_sets
 from softmax_torch.preprocessing import ImagePreprocessing
 from softmax_torch.preprocessing.unknown_categories import UnknownCategories, counting_unknown
 
 __all__ = ["PredictionFile", "new_prediction_file", "predict_input"]
-
-Batch = Predicted | PredictedRows
 
 
 class PredictionFile(NamedTuple):
@@ -46,7 +44,7 @@ class PredictionFile(NamedTuple):
     probabilities: bool
     sets: bool = False
 
-    def write(self, batches: Iterable[Batch], class_names: Sequence[str]) -> None:
+    def write(self, batches: Iterable[PredictedRows], class_names: Sequence[str]) -> None:
         """Write predictions as they are computed, and print the path."""
         samples = 0
         with appending(self.path) as append:
@@ -58,9 +56,9 @@ class PredictionFile(NamedTuple):
             f"{short_path(self.path)} ({samples} samples, {len(class_names)} classes)",
         )
 
-    def columns(self, batch: Batch, class_names: Sequence[str]) -> Columns:
+    def columns(self, batch: PredictedRows, class_names: Sequence[str]) -> Columns:
         """Return the rows of a batch as columns by name."""
-        names, p, sets, decided = PredictedRows(*batch)
+        names, p, sets, decided = batch
         # File names that are not UTF-8 hold surrogates, which no format can encode.
         ids = [name.encode("utf-8", "backslashreplace").decode() for name in names]
         columns: Columns = {"id": ids}
@@ -120,7 +118,7 @@ def predict_input(request: Request) -> None:
         print_line("skipped", f"{first}{more}", file=sys.stderr)
 
 
-def with_progress(batches: Iterable[Batch]) -> Iterator[Batch]:
+def with_progress(batches: Iterable[PredictedRows]) -> Iterator[PredictedRows]:
     """Yield the batches, and count their samples on a terminal."""
     text = TextColumn("{task.completed:.0f} samples"), BarColumn(), TimeElapsedColumn()
     with Progress(*text, transient=True, disable=not os.isatty(1)) as progress:

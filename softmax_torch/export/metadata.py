@@ -28,11 +28,14 @@ from softmax_torch.storage.exported_weights import EXPORT_FORMAT
 
 __all__ = ["metadata_of", "to_json"]
 
+FITTED = ("calibration", "conformal", "laplace")
+"""Of what was fitted after the training, the parts that exported models have."""
+
 
 def metadata_of(predictor: Predictor, inputs: Sequence[TensorSpec]) -> dict[str, Any]:
     """Return the metadata of a classifier whose exported form takes these inputs."""
     post_hoc = PostHoc(predictor.calibration, predictor.conformal)
-    fitted = dict.fromkeys(PostHoc._fields) | without_tensors(post_hoc.state_dict())
+    fitted = dict.fromkeys(FITTED) | without_tensors(post_hoc.state_dict())
     if predictor.laplace is not None:
         fitted["laplace"] = {
             "structure": predictor.laplace.structure,

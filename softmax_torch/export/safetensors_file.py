@@ -72,8 +72,9 @@ def open_runner(path: Path, input_module: InputModule) -> Runner:
 
     def run(samples: Any) -> tuple[Tensor, ...]:
         x = predictor.preprocessing.tensor(samples)
-        p = predictor.logits(x).softmax(1)
-        sets = () if predictor.conformal is None else predictor.logits_and_sets(x)[1:]
+        plain = predictor.conformal is None
+        logits, *sets = (predictor.logits(x),) if plain else predictor.logits_and_sets(x)
+        p = logits.softmax(1)
         return p.argmax(1), p, *sets
 
     return run

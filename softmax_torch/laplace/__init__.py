@@ -45,10 +45,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from softmax_torch.laplace.full import LARGEST, FullPosterior
+from softmax_torch.laplace.full import LARGEST, FullPosterior, check_size
 from softmax_torch.laplace.kronecker import KroneckerPosterior
 from softmax_torch.laplace.posterior import METHODS, Method, Posterior
-from softmax_torch.laplace.training_samples import Batches, check_head
+from softmax_torch.laplace.training_samples import check_head, samples_of
 
 __all__ = [
     "LARGEST",
@@ -60,6 +60,7 @@ __all__ = [
     "Posterior",
     "Structure",
     "check_prior_precision",
+    "check_structure",
     "fit",
     "from_state_dict",
 ]
@@ -98,12 +99,19 @@ def fit(
             there is no sample of weight > 0, the prior precision is not positive, or a full
             posterior would be too large.
     """
-    if structure not in STRUCTURES:
-        raise ValueError(f"structure: expected {' or '.join(STRUCTURES)}, got {structure!r}")
     check_prior_precision(prior_precision)
     head = check_head(weight, bias)
-    batches = Batches(features, head)
-    return POSTERIORS[structure].fit(head, batches, float(prior_precision))
+    check_structure(structure, *head)
+    return POSTERIORS[structure].fit(head, samples_of(features, head), float(prior_precision))
+
+
+def check_structure(structure: Structure, weight: Tensor, bias: Tensor | None) -> None:
+    """Raise ValueError for an unknown structure, or one too large for a head's (C, D) and (C,)."""
+    if structure not in STRUCTURES:
+        raise ValueError(f"structure: expected {' or '.join(STRUCTURES)}, got {structure!r}")
+    if structure == "full":
+        C, D = weight.shape
+        check_size(C, D + (bias is not None))
 
 
 def check_prior_precision(value: float) -> None:

@@ -14,6 +14,7 @@ and sum_{l != k} G_kl on it, which keeps the digits of p (1 - p).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -22,9 +23,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from softmax_torch.laplace.posterior import Posterior, Sampler
-from softmax_torch.laplace.training_samples import Batches, Head
+from softmax_torch.laplace.training_samples import Head, Samples
 
-__all__ = ["LARGEST", "FullPosterior"]
+__all__ = ["LARGEST", "FullPosterior", "check_size"]
 
 LARGEST = 4096
 """Largest number of coefficients, (C - 1) P: a covariance of 128 MiB."""
@@ -53,23 +54,11 @@ class FullPosterior(Posterior):
     prior_precision: float
 
     @classmethod
-    def fit(cls, head: Head, batches: Batches, prior_precision: float) -> Self:
-        """Return the posterior for these training samples; see ``laplace.fit``.
-
-        Raises:
-            ValueError: there are more than ``LARGEST`` coefficients, or as ``laplace.fit``.
-        """
-        C, D = head.weight.shape
-        P = D + (head.bias is not None)
-        size = (C - 1) * P
-        if size > LARGEST:
-            raise ValueError(
-                f"structure: expected at most {LARGEST} coefficients for a full posterior, got "
-                f"{C} classes of {P}: the Hessian would take {8 * (C * P) ** 2 / 2**30:.3g} GiB; "
-                'use the structure "kronecker"'
-            )
+    def fit(cls, head: Head, batches: Iterable[Samples], prior_precision: float) -> Self:
+        """Return the posterior for these training samples; see ``laplace.fit``."""
         H, mean = _hessian(head, batches)
-        Q = _helmert(C)
+        C, P = H.shape[:2]
+        Q, size = _helmert(C), (C - 1) * P
         reduced = torch.einsum("kplq,ka,lb->apbq", H, Q, Q).reshape(size, size)
         reduced.diagonal().add_(prior_precision)
         covariance = torch.cholesky_inverse(torch.linalg.cholesky(reduced))
@@ -126,7 +115,17 @@ class FullPosterior(Posterior):
         return F.pad(x, (0, 1), value=1.0) if self._columns > self.in_features else x
 
 
-def _hessian(head: Head, batches: Batches) -> tuple[Tensor, Tensor]:
+def check_size(C: int, P: int) -> None:
+    """Raise ValueError if C classes of P coefficients are too many for a full posterior."""
+    if (C - 1) * P > LARGEST:
+        raise ValueError(
+            f"structure: expected at most {LARGEST} coefficients for a full posterior, got "
+            f"{C} classes of {P}: the Hessian would take {8 * (C * P) ** 2 / 2**30:.3g} GiB; "
+            'use the structure "kronecker"'
+        )
+
+
+def _hessian(head: Head, batches: Iterable[Samples]) -> tuple[Tensor, Tensor]:
     """Return the Hessian of the NLL (C, P, C, P) and the mean of x (D,), 0 without a bias."""
     C, D = head.weight.shape
     with_bias = head.bias is not None

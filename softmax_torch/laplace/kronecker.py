@@ -22,6 +22,7 @@ moves its eigenvalue from 0 to 2 trace B, above all others; this last eigenvecto
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
@@ -30,7 +31,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from softmax_torch.laplace.posterior import Posterior, Sampler
-from softmax_torch.laplace.training_samples import Batches, Head
+from softmax_torch.laplace.training_samples import Head, Samples
 
 __all__ = ["KroneckerPosterior"]
 
@@ -67,7 +68,7 @@ class KroneckerPosterior(Posterior):
         self.R = R.to(self.U)
 
     @classmethod
-    def fit(cls, head: Head, batches: Batches, prior_precision: float) -> Self:
+    def fit(cls, head: Head, batches: Iterable[Samples], prior_precision: float) -> Self:
         """Return the posterior for these training samples; see ``laplace.fit``."""
         C, D = head.weight.shape
         products, scatter = (head.weight.new_zeros(size, size) for size in (C, D))

@@ -157,14 +157,14 @@ class Posterior(ABC):
                 f"and {tuple(x.shape)}"
             )
         here = self._beside(logits)
-        numbers, log_proba = here.numbers_a_sample(), cast(LogProba, here.probit)
-        if method == "sampling":
-            numbers = max(numbers, draws * C)
-            log_proba = here.sampling(draws, torch.Generator().manual_seed(seed))
-        rows = max(1, NUMBERS // numbers)
-        z, x = (t.to(here.device, here.dtype) for t in (logits, x))
-        parts = zip(torch.split(z, rows), torch.split(x, rows), strict=True)
-        with torch.autocast(here.device.type, enabled=False):  # variances need float32
+        with torch.autocast(here.device.type, enabled=False):  # draws and variances need float32
+            numbers, log_proba = here.numbers_a_sample(), cast(LogProba, here.probit)
+            if method == "sampling":
+                numbers = max(numbers, draws * C)
+                log_proba = here.sampling(draws, torch.Generator().manual_seed(seed))
+            rows = max(1, NUMBERS // numbers)
+            z, x = (t.to(here.device, here.dtype) for t in (logits, x))
+            parts = zip(torch.split(z, rows), torch.split(x, rows), strict=True)
             return torch.cat([log_proba(z_b, x_b) for z_b, x_b in parts]).to(logits.dtype)
 
     def predict_proba(self, logits: Tensor, x: Tensor, *args: Any, **options: Any) -> Tensor:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Batches", "Head", "Samples", "check_head"]
+__all__ = ["Head", "Samples", "check_head", "samples_of"]
 
 NUMBERS = 1 << 22
 """Largest number of features or probabilities that are worked on together: 32 MiB."""
@@ -19,16 +19,6 @@ class Head(NamedTuple):
 
     weight: Tensor
     bias: Tensor | None
-
-    @property
-    def num_classes(self) -> int:
-        """C, the number of classes."""
-        return len(self.weight)
-
-    @property
-    def in_features(self) -> int:
-        """D, the number of features."""
-        return self.weight.shape[1]
 
     def probabilities(self, x: Tensor) -> Tensor:
         """Return the class probabilities (b, C) of samples (b, D)."""
@@ -58,41 +48,32 @@ def check_head(weight: Tensor, bias: Tensor | None) -> Head:
     return Head(weight.detach().cpu().double(), None if bias is None else bias.cpu().double())
 
 
-class Batches:
-    """The training samples of a head, read once, in parts that fit into memory.
+def samples_of(
+    features: Tensor | Iterable[Tensor | tuple[Tensor, Tensor]], head: Head
+) -> Iterator[Samples]:
+    """Yield the training samples of weight > 0, in parts that fit into memory.
 
     Args:
-        features: samples (n, D); or batches (b, D), or pairs of (b, D) and weights (b,).
+        features: samples (n, D); or batches (b, D), or pairs of (b, D) and weights (b,), which are
+            read once.
         head: the head on these features.
+
+    Raises:
+        ValueError, TypeError: as ``laplace.fit``.
     """
-
-    def __init__(
-        self, features: Tensor | Iterable[Tensor | tuple[Tensor, Tensor]], head: Head
-    ) -> None:
-        self.features = [features] if isinstance(features, Tensor) else features
-        self.head = head
-
-    def __iter__(self) -> Iterator[Samples]:
-        """Yield the samples of weight > 0.
-
-        Raises:
-            ValueError, TypeError: as ``laplace.fit``.
-        """
-        head, seen = self.head, False
-        rows = max(1, NUMBERS // max(head.num_classes, head.in_features))
-        for batch in self.features:
-            x, w = batch if isinstance(batch, tuple) else (batch, None)
-            w = _checked(x, w, head.in_features)
-            used = w > 0
-            for x_b, w_b in zip(
-                torch.split(x[used], rows), torch.split(w[used], rows), strict=True
-            ):
-                x_b = x_b.cpu().double()
-                if len(x_b):
-                    seen = True
-                    yield Samples(x_b, head.probabilities(x_b), w_b)
-        if not seen:
-            raise ValueError("features: expected training samples of weight > 0, got none")
+    C, D = head.weight.shape
+    seen, rows = False, max(1, NUMBERS // max(C, D))
+    for batch in [features] if isinstance(features, Tensor) else features:
+        x, w = batch if isinstance(batch, tuple) else (batch, None)
+        w = _checked(x, w, D)
+        used = w > 0
+        for x_b, w_b in zip(torch.split(x[used], rows), torch.split(w[used], rows), strict=True):
+            x_b = x_b.cpu().double()
+            if len(x_b):
+                seen = True
+                yield Samples(x_b, head.probabilities(x_b), w_b)
+    if not seen:
+        raise ValueError("features: expected training samples of weight > 0, got none")
 
 
 def _checked(x: Tensor, w: Tensor | None, D: int) -> Tensor:

@@ -17,6 +17,7 @@ from softmax_torch.conformal import Score
 from softmax_torch.data import TensorDataModule
 from softmax_torch.decision_threshold import Criterion, check_costs, check_two_classes
 from softmax_torch.laplace import Structure
+from softmax_torch.post_hoc import PostHoc
 from softmax_torch.training.checkpoint_io import atomic_checkpoint_io
 from softmax_torch.training.epoch_metrics import EvaluationMetrics
 from softmax_torch.training.evaluating import LitEvaluation
@@ -114,9 +115,7 @@ class CalibratingTrainer(Trainer):
                 checkpoint has no calibration; or there are several processes.
         """
         conformal.check_level(level)
-        z, y, _ = self._validated(model, datamodule, ckpt_path)
-        if calibrated:
-            model.post_hoc.require("calibration", "calibrated")
+        z, y, _ = self._validated(model, datamodule, ckpt_path, calibrated)
         sets = conformal.fit(
             *(z, y, level, score),
             per_class=per_class,
@@ -153,9 +152,7 @@ class CalibratingTrainer(Trainer):
         """
         check_two_classes(model.model.num_classes)
         check_costs(costs)
-        z, y, _ = self._validated(model, datamodule, ckpt_path)
-        if calibrated:
-            model.post_hoc.require("calibration", "calibrated")
+        z, y, _ = self._validated(model, datamodule, ckpt_path, calibrated)
         chosen = decision_threshold.choose(
             *(z, y, criterion),
             costs=costs,
@@ -191,11 +188,12 @@ class CalibratingTrainer(Trainer):
         """
         if prior_precision is not None:
             laplace.check_prior_precision(prior_precision)
+        head = model.model.linear
+        laplace.check_structure(structure, head.weight, head.bias)
         _, _, before = self._validated(model, datamodule, ckpt_path)
         prior = prior_of_run(model, datamodule, atomic_checkpoint_io(self).read(ckpt_path))
         if prior_precision is not None:
             prior = Prior(prior_precision, "as asked for")
-        head = model.model.linear
         posterior = laplace.fit(
             *(training_features(model, datamodule), head.weight, head.bias),
             prior_precision=prior.precision,
@@ -208,15 +206,26 @@ class CalibratingTrainer(Trainer):
         return prior, [before, after]
 
     def _validated(
-        self, model: LitEvaluation, datamodule: TensorDataModule, ckpt_path: str
+        self,
+        model: LitEvaluation,
+        datamodule: TensorDataModule,
+        ckpt_path: str,
+        needs_calibration: bool = False,
     ) -> tuple[Tensor, Tensor, Mapping[str, float]]:
         """Return logits (n, C), classes (n,) and metrics of the validation set.
 
         The model gets what the checkpoint has; the logits are not calibrated.
+
+        Raises:
+            ValueError: there are several processes, or no calibration in the checkpoint and one is
+                needed. Nothing was evaluated then.
         """
         if self.world_size > 1:
             raise ValueError(f"calibrate: expected one process, got {self.world_size}")
-        atomic_checkpoint_io(self).read(ckpt_path)  # once for this, the validation and ``_store``
+        # Read once for this, the validation and ``_store``.
+        content = atomic_checkpoint_io(self).read(ckpt_path)
+        if needs_calibration:
+            PostHoc.of_checkpoint(content).require("calibration", "calibrated")
         model.calibrated, model.laplace = False, None
         with self.collecting_logits() as collected:
             [metrics] = self.validate(model, None, ckpt_path, False, datamodule, weights_only=True)

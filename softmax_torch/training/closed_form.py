@@ -23,6 +23,9 @@ from softmax_torch.ops.index_loss import IndexLoss
 
 __all__ = ["applies", "parameters", "set_gradient"]
 
+MEAN_NLL = IndexLoss(None, -100, 0.0, 0.0, True, torch.float32)
+"""The loss as an argument of the kernels of a GPU."""
+
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -92,9 +95,6 @@ def set_gradient(
     if bias is not None and bias.grad is not db:
         bias.grad = db
     return objective, z
-
-
-MEAN_NLL = IndexLoss(None, -100, 0.0, 0.0, True, torch.float32)
 
 
 def _mean_nll(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -78,8 +78,7 @@ def training_features(model: LitBase, data: TensorDataModule) -> Iterator[tuple[
     weight, _ = weight_and_penalty(data, None, model.criterion.class_weight)
     device = model.trainer.strategy.root_device
     model.to(device).eval()
-    dtype = next(model.model.parameters()).dtype
     for batch in data.training_rows():
         x, y = cast(tuple[Tensor, Tensor], batch)
-        features = model.features(x.to(device)).flatten(1).to(dtype)
+        features = model.features(x.to(device)).flatten(1)
         yield features, torch.ones(len(y)) if weight is None else weight[y.cpu()]

@@ -14,7 +14,6 @@ import torch
 from torch import nn
 
 from softmax_torch import lightning_compat
-from softmax_torch.decision_threshold import check_two_classes
 from softmax_torch.modules import SoftmaxRegression
 from softmax_torch.post_hoc import PostHoc, refuse_beside_laplace
 from softmax_torch.preprocessing import Preprocessing
@@ -94,8 +93,7 @@ class LitCheckpoints(LitEvaluation):
                 self.post_hoc.require("laplace", "laplace")
             if self.predicts_sets:
                 self.post_hoc.require("conformal", "sets")
-            if self.post_hoc.decision(self.threshold, self.calibrated, "threshold") is not None:
-                check_two_classes(self.model.num_classes)
+            self.post_hoc.decision(self.threshold, self.calibrated, "threshold")
             return
         done, most = lightning_compat.epochs_done(checkpoint), trainer.max_epochs
         if most is not None and -1 < most < done:

@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+from sklearn.metrics import f1_score
 from torch import Tensor
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
@@ -48,6 +49,7 @@ def one_process(metrics: EvaluationMetrics | TrainingMetrics) -> dict[str, float
 
 def test_accuracy_and_nll_of_an_evaluation_are_torchmetrics_to_the_bit() -> None:
     z, y = samples(1001)
+    y[:200] = 0  # the classes are of different sizes
     accuracy, nll = MulticlassAccuracy(4, average="micro"), MeanMetric()
     accuracy.update(z, y)
     nll.update(cross_entropy(z, y, reduction="none"))
@@ -56,6 +58,9 @@ def test_accuracy_and_nll_of_an_evaluation_are_torchmetrics_to_the_bit() -> None
     got = one_process(evaluation)
     assert got["accuracy"] == float(accuracy.compute())
     assert got["nll"] == float(nll.compute())
+    for average in ("macro", "weighted"):
+        f1 = f1_score(y, z.argmax(1), average=average)
+        assert got[f"{average}_f1"] == pytest.approx(f1, rel=1e-6)
     assert evaluation.logits == evaluation.targets == []  # ready for the next epoch
 
 
@@ -72,7 +77,8 @@ def test_processes_with_parts_of_the_samples_agree_with_one(sizes: tuple[int, ..
         results = [job.result() for job in jobs]
     for got in results:
         assert float(got["accuracy"]) == expected["accuracy"]
-        assert float(got["balanced_accuracy"]) == expected["balanced_accuracy"]
+        for name in ("balanced_accuracy", "macro_f1", "weighted_f1"):
+            assert float(got[name]) == expected[name]
         assert float(got["ece"]) == expected["ece"]
         assert float(got["nll"]) == pytest.approx(expected["nll"], rel=1e-6)
 

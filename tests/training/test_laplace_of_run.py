@@ -10,7 +10,7 @@ from rows import C, D, RowsDataModule
 from torch import nn
 from trainers import trainer
 
-from softmax_torch import laplace
+from softmax_torch import conformal, laplace
 from softmax_torch.storage.checkpoints import read_checkpoint
 from softmax_torch.training import LitClassifier, LitSoftmaxRegression
 from softmax_torch.training.calibrating_trainer import CalibratingTrainer
@@ -62,6 +62,7 @@ def test_prior_and_samples_are_those_of_the_run(
     prior, (before, after) = quiet(tmp_path).fit_laplace(model, data, path)
     assert prior.precision == pytest.approx(precision)
     assert prior.source == source
+    assert model.laplace is None  # as before
     assert before["val/nll"] != after["val/nll"]
     x, y = data.splits["train"]
     assert len(x) == 32
@@ -114,5 +115,35 @@ def test_features_are_those_of_the_net_in_evaluation_mode(tmp_path: Path) -> Non
     assert got.structure == "full"
     at = features.double()
     torch.testing.assert_close(got.covariance(at), expected.covariance(at))
-    with pytest.raises(ValueError, match="prior_precision: expected a number > 0, got -1"):
-        quiet(tmp_path).fit_laplace(made(), data, path, prior_precision=-1.0)
+
+
+def test_sets_are_fitted_to_logits_that_are_calibrated_once(tmp_path: Path) -> None:
+    path = run(tmp_path, LitSoftmaxRegression(D, C))
+    model, data, ours = LitSoftmaxRegression(D, C), RowsDataModule(8), quiet(tmp_path)
+    ours.calibrate(model, data, path, "vector")
+    model.calibrated = True  # as by the flag --calibrated
+    ours.fit_sets(model, data, path, level=0.5, score="lac", calibrated=True)
+    x, y = data.splits["val"]
+    with torch.no_grad():
+        z = model.logits(x)
+    assert model.post_hoc.conformal is not None
+    expected = conformal.fit(z, y, 0.5, "lac", calibration=model.calibration)
+    torch.testing.assert_close(model.post_hoc.conformal.threshold, expected.threshold)
+
+
+def test_nothing_is_evaluated_before_a_refusal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = LitSoftmaxRegression(D, C), RowsDataModule(8), run(tmp_path, LitSoftmaxRegression(D, C))
+    monkeypatch.setattr(CalibratingTrainer, "validate", None)
+    monkeypatch.setattr(laplace.full, "LARGEST", 2)
+    ours = quiet(tmp_path)
+    for fit, message in (
+        (partial(ours.fit_laplace, prior_precision=-1.0), "prior_precision: .* > 0, got -1"),
+        (partial(ours.fit_laplace, structure="full"), "structure: expected at most 2 coefficients"),
+        (partial(ours.fit_sets, level=2.0), "level: expected a number above 0 and below 1, got 2"),
+        (partial(ours.fit_sets, calibrated=True), "calibrated: expected a checkpoint with a calib"),
+        (ours.choose_threshold, "threshold: expected a model of two classes"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fit(*given)
