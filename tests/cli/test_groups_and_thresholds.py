@@ -3,6 +3,7 @@
 import re
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ import softmax_torch
 from softmax_torch import cli
 from softmax_torch.data import TableDataModule
 from softmax_torch.decision_threshold import DecisionThreshold
-from softmax_torch.report import page
+from softmax_torch.report import evaluation, group_metrics, page
 from softmax_torch.storage.checkpoints import read_checkpoint
 
 CHECKPOINT = "runs/patients/version_0/last.ckpt"
@@ -76,9 +77,13 @@ def test_the_group_is_no_feature_and_prediction_does_not_need_it(here: Path) -> 
 
 
 def test_figures_of_the_test_set_and_its_groups(
-    here: Path, capsys: pytest.CaptureFixture[str]
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    rank, by_group = Mock(wraps=evaluation.rank), Mock(wraps=group_metrics.by_group)
+    monkeypatch.setattr(evaluation, "rank", rank)
+    monkeypatch.setattr(group_metrics, "by_group", by_group)
     found = printed(["test", CHECKPOINT, "--output", "figures.csv"], capsys)
+    assert rank.call_count == by_group.call_count == 1  # for the lines and the file
     args = ["predict", CHECKPOINT, "--probabilities", "--output", "p.csv"]
     cli.main(args)
     predicted = pd.read_csv("p.csv")

@@ -6,14 +6,13 @@ import torch
 from sample_results import make_results
 from sklearn.metrics import average_precision_score, classification_report, roc_auc_score
 
-from softmax_torch.ranking_metrics import rank
-from softmax_torch.report import class_metrics
 from softmax_torch.report.class_metrics import ClassMetrics, macro_average
+from softmax_torch.report.evaluation import Evaluation
 from softmax_torch.report.run_results import EvaluatedSet, RunResults
 
 
 def per_class(results: RunResults) -> list[ClassMetrics]:
-    return class_metrics.per_class(results.test, results.class_names, rank(*results.test))
+    return Evaluation(results.test, results.class_names).classes
 
 
 def test_metrics_of_classes_are_scikit_learns() -> None:

@@ -10,19 +10,19 @@ from sample_results import make_set
 from sklearn.metrics import f1_score
 
 from softmax_torch import metrics
-from softmax_torch.ranking_metrics import rank
 from softmax_torch.report import score_intervals
+from softmax_torch.report.evaluation import Evaluation
+from softmax_torch.report.run_results import EvaluatedSet
 from softmax_torch.report.score_intervals import (
     difference,
     f1_estimate,
-    f1_variance,
     mean_estimate,
     mean_of,
     of_variance,
     share,
     wilson,
 )
-from softmax_torch.report.set_figures import set_figures, top_k_of
+from softmax_torch.report.set_figures import f1_variance, top_k_of
 
 
 def test_the_examples_of_the_module() -> None:
@@ -84,8 +84,6 @@ def test_the_f1_of_a_class_is_that_of_its_counts() -> None:
 def test_the_variance_of_f1_is_that_of_scikit_learns_derivatives_by_weights(average: str) -> None:
     z, y = make_set(30, 4, 3)
     predicted, n = z.argmax(1), 30
-    f1, counts = metrics.f1(metrics.class_counts(predicted, y, 4)), torch.bincount(y)
-    weight = counts / n if average == "weighted" else torch.full((4,), 0.25, dtype=torch.float64)
     derivatives = np.zeros(n)
     for i in range(n):
         w = np.ones(n)
@@ -94,14 +92,15 @@ def test_the_variance_of_f1_is_that_of_scikit_learns_derivatives_by_weights(aver
         w[i] -= 2e-5
         less = f1_score(y, predicted, average=average, sample_weight=w)
         derivatives[i] = (more - less) / 2e-5
-    found = f1_variance(predicted, y, f1, weight.double(), average == "weighted")
+    counts = metrics.class_counts(predicted, y, 4)
+    found = f1_variance(predicted, y, counts, average == "weighted")
     assert found == pytest.approx((derivatives**2).sum(), rel=1e-6)
 
 
 @pytest.mark.parametrize(("C", "k"), [(2, None), (3, 2), (10, 2), (11, 5)])
 def test_top_k_depends_on_the_number_of_classes(C: int, k: int | None) -> None:
     z, y = make_set(100, C, 0)
-    found = set_figures(z, y, rank(z, y), 0.95)
+    found = Evaluation(EvaluatedSet(z, y), [f"c{c}" for c in range(C)]).class_means
     assert top_k_of(C) == k
     assert (f"top_{k}_accuracy" in found) == (k is not None)
     if k is not None:
@@ -120,14 +119,9 @@ def test_intervals_cover_the_figures_of_the_population() -> None:
         return z + 1.5 * torch.nn.functional.one_hot(y, 3) + torch.tensor([1.0, 0.5, 0.0]), y
 
     def figures(z: torch.Tensor, y: torch.Tensor) -> dict[str, score_intervals.Estimate]:
-        ranking, predicted = rank(z, y), z.argmax(1)
-        both, n, chosen = metrics.class_counts(predicted, y, 3)[:, 2].tolist()
-        return set_figures(z, y, ranking, 0.95) | {
-            "f1": f1_estimate(both, n, chosen),
-            "auc": of_variance(float(ranking.auc[2]), float(ranking.auc_variance[2]), n),
-            "ap": of_variance(float(ranking.ap[2]), float(ranking.ap_variance[2]), n),
-            "nll": mean_estimate(metrics.nll(z, y)),
-        }
+        found = Evaluation(EvaluatedSet(z, y), ["a", "b", "c"])
+        last = {name: found.classes[2].estimates[name] for name in ("f1", "auc", "ap")}
+        return found.class_means | last | {"nll": mean_estimate(metrics.nll(z, y))}
 
     truth = figures(*draw(400_000))
     covered = dict.fromkeys(truth, 0)
