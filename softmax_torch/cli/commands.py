@@ -119,7 +119,9 @@ def log_report(session: Session, path: str) -> None:
     if not (takers and isinstance(logger, RunLogger) and trainer.world_size == 1):
         return
     trainer.loggers = []  # log no further points
-    results = trainer.run_results(session.model, session.data, str(logger.folder), path)
+    results = trainer.run_results(
+        *(session.model, session.data, str(logger.folder), path), coefficients=False
+    )
     trainer.loggers = [logger, *others]
     drawn = pictures(results)
     for taker in takers:
