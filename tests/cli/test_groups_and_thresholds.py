@@ -21,7 +21,8 @@ import softmax_torch
 from softmax_torch import cli
 from softmax_torch.data import TableDataModule
 from softmax_torch.decision_threshold import DecisionThreshold
-from softmax_torch.report import evaluation, group_metrics, page
+from softmax_torch.report import evaluation, group_metrics, page, trainer
+from softmax_torch.report.run_results import Groups
 from softmax_torch.storage.checkpoints import read_checkpoint
 
 CHECKPOINT = "runs/patients/version_0/last.ckpt"
@@ -169,6 +170,7 @@ def test_rows_without_a_group_are_one(tmp_path: Path) -> None:
     expected = frame["site"].fillna("(missing)").loc[[int(row) for row in data.test_ids]]
     assert data.test_groups == expected.tolist()
     assert "(missing)" in data.test_groups
+    assert trainer.test_groups(data, 5) == Groups("site", data.test_groups[:5])  # of a limited set
 
 
 def test_any_number_of_groups_is_one_of_clusters(tmp_path: Path) -> None:

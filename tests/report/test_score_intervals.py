@@ -69,8 +69,22 @@ def test_no_samples_and_no_errors() -> None:
     assert perfect.high == perfect.value == 1.0
     assert of_variance(1.0, 0.0, 40)[:3] == perfect[:3]
     assert of_variance(0.9, 0.9 * 0.1 / 50, 40)[1:3] == pytest.approx(wilson(0.9, 50, 0.95)[1:3])
+    assert of_variance(1.0, 1e-20, 40)[:3] == perfect[:3]  # the variance rounded
     assert math.isnan(mean_estimate(torch.ones(1)).low)
     assert math.isnan(mean_of([share(0, 0)]).value)
+
+
+def test_means_of_values_and_of_shares() -> None:
+    values = torch.tensor([1.0, 2.0, 6.0], dtype=torch.float64)  # standard deviation sqrt(7)
+    factor = math.exp(1.959964 * math.sqrt(7 / 3) / 3)
+    assert mean_estimate(values)[:3] == pytest.approx((3, 3 / factor, 3 * factor), rel=1e-6)
+    one, other = share(1, 2), share(30, 40)
+    found = mean_of([one, share(0, 0), other])
+    assert found.value == pytest.approx((0.5 + 0.75) / 2)
+    below = math.hypot(one.value - one.low, other.value - other.low) / 2
+    above = math.hypot(one.high - one.value, other.high - other.value) / 2
+    assert found[1:3] == pytest.approx((found.value - below, found.value + above))
+    assert found.samples == 2 * 2
 
 
 def test_the_f1_of_a_class_is_that_of_its_counts() -> None:
@@ -95,6 +109,21 @@ def test_the_variance_of_f1_is_that_of_scikit_learns_derivatives_by_weights(aver
     counts = metrics.class_counts(predicted, y, 4)
     found = f1_variance(predicted, y, counts, average == "weighted")
     assert found == pytest.approx((derivatives**2).sum(), rel=1e-6)
+
+
+def test_means_over_classes_have_the_intervals_of_their_variances() -> None:
+    z, y = make_set(100, 3, 0)
+    of = Evaluation(EvaluatedSet(z, y), ["a", "b", "c"])
+    expected = {
+        "macro_f1": f1_variance(z.argmax(1), y, of.counts, False),
+        "weighted_f1": f1_variance(z.argmax(1), y, of.counts, True),
+        "macro_auc": of.ranking.macro_auc_variance,
+        "macro_ap": of.ranking.macro_ap_variance,
+    }
+    assert len(set(expected.values())) == 4
+    for name, variance in expected.items():
+        one = of.class_means[name]
+        assert one[:3] == of_variance(one.value, variance, 100)[:3]
 
 
 @pytest.mark.parametrize(("C", "k"), [(2, None), (3, 2), (10, 2), (11, 5)])
