@@ -11,11 +11,14 @@ import pytest
 from browser import open_in_browser
 from sample_results import make_results, make_set
 
+from softmax_torch.decision_threshold import DecisionThreshold
 from softmax_torch.report import page
+from softmax_torch.report.decision_figures import decision_figures
 from softmax_torch.report.evaluation import Evaluation
+from softmax_torch.report.group_metrics import by_group
 from softmax_torch.report.output import write_report
 from softmax_torch.report.page import Page, compose, pictures
-from softmax_torch.report.run_results import EvaluatedSet, RunResults
+from softmax_torch.report.run_results import EvaluatedSet, Groups, RunResults
 
 VOID = {"meta", "link", "img", "br", "hr"}
 HOSTILE = '<script>alert("1")</script>\'"&'
@@ -158,14 +161,28 @@ def test_names_in_the_data_are_escaped(
 
 
 def test_each_number_is_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    results = make_results(3, shape=(2,))
+    groups = Groups("site", ["north"] * 90 + ["south"] * 110)
+    rule = DecisionThreshold(0.25, "c1")
+    results = make_results(2, shape=(2,), groups=groups, threshold=rule)
     text = without_figures(monkeypatch, results).text
     val, test = (Evaluation(of, results.class_names).figures for of in (results.val, results.test))
     for name, one in test.items():
         assert f"{page.LABELS[name]}{val[name].value:.4f}{one.value:.4f}{one.low:.4f} to" in text
     y, predicted = results.test.y, results.test.logits.argmax(1)
     assert f"{int((predicted != y).sum())} of 200 predictions are wrong" in text
-    for i, j in itertools.permutations(range(3), 2):
+    p = results.test.logits.double().softmax(1)[:, 1]
+    for t in (0.5, 0.25):
+        decided = decision_figures((p >= t).long(), results.test.y).values()
+        row = "".join(f"{one.value:.3f}{one.low:.3f} to {one.high:.3f}" for one in decided)
+        assert f"{t:g}{row}" in text
+    gaps = by_group(results.test, groups, results.class_names).gaps
+    assert len(gaps) == 5
+    for name, gap in gaps.items():
+        value, low, high = (f"{x:.3f}" for x in gap.difference[:3])
+        assert f"{page.LABELS[name]} is {value}, between {gap.high} and {gap.low}" in text
+        chance = ": chance alone may explain it" * (gap.difference.low <= 0)
+        assert f"interval {low} to {high}{chance})." in text
+    for i, j in itertools.permutations(range(2), 2):
         taken = int(((y == i) & (predicted == j)).sum())
         assert f"c{i}c{j}{taken}{100 * taken / int((y == i).sum()):.1f}%" in text
 
