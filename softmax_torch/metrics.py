@@ -76,7 +76,6 @@ __all__ = [
     "gap_sums",
     "gaps",
     "macro",
-    "mean_recall",
     "nll",
     "precision",
     "recall",
@@ -105,19 +104,6 @@ def correct(logits: Tensor, y: Tensor) -> Tensor:
     return logits.argmax(1) == y
 
 
-def balanced_accuracy(correct: Tensor, y: Tensor) -> float:
-    """Return the mean over the classes of the share of their samples that are correct.
-
-    Classes without samples do not count, as in scikit-learn's ``balanced_accuracy_score``.
-
-    Args:
-        correct: bool (n,).
-        y: class indices (n,), n >= 1.
-    """
-    samples = torch.bincount(y)
-    return macro(torch.bincount(y[correct], minlength=len(samples)).double() / samples)
-
-
 def top_k_correct(logits: Tensor, y: Tensor, k: int) -> Tensor:
     """Return whether the true class of each sample is among the k most probable: bool (n,).
 
@@ -128,7 +114,12 @@ def top_k_correct(logits: Tensor, y: Tensor, k: int) -> Tensor:
         logits: (n, C), floating point.
         y: class indices (n,).
         k: at least 1.
+
+    Raises:
+        ValueError: k is less than 1.
     """
+    if k < 1:
+        raise ValueError(f"k: expected at least 1, got {k}")
     true, at = logits.gather(1, y[:, None]), torch.arange(logits.shape[1], device=y.device)
     before = (logits > true) | ((logits == true) & (at < y[:, None]))
     return before.sum(1) < k
@@ -178,8 +169,11 @@ def weighted(values: Tensor, samples: Tensor) -> float:
     return float((values * samples)[present].sum() / samples.sum())
 
 
-def mean_recall(counts: Tensor) -> float:
-    """Return the balanced accuracy from ``class_counts`` (3, C), of one set or added up."""
+def balanced_accuracy(counts: Tensor) -> float:
+    """Return the mean recall of the classes that have samples, from ``class_counts`` (3, C).
+
+    It is scikit-learn's ``balanced_accuracy_score``.
+    """
     return macro(recall(counts))
 
 
@@ -201,11 +195,12 @@ def baseline(train_counts: Tensor, y: Tensor) -> Baseline:
         train_counts: number of training samples of each class, (C,); their sum is at least 1.
         y: class indices (n,) of the samples, n >= 1.
     """
-    log_q = (train_counts.double() / train_counts.sum()).log().to(y.device)
-    right = y == train_counts.argmax().to(y.device)
-    return Baseline(
-        float(-log_q[y].mean()), float(right.double().mean()), balanced_accuracy(right, y)
-    )
+    train_counts = train_counts.to(y.device)
+    log_q = (train_counts.double() / train_counts.sum()).log()
+    predicted = train_counts.argmax().expand_as(y)
+    accuracy = float((predicted == y).double().mean())
+    counts = class_counts(predicted, y, len(train_counts))
+    return Baseline(float(-log_q[y].mean()), accuracy, balanced_accuracy(counts))
 
 
 def nll(logits: Tensor, y: Tensor) -> Tensor:

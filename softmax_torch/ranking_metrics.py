@@ -93,7 +93,12 @@ def rank(logits: Tensor, y: Tensor) -> Ranking:
     Args:
         logits: (n, C), C >= 2, floating point.
         y: class indices (n,), n >= 1.
+
+    Raises:
+        ValueError: the shapes are others, or logits are NaN.
+        IndexError: a class index is out of range.
     """
+    _check(logits, y)
     scores = log_odds(logits).T.contiguous()
     C, n = scores.shape
     block = max(1, MAX_SCORES // n)
@@ -107,6 +112,23 @@ def rank(logits: Tensor, y: Tensor) -> Ranking:
     defined = torch.stack([auc, ap]).isfinite().sum(1)
     variances = (influence.cpu().square().sum(1) / defined.square()).tolist()
     return Ranking(auc, ap, auc_variance, ap_variance, macro(auc), macro(ap), *variances)
+
+
+def _check(logits: Tensor, y: Tensor) -> None:
+    """Raise ValueError or IndexError unless samples can be ranked."""
+    if logits.dim() != 2 or logits.shape[1] < 2 or y.shape != logits.shape[:1] or not len(y):
+        raise ValueError(
+            "logits and y: expected shapes (n, C) and (n,) with n > 0 and C > 1, got "
+            f"{tuple(logits.shape)} and {tuple(y.shape)}"
+        )
+    if logits.isnan().any():
+        row = int(logits.isnan().any(1).nonzero()[0])
+        raise ValueError(f"logits: expected numbers, got NaN in row {row}")
+    low, high = (int(bound) for bound in y.aminmax())
+    if low < 0 or high >= logits.shape[1]:
+        raise IndexError(
+            f"y: expected class indices in [0, {logits.shape[1]}), got {low if low < 0 else high}"
+        )
 
 
 def _rank_block(scores: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:

@@ -113,7 +113,6 @@ EDGES: dict[str, list[str]] = {
         "post_hoc",
         "predictor",
         "preprocessing",
-        "ranking_metrics",
         "report",
         "solvers",
         "storage",

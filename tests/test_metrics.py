@@ -154,7 +154,7 @@ def test_baseline_of_a_class_without_training_samples_is_infinite() -> None:
 
 def test_balanced_accuracy_leaves_out_classes_without_samples() -> None:
     y, predicted = torch.tensor([0, 0, 0, 2, 2, 5]), torch.tensor([0, 0, 1, 2, 0, 5])
-    found = metrics.balanced_accuracy(predicted == y, y)
+    found = metrics.balanced_accuracy(metrics.class_counts(predicted, y, 6))
     assert found == pytest.approx((2 / 3 + 1 / 2 + 1) / 3, rel=1e-12)
 
 
@@ -196,3 +196,5 @@ def test_of_equal_logits_the_first_class_comes_first() -> None:
     z, y = torch.tensor([[1.0, 2.0, 2.0, 2.0]] * 4), torch.arange(4)
     assert torch.equal(metrics.top_k_correct(z, y, 1), metrics.correct(z, y))
     assert metrics.top_k_correct(z, y, 2).tolist() == [False, True, True, False]
+    with pytest.raises(ValueError, match="k: expected at least 1, got 0"):
+        metrics.top_k_correct(z, y, 0)

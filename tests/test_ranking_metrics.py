@@ -79,6 +79,24 @@ def test_one_sample_is_enough() -> None:
     assert found.auc.isnan().all()
 
 
+@pytest.mark.parametrize(
+    ("logits", "y", "error", "message"),
+    [
+        (torch.zeros(2, 3), [0, 3], IndexError, r"in \[0, 3\), got 3"),
+        (torch.zeros(2, 3), [-1, 0], IndexError, r"in \[0, 3\), got -1"),
+        (torch.zeros(2, 3), [0], ValueError, r"got \(2, 3\) and \(1,\)"),
+        (torch.zeros(2, 1), [0, 0], ValueError, r"C > 1, got \(2, 1\) and \(2,\)"),
+        (torch.zeros(0, 3), [], ValueError, r"n > 0 and C > 1, got \(0, 3\)"),
+        (torch.tensor([[0.0, 1.0], [0.0, torch.nan]]), [0, 1], ValueError, "got NaN in row 1"),
+    ],
+)
+def test_samples_that_cannot_be_ranked_are_refused(
+    logits: Tensor, y: list[int], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        rank(logits, torch.tensor(y, dtype=torch.int64))
+
+
 def test_log_odds_keep_the_order_where_probabilities_are_1() -> None:
     """p of all three rounds to 1, in float64 too."""
     z = torch.tensor([[60.0, 0.0, 1.0], [50.0, 0.0, 1.0], [55.0, 0.0, 1.0]], dtype=torch.float64)

@@ -41,6 +41,7 @@ from softmax_torch.cli.trainer_arguments import lightning_refusals
 from softmax_torch.data.progress import reporting_to
 from softmax_torch.lightning_compat import callbacks_of, end_after, quiet
 from softmax_torch.predictor import PredictedRows
+from softmax_torch.report.bootstrap import METRICS
 from softmax_torch.report.logged_pictures import log_pictures, takes_pictures
 from softmax_torch.report.output import write_report
 from softmax_torch.report.page import compose, pictures
@@ -116,7 +117,9 @@ def log_report(session: Session, path: str) -> None:
     if not (takers and isinstance(logger, RunLogger) and trainer.world_size == 1):
         return
     trainer.loggers = []  # log no further points
-    results = trainer.run_results(session.model, session.data, str(logger.folder), path)
+    results = trainer.run_results(
+        *(session.model, session.data, str(logger.folder), path), coefficients=False
+    )
     trainer.loggers = [logger, *others]
     drawn = pictures(results)
     for taker in takers:
@@ -235,9 +238,9 @@ def report(session: Session) -> None:
     samples, classes = results.test.logits.shape
     print_line("evaluated", f"{short_path(path)} on {samples} samples, {classes} classes")
     page = compose(results)
-    low, high = ({name: at[i] for name, at in page.intervals.items()} for i in (0, 1))
-    for label, values in (("test", page.test), ("95% from", low), ("to", high)):
-        print_line(label, format_metrics({f"test/{name}": value for name, value in values.items()}))
+    figures = {f"test/{name}": page.test.figures[name] for name in METRICS}
+    for k, label in enumerate(("test", "95% from", "to")):
+        print_line(label, format_metrics({name: one[k] for name, one in figures.items()}))
     if page.sets is not None:
         coverage, *limits = page.sets.total.coverage.rounded(4)
         print_line(

@@ -9,15 +9,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torch import Tensor
-
-from softmax_torch import metrics
 from softmax_torch.cli.console import CLASS_MEANS, format_metrics, print_line, short_path
 from softmax_torch.cli.requests import Request
 from softmax_torch.cli.table_files import new_table_file, write_table
-from softmax_torch.ranking_metrics import rank
-from softmax_torch.report.evaluation import Evaluation, evaluate
-from softmax_torch.report.group_metrics import FEW, GroupMetrics, by_group
+from softmax_torch.report.evaluation import Evaluation
+from softmax_torch.report.group_metrics import FEW, GroupMetrics
 from softmax_torch.report.run_results import EvaluatedSet, Groups
 
 __all__ = ["new_figure_file", "print_evaluation"]
@@ -51,25 +47,14 @@ def print_evaluation(
         unequal: whether its classes are unequal.
         output: the new file; None to write none.
     """
+    evaluation = Evaluation(of, class_names, groups)
     if unequal:
-        print_line("", format_metrics({f"test/{name}": x for name, x in class_means(*of).items()}))
-    if groups is not None:
-        print_line("groups", gap_text(by_group(of, groups.of_samples, groups.column, class_names)))
+        means = evaluation.class_means
+        print_line("", format_metrics({f"test/{name}": means[name].value for name in CLASS_MEANS}))
+    if evaluation.groups is not None:
+        print_line("groups", gap_text(evaluation.groups))
     if output is not None:
-        write(evaluate(of, class_names, groups), output)
-
-
-def class_means(logits: Tensor, y: Tensor) -> dict[str, float]:
-    """Return the figures that are means over the classes, by name."""
-    counts, ranking = metrics.class_counts(logits.argmax(1), y, logits.shape[1]), rank(logits, y)
-    f1 = metrics.f1(counts)
-    means = (
-        metrics.macro(f1),
-        metrics.weighted(f1, counts[1]),
-        ranking.macro_auc,
-        ranking.macro_ap,
-    )
-    return dict(zip(CLASS_MEANS, means, strict=True))
+        write(evaluation, output)
 
 
 def gap_text(groups: GroupMetrics) -> str:

@@ -300,12 +300,13 @@ def read_labelled(
     column = Target(name, preprocessing.class_names, drop_unlabelled)
     source = Source.from_path(file, preprocessing.format)
     group = group_column or preprocessing.group_column
-    first = next(read_chunks(source, 1))
-    if group_column is None and group is not None and group not in first.names:
-        current_reporter().message("groups", f"{source.name} has no column {group}: no groups")
-        group = None
-    elif group is not None:
-        first.require([group])
+    if group is not None:  # looked for before the whole file is read
+        first = next(read_chunks(source, 1))
+        if group_column is not None:
+            first.require([group])
+        elif group not in first.names:
+            current_reporter().message("groups", f"{source.name} has no column {group}: no groups")
+            group = None
     rows = LabelledRows.read(source, column, split="test")
     y = torch.from_numpy(rows.class_indices(preprocessing.class_names))
     encoded = encode(rows, y, preprocessing, refuse_unknown, group)

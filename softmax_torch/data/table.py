@@ -25,12 +25,7 @@ from softmax_torch.data.splits import TEST_SEED, Split
 from softmax_torch.data.tensor_data_module import TensorDataModule
 from softmax_torch.preprocessing import TablePreprocessing
 from softmax_torch.preprocessing.table import CategoricalColumn, Column
-from softmax_torch.preprocessing.table_fitting import (
-    MAX_CATEGORIES,
-    CategoricalFit,
-    NumericFit,
-    Survey,
-)
+from softmax_torch.preprocessing.table_fitting import CategoricalFit, NumericFit, Survey
 from softmax_torch.readers.table_format import TableFormat
 from softmax_torch.readers.table_source import Source
 from softmax_torch.readers.tables import read_chunks
@@ -233,15 +228,12 @@ def fit_columns(survey: Survey, rows: LabelledRows) -> list[NumericFit | Categor
 
 
 def check_groups(groups: Sequence[str], column: str, source: Source) -> None:
-    """Raise ValueError unless the test samples have several groups, and few enough to compare."""
-    names = list(dict.fromkeys(groups))
-    if 1 < len(names) <= MAX_CATEGORIES:
-        return
-    got = f"{names[0]} alone" if len(names) == 1 else f"{len(names)}"
-    raise ValueError(
-        f"{source.name}, column {column}: expected 2 to {MAX_CATEGORIES} groups in the test "
-        f"samples, got {got}"
-    )
+    """Raise ValueError if all test samples are of one group."""
+    if len(set(groups)) == 1:
+        raise ValueError(
+            f"{source.name}, column {column}: expected several groups in the test samples, got "
+            f"{groups[0]} alone"
+        )
 
 
 def columns_of(fits: Sequence[NumericFit | CategoricalFit], source: Source) -> list[Column]:

@@ -18,11 +18,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from softmax_torch import metrics
 from softmax_torch.ranking_metrics import Ranking
-from softmax_torch.report.bootstrap import LEVEL
-from softmax_torch.report.run_results import EvaluatedSet, RunResults
+from softmax_torch.report.run_results import RunResults
 from softmax_torch.report.score_intervals import Estimate, f1_estimate, of_variance, share
 
 __all__ = [
@@ -71,30 +71,26 @@ class ConfusedPair(NamedTuple):
     share: float
 
 
-def per_class(
-    of: EvaluatedSet, class_names: Sequence[str], ranking: Ranking, level: float = LEVEL
-) -> list[ClassMetrics]:
+def per_class(class_names: Sequence[str], counts: Tensor, ranking: Ranking) -> list[ClassMetrics]:
     """Return the metrics of each class on a set.
 
     Args:
-        of: the set.
         class_names: C names.
+        counts: ``metrics.class_counts`` of the set, (3, C).
         ranking: that of the set.
-        level: of the intervals.
     """
-    logits, y = of
-    counts = metrics.class_counts(logits.argmax(1), y, len(class_names))
+    samples = int(counts[1].sum())
     ranks = torch.stack([ranking.auc, ranking.auc_variance, ranking.ap, ranking.ap_variance], 1)
     rows = zip(class_names, counts.T.tolist(), ranks.tolist(), strict=True)
     return [
         ClassMetrics(
             name,
-            share(both, predicted, level),
-            share(both, n, level),
-            f1_estimate(both, n, predicted, level),
+            share(both, predicted),
+            share(both, n),
+            f1_estimate(both, n, predicted),
             # Where no pair is out of order, as many samples as the smaller part has tell so.
-            of_variance(auc, auc_variance, min(n, len(y) - n), level),
-            of_variance(ap, ap_variance, n, level),
+            of_variance(auc, auc_variance, min(n, samples - n)),
+            of_variance(ap, ap_variance, n),
             n,
         )
         for name, (both, n, predicted), (auc, auc_variance, ap, ap_variance) in rows

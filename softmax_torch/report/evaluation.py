@@ -16,9 +16,14 @@ import csv
 import io
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
-from softmax_torch.ranking_metrics import rank
+from torch import Tensor
+
+from softmax_torch.metrics import class_counts
+from softmax_torch.ranking_metrics import Ranking, rank
 from softmax_torch.report import bootstrap, class_metrics, group_metrics
 from softmax_torch.report.bootstrap import SampleScores
 from softmax_torch.report.class_metrics import ClassMetrics
@@ -27,26 +32,69 @@ from softmax_torch.report.run_results import EvaluatedSet, Groups
 from softmax_torch.report.score_intervals import Estimate
 from softmax_torch.report.set_figures import set_figures
 
-__all__ = ["Evaluation", "evaluate"]
+__all__ = ["Evaluation"]
 
 COLUMNS = ("group", "class", "figure", "value", "low", "high", "samples")
 
 
-class Evaluation(NamedTuple):
-    """The figures of a set.
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """The figures of a set; each is computed when it is first asked for, and once.
 
     Attributes:
-        samples: number of samples.
-        figures: of the whole set: those of ``report.bootstrap``, then those of
-            ``report.set_figures``.
-        classes: the figures of each class.
-        groups: the figures by group; None without groups.
+        of: the set, of at least one sample, on a CPU.
+        class_names: C names.
+        group_names: the groups of its samples; None without groups.
     """
 
-    samples: int
-    figures: dict[str, Estimate]
-    classes: list[ClassMetrics]
-    groups: GroupMetrics | None
+    of: EvaluatedSet
+    class_names: Sequence[str]
+    group_names: Groups | None = None
+
+    @cached_property
+    def scores(self) -> SampleScores:
+        """The scores of each sample."""
+        return bootstrap.score_samples(*self.of)
+
+    @cached_property
+    def metrics(self) -> dict[str, float]:
+        """Accuracy, NLL, Brier score and ECE, by name."""
+        return bootstrap.set_metrics(self.scores)
+
+    @cached_property
+    def counts(self) -> Tensor:
+        """See ``softmax_torch.metrics.class_counts``: (3, C)."""
+        logits, y = self.of
+        return class_counts(logits.argmax(1), y, len(self.class_names))
+
+    @cached_property
+    def ranking(self) -> Ranking:
+        """AUC and average precision."""
+        return rank(*self.of)
+
+    @cached_property
+    def class_means(self) -> dict[str, Estimate]:
+        """The figures of ``report.set_figures``, by name."""
+        return set_figures(self.of, self.counts, self.ranking)
+
+    @cached_property
+    def figures(self) -> dict[str, Estimate]:
+        """``metrics`` with bootstrap intervals, then ``class_means``, by name."""
+        limits, n = bootstrap.intervals(self.scores), len(self.of.y)
+        sampled = {name: Estimate(x, *limits[name], n) for name, x in self.metrics.items()}
+        return sampled | self.class_means
+
+    @cached_property
+    def classes(self) -> list[ClassMetrics]:
+        """The figures of each class."""
+        return class_metrics.per_class(self.class_names, self.counts, self.ranking)
+
+    @cached_property
+    def groups(self) -> GroupMetrics | None:
+        """The figures by group; None without groups."""
+        if self.group_names is None:
+            return None
+        return group_metrics.by_group(self.of, self.group_names, self.class_names)
 
     def columns(self) -> dict[str, list[Any]]:
         """Return the table as columns by name; numbers that do not exist are None."""
@@ -57,7 +105,7 @@ class Evaluation(NamedTuple):
             rows.append((group, name, figure, *numbers, samples))
 
         for figure, one in self.figures.items():
-            add("", "", figure, one, self.samples)
+            add("", "", figure, one, len(self.of.y))
         for row in self.classes:
             for figure, one in row.estimates.items():
                 add("", row.name, figure, one, row.support)
@@ -78,33 +126,3 @@ class Evaluation(NamedTuple):
         writer.writerow(columns)
         writer.writerows(zip(*columns.values(), strict=True))
         return text.getvalue().encode()
-
-
-def evaluate(
-    of: EvaluatedSet,
-    class_names: Sequence[str],
-    groups: Groups | None = None,
-    scores: SampleScores | None = None,
-) -> Evaluation:
-    """Return the figures of a set.
-
-    Args:
-        of: the set, on a CPU.
-        class_names: C names.
-        groups: the groups of its samples; None without groups.
-        scores: of its samples, if they are known.
-    """
-    ranking, scores = rank(*of), scores or bootstrap.score_samples(*of)
-    limits, n = bootstrap.intervals(scores), len(of.y)
-    figures = {
-        name: Estimate(value, *limits[name], n)
-        for name, value in bootstrap.set_metrics(scores).items()
-    }
-    return Evaluation(
-        n,
-        figures | set_figures(*of, ranking, bootstrap.LEVEL),
-        class_metrics.per_class(of, class_names, ranking),
-        None
-        if groups is None
-        else group_metrics.by_group(of, groups.of_samples, groups.column, class_names),
-    )

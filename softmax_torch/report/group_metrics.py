@@ -6,8 +6,8 @@ accuracy and NLL, and of two classes the recall and the precision of the second,
 
 The largest gap of a figure is its difference between the two groups that are furthest apart. Of G
 groups it is the largest of m = G (G - 1) / 2 differences, which chance alone makes large. Its
-interval therefore has the level 1 - (1 - level) / m, so that the intervals of all differences
-together hold at ``level`` (Bonferroni). Figures of fewer than ``FEW`` samples take no part in it.
+interval therefore has the level 1 - (1 - LEVEL) / m, so that the intervals of all differences
+together hold at ``LEVEL`` (Bonferroni). Figures of fewer than ``FEW`` samples take no part in it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from softmax_torch import metrics
 from softmax_torch.report.bootstrap import LEVEL
-from softmax_torch.report.run_results import EvaluatedSet
+from softmax_torch.report.run_results import EvaluatedSet, Groups
 from softmax_torch.report.score_intervals import (
     Estimate,
     difference,
@@ -35,14 +35,6 @@ __all__ = ["FEW", "Gap", "Group", "GroupMetrics", "by_group"]
 
 FEW = 30
 """Samples below which a group has few: a share of 0.9 of 30 samples may be 0.74 to 0.97."""
-
-LABELS = {
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "nll": "NLL",
-    "recall": "recall",
-    "precision": "precision",
-}
 
 
 class Group(NamedTuple):
@@ -75,78 +67,63 @@ class GroupMetrics(NamedTuple):
         groups: those with the most samples first.
         gaps: the largest gap of each figure; figures with enough samples in fewer than two groups
             are left out.
-        level: of the intervals of groups, and of those of the gaps together.
     """
 
     column: str
     positive: str | None
     groups: list[Group]
     gaps: dict[str, Gap]
-    level: float
-
-    @property
-    def labels(self) -> dict[str, str]:
-        """What the figures are called, by name."""
-        return {name: LABELS[name] for name in self.groups[0].figures}
 
     def class_of(self, figure: str) -> str:
         """Return the class that a figure is of; an empty text for one of all classes."""
         return self.positive or "" if figure in ("recall", "precision") else ""
 
 
-def by_group(
-    of: EvaluatedSet,
-    groups: Sequence[str],
-    column: str,
-    class_names: Sequence[str],
-    level: float = LEVEL,
-) -> GroupMetrics:
+def by_group(of: EvaluatedSet, groups: Groups, class_names: Sequence[str]) -> GroupMetrics:
     """Return the figures of each group of a set.
 
     Args:
         of: the set.
-        groups: the group of each sample.
-        column: name of the column that they come from.
+        groups: the groups of its samples.
         class_names: C names.
-        level: of the intervals.
     """
-    names = sorted(set(groups))
+    logits, y = of
+    C, names = len(class_names), sorted(set(groups.of_samples))
     number = {name: k for k, name in enumerate(names)}
-    codes = torch.tensor([number[name] for name in groups])
-    parts = [EvaluatedSet(of.logits[codes == k], of.y[codes == k]) for k in range(len(names))]
-    classes = torch.bincount(of.y).nonzero().flatten()
-
-    def figures(level: float) -> list[dict[str, Estimate]]:
-        return [_figures(part, classes, level) for part in parts]
-
-    rows = [
-        Group(name, len(part.y), found)
-        for name, part, found in zip(names, parts, figures(level), strict=True)
+    codes = torch.tensor([number[name] for name in groups.of_samples])
+    order, sizes = codes.argsort(stable=True), torch.bincount(codes).tolist()
+    of_samples = (logits.argmax(1), y, metrics.nll(logits.double(), y))
+    columns = (torch.split(x[order], sizes) for x in of_samples)
+    parts = [
+        (metrics.class_counts(predicted, true, C), nll)
+        for predicted, true, nll in zip(*columns, strict=True)
     ]
-    pairs = math.comb(len(names), 2)
-    joint = figures(1 - (1 - level) / pairs) if pairs else []
+    classes = torch.bincount(y).nonzero().flatten()
+    pairs = max(1, math.comb(len(names), 2))
+    alone, joint = (
+        [_figures(*part, classes, level) for part in parts]
+        for level in (LEVEL, 1 - (1 - LEVEL) / pairs)
+    )
     gaps = {
         figure: gap
-        for figure in rows[0].figures
+        for figure in alone[0]
         if (gap := _largest_gap(names, [found[figure] for found in joint])) is not None
     }
+    rows = [Group(*row) for row in zip(names, sizes, alone, strict=True)]
     rows.sort(key=lambda group: -group.samples)
-    positive = class_names[1] if len(class_names) == 2 else None
-    return GroupMetrics(column, positive, rows, gaps, level)
+    return GroupMetrics(groups.column, class_names[1] if C == 2 else None, rows, gaps)
 
 
-def _figures(of: EvaluatedSet, classes: Tensor, level: float) -> dict[str, Estimate]:
+def _figures(counts: Tensor, nll: Tensor, classes: Tensor, level: float) -> dict[str, Estimate]:
     """Return the figures of the samples of a group.
 
     Args:
-        of: its samples.
+        counts: their ``metrics.class_counts``, (3, C).
+        nll: of each of them, float64.
         classes: class indices that occur in the whole set. The balanced accuracy of a group is the
             mean over those that it has; without all of them it takes no part in a gap.
         level: of the intervals.
     """
-    logits, y = of
-    C, predicted = logits.shape[1], logits.argmax(1)
-    counts = metrics.class_counts(predicted, y, C)
     balanced = mean_of(recalls(counts, level))
     if (counts[1, classes] == 0).any():
         balanced = balanced._replace(samples=0)
@@ -154,9 +131,9 @@ def _figures(of: EvaluatedSet, classes: Tensor, level: float) -> dict[str, Estim
     found = {
         "accuracy": share(right, n, level),
         "balanced_accuracy": balanced,
-        "nll": mean_estimate(metrics.nll(logits.double(), y), level),
+        "nll": mean_estimate(nll, level),
     }
-    if C == 2:
+    if counts.shape[1] == 2:
         both, samples, chosen = counts[:, 1].tolist()
         found |= {"recall": share(both, samples, level), "precision": share(both, chosen, level)}
     return found

@@ -30,7 +30,7 @@ def write_report(page: Page, run: Path) -> Path:
         folder = Path(temporary) / "report"
         (folder / "figures").mkdir(parents=True)
         (folder / "index.html").write_text(page.html, encoding="utf-8")
-        (folder / "test_metrics.csv").write_bytes(page.table)
+        (folder / "test_metrics.csv").write_bytes(page.test.csv())
         for name, content in page.files.items():
             (folder / "figures" / name).write_bytes(content)
         return take_free_name(numbered_names(run / "report"), folder.rename)

@@ -15,7 +15,6 @@ import jinja2
 import numpy as np
 import numpy.typing as npt
 
-from softmax_torch.ranking_metrics import rank
 from softmax_torch.report import (
     class_metrics,
     confusion_matrix,
@@ -25,29 +24,40 @@ from softmax_torch.report import (
     reliability_diagram,
     weight_plots,
 )
-from softmax_torch.report.bootstrap import (
-    LEVEL,
-    METRICS,
-    RESAMPLES,
-    SEED,
-    SampleScores,
-    score_samples,
-    set_metrics,
-)
+from softmax_torch.report.bootstrap import LEVEL, METRICS, RESAMPLES, SEED
 from softmax_torch.report.calibrated import CalibratedTest, calibrate_test
 from softmax_torch.report.decision_figures import decision_figures
-from softmax_torch.report.evaluation import evaluate
+from softmax_torch.report.evaluation import Evaluation
 from softmax_torch.report.group_metrics import FEW
 from softmax_torch.report.plotting import CaptionedFigure, render
 from softmax_torch.report.run_results import MAX_CLASSES, RunResults
 from softmax_torch.report.score_intervals import Estimate
-from softmax_torch.report.set_figures import LABELS, set_figures
 from softmax_torch.report.table_inference import coefficient_blocks, p_value
 
 __all__ = ["Page", "compose", "pictures"]
 
 TABLE_PAIRS = 10
 """Most confused pairs in the table."""
+
+LABELS = {
+    "accuracy": "accuracy",
+    "nll": "NLL",
+    "brier": "Brier score",
+    "ece": "ECE",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro F1",
+    "weighted_f1": "weighted F1",
+    "macro_auc": "macro AUC",
+    "macro_ap": "macro AP",
+    "top_2_accuracy": "top-2 accuracy",
+    "top_5_accuracy": "top-5 accuracy",
+    "precision": "precision",
+    "recall": "recall",
+    "f1": "F1",
+    "auc": "AUC",
+    "ap": "AP",
+}
+"""What the figures are called."""
 
 
 class Page(NamedTuple):
@@ -56,18 +66,14 @@ class Page(NamedTuple):
     Attributes:
         html: the page.
         files: the content of each figure by file name.
-        test: the metrics of the test set (see ``report.bootstrap``).
-        intervals: their bootstrap intervals.
-        table: all figures of the test set as a CSV file (see ``report.evaluation``).
+        test: all figures of the test set.
         sets: the conformal sets of the test set; None without them.
     """
 
     html: str
     files: dict[str, bytes]
-    test: dict[str, float]
-    intervals: dict[str, tuple[float, float]]
-    table: bytes = b""
-    sets: prediction_sets.PredictionSets | None = None
+    test: Evaluation
+    sets: prediction_sets.PredictionSets | None
 
 
 class EmbeddedFigure(NamedTuple):
@@ -80,37 +86,37 @@ class EmbeddedFigure(NamedTuple):
     height: int
 
 
+class Reliability(NamedTuple):
+    """The test set with some probabilities: title and name of their reliability diagram."""
+
+    title: str
+    name: str
+    of: Evaluation
+
+
 def compose(results: RunResults) -> Page:
     """Compute the metrics, draw the figures and fill in the page."""
     calibrated = calibrate_test(results)
-    scored = _scored(results, calibrated)
-    test_scores = scored[0][2]
-    calibration_rows = [(title, set_metrics(scores)) for title, _, scores in scored]
-    evaluation = evaluate(results.test, results.class_names, results.groups, test_scores)
-    limits = {name: (one.low, one.high) for name, one in evaluation.figures.items()}
-    test, test_intervals = calibration_rows[0][1], {name: limits[name] for name in METRICS}
+    reliability = _evaluations(results, calibrated)
+    test, val = reliability[0].of, Evaluation(results.val, results.class_names)
     counts = class_metrics.confusion_counts(results)
     confident = mistakes.most_confident(results)
     sets = prediction_sets.evaluate_sets(results)
-    sections = _draw(results, scored, counts, confident, sets)
+    sections = _draw(results, reliability, counts, confident, sets)
     files = {
         f"{figure.name}.{kind}": render(figure.figure, kind)
         for figures in sections.values()
         for figure in figures
         for kind in ("svg", "png")
     }
-    rows, groups = evaluation.classes, evaluation.groups
+    rows, groups = test.classes, test.groups
     # Classes without samples have no F1 and come last.
     by_f1 = sorted(rows, key=lambda row: (math.isnan(row.f1.value), row.f1.value))
     html = _template().render(
         results=results,
-        val=set_metrics(score_samples(*results.val)),
-        test=test,
-        intervals=test_intervals,
-        figures_of_test=evaluation.figures,
-        alike=set_figures(*results.val, rank(*results.val), LEVEL),
-        alike_labels=LABELS,
-        wrong=int(len(test_scores.correct) - test_scores.correct.sum()),
+        val=val.metrics | {name: one.value for name, one in val.class_means.items()},
+        test=test.figures,
+        wrong=int((test.scores.correct == 0).sum()),
         figures={
             name: [_embed(figure, files[f"{figure.name}.svg"]) for figure in figures]
             for name, figures in sections.items()
@@ -122,7 +128,8 @@ def compose(results: RunResults) -> Page:
         FEW=FEW,
         decisions=_decisions(results),
         pairs=class_metrics.most_confused(counts, TABLE_PAIRS),
-        calibration_rows=calibration_rows,
+        METRICS=METRICS,
+        calibration_rows=[(row.title, row.of.metrics) for row in reliability],
         calibration=calibrated.description,
         coefficient_blocks=(
             [] if results.coefficients is None else coefficient_blocks(results.coefficients)
@@ -136,15 +143,15 @@ def compose(results: RunResults) -> Page:
         RESAMPLES=RESAMPLES,
         SEED=SEED,
     )
-    return Page(html, files, test, test_intervals, evaluation.csv(), sets)
+    return Page(html, files, test, sets)
 
 
 def pictures(results: RunResults) -> dict[str, bytes]:
     """Draw the figures of the page alone; return them as PNG files by name, without the suffix."""
     counts, confident = class_metrics.confusion_counts(results), mistakes.most_confident(results)
-    scored = _scored(results, calibrate_test(results))
+    reliability = _evaluations(results, calibrate_test(results))
     sets = prediction_sets.evaluate_sets(results)
-    sections = _draw(results, scored, counts, confident, sets)
+    sections = _draw(results, reliability, counts, confident, sets)
     return {
         figure.name: render(figure.figure, "png")
         for figures in sections.values()
@@ -152,21 +159,23 @@ def pictures(results: RunResults) -> dict[str, bytes]:
     }
 
 
-def _scored(results: RunResults, calibrated: CalibratedTest) -> list[tuple[str, str, SampleScores]]:
-    """Return title, name of the figure and scores of the test set, plain, calibrated and so on."""
-    scored = [("Without calibration", "reliability", score_samples(*results.test))]
+def _evaluations(results: RunResults, calibrated: CalibratedTest) -> list[Reliability]:
+    """Return the test set as the model predicts it, then calibrated and so on."""
+    names = results.class_names
+    plain = Evaluation(results.test, names, results.groups)
+    found = [Reliability("Without calibration", "reliability", plain)]
     if calibrated.test is not None:
-        scored.append(("Calibrated", "reliability-calibrated", score_samples(*calibrated.test)))
+        of = Evaluation(calibrated.test, names)
+        found.append(Reliability("Calibrated", "reliability-calibrated", of))
     if results.laplace is not None:
-        scored.append(
-            ("Laplace approximation", "reliability-laplace", score_samples(*results.laplace))
-        )
-    return scored
+        of = Evaluation(results.laplace, names)
+        found.append(Reliability("Laplace approximation", "reliability-laplace", of))
+    return found
 
 
 def _draw(
     results: RunResults,
-    scored: list[tuple[str, str, SampleScores]],
+    reliability: list[Reliability],
     counts: npt.NDArray[np.int64],
     confident: list[mistakes.Mistake],
     sets: prediction_sets.PredictionSets | None,
@@ -176,8 +185,8 @@ def _draw(
         "learning": learning_curves.draw(results),
         "confusion": [confusion_matrix.draw(results, counts)],
         "reliability": [
-            reliability_diagram.draw(scores, name, title, set_metrics(scores)["ece"])
-            for title, name, scores in scored
+            reliability_diagram.draw(of.scores, name, title, of.metrics["ece"])
+            for title, name, of in reliability
         ],
         "sets": prediction_sets.draw(sets),
         "weights": weight_plots.draw(results),
@@ -208,6 +217,7 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["label"] = LABELS.__getitem__
     environment.filters["number"] = _number
     environment.filters["p_value"] = p_value
     return environment.get_template("page.html")

@@ -30,7 +30,6 @@ from collections.abc import Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from softmax_torch.report.bootstrap import LEVEL
@@ -99,8 +98,7 @@ def of_variance(value: float, variance: float, samples: float, level: float = LE
     """
     spread = value * (1 - value)
     # Both round: the one may be 0 where the other is not.
-    n = spread / variance if variance > 0 and spread > 0 else samples
-    return wilson(value, n, level)._replace(samples=samples)
+    return wilson(value, spread / variance if variance > 0 and spread > 0 else samples, level)
 
 
 def f1_estimate(both: float, samples: float, predicted: float, level: float = LEVEL) -> Estimate:
@@ -145,27 +143,3 @@ def difference(one: Estimate, other: Estimate) -> Estimate:
     below = math.hypot(one.value - one.low, other.high - other.value)
     above = math.hypot(one.high - one.value, other.value - other.low)
     return Estimate(value, value - below, value + above, min(one.samples, other.samples))
-
-
-def f1_variance(predicted: Tensor, y: Tensor, f1: Tensor, weight: Tensor, moves: bool) -> float:
-    """Return the variance of sum_c w_c F1_c, by the infinitesimal jackknife.
-
-    With a weight for each sample, F1_c = 2 t_c / (n_c + m_c) has the derivatives (2 - 2 F1_c) /
-    (n_c + m_c) by that of a sample of c that is predicted as c, and -F1_c / (n_c + m_c) by those of
-    one that belongs to c and of one that is predicted as c. See ``softmax_torch.ranking_metrics``.
-
-    Args:
-        predicted, y: classes (n,).
-        f1: (C,), of the classes.
-        weight: (C,), float64.
-        moves: whether the weights are the shares n_c / n of the classes, which vary with the
-            samples: the derivative by a sample of class c then has a term (F1_c - sum) / n.
-    """
-    C = len(f1)
-    per_count = weight / (torch.bincount(y, minlength=C) + torch.bincount(predicted, minlength=C))
-    f1 = f1.nan_to_num()
-    wrong = -(f1 * per_count)[y] - (f1 * per_count)[predicted]
-    derivative = torch.where(predicted == y, (2 * (1 - f1) * per_count)[y], wrong)
-    if moves:
-        derivative += (f1[y] - (weight * f1).sum()) / len(y)
-    return float(derivative.square().sum())

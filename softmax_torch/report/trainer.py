@@ -58,9 +58,20 @@ class ReportingTrainer(CalibratingTrainer):
         return write_report(compose(self.run_results(model, datamodule, run, path)), Path(run))
 
     def run_results(
-        self, model: LitBase, datamodule: TensorDataModule, run: str, ckpt_path: str
+        self,
+        model: LitBase,
+        datamodule: TensorDataModule,
+        run: str,
+        ckpt_path: str,
+        coefficients: bool = True,
     ) -> RunResults:
-        """Evaluate a trained run; arguments and errors are as in ``report``."""
+        """Evaluate a trained run.
+
+        Args:
+            model, datamodule, run, ckpt_path: as in ``report``, with its errors.
+            coefficients: whether to fit the coefficients of a table, which the pictures of a report
+                do without.
+        """
         if self.world_size > 1:
             raise ValueError(f"report: expected one process, got {self.world_size}")
         content = atomic_checkpoint_io(self).read(ckpt_path)
@@ -82,8 +93,9 @@ class ReportingTrainer(CalibratingTrainer):
                 averaged = EvaluatedSet(collected.logits, collected.y)
                 model.laplace = None
         preprocessing = datamodule.preprocessing
-        is_linear = input_weight(model) is not None
-        coefficients, note = inference_of_report(datamodule) if is_linear else (None, "")
+        weight, inference, note = pixel_weight(model, preprocessing), None, ""
+        if coefficients and weight is not None:
+            inference, note = inference_of_report(datamodule)
         return RunResults(
             name=f"{settings.get('name', folder.parent.name)}, {folder.name}",
             class_names=preprocessing.class_names,
@@ -94,7 +106,7 @@ class ReportingTrainer(CalibratingTrainer):
             ids=datamodule.test_ids[: len(test.y)],  # fewer if limit_test_batches says so
             x=datamodule.splits["test"].x[: len(test.y)].cpu(),
             scale=datamodule.scale,
-            weight=pixel_weight(model, preprocessing),
+            weight=weight,
             history=history,
             step=content["global_step"],
             calibration=model.calibration,
@@ -104,7 +116,7 @@ class ReportingTrainer(CalibratingTrainer):
             config=config,
             raw=raw_rows(datamodule),
             groups=test_groups(datamodule, len(test.y)),
-            coefficients=coefficients,
+            coefficients=inference,
             coefficients_note=note,
             conformal=model.post_hoc.conformal,
             threshold=model.post_hoc.threshold,

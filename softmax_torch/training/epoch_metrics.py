@@ -131,7 +131,7 @@ class EvaluationMetrics:
         f1 = metrics.f1(counts)
         return {
             "accuracy": torch.tensor(right / n),
-            "balanced_accuracy": torch.tensor(metrics.mean_recall(counts)),
+            "balanced_accuracy": torch.tensor(metrics.balanced_accuracy(counts)),
             "macro_f1": torch.tensor(metrics.macro(f1)),
             "weighted_f1": torch.tensor(metrics.weighted(f1, counts[1])),
             "nll": reduce(metrics.nll(logits, y).sum()) / n,

@@ -3,6 +3,7 @@
 import re
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,8 @@ import softmax_torch
 from softmax_torch import cli
 from softmax_torch.data import TableDataModule
 from softmax_torch.decision_threshold import DecisionThreshold
-from softmax_torch.report import page
+from softmax_torch.report import evaluation, group_metrics, page, trainer
+from softmax_torch.report.run_results import Groups
 from softmax_torch.storage.checkpoints import read_checkpoint
 
 CHECKPOINT = "runs/patients/version_0/last.ckpt"
@@ -76,9 +78,13 @@ def test_the_group_is_no_feature_and_prediction_does_not_need_it(here: Path) -> 
 
 
 def test_figures_of_the_test_set_and_its_groups(
-    here: Path, capsys: pytest.CaptureFixture[str]
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    rank, by_group = Mock(wraps=evaluation.rank), Mock(wraps=group_metrics.by_group)
+    monkeypatch.setattr(evaluation, "rank", rank)
+    monkeypatch.setattr(group_metrics, "by_group", by_group)
     found = printed(["test", CHECKPOINT, "--output", "figures.csv"], capsys)
+    assert rank.call_count == by_group.call_count == 1  # for the lines and the file
     args = ["predict", CHECKPOINT, "--probabilities", "--output", "p.csv"]
     cli.main(args)
     predicted = pd.read_csv("p.csv")
@@ -143,7 +149,7 @@ def test_a_labelled_file_has_groups_if_it_has_the_column(
         (["--data.group_column", "state"], r"column state: expected one use of it, got two"),
         (
             ["--data.group_column", "one"],
-            r"column one: expected 2 to 1000 groups in the test samples, got x alone",
+            r"column one: expected several groups in the test samples, got x alone",
         ),
     ],
 )
@@ -166,6 +172,17 @@ def test_rows_without_a_group_are_one(tmp_path: Path) -> None:
     expected = frame["site"].fillna("(missing)").loc[[int(row) for row in data.test_ids]]
     assert data.test_groups == expected.tolist()
     assert "(missing)" in data.test_groups
+    assert trainer.test_groups(data, 5) == Groups("site", data.test_groups[:5])  # of a limited set
+
+
+def test_any_number_of_groups_is_one_of_clusters(tmp_path: Path) -> None:
+    """Patients, of whom ``inference --covariance cluster`` needs many."""
+    frame = patients(3000).assign(patient=np.arange(3000) // 2)
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    settings = {"group_column": "patient", "ignore": ["site"], "test_fraction": 0.5}
+    data = TableDataModule(str(tmp_path / "a.csv"), "state", **settings)
+    data.setup()
+    assert len(set(data.test_groups)) > 1000
 
 
 @pytest.mark.slow

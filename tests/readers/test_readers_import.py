@@ -7,8 +7,6 @@ import pytest
 
 CODE = """
 import sys
-
-import pytest
 def loaded():
     return {"pyarrow", "PIL", "lightning", "softmax_torch.preprocessing"} & sys.modules.keys()
 from softmax_torch.readers import idx, numpy_files, tensor_files

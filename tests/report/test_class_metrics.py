@@ -6,14 +6,14 @@ import torch
 from sample_results import make_results
 from sklearn.metrics import average_precision_score, classification_report, roc_auc_score
 
-from softmax_torch.ranking_metrics import rank
-from softmax_torch.report import class_metrics
 from softmax_torch.report.class_metrics import ClassMetrics, macro_average
+from softmax_torch.report.evaluation import Evaluation
 from softmax_torch.report.run_results import EvaluatedSet, RunResults
+from softmax_torch.report.score_intervals import share
 
 
 def per_class(results: RunResults) -> list[ClassMetrics]:
-    return class_metrics.per_class(results.test, results.class_names, rank(*results.test))
+    return Evaluation(results.test, results.class_names).classes
 
 
 def test_metrics_of_classes_are_scikit_learns() -> None:
@@ -33,6 +33,14 @@ def test_metrics_of_classes_are_scikit_learns() -> None:
         for one in row.estimates.values():
             assert 0 < one.low < one.value < one.high < 1
     assert of_all.auc.value == pytest.approx(np.mean([row.auc.value for row in rows]), rel=1e-14)
+
+
+def test_an_auc_without_errors_is_as_certain_as_the_smaller_part_of_the_samples() -> None:
+    y = torch.tensor([0] * 3 + [1] * 20)
+    z = torch.nn.functional.one_hot(y, 2).float()
+    rows = per_class(make_results(2, n=23, test=EvaluatedSet(z, y)))
+    assert [row.auc[:3] for row in rows] == [share(3, 3)[:3]] * 2
+    assert [row.ap[:3] for row in rows] == [share(3, 3)[:3], share(20, 20)[:3]]
 
 
 def test_a_class_without_samples_or_predictions_has_no_metrics() -> None:

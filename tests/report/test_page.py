@@ -11,10 +11,14 @@ import pytest
 from browser import open_in_browser
 from sample_results import make_results, make_set
 
+from softmax_torch.decision_threshold import DecisionThreshold
 from softmax_torch.report import page
+from softmax_torch.report.decision_figures import decision_figures
+from softmax_torch.report.evaluation import Evaluation
+from softmax_torch.report.group_metrics import by_group
 from softmax_torch.report.output import write_report
 from softmax_torch.report.page import Page, compose, pictures
-from softmax_torch.report.run_results import EvaluatedSet, RunResults
+from softmax_torch.report.run_results import EvaluatedSet, Groups, RunResults
 
 VOID = {"meta", "link", "img", "br", "hr"}
 HOSTILE = '<script>alert("1")</script>\'"&'
@@ -80,10 +84,8 @@ def test_everything_is_there(composed: Page) -> None:
     assert [section["id"] for section in tree.all("section")] == [*SECTIONS, "run"]
     for words in ("five classes", "made by hand", "model:\n  C: 1.0\n", "1000 resamples, seed 0"):
         assert words in tree.text
-    for name, value in composed.test.items():
-        low, high = composed.intervals[name]
-        assert f"{value:.4f}" in tree.text
-        assert f"{low:.4f} to {high:.4f}" in tree.text
+    for one in composed.test.figures.values():
+        assert f"{one.value:.4f}{one.low:.4f} to {one.high:.4f}" in tree.text
 
 
 def test_the_pictures_for_loggers_are_those_of_the_page(
@@ -159,17 +161,28 @@ def test_names_in_the_data_are_escaped(
 
 
 def test_each_number_is_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    results = make_results(3, shape=(2,))
+    groups = Groups("site", ["north"] * 90 + ["south"] * 110)
+    rule = DecisionThreshold(0.25, "c1")
+    results = make_results(2, shape=(2,), groups=groups, threshold=rule)
     text = without_figures(monkeypatch, results).text
-    names = {"accuracy": "accuracy", "nll": "NLL", "brier": "Brier score", "ece": "ECE"}
-    for name, label in names.items():
-        val, test = (
-            page.set_metrics(page.score_samples(*of))[name] for of in (results.val, results.test)
-        )
-        assert f"{label}{val:.4f}{test:.4f}" in text
+    val, test = (Evaluation(of, results.class_names).figures for of in (results.val, results.test))
+    for name, one in test.items():
+        assert f"{page.LABELS[name]}{val[name].value:.4f}{one.value:.4f}{one.low:.4f} to" in text
     y, predicted = results.test.y, results.test.logits.argmax(1)
     assert f"{int((predicted != y).sum())} of 200 predictions are wrong" in text
-    for i, j in itertools.permutations(range(3), 2):
+    p = results.test.logits.double().softmax(1)[:, 1]
+    for t in (0.5, 0.25):
+        decided = decision_figures((p >= t).long(), results.test.y).values()
+        row = "".join(f"{one.value:.3f}{one.low:.3f} to {one.high:.3f}" for one in decided)
+        assert f"{t:g}{row}" in text
+    gaps = by_group(results.test, groups, results.class_names).gaps
+    assert len(gaps) == 5
+    for name, gap in gaps.items():
+        value, low, high = (f"{x:.3f}" for x in gap.difference[:3])
+        assert f"{page.LABELS[name]} is {value}, between {gap.high} and {gap.low}" in text
+        chance = ": chance alone may explain it" * (gap.difference.low <= 0)
+        assert f"interval {low} to {high}{chance})." in text
+    for i, j in itertools.permutations(range(2), 2):
         taken = int(((y == i) & (predicted == j)).sum())
         assert f"c{i}c{j}{taken}{100 * taken / int((y == i).sum()):.1f}%" in text
 
@@ -234,7 +247,8 @@ def test_before_and_after_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
     assert after[0] == before[0]
     assert after[1] < before[1] - 0.1
     assert after[3] < before[3] / 2
-    assert before[3] == pytest.approx(page.set_metrics(page.score_samples(*test))["ece"], abs=1e-4)
+    ece = Evaluation(test, results.class_names).metrics["ece"]
+    assert before[3] == pytest.approx(ece, abs=1e-4)
 
 
 def test_a_laplace_approximation_is_a_row_and_a_figure(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,11 +257,11 @@ def test_a_laplace_approximation_is_a_row_and_a_figure(monkeypatch: pytest.Monke
     results = make_results(
         n=500, test=test, shape=(2,), laplace=averaged, posterior="Laplace approximation (full)"
     )
-    drawn = [name for _, name, _ in page._scored(results, page.calibrate_test(results))]
-    assert drawn[-1] == "reliability-laplace"
-    text = without_figures(monkeypatch, results).text
+    tree = without_figures(monkeypatch, results)
+    text = tree.text
+    assert sum(image["alt"].startswith("Laplace approximation: ") for image in tree.all("img")) == 1
     assert "Laplace approximation (full), from the checkpoint: probabilities that take" in text
-    expected = page.set_metrics(page.score_samples(*averaged))
+    expected = Evaluation(averaged, results.class_names).metrics
     found = re.search(r"Laplace approximation((?:\d\.\d{4}){4})", text, re.IGNORECASE)
     assert found is not None
     values = [float(value) for value in re.findall(r"\d\.\d{4}", found[1])]
@@ -308,7 +322,8 @@ def test_a_report_is_written_whole_under_the_first_free_name(
 def test_an_empty_folder_is_left_as_it_is(tmp_path: Path) -> None:
     """A rename would replace it."""
     (tmp_path / "report").mkdir()
-    assert write_report(Page("<p>", {}, {}, {}), tmp_path) == tmp_path / "report_1"
+    page = Page("<p>", {}, Evaluation(make_set(9, 2, 0), ["no", "yes"]), None)
+    assert write_report(page, tmp_path) == tmp_path / "report_1"
     assert list((tmp_path / "report").iterdir()) == []
 
 

@@ -75,10 +75,12 @@ def test_without_sets_there_is_no_section(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_of_many_classes_those_with_the_least_coverage_are_shown() -> None:
-    found = evaluate_sets(with_sets(MAX_CLASSES + 10, n=3000))
+    C = MAX_CLASSES + 10
+    z, y = make_set(3000, C, seed=1)
+    found = evaluate_sets(with_sets(C, n=3000, test=EvaluatedSet(z, y.where(y != 0, 6))))
     assert found is not None
     assert len(found.shown) == MAX_CLASSES
-    worst = sorted(row.coverage.value for row in found.rows)[:MAX_CLASSES]
+    worst = sorted(row.coverage.value for row in found.rows if row.samples)[:MAX_CLASSES]
     assert [row.coverage.value for row in found.shown] == worst
 
 
@@ -93,4 +95,5 @@ def test_a_class_without_test_samples_and_sets_that_are_all_empty() -> None:
     assert math.isnan(found.rows[2].size)
     sizes, coverage = draw(found)
     assert "50 sets are empty" in sizes.caption
+    assert sizes.alt.endswith(" 0: 0 with and 50 without the true class.")
     assert "c2" not in coverage.alt

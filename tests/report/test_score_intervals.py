@@ -10,19 +10,19 @@ from sample_results import make_set
 from sklearn.metrics import f1_score
 
 from softmax_torch import metrics
-from softmax_torch.ranking_metrics import rank
 from softmax_torch.report import score_intervals
+from softmax_torch.report.evaluation import Evaluation
+from softmax_torch.report.run_results import EvaluatedSet
 from softmax_torch.report.score_intervals import (
     difference,
     f1_estimate,
-    f1_variance,
     mean_estimate,
     mean_of,
     of_variance,
     share,
     wilson,
 )
-from softmax_torch.report.set_figures import set_figures, top_k_of
+from softmax_torch.report.set_figures import f1_variance, top_k_of
 
 
 def test_the_examples_of_the_module() -> None:
@@ -69,8 +69,22 @@ def test_no_samples_and_no_errors() -> None:
     assert perfect.high == perfect.value == 1.0
     assert of_variance(1.0, 0.0, 40)[:3] == perfect[:3]
     assert of_variance(0.9, 0.9 * 0.1 / 50, 40)[1:3] == pytest.approx(wilson(0.9, 50, 0.95)[1:3])
+    assert of_variance(1.0, 1e-20, 40)[:3] == perfect[:3]  # the variance rounded
     assert math.isnan(mean_estimate(torch.ones(1)).low)
     assert math.isnan(mean_of([share(0, 0)]).value)
+
+
+def test_means_of_values_and_of_shares() -> None:
+    values = torch.tensor([1.0, 2.0, 6.0], dtype=torch.float64)  # standard deviation sqrt(7)
+    factor = math.exp(1.959964 * math.sqrt(7 / 3) / 3)
+    assert mean_estimate(values)[:3] == pytest.approx((3, 3 / factor, 3 * factor), rel=1e-6)
+    one, other = share(1, 2), share(30, 40)
+    found = mean_of([one, share(0, 0), other])
+    assert found.value == pytest.approx((0.5 + 0.75) / 2)
+    below = math.hypot(one.value - one.low, other.value - other.low) / 2
+    above = math.hypot(one.high - one.value, other.high - other.value) / 2
+    assert found[1:3] == pytest.approx((found.value - below, found.value + above))
+    assert found.samples == 2 * 2
 
 
 def test_the_f1_of_a_class_is_that_of_its_counts() -> None:
@@ -84,8 +98,6 @@ def test_the_f1_of_a_class_is_that_of_its_counts() -> None:
 def test_the_variance_of_f1_is_that_of_scikit_learns_derivatives_by_weights(average: str) -> None:
     z, y = make_set(30, 4, 3)
     predicted, n = z.argmax(1), 30
-    f1, counts = metrics.f1(metrics.class_counts(predicted, y, 4)), torch.bincount(y)
-    weight = counts / n if average == "weighted" else torch.full((4,), 0.25, dtype=torch.float64)
     derivatives = np.zeros(n)
     for i in range(n):
         w = np.ones(n)
@@ -94,14 +106,30 @@ def test_the_variance_of_f1_is_that_of_scikit_learns_derivatives_by_weights(aver
         w[i] -= 2e-5
         less = f1_score(y, predicted, average=average, sample_weight=w)
         derivatives[i] = (more - less) / 2e-5
-    found = f1_variance(predicted, y, f1, weight.double(), average == "weighted")
+    counts = metrics.class_counts(predicted, y, 4)
+    found = f1_variance(predicted, y, counts, average == "weighted")
     assert found == pytest.approx((derivatives**2).sum(), rel=1e-6)
+
+
+def test_means_over_classes_have_the_intervals_of_their_variances() -> None:
+    z, y = make_set(100, 3, 0)
+    of = Evaluation(EvaluatedSet(z, y), ["a", "b", "c"])
+    expected = {
+        "macro_f1": f1_variance(z.argmax(1), y, of.counts, False),
+        "weighted_f1": f1_variance(z.argmax(1), y, of.counts, True),
+        "macro_auc": of.ranking.macro_auc_variance,
+        "macro_ap": of.ranking.macro_ap_variance,
+    }
+    assert len(set(expected.values())) == 4
+    for name, variance in expected.items():
+        one = of.class_means[name]
+        assert one[:3] == of_variance(one.value, variance, 100)[:3]
 
 
 @pytest.mark.parametrize(("C", "k"), [(2, None), (3, 2), (10, 2), (11, 5)])
 def test_top_k_depends_on_the_number_of_classes(C: int, k: int | None) -> None:
     z, y = make_set(100, C, 0)
-    found = set_figures(z, y, rank(z, y), 0.95)
+    found = Evaluation(EvaluatedSet(z, y), [f"c{c}" for c in range(C)]).class_means
     assert top_k_of(C) == k
     assert (f"top_{k}_accuracy" in found) == (k is not None)
     if k is not None:
@@ -120,14 +148,9 @@ def test_intervals_cover_the_figures_of_the_population() -> None:
         return z + 1.5 * torch.nn.functional.one_hot(y, 3) + torch.tensor([1.0, 0.5, 0.0]), y
 
     def figures(z: torch.Tensor, y: torch.Tensor) -> dict[str, score_intervals.Estimate]:
-        ranking, predicted = rank(z, y), z.argmax(1)
-        both, n, chosen = metrics.class_counts(predicted, y, 3)[:, 2].tolist()
-        return set_figures(z, y, ranking, 0.95) | {
-            "f1": f1_estimate(both, n, chosen),
-            "auc": of_variance(float(ranking.auc[2]), float(ranking.auc_variance[2]), n),
-            "ap": of_variance(float(ranking.ap[2]), float(ranking.ap_variance[2]), n),
-            "nll": mean_estimate(metrics.nll(z, y)),
-        }
+        found = Evaluation(EvaluatedSet(z, y), ["a", "b", "c"])
+        last = {name: found.classes[2].estimates[name] for name in ("f1", "auc", "ap")}
+        return found.class_means | last | {"nll": mean_estimate(metrics.nll(z, y))}
 
     truth = figures(*draw(400_000))
     covered = dict.fromkeys(truth, 0)

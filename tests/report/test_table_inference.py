@@ -100,7 +100,7 @@ def test_separated_classes_have_firths_penalty_in_a_report(tmp_path: Path) -> No
     found, note = inference_of_report(data)
     assert note.startswith("The classes can be separated: ")
     assert found is not None
-    assert found.result.model.penalty == "firth"
+    assert (found.result.model.penalty, found.result.intervals) == ("firth", "profile")
     assert found.result.coefficients.isfinite().all()
     with pytest.raises(ValueError, match="classes that can be separated"):
         table_inference(data)
