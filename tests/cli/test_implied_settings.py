@@ -42,10 +42,10 @@ def test_the_data_implies_a_configuration(flags: list[str], config: str) -> None
 
 
 def test_the_settings_that_chose_a_configuration_are_named() -> None:
-    told = "whose data has the setting"
-    assert implied_config(["--data.train", "a"]).note.startswith(f"features, {told} data.train;")
+    note = implied_config(["--data.train", "a"]).note
+    assert note.startswith("features, which has data.train;")
     note = implied_config(["--data.target", "a", "--data.file", "b"]).note
-    assert note.startswith(f"table, {told}s data.file and data.target;")
+    assert note.startswith("table, which has data.file, data.target;")
 
 
 def test_every_kind_of_data_has_a_configuration_of_its_own() -> None:

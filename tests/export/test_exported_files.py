@@ -211,12 +211,13 @@ def test_the_example_of_the_docs_runs(tmp_path: Path, monkeypatch: pytest.Monkey
     [example] = [b.code for b in page if b.language == "python" and "onnxruntime" in b.code]
     monkeypatch.chdir(tmp_path)
     predictor = linear(ImagePreprocessing((8, 8), False, "0123456789", 1 / 16))
-    names: dict[str, Any] = {"images": (pixels(8, 8) // 16).numpy()}
-    export(predictor, "digits.onnx", names["images"])
+    images, names = (pixels(8, 8) // 16).numpy(), dict[str, Any]()
+    np.save("images.npy", images)
+    export(predictor, "digits.onnx", images)
     exec(example, names)
-    p = predictor.predict_proba(names["images"])
+    p = predictor.predict_proba(images)
     torch.testing.assert_close(torch.from_numpy(names["probabilities"]), p, rtol=0, atol=1e-5)
-    assert names["class_name"].tolist() == predictor.predict(names["images"])
+    assert names["class_name"].tolist() == predictor.predict(images)
 
 
 @pytest.mark.parametrize("name", ["size (cm)", "class", 'a "b"', "ä"])
