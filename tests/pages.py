@@ -4,7 +4,7 @@ import contextlib
 import re
 import shlex
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -34,19 +34,17 @@ def blocks(page: Path) -> list[Block]:
 
 def write_iris(folder: Path) -> pd.DataFrame:
     """Write iris.csv, with the species, and new.csv, 15 of its rows without; return the first."""
-    return made_by("tables.md", folder)
+    return made_by("tables.md", folder, "iris.csv")
 
 
 def write_passengers(folder: Path) -> pd.DataFrame:
     """Write passengers.csv, an invented table of 600 passengers of four ships; return it."""
-    return made_by("inference.md", folder)
+    return made_by("inference.md", folder, "passengers.csv")
 
 
-def made_by(page: str, folder: Path) -> pd.DataFrame:
-    """Run the first block of a page in a folder, where it writes tables; return its ``frame``."""
+def made_by(page: str, folder: Path, table: str) -> pd.DataFrame:
+    """Run the first block of a page in a folder, where it writes tables; return one of them."""
     path = DOCS / page
-    names: dict[str, Any] = {}
     with contextlib.chdir(folder):
-        exec(compile(blocks(path)[0].code, str(path), "exec"), names)
-    frame: pd.DataFrame = names["frame"]
-    return frame
+        exec(compile(blocks(path)[0].code, str(path), "exec"), {})
+    return pd.read_csv(folder / table)

@@ -3,16 +3,16 @@
 The information of softmax regression consists of such sums, one for each pair of classes. They are
 symmetric, so half of their entries are computed:
 
- - few columns: each row's P (P + 1) / 2 products x_ij x_il are formed once, and all sums are one
-   matrix product with c;
- - many columns, mostly zeros: the products of a column with itself and the denser columns, all
+ - few columns, more weights than half of them: each row's P (P + 1) / 2 products x_ij x_il are
+   formed once, and all sums are one matrix product with c;
+ - other columns, mostly zeros: the products of a column with itself and the denser columns, all
    weights at once, over the rows where it is not 0. On MNIST, with 19% of the entries not 0, this
    leaves 3.5% of the multiplications that all entries take;
- - many columns, few zeros: for each weight the rows times sqrt(c_iq) are multiplied with
+ - other columns, few zeros: for each weight the rows times sqrt(c_iq) are multiplied with
    themselves, in strips of columns on and above the diagonal.
 
 All sums are float64. For 60000 x 785 and the 45 pairs of 10 classes the products of the last form
-are 2e12 multiplications and additions after symmetry, half a minute of two cores.
+are 2e12 multiplications and additions after symmetry, 10 to 15 s of two cores with AVX2.
 """
 
 from __future__ import annotations
@@ -48,21 +48,20 @@ class WeightedGrams:
 
     def __init__(self, Q: int, P: int, device: torch.device) -> None:
         self.Q, self.P = Q, P
-        self.few = P <= FEW
+        self.forms_products = P <= min(FEW, 2 * Q)
         self.row, self.column = torch.triu_indices(P, P, device=device)
-        shape = (Q, len(self.row)) if self.few else (P, Q, P)
+        shape = (Q, len(self.row)) if self.forms_products else (P, Q, P)
         self.sums = torch.zeros(shape, dtype=torch.float64, device=device)
         self.order: Tensor | None = None  # of the columns, from the sparsest to the densest
 
     def add(self, x: Tensor, c: Tensor) -> None:
         """Add the rows x (B, P) with weights c (B, Q)."""
-        if self.few:
+        if self.forms_products:
             step = max(1, PRODUCTS // len(self.row))
-            for start in range(0, len(x), step):
-                part = x[start : start + step]
-                self.sums.addmm_(
-                    c[start : start + step].T, part[:, self.row] * part[:, self.column]
-                )
+            for x_part, c_part in zip(x.split(step), c.split(step), strict=True):
+                columns = x_part.T.contiguous()  # of adjacent numbers, copied five times as fast
+                products = columns[self.row].mul_(columns[self.column])
+                self.sums.addmm_(c_part.T, products.T)
             return
         if self.order is None:
             entries = (x != 0).sum(0)
@@ -88,7 +87,7 @@ class WeightedGrams:
 
     def result(self) -> Tensor:
         """Return the sums (Q, P, P)."""
-        if self.few:
+        if self.forms_products:
             upper = self.sums.new_zeros(self.Q, self.P, self.P)
             upper[:, self.row, self.column] = self.sums
             return upper + upper.triu(1).mT
