@@ -58,7 +58,7 @@ class WeightedGrams:
         """Add the rows x (B, P) with weights c (B, Q)."""
         if self.forms_products:
             step = max(1, PRODUCTS // len(self.row))
-            for x_part, c_part in zip(x.split(step), c.split(step), strict=True):
+            for x_part, c_part in zip(torch.split(x, step), torch.split(c, step), strict=True):
                 columns = x_part.T.contiguous()  # of adjacent numbers, copied five times as fast
                 products = columns[self.row].mul_(columns[self.column])
                 self.sums.addmm_(c_part.T, products.T)
