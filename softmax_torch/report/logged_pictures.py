@@ -48,6 +48,7 @@ def log_pictures(logger: Logger, pictures: Mapping[str, bytes], step: int) -> No
             for name, png in pictures.items():
                 path = Path(folder, f"{name}.png")
                 path.write_bytes(png)
+                # Loggers of MLflow alone, which have such an experiment, have a run_id.
                 experiment.log_artifact(logger.run_id, str(path), "report")  # type: ignore[attr-defined]
     logger.save()
 

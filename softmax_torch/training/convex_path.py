@@ -61,6 +61,7 @@ class ConvexPath(Optimizer):
             self._solved = [(at, theta.to(x.device)) for at, theta in self._solved]
 
     @torch.no_grad()
+    # ``Optimizer.step`` has two overloads, one of which returns the loss of the closure.
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Fit with the next C, unless all fits are completed; the closure is not called."""
         problem = self._problem

@@ -39,6 +39,7 @@ def set_rng_state(state: dict[str, Any]) -> None:
     random.setstate((python["version"], tuple(python["internal"].tolist()), python["gauss"]))
     legacy = state["numpy"]
     key = legacy["state"]["key"].numpy().astype(np.uint32)
+    # The generator that users draw from, as above.
     np.random.set_state(legacy | {"state": {"key": key, "pos": legacy["state"]["pos"]}})  # noqa: NPY002
     torch.set_rng_state(state["torch"])
     if torch.cuda.is_available() and len(state.get("cuda", [])) == torch.cuda.device_count():
