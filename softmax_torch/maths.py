@@ -51,19 +51,15 @@ __all__ = [
     "RowValues",
     "RowWeight",
     "RowWeights",
-    "ShardValues",
     "Target",
     "class_sum",
     "class_view",
+    "is_target",
     "log1pexp",
     "row_statistics",
     "row_values",
     "row_vjp",
     "row_vjp_u",
-    "shard_shift",
-    "shard_values",
-    "shard_vjp",
-    "shard_vjp_u",
     "sum_dtype",
     "total_vjp",
     "upcast",
@@ -193,24 +189,6 @@ class LogitTransform(NamedTuple):
         return z, scale.to(z) if isinstance(scale, Tensor) else scale
 
 
-class ShardValues(NamedTuple):
-    """The four numbers of each row that a shard of the classes contributes, or their gradients.
-
-    For the shard's logits z of a row, its class index y if y is in the shard, and its part u of the
-    class vector:
-
-        largest = max_{c != y} z_c             constant to differentiation; -inf without rivals
-        rivals  = sum_{c != y} exp(z_c - m)    m = largest, or 0 without rivals
-        z_y     = z at y                       0 where y is in another shard
-        spread  = sum_c u_c (m - z_c)          0 without u
-    """
-
-    largest: Tensor
-    rivals: Tensor
-    z_y: Tensor
-    spread: Tensor
-
-
 def sum_dtype(dtype: torch.dtype) -> torch.dtype:
     """Return the dtype that numbers of this dtype are summed in: float64 or float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
@@ -231,7 +209,7 @@ def class_sum(u: Tensor) -> Tensor:
     return u.sum() if u.dim() == 1 else u.sum(1)
 
 
-def _is_target(z: Tensor, y: Tensor) -> Tensor:
+def is_target(z: Tensor, y: Tensor) -> Tensor:
     """Return the one-hot mask [c = y], of z's shape."""
     classes = torch.arange(z.shape[1], device=z.device)
     return class_view(classes, z) == y.unsqueeze(1)
@@ -255,7 +233,7 @@ def _nll(z: Tensor, y: Tensor) -> Tensor:
     """
     finite = z.detach().amax(1).isfinite()
     z = z * torch.where(finite, 1.0, torch.nan).to(z.dtype).unsqueeze(1)
-    true = _is_target(z, y)
+    true = is_target(z, y)
     rivals = z.masked_fill(true, -torch.inf)
     largest = rivals.detach().amax(1)
     without_rivals = largest == -torch.inf
@@ -290,7 +268,7 @@ def row_statistics(z: Tensor, y: Tensor | None = None) -> RowStatistics:
     d = z - m.unsqueeze(1)
     e = d.exp()
     weighted = torch.where(e == 0, 0.0, e * d).sum(1)
-    rest = e.masked_fill(_is_target(z, argmax), 0).sum(1)
+    rest = e.masked_fill(is_target(z, argmax), 0).sum(1)
     log_s = rest.log1p()
     lse = torch.where(m.isinf(), m, m + log_s)
     rank = None
@@ -317,7 +295,7 @@ def row_vjp(z: Tensor, target: Target, g: RowValues, dz: Tensor | None = None) -
     if g_nll is None or y is None:
         dz = shared.unsqueeze(1) * p
     else:
-        true = _is_target(z, y)
+        true = is_target(z, y)
         p_others = p.masked_fill(true, 0)
         q = p_others.sum(1)
         p_y = p.gather(1, y.unsqueeze(1)).squeeze(1)
@@ -372,47 +350,3 @@ def total_vjp(z: Tensor, target: Target, weights: RowWeights, g: Tensor) -> Tens
     lse = None if weights.c is None else upcast(z).logsumexp(1)
     gradients = value_gradients(z, weights, lse)
     return row_vjp(z, target, RowValues(*(None if v is None else g * v for v in gradients)))
-
-
-# The numbers of a shard of the classes. z is (N, C), y is (N,) with -1 for other shards' classes.
-
-
-def shard_shift(largest: Tensor) -> Tensor:
-    """Return the m of ``ShardValues``: 0 for rows without rivals."""
-    return torch.where(largest == -torch.inf, 0.0, largest)
-
-
-def shard_values(z: Tensor, target: Target) -> ShardValues:
-    """Return the ``ShardValues`` of each row for a shard with logits z."""
-    y, u = target
-    assert y is not None
-    z = upcast(z)
-    true = _is_target(z, y)
-    rivals = z.masked_fill(true, -torch.inf)
-    none = z.new_full((len(z), 1), -torch.inf)  # amax refuses the rows of an empty shard
-    largest = torch.cat([rivals.detach(), none], 1).amax(1)
-    shift = shard_shift(largest).unsqueeze(1)
-    spread = torch.zeros_like(largest) if u is None else ((shift - z) * u.to(z.dtype)).sum(1)
-    z_y = torch.where(true, z, 0.0).sum(1)
-    return ShardValues(largest, (rivals - shift).exp().sum(1), z_y, spread)
-
-
-def shard_vjp(z: Tensor, target: Target, largest: Tensor, g: ShardValues) -> Tensor:
-    """Return the gradient dz, of z's shape, for the gradients g of a shard's numbers.
-
-    dz_c = g_rivals exp(z_c - m) [c != y] + g_zy [c = y] - g_spread u_c
-    """
-    y, u = target
-    assert y is not None
-    true = _is_target(z, y)
-    e = (upcast(z) - shard_shift(largest).unsqueeze(1)).masked_fill(true, -torch.inf).exp()
-    dz = g.rivals.unsqueeze(1) * e + torch.where(true, g.z_y.unsqueeze(1), 0.0)
-    if u is not None:
-        dz = dz - g.spread.unsqueeze(1) * u
-    return dz.to(z.dtype)
-
-
-def shard_vjp_u(z: Tensor, u: Tensor, largest: Tensor, g_spread: Tensor) -> Tensor:
-    """Return the gradient du, of u's shape: g_spread (m - z), summed over rows that share u."""
-    du = g_spread.unsqueeze(1) * (shard_shift(largest).unsqueeze(1) - upcast(z))
-    return (du.sum(0) if u.dim() == 1 else du).to(u.dtype)

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
-from torch.func import grad, hessian, jvp
+from torch.func import grad, jvp
 
 from softmax_torch import cross_entropy, linear_cross_entropy, maths
 from softmax_torch.ops import budgets
@@ -333,43 +333,6 @@ def test_gradients_of_micro_batches_add_up_to_that_of_the_batch(function, kernel
     for n in range(0, 8, 2):
         (loss(slice(n, n + 2)) / 4).backward()
     torch.testing.assert_close(W.grad, truth)
-
-
-# The Hessian of softmax regression is known in closed form.
-
-
-def closed_form(x: Tensor, W: Tensor) -> Tensor:
-    """Return d2 loss / dW_k dW_l = X^T diag(p_k (delta_kl - p_l)) X / N, of shape (C, D, C, D)."""
-    p = (x @ W.t()).softmax(1)
-    curvature = torch.diag_embed(p) - p.unsqueeze(2) * p.unsqueeze(1)
-    return torch.einsum("nkl,nd,ne->kdle", curvature, x, x) / len(x)
-
-
-def by_double_backward(f, W: Tensor) -> Tensor:
-    (g,) = torch.autograd.grad(f(W), W, create_graph=True)
-    rows = [torch.autograd.grad(g_i, W, retain_graph=True)[0] for g_i in g.flatten()]
-    return torch.stack(rows).view(*W.shape, *W.shape)
-
-
-HESSIANS = {
-    "torch.func": lambda f, W: hessian(f)(W),
-    "torch.autograd.functional": torch.autograd.functional.hessian,
-    "double backward": by_double_backward,
-}
-
-
-@pytest.mark.parametrize("blocks", [False, True], ids=["whole", "blocks"])
-@pytest.mark.parametrize("classes", [5, 2])
-@pytest.mark.parametrize("hessian_of", HESSIANS.values(), ids=HESSIANS.keys())
-def test_hessian_of_the_linear_layer_is_the_closed_form(
-    hessian_of, classes, blocks, kernels, monkeypatch
-):
-    if blocks:
-        monkeypatch.setattr(budgets, "logits_budget", lambda x: 2 * classes * x.element_size())
-    torch.manual_seed(0)
-    x, W, y = leaf(7, D).detach(), leaf(classes, D), torch.randint(classes, (7,))
-    found = hessian_of(lambda W: linear_cross_entropy(x, W, y), W)
-    torch.testing.assert_close(found, closed_form(x, W))
 
 
 @pytest.mark.parametrize("classes", [C, 2])

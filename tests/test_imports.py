@@ -22,15 +22,16 @@ HEAVY = [*TRAINING, *EXPORT, "matplotlib", "PIL", "pyarrow"]
 # docs/house.py` draws them for CONTRIBUTING.md.
 EDGES: dict[str, list[str]] = {
     "maths": [],
+    "shard_maths": ["maths"],
     "threads": [],
-    "ops": ["maths"],
+    "ops": ["maths", "shard_maths"],
     "loss": ["maths", "ops"],
     "functional": ["loss", "ops"],
     "metrics": ["functional", "maths"],
     "ranking_metrics": ["metrics"],
     "modules": ["functional", "loss"],
     "heads": ["loss", "modules", "ops"],
-    "parallel": ["loss", "maths", "ops"],
+    "parallel": ["loss", "maths", "ops", "shard_maths"],
     "calibration": ["threads"],
     "conformal": ["calibration", "threads"],
     "decision_threshold": ["calibration"],

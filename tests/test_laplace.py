@@ -6,28 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+from laplace_problems import logits, problem
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from softmax_torch import laplace
-from softmax_torch.laplace import Posterior, Structure, fit
+from softmax_torch.laplace import Structure, fit
 
 STRUCTURES = pytest.mark.parametrize("structure", laplace.STRUCTURES)
-
-
-def problem(
-    n: int = 60, D: int = 3, C: int = 4, seed: int = 0, bias: bool = True
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return features (n, D) whose mean is not 0, weights (C, D), and biases (C,) or None."""
-    generator = torch.Generator().manual_seed(seed)
-    x = 2 + torch.randn(n, D, generator=generator, dtype=torch.float64)
-    weight = torch.randn(C, D, generator=generator, dtype=torch.float64)
-    return x, weight, torch.randn(C, generator=generator, dtype=torch.float64) if bias else None
-
-
-def logits(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return F.linear(x, weight, bias)
 
 
 def by_autograd(
@@ -353,58 +340,3 @@ def test_a_class_that_never_occurs_has_the_variance_of_the_prior() -> None:
         S = posterior.covariance(x.mean(0, keepdim=True))
         # The centred e_2 has the squared length 3 / 4; the data say nothing about its direction.
         assert S[0, 2, 2].item() == pytest.approx(3 / 4 / 4, rel=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("change", "error", "says"),
-    [
-        ({"structure": "diagonal"}, ValueError, "structure: expected kronecker or full, got 'diag"),
-        ({"prior_precision": 0.0}, ValueError, "prior_precision: expected a number > 0, got 0.0"),
-        ({"prior_precision": math.inf}, ValueError, "prior_precision: expected a number > 0"),
-        ({"weight": torch.ones(1, 3)}, ValueError, r"weight: .*C >= 2 classes, got \(1, 3\)"),
-        ({"weight": torch.full((4, 3), math.nan)}, ValueError, "weight: expected finite"),
-        ({"bias": torch.ones(3)}, ValueError, r"bias: expected shape \(4,\), got \(3,\)"),
-        ({"features": torch.ones(5, 2)}, ValueError, r"features: .*\(n, 3\), got \(5, 2\)"),
-        ({"features": [[1.0]]}, TypeError, "features: expected tensors, got list"),
-        ({"features": []}, ValueError, "features: expected training samples of weight > 0, got no"),
-        ({"features": [(torch.ones(2, 3), torch.zeros(2))]}, ValueError, "weight > 0, got none"),
-        (
-            {"features": torch.tensor([[0.0, 0, 0], [0, math.inf, 0]])},
-            ValueError,
-            "features: expected finite numbers, got NaN or infinity in row 1",
-        ),
-        (
-            {"features": [(torch.ones(2, 3), torch.tensor([1.0, -1]))]},
-            ValueError,
-            r"features: expected weights \(2,\) that are finite and >= 0, got \(2,\) with a .*-1",
-        ),
-        (
-            {"features": [(torch.ones(2, 3), torch.ones(1))]},
-            ValueError,
-            r"weights \(2,\) .* \(1,\)",
-        ),
-    ],
-)
-def test_unusable_arguments_are_refused(change: Any, error: type[Exception], says: str) -> None:
-    x, weight, b = problem()
-    with pytest.raises(error, match=says):
-        fit(**{"features": x, "weight": weight, "bias": b, **change})
-
-
-def test_a_full_posterior_that_is_too_large_says_what_it_would_need() -> None:
-    weight = torch.zeros(3100, 128)
-    says = r"at most 4096 coefficients .* 3100 classes of 129: .* take 1\.19e\+03 GiB; .*kronecker"
-    with pytest.raises(ValueError, match=says):
-        fit(torch.ones(2, 128), weight, torch.zeros(3100), structure="full")
-
-
-def test_unusable_predictions_are_refused() -> None:
-    x, weight, b = problem()
-    posterior: Posterior = fit(x, weight, b)
-    z = logits(x, weight, b)
-    with pytest.raises(ValueError, match="method: expected probit or sampling, got 'mean'"):
-        posterior.predict_proba(z, x, "mean")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="draws: expected at least 1, got 0"):
-        posterior.predict_proba(z, x, "sampling", draws=0)
-    with pytest.raises(ValueError, match=r"expected shapes \(n, 4\) and \(n, 3\), got \(60, 4\)"):
-        posterior.predict_proba(z, x[:1])

@@ -1,7 +1,7 @@
 """The autograd rules over rows of logits of a shard of the classes: four numbers per row.
 
-``maths.ShardValues`` defines the numbers; from their sums over shards all three row numbers follow
-(see ``parallel.functional``). Their gradient, with m as in ``maths``:
+``shard_maths.ShardValues`` defines the numbers; from their sums over shards all three row numbers
+follow (see ``parallel.functional``). Their gradient, with m as defined there:
 
     dz_c = g_rivals exp(z_c - m) [c != y] + g_zy [c = y] - g_spread u_c
     du_c = g_spread (m - z_c)                      summed over the rows that share u
@@ -9,13 +9,13 @@
 The logits z (N, C) are given, or those of a layer, x W^T + b. The sums over shards are known only
 after the forward pass, so the backward pass of a layer builds its logits again, block by block as
 in ``linear_rows``. A gradient that is differentiated or batched is computed by the formulas of
-``maths`` on the whole of z.
+``shard_maths`` on the whole of z.
 
 Shapes: x (N, D), W (C, D), b (C,) or None, y (N,) with -1 for other shards, u (C,) or (N, C) or
 None. A shard may be empty: C = 0. For plain eager code.
 
 ``shard_values`` and ``shard_vjp`` are the kernels, twins of the functions of these names in
-``maths``; ``logits_shard_values`` and ``linear_shard_values`` are the rules.
+``shard_maths``; ``logits_shard_values`` and ``linear_shard_values`` are the rules.
 """
 
 from __future__ import annotations
@@ -27,15 +27,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from softmax_torch import maths
-from softmax_torch.maths import (
-    LogitTransform,
-    ShardValues,
-    Target,
-    shard_shift,
-    sum_dtype,
-    upcast,
-)
+from softmax_torch import shard_maths
+from softmax_torch.maths import LogitTransform, Target, sum_dtype, upcast
 from softmax_torch.ops import budgets, modes
 from softmax_torch.ops.linear_rows import (
     GradientSums,
@@ -43,6 +36,7 @@ from softmax_torch.ops.linear_rows import (
     formula_gradients,
     logits_blocks,
 )
+from softmax_torch.shard_maths import ShardValues, shard_shift
 
 __all__ = ["linear_shard_values", "logits_shard_values", "shard_values", "shard_vjp"]
 
@@ -166,11 +160,11 @@ class _LogitsShardValues(Function):
         target, g = Target(y, u), _gradients(largest, gradients)
         dz = du = None
         if ctx.needs_input_grad[2]:
-            du = maths.shard_vjp_u(z, u, largest, g.spread)
+            du = shard_maths.shard_vjp_u(z, u, largest, g.spread)
         if not ctx.needs_input_grad[0]:
             return None, None, du
         if not modes.last_backward(*gradients):
-            return maths.shard_vjp(z, target, largest, g), None, du
+            return shard_maths.shard_vjp(z, target, largest, g), None, du
         dz = torch.empty_like(z)
         for at in _row_blocks(z):
             part = ShardValues(*(number[at] for number in g))
@@ -215,12 +209,12 @@ class _LinearShardValues(Function):
 
             def dz_of(z: Tensor) -> Tensor:
                 transformed, slope = _with_slope(z, ctx.transform)
-                return (maths.shard_vjp(transformed, target, largest, g) * slope).to(z.dtype)
+                return (shard_maths.shard_vjp(transformed, target, largest, g) * slope).to(z.dtype)
 
             formed, du = formula_gradients(linear, dz_of), None
             if needs_du:
                 logits, _ = _with_slope(linear.logits(), ctx.transform)
-                du = maths.shard_vjp_u(logits, u, largest, g.spread)
+                du = shard_maths.shard_vjp_u(logits, u, largest, g.spread)
             return *formed, None, du, None
 
         sums = GradientSums(linear, ctx.needs_input_grad[:3])
@@ -229,9 +223,9 @@ class _LinearShardValues(Function):
             part = ShardValues(*(number[at] for number in g))
             z_b, slope = _with_slope(z, ctx.transform)
             if du is not None and u.dim() == 1:
-                du += maths.shard_vjp_u(z_b, upcast(u), largest[at], part.spread)
+                du += shard_maths.shard_vjp_u(z_b, upcast(u), largest[at], part.spread)
             elif du is not None:
-                du[at] = maths.shard_vjp_u(z_b, upcast(u[at]), largest[at], part.spread)
+                du[at] = shard_maths.shard_vjp_u(z_b, upcast(u[at]), largest[at], part.spread)
             dz = shard_vjp(z_b, target.rows(at), largest[at], part)
             sums.add(at, dz if ctx.transform is None else (dz * slope).to(z.dtype))
         return *sums.gradients(), None, None if du is None else du.to(u.dtype), None

@@ -2,7 +2,7 @@
 
 Rank r has the rows W_r (C_r, D) and b_r (C_r,) of the layer; the input x (N, D) and the class
 indices are the same on all ranks. With m_r, R_r, z_r, S_r the numbers that shard r contributes to a
-row (``maths.ShardValues``), U_r the sum of its u, and one maximum and one sum over the ranks:
+row (``shard_maths.ShardValues``), U_r the sum of its u, and one maximum and one sum over the ranks:
 
     m   = max_r m_r
     R   = sum_r R_r exp(m_r - m)                       of all classes but y
@@ -39,11 +39,9 @@ from softmax_torch.loss.weights import LossTerms, loss_of_values, loss_terms
 from softmax_torch.maths import (
     LogitTransform,
     RowValues,
-    ShardValues,
     Target,
     class_sum,
     log1pexp,
-    shard_shift,
     upcast,
 )
 from softmax_torch.ops import modes
@@ -51,6 +49,7 @@ from softmax_torch.ops.linear_rows import Linear
 from softmax_torch.ops.shard_rows import linear_shard_values, logits_shard_values
 from softmax_torch.parallel.rank_checks import parse_on_all_ranks
 from softmax_torch.parallel.shards import ClassShard, from_shards, reduced, to_shards
+from softmax_torch.shard_maths import ShardValues, shard_shift
 
 __all__ = ["linear_cross_entropy", "sharded_loss"]
 

@@ -1,13 +1,14 @@
-"""The kernels and the rule of a shard of the classes against their plain twins of ``maths``."""
+"""The kernels and the rule of a shard of the classes against their twins of ``shard_maths``."""
 
 import pytest
 import torch
 from torch import Tensor
 
-from softmax_torch import maths
-from softmax_torch.maths import ShardValues, Target
+from softmax_torch import shard_maths
+from softmax_torch.maths import Target
 from softmax_torch.ops import budgets, shard_rows
 from softmax_torch.ops.linear_rows import Linear
+from softmax_torch.shard_maths import ShardValues
 
 N, D = 7, 3
 VECTORS = ["no u", "class vector", "vector a row"]
@@ -39,7 +40,7 @@ def test_numbers(C: int, vector: str, kind: str) -> None:
         z[2, :] = -torch.inf
         target = Target(target.y, None)
     z = z + 1e4 if kind == "around 1e4" else z
-    truth = maths.shard_values(z, target)
+    truth = shard_maths.shard_values(z, target)
     torch.testing.assert_close(shard_rows.shard_values(z.clone(), target), truth)
 
 
@@ -47,8 +48,8 @@ def test_numbers(C: int, vector: str, kind: str) -> None:
 @classes
 def test_gradient(C: int, vector: str) -> None:
     z, target = problem(C, vector)
-    largest, g = maths.shard_values(z, target).largest, gradients()
-    truth = maths.shard_vjp(z, target, largest, g)
+    largest, g = shard_maths.shard_values(z, target).largest, gradients()
+    truth = shard_maths.shard_vjp(z, target, largest, g)
     torch.testing.assert_close(shard_rows.shard_vjp(z.clone(), target, largest, g), truth)
 
 
@@ -75,23 +76,23 @@ def test_the_formulas_of_the_gradients_are_the_derivatives_of_the_numbers(
     z, target = problem(C, vector)
     u = None if target.u is None else target.u.requires_grad_()
     leaves = [z.requires_grad_(), *([] if u is None else [u])]
-    values, g = maths.shard_values(z, target), gradients()
+    values, g = shard_maths.shard_values(z, target), gradients()
     total = sum((v * w).sum() for v, w in zip(values[1:], g[1:], strict=True))
     expected = torch.autograd.grad(total, leaves)
-    found = [maths.shard_vjp(z, target, values.largest, g)]
+    found = [shard_maths.shard_vjp(z, target, values.largest, g)]
     if u is not None:
-        found.append(maths.shard_vjp_u(z, u, values.largest, g.spread))
+        found.append(shard_maths.shard_vjp_u(z, u, values.largest, g.spread))
     torch.testing.assert_close([t.detach() for t in found], list(expected))
 
 
 def test_half_precision_is_computed_in_float32() -> None:
     z, target = problem(11, "class vector", torch.bfloat16)
     found = shard_rows.shard_values(z.clone(), target)
-    truth = maths.shard_values(z.double(), target)
+    truth = shard_maths.shard_values(z.double(), target)
     assert {t.dtype for t in found} == {torch.float32}
     torch.testing.assert_close([t.double() for t in found], list(truth), rtol=1e-5, atol=1e-5)
     g = ShardValues(*(t.float() for t in gradients()))
-    expected = maths.shard_vjp(z, target, found.largest, g)
+    expected = shard_maths.shard_vjp(z, target, found.largest, g)
     assert expected.dtype == z.dtype
     torch.testing.assert_close(shard_rows.shard_vjp(z, target, found.largest, g), expected)
 
@@ -113,7 +114,7 @@ def test_the_rule_of_a_layer_is_the_formulas_of_its_logits(
     results = []
     for values in (
         shard_rows.linear_shard_values(linear, target),
-        maths.shard_values(linear.logits(), target),
+        shard_maths.shard_values(linear.logits(), target),
     ):
         total = sum((v * w).sum() for v, w in zip(values[1:], gradients()[1:], strict=True))
         given = torch.autograd.grad(total, leaves, materialize_grads=True)
@@ -126,7 +127,7 @@ def test_a_layer_without_features_has_its_bias_as_logits() -> None:
     b = torch.randn(4, dtype=torch.float64, requires_grad=True)
     linear, (_, target) = Linear(x, W, b), problem(4, "no u")
     found = shard_rows.linear_shard_values(linear, target)
-    truth = maths.shard_values(linear.logits(), target)
+    truth = shard_maths.shard_values(linear.logits(), target)
     torch.testing.assert_close([v.detach() for v in found], [v.detach() for v in truth])
     slopes = [torch.autograd.grad(values.rivals.sum(), b)[0] for values in (found, truth)]
     torch.testing.assert_close(*slopes)
